@@ -1,0 +1,304 @@
+"""Representative data of any form becomes a stream of samples that fit the model's inputs.
+
+Nothing is ever held whole: one item of the user's data is alive at a time. Knows shapes and dtypes
+of the inputs, nothing of the model behind them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.errors import DataError
+
+Array = npt.NDArray[Any]
+Sample = tuple[Array, ...]
+"""One array for each input of the model, in the model's order, of exactly its shape and dtype."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What one input of a model takes.
+
+    Attributes:
+        name: Name in the signature.
+        shape: Static shape, batch included.
+        dtype: numpy dtype name, for example `"float32"`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def describe(self) -> str:
+        """For example `'image' float32 (1, 3, 224, 224)`."""
+        return f"{self.name!r} {self.dtype} {self.shape}"
+
+
+class RepDataset:
+    """The user's representative data, read item by item.
+
+    Args:
+        source: An array `(N, ...)`; a dict of such arrays by input name; a list, iterator or
+            generator function of arrays, tuples or dicts; a `torch.utils.data.DataLoader`; or any
+            other iterable, such as a `tf.data.Dataset`.
+
+    Raises:
+        DataError: `source` is none of these.
+    """
+
+    def __init__(self, source: object) -> None:
+        self._rows = isinstance(source, np.ndarray) or _is_tensor(source)
+        self._columns = isinstance(source, Mapping)
+        self._batched = type(source).__name__ == "DataLoader"
+        self._items = _item_iterator(source)
+        self._length = _length(source)
+        self.first = self._peek()
+
+    @property
+    def length(self) -> int | None:
+        """Number of items where the source knows it; a batch counts as one item."""
+        return self._length
+
+    def _peek(self) -> Any:
+        for item in self._items:
+            self._items = itertools.chain((item,), self._items)
+            return item
+        raise DataError("the representative data is empty: give at least one sample")
+
+    def first_sample(self) -> Any:
+        """The first item, cut to batch 1 where the source is an array or a `DataLoader`.
+
+        Returns:
+            An array, or a tuple, list or dict of them, as the source gives it.
+        """
+        return _map_arrays(self.first, lambda a: a[:1]) if self._batched else self.first
+
+    def samples(self, inputs: tuple[InputSpec, ...]) -> Iterator[Sample]:
+        """Streams samples that fit `inputs`; a larger batch is split into the model's batch.
+
+        Rows left over by a batch that the model's batch does not divide are joined with the next
+        item's; what is left at the very end is dropped, unless it is all there is.
+
+        Raises:
+            DataError: An item of a wrong shape, dtype, name or number of arrays, or with NaN or
+                infinite values. The message names the item's index and the input.
+        """
+        rest: Sample | None = None
+        found = False
+        for index, item in enumerate(self._items):
+            arrays = tuple(
+                _as_input(value, spec, index)
+                for value, spec in zip(_select(item, inputs, index), inputs, strict=True)
+            )
+            for sample, rest in _split(arrays, rest, inputs, index):
+                if sample is not None:
+                    found = True
+                    yield sample
+        if not found:
+            raise DataError(
+                f"the representative data has fewer rows than the model's batch of "
+                f"{inputs[0].shape[0]}: give more rows, or trace the model with batch 1"
+            )
+
+
+def _is_tensor(value: object) -> bool:
+    """Whether it is a framework's tensor, told by what it can do: frameworks stay unimported."""
+    return hasattr(value, "__array__") and hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _item_iterator(source: object) -> Iterator[Any]:
+    if isinstance(source, np.ndarray) or _is_tensor(source):
+        array = to_numpy(source)
+        if array.ndim == 0:
+            raise DataError("the representative data is a single number; give an array (N, ...)")
+        return (array[i : i + 1] for i in range(len(array)))
+    if isinstance(source, Mapping):
+        return _column_rows(source)
+    if isinstance(source, Iterable) and not isinstance(source, str | bytes):
+        return iter(source)
+    if isinstance(source, Callable):  # type: ignore[arg-type]  # typing asks for its parameters
+        made = source()  # type: ignore[operator]
+        if isinstance(made, Iterable):
+            return iter(made)
+        raise DataError(
+            f"the representative data function must return an iterable. "
+            f"Received: {type(made).__name__}"
+        )
+    raise DataError(
+        "rep_dataset must be an array (N, ...), a dict of arrays, an iterable of samples, a "
+        f"generator function or a DataLoader. Received: {type(source).__name__}"
+    )
+
+
+def _column_rows(columns: Mapping[Any, Any]) -> Iterator[dict[Any, Array]]:
+    arrays = {name: to_numpy(value) for name, value in columns.items()}
+    counts = {name: len(a) if a.ndim else 0 for name, a in arrays.items()}
+    if len(set(counts.values())) != 1:
+        raise DataError(f"the arrays of the representative data differ in length: {counts}")
+    count = next(iter(counts.values()))
+    return ({name: a[i : i + 1] for name, a in arrays.items()} for i in range(count))
+
+
+def _length(source: object) -> int | None:
+    if isinstance(source, Mapping):
+        return min((len(value) for value in source.values()), default=0)
+    try:
+        return len(source)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _map_arrays(item: Any, function: Callable[[Any], Any]) -> Any:
+    if isinstance(item, Mapping):
+        return {name: _map_arrays(value, function) for name, value in item.items()}
+    if isinstance(item, tuple | list):
+        return [_map_arrays(value, function) for value in item]
+    return function(item) if getattr(item, "ndim", 0) else item
+
+
+def to_numpy(value: Any) -> Array:
+    """A numpy array of the user's array or tensor; a tensor is detached and bfloat16 widened."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if "bfloat16" in str(value.dtype):
+            value = value.float()
+    elif "bfloat16" in str(getattr(value, "dtype", "")):
+        value = np.asarray(value).astype(np.float32)
+    return np.asarray(value)
+
+
+def _select(item: Any, inputs: tuple[InputSpec, ...], index: int) -> list[Any]:
+    """The item's values in the order of `inputs`."""
+    names = [spec.name for spec in inputs]
+    if isinstance(item, Mapping):
+        missing = [name for name in names if name not in item]
+        if missing:
+            raise DataError(
+                f"sample {index} has no value for input {missing[0]!r}; the model takes "
+                f"{', '.join(names)}. Received: {', '.join(map(str, item))}"
+            )
+        unknown = [name for name in item if name not in names]
+        if unknown:
+            raise DataError(
+                f"sample {index} names the input {str(unknown[0])!r}, which the model does not "
+                f"have; it takes {', '.join(names)}"
+            )
+        return [item[name] for name in names]
+    values = list(item) if isinstance(item, tuple | list) else [item]
+    if len(values) > len(inputs) and all(_is_label(v) for v in values[len(inputs) :]):
+        values = values[: len(inputs)]
+    if len(values) != len(inputs):
+        raise DataError(
+            f"sample {index} has {len(values)} arrays, but the model takes {len(inputs)} "
+            f"inputs: {'; '.join(spec.describe() for spec in inputs)}"
+        )
+    return values
+
+
+def _is_label(value: Any) -> bool:
+    """Whether it looks like the class labels that a labelled data set yields beside its inputs."""
+    array = to_numpy(value)
+    return array.ndim <= 1 and array.dtype.kind in "iub"
+
+
+def _as_input(value: Any, spec: InputSpec, index: int) -> Array:
+    array = to_numpy(value)
+    where = f"sample {index}, input {spec.name!r}"
+    wanted = np.dtype(spec.dtype)
+    if array.dtype != wanted:
+        array = _cast(array, wanted, where)
+    if wanted.kind == "f" and not np.isfinite(array).all():
+        bad = np.argwhere(~np.isfinite(array))[0]
+        position = tuple(int(i) for i in bad)
+        raise DataError(
+            f"{where}: the value at {position} is {array[position]}; calibration needs finite "
+            f"numbers. Drop the sample or mend the preprocessing"
+        )
+    if array.ndim == len(spec.shape) - 1 and array.shape == spec.shape[1:]:
+        array = array[None]
+    if array.shape[1:] != spec.shape[1:] or array.ndim != len(spec.shape):
+        raise DataError(f"{where}: the model takes shape {spec.shape}. Received: {array.shape}")
+    return array
+
+
+def _cast(array: Array, wanted: np.dtype[Any], where: str) -> Array:
+    if array.dtype.kind == wanted.kind and wanted.kind in "fiu":
+        cast = array.astype(wanted)
+        if wanted.kind == "f" or np.array_equal(cast, array):
+            return cast
+        raise DataError(f"{where}: a value does not fit {wanted.name}. Received: {array.dtype}")
+    hint = ""
+    if wanted.kind == "f" and array.dtype.kind in "iu":
+        hint = "; normalise it as for training, for example `x.astype('float32') / 255`"
+    raise DataError(f"{where}: the model takes {wanted.name}{hint}. Received: {array.dtype}")
+
+
+def _split(
+    arrays: Sample, rest: Sample | None, inputs: tuple[InputSpec, ...], index: int
+) -> Iterator[tuple[Sample | None, Sample | None]]:
+    """Cuts an item into samples of the model's batch: `(sample or None, rows left over)`."""
+    if all(a.shape == spec.shape for a, spec in zip(arrays, inputs, strict=True)):
+        yield arrays, rest
+        return
+    rows = {a.shape[0] for a in arrays}
+    batches = {spec.shape[0] for spec in inputs}
+    if len(rows) != 1 or len(batches) != 1:
+        shapes = ", ".join(f"{s.name!r} {a.shape}" for a, s in zip(arrays, inputs, strict=True))
+        raise DataError(
+            f"sample {index} cannot be split into the model's batch: its inputs have {shapes}, "
+            f"the model takes {'; '.join(spec.describe() for spec in inputs)}"
+        )
+    if rest is not None:
+        arrays = tuple(np.concatenate(pair) for pair in zip(rest, arrays, strict=True))
+    count, batch = arrays[0].shape[0], batches.pop()
+    whole = count - count % batch
+    left = tuple(a[whole:] for a in arrays) if count % batch else None
+    for start in range(0, whole, batch):
+        yield tuple(np.ascontiguousarray(a[start : start + batch]) for a in arrays), left
+    if not whole:
+        yield None, left
+
+
+class HeldOut:
+    """A stream of samples that keeps some of them back to judge the result by.
+
+    Every tenth sample is held out and not passed on, up to a limit; data with fewer than ten
+    samples is passed on whole and judged by its own first samples.
+
+    Args:
+        samples: The stream.
+        limit: Most samples to hold.
+    """
+
+    EVERY = 10
+
+    def __init__(self, samples: Iterable[Sample], limit: int = 16) -> None:
+        self._samples = samples
+        self._limit = limit
+        self._held: list[Sample] = []
+        self._first: list[Sample] = []
+
+    def __iter__(self) -> Iterator[Sample]:
+        for index, sample in enumerate(self._samples):
+            if index % self.EVERY == self.EVERY - 1 and len(self._held) < self._limit:
+                self._held.append(tuple(a.copy() for a in sample))
+                continue
+            if index < self.EVERY - 1:
+                self._first.append(tuple(a.copy() for a in sample))
+            yield sample
+
+    @property
+    def independent(self) -> bool:
+        """Whether `samples` were kept out of calibration."""
+        return bool(self._held)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """What to judge by, once the stream has been read."""
+        return self._held or self._first

@@ -1,0 +1,136 @@
+"""Runs the converter in a child process and turns what goes wrong there into edgeq's errors."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from edgeq.calibrate.data import Sample
+from edgeq.errors import ConversionError, DependencyError, ModelError
+from edgeq.export.annotate import annotations
+from edgeq.export.plan import Plan
+from edgeq.isolation import JobCrashed, JobFailed, Worker
+from edgeq.mlir import Annotation
+from edgeq.model import FloatModel
+
+PRELOAD = ("edgeq.mlir", "litert_converter.mlir.ir", "edgeq.runtime.session")
+"""What the child imports while the parent calibrates."""
+
+_DIAGNOSTIC = re.compile(r"error: (.*)")
+_LAYER = re.compile(r"tflite\.subgraph=0\.op=(\d+)")
+
+
+def start_converter() -> Worker:
+    """A child process that is importing the converter.
+
+    Raises:
+        DependencyError: The converter is not installed, as on a board.
+    """
+    if importlib.util.find_spec("litert_converter") is None:
+        raise DependencyError(
+            "exporting needs litert-converter, which exists for Linux x86-64 and macOS: export on "
+            f"such a machine and copy the .tflite here. This one is {sys.platform}"
+        )
+    return Worker(PRELOAD)
+
+
+def lower_to_float(worker: Worker, bytecode: bytes, origin: str) -> bytes:
+    """StableHLO bytecode of a traced model becomes a float .tflite file.
+
+    Raises:
+        ConversionError: The converter refused the model, or died on it.
+    """
+    return bytes(_call(worker, "lowering the float model", "edgeq.mlir:lower", bytecode, origin))
+
+
+def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
+    """The float model and its plan become an integer .tflite file.
+
+    Raises:
+        ConversionError: The converter refused the model, or died on it; the message names the
+            layer and op that it stopped at, found by halving the plan if need be.
+    """
+    marks = annotations(model.graph, plan)
+    try:
+        return bytes(worker.call("edgeq.mlir:quantize", model.tflite, marks))
+    except (JobCrashed, JobFailed) as error:
+        culprit = _named_op(model, error.output) or _bisect(worker, model, marks)
+        raise ConversionError(
+            f"converting to int8: the converter {error.reason.splitlines()[0]} at {culprit}. "
+            f"{_diagnosis(error.output)}Leave that op float with "
+            "Rule(layer=..., mode=Mode.FLOAT, reason='...') or report the model"
+        ) from None
+
+
+def annotated_mlir(model: FloatModel, plan: Plan) -> str:
+    """The annotated module as text, large constants left out."""
+    with start_converter() as worker:
+        marks = annotations(model.graph, plan)
+        job = "edgeq.mlir:annotated_text"
+        return str(_call(worker, "writing the annotated model", job, model.tflite, marks))
+
+
+def check_runs(worker: Worker, tflite: bytes, sample: Sample, what: str) -> None:
+    """Loads and runs a model once in the child.
+
+    Raises:
+        ModelError: The runtime refuses the model, or dies on it.
+    """
+    try:
+        worker.call("edgeq.runtime.session:smoke_run", tflite, sample, timeout_s=120.0)
+    except (JobCrashed, JobFailed) as error:
+        raise ModelError(f"{what}: the runtime {error.reason} when it ran the model") from None
+
+
+def check_imports(worker: Worker, tflite: bytes) -> None:
+    """Reads a .tflite from outside with the converter's importer, in the child.
+
+    Raises:
+        ModelError: The importer refuses the file, or dies on it.
+    """
+    try:
+        worker.call("edgeq.mlir:import_only", tflite, timeout_s=120.0)
+    except (JobCrashed, JobFailed) as error:
+        raise ModelError(
+            f"the .tflite file is damaged or from an unknown version: the converter's importer "
+            f"{error.reason.splitlines()[0]}. Make it again with its converter"
+        ) from None
+
+
+def _call(worker: Worker, what: str, job: str, *arguments: object) -> Any:
+    try:
+        return worker.call(job, *arguments)
+    except (JobCrashed, JobFailed) as error:
+        raise ConversionError(
+            f"{what}: the converter {error.reason.splitlines()[0]}. {_diagnosis(error.output)}"
+        ) from None
+
+
+def _diagnosis(output: str) -> str:
+    found = _DIAGNOSTIC.findall(output)
+    return f"It said: {found[0][:300]}. " if found else ""
+
+
+def _named_op(model: FloatModel, output: str) -> str | None:
+    """The op that the converter's own diagnostics name, if they name one."""
+    found = _LAYER.search(output)
+    return model.where(model.graph.operators[int(found[1])]) if found else None
+
+
+def _bisect(worker: Worker, model: FloatModel, marks: Sequence[Annotation]) -> str:
+    """The op whose annotations are enough to bring the converter down, by halving."""
+    ops = sorted({mark.op for mark in marks})
+    low, high = 0, len(ops)
+    while low + 1 < high:
+        middle = (low + high) // 2
+        kept = set(ops[:middle])
+        try:
+            worker.call("edgeq.mlir:quantize", model.tflite, [m for m in marks if m.op in kept])
+            low = middle
+        except (JobCrashed, JobFailed):
+            high = middle
+    op = ops[low]
+    return model.where(model.graph.operators[op]) if op >= 0 else "the model's input"

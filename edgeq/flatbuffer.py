@@ -1,0 +1,374 @@
+"""The view of a .tflite file: tensors, ops, constants and signatures as plain values.
+
+Pure Python: a damaged file ends in a `ModelError`, never in a dead process. The only module that
+touches the generated flatbuffer schema. Knows nothing of MLIR, of runtimes or of quantization rules.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import flatbuffers
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert import schema_py_generated as schema
+
+from edgeq.errors import ModelError
+from edgeq.qtypes import DType, QParams
+
+IDENTIFIER = b"TFL3"
+TENSOR_BYTES_MAX = 1 << 32
+"""A tensor that claims more than 4 GiB is taken as damage."""
+
+_READ_ERRORS = (
+    struct.error, IndexError, ValueError, TypeError, OverflowError, AttributeError,
+    MemoryError, RecursionError, KeyError,
+)  # fmt: skip
+"""What the generated reader raises when offsets point astray."""
+
+
+def _names(enumeration: type) -> dict[int, str]:
+    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
+
+
+_OP_NAMES = _names(schema.BuiltinOperator)
+_TYPE_NAMES = {code: name.lower() for code, name in _names(schema.TensorType).items()}
+_ACTIVATION_NAMES = _names(schema.ActivationFunctionType)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a graph.
+
+    Attributes:
+        index: Its index in the graph, the same as the interpreter's.
+        name: Name in the file.
+        shape: Static shape; a dynamic dimension shows as -1.
+        dtype: Lower-case type name, for example `"float32"`.
+        data: Constant value with `shape`, or None for a computed tensor.
+        qparams: Quantization parameters, or None.
+        is_variable: Whether it keeps its value between runs.
+    """
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    data: npt.NDArray[Any] | None
+    qparams: QParams | None
+    is_variable: bool
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the file holds its value."""
+        return self.data is not None
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One op of a graph.
+
+    Attributes:
+        index: Position in execution order.
+        name: Builtin operator name, or `CUSTOM:<code>`.
+        inputs: Tensor indices; -1 for an optional input that is absent.
+        outputs: Tensor indices.
+        options: The schema's own options object, or None.
+        version: Op version.
+    """
+
+    index: int
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    options: Any
+    version: int
+
+    @property
+    def fused_activation(self) -> str:
+        """Name of the activation fused into the op, `"NONE"` without one."""
+        return _ACTIVATION_NAMES.get(getattr(self.options, "fusedActivationFunction", 0), "NONE")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One subgraph: tensors and ops in execution order."""
+
+    index: int
+    tensors: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @functools.cached_property
+    def producers(self) -> dict[int, Operator]:
+        """The op that computes each tensor."""
+        return {tensor: op for op in self.operators for tensor in op.outputs}
+
+    @functools.cached_property
+    def uses(self) -> dict[int, list[tuple[Operator, int]]]:
+        """The `(op, operand slot)` pairs that read each tensor."""
+        found: dict[int, list[tuple[Operator, int]]] = {}
+        for op in self.operators:
+            for slot, tensor in enumerate(op.inputs):
+                found.setdefault(tensor, []).append((op, slot))
+        return found
+
+    def operands(self, op: Operator) -> Iterator[tuple[int, Tensor]]:
+        """`(slot, tensor)` of every operand that is present."""
+        return ((s, self.tensors[t]) for s, t in enumerate(op.inputs) if t >= 0)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A named entry point: `(name, tensor index)` of inputs and outputs."""
+
+    key: str
+    graph: int
+    inputs: tuple[tuple[str, int], ...]
+    outputs: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A whole .tflite file."""
+
+    graphs: tuple[Graph, ...]
+    signatures: tuple[Signature, ...]
+    size: int
+
+
+def unpack(data: bytes) -> Any:
+    """The schema's mutable object tree (`ModelT`); constants are views of `data`.
+
+    Raises:
+        ModelError: Not a .tflite file, or damaged.
+    """
+    if len(data) < 16 or data[4:8] != IDENTIFIER:
+        raise ModelError(
+            f"not a .tflite file: bytes 4..8 must be 'TFL3'. Received: {bytes(data[4:8])!r} "
+            f"in {len(data)} bytes"
+        )
+    try:
+        return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    except _READ_ERRORS as error:
+        raise _damaged(f"its tables point outside the file ({error})") from None
+
+
+class _Builder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers has no annotations
+    """Writes equal vectors once, and constants at the alignment that kernels rely on.
+
+    Half of a small int8 file can be the zero points of its channels, which are all 0.
+    """
+
+    ALIGNMENT = 16
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._written: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: npt.NDArray[Any]) -> int:  # noqa: N802  # flatbuffers' name
+        key = (x.dtype.str, x.tobytes())
+        if key not in self._written:
+            if x.dtype == np.uint8:
+                self.Prep(4, x.nbytes)
+                self.Prep(self.ALIGNMENT, x.nbytes)
+            self._written[key] = super().CreateNumpyVector(x)
+        return self._written[key]
+
+
+def pack(model: Any) -> bytes:
+    """Writes an object tree as .tflite bytes; the same tree always gives the same bytes."""
+    weights = sum(len(b.data) for b in model.buffers if b.data is not None)
+    builder = _Builder(weights + (1 << 16))
+    builder.Finish(model.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def parse(data: bytes) -> Model:
+    """Reads and checks a .tflite file.
+
+    Args:
+        data: The file's bytes.
+
+    Returns:
+        The model as plain values; every index in it is in range and every constant has the
+        number of bytes that its shape and type ask for.
+
+    Raises:
+        ModelError: Not a .tflite file, or damaged.
+    """
+    tree = unpack(data)
+    try:
+        return _model(tree, len(data))
+    except _READ_ERRORS as error:
+        raise _damaged(f"{type(error).__name__}: {error}") from None
+
+
+def _damaged(what: str) -> ModelError:
+    return ModelError(f"the .tflite file is damaged: {what}. Make it again with its converter.")
+
+
+def _model(tree: Any, size: int) -> Model:
+    codes = [_op_name(code) for code in _list(tree.operatorCodes)]
+    graphs = tuple(_graph(tree, codes, index) for index in range(len(_list(tree.subgraphs))))
+    if not graphs:
+        raise _damaged("it has no graph")
+    signatures = tuple(_signature(entry, graphs) for entry in _list(tree.signatureDefs))
+    return Model(graphs, signatures, size)
+
+
+def _op_name(code: Any) -> tuple[str, int]:
+    builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+    if builtin not in _OP_NAMES:
+        raise _damaged(f"no op has the code {builtin}")
+    name = _OP_NAMES[builtin]
+    if name == "CUSTOM":
+        name = f"CUSTOM:{_text(code.customCode)}"
+    return name, int(code.version)
+
+
+def _graph(tree: Any, codes: list[tuple[str, int]], index: int) -> Graph:
+    entry = tree.subgraphs[index]
+    tensors = tuple(_tensor(tree, t, i) for i, t in enumerate(_list(entry.tensors)))
+    operators = tuple(
+        _operator(op, codes, i, len(tensors)) for i, op in enumerate(_list(entry.operators))
+    )
+    inputs = _indices(entry.inputs, len(tensors), f"graph {index}")
+    outputs = _indices(entry.outputs, len(tensors), f"graph {index}")
+    graph = Graph(index, tensors, operators, inputs, outputs)
+    _check_order(graph)
+    return graph
+
+
+def _check_order(graph: Graph) -> None:
+    """Every op may only read what is constant, an input, a variable or already computed."""
+    ready = {t.index for t in graph.tensors if t.is_constant or t.is_variable} | {*graph.inputs, -1}
+    for op in graph.operators:
+        missing = [t for t in op.inputs if t not in ready]
+        if missing:
+            raise _damaged(f"op {op.index} ({op.name}) reads tensor {missing[0]}, never computed")
+        clash = [t for t in op.outputs if t in ready]
+        if clash:
+            raise _damaged(f"op {op.index} ({op.name}) writes tensor {clash[0]} a second time")
+        ready.update(op.outputs)
+    lost = [t for t in graph.outputs if t not in ready]
+    if lost:
+        raise _damaged(f"output tensor {lost[0]} is never computed")
+
+
+def _tensor(tree: Any, entry: Any, index: int) -> Tensor:
+    if entry.type not in _TYPE_NAMES:
+        raise _damaged(f"tensor {index} has the unknown type {entry.type}")
+    dtype = _TYPE_NAMES[entry.type]
+    static = tuple(int(d) for d in _list(entry.shape))
+    signature = tuple(int(d) for d in _list(entry.shapeSignature)) or static
+    if any(d < 0 for d in static) or len(signature) != len(static):
+        raise _damaged(f"tensor {index} has the shape {static}")
+    data = _constant(tree, entry, index, static, dtype)
+    return Tensor(
+        index, _text(entry.name), static if data is not None else signature, dtype, data,
+        _qparams(entry.quantization, dtype, static), bool(entry.isVariable),
+    )  # fmt: skip
+
+
+def _constant(
+    tree: Any, entry: Any, index: int, shape: tuple[int, ...], dtype: str
+) -> npt.NDArray[Any] | None:
+    count = math.prod(shape)
+    if count * 8 > TENSOR_BYTES_MAX * 2:
+        raise _damaged(f"tensor {index} claims the shape {shape}")
+    buffers = _list(tree.buffers)
+    if not 0 <= entry.buffer < len(buffers):
+        raise _damaged(f"tensor {index} names buffer {entry.buffer} of {len(buffers)}")
+    raw = buffers[entry.buffer].data
+    if raw is None or len(raw) == 0:
+        return None
+    raw = np.asarray(raw, np.uint8)
+    if dtype in _PACKED or not hasattr(np, _NUMPY_NAMES.get(dtype, dtype)):
+        return raw
+    kind = np.dtype(_NUMPY_NAMES.get(dtype, dtype))
+    if len(raw) != count * kind.itemsize:
+        raise _damaged(
+            f"constant tensor {index} of shape {shape} and type {dtype} "
+            f"has {len(raw)} bytes instead of {count * kind.itemsize}"
+        )
+    return raw.view(kind).reshape(shape)
+
+
+_PACKED = frozenset({"int4", "uint4", "int2", "string", "resource", "variant"})
+_NUMPY_NAMES = {"bool": "bool_"}
+
+
+def _qparams(entry: Any, dtype: str, shape: tuple[int, ...]) -> QParams | None:
+    if entry is None or entry.scale is None or len(entry.scale) == 0:
+        return None
+    types = {kind.numpy_name: kind for kind in DType}
+    if dtype not in types:
+        return None
+    scale = tuple(float(s) for s in entry.scale)
+    zeros = _list(entry.zeroPoint)
+    zero_point = tuple(int(z) for z in zeros) if len(zeros) == len(scale) else (0,) * len(scale)
+    axis = int(entry.quantizedDimension) if len(scale) > 1 else None
+    if axis is not None and (axis >= len(shape) or shape[axis] != len(scale)):
+        raise _damaged(f"{len(scale)} scales along axis {axis} of a tensor of shape {shape}")
+    return QParams(types[dtype], scale, zero_point, axis)
+
+
+def _operator(entry: Any, codes: list[tuple[str, int]], index: int, tensors: int) -> Operator:
+    if not 0 <= entry.opcodeIndex < len(codes):
+        raise _damaged(f"op {index} names op code {entry.opcodeIndex} of {len(codes)}")
+    name, version = codes[entry.opcodeIndex]
+    where = f"op {index} ({name})"
+    options = entry.builtinOptions if entry.builtinOptions is not None else entry.builtinOptions2
+    return Operator(
+        index, name, _indices(entry.inputs, tensors, where, optional=True),
+        _indices(entry.outputs, tensors, where), options, version,
+    )  # fmt: skip
+
+
+def _signature(entry: Any, graphs: tuple[Graph, ...]) -> Signature:
+    if not 0 <= entry.subgraphIndex < len(graphs):
+        raise _damaged(f"a signature names graph {entry.subgraphIndex} of {len(graphs)}")
+    count = len(graphs[entry.subgraphIndex].tensors)
+
+    def named(maps: Any) -> tuple[tuple[str, int], ...]:
+        where = f"signature {_text(entry.signatureKey)!r}"
+        pairs = [(_text(m.name), int(m.tensorIndex)) for m in _list(maps)]
+        _indices([index for _, index in pairs], count, where)
+        return tuple(pairs)
+
+    return Signature(
+        _text(entry.signatureKey), int(entry.subgraphIndex),
+        named(entry.inputs), named(entry.outputs),
+    )  # fmt: skip
+
+
+def _indices(values: Any, count: int, where: str, optional: bool = False) -> tuple[int, ...]:
+    found = tuple(int(v) for v in _list(values))
+    lowest = -1 if optional else 0
+    wrong = [v for v in found if not lowest <= v < count]
+    if wrong:
+        raise _damaged(f"{where} names tensor {wrong[0]} of {count}")
+    return found
+
+
+def _list(values: Any) -> Any:
+    return () if values is None else values
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else value.decode("utf-8", "replace")
+
+
+def rename_tensors(data: bytes, rename: Callable[[int, str], str]) -> bytes:
+    """The same file with each tensor of the main graph named `rename(index, old name)`."""
+    tree = unpack(data)
+    for index, tensor in enumerate(tree.subgraphs[0].tensors):
+        tensor.name = rename(index, _text(tensor.name)).encode()
+    return pack(tree)

@@ -1,0 +1,168 @@
+"""Child processes for native code that may die: a crash in a job is an exception here.
+
+A job is a function named `"module:function"` whose arguments and result can be pickled. Knows
+nothing of what the jobs do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+from edgeq.errors import EdgeqError
+
+STDERR_KEPT = 4000
+"""Characters of a dead child's error output that are kept for the message."""
+
+
+class JobCrashed(Exception):
+    """The child died or hung while it ran a job. `.reason` says how, `.output` what it printed."""
+
+    def __init__(self, reason: str, output: str) -> None:
+        super().__init__(f"{reason}\n{output}".strip())
+        self.reason = reason
+        self.output = output
+
+
+class JobFailed(Exception):
+    """The job raised an error that is not edgeq's own. `.output` is what the child printed."""
+
+    def __init__(self, reason: str, output: str) -> None:
+        super().__init__(f"{reason}\n{output}".strip())
+        self.reason = reason
+        self.output = output
+
+
+class Worker:
+    """One child Python process that runs jobs in order, started at once and reused.
+
+    Args:
+        preload: Modules that the child imports while the parent does something else.
+    """
+
+    def __init__(self, preload: Sequence[str] = ()) -> None:
+        self._preload = tuple(preload)
+        self._start()
+
+    def _start(self) -> None:
+        job_read, job_write = os.pipe()
+        result_read, result_write = os.pipe()
+        self._stderr = tempfile.TemporaryFile()
+        command = [sys.executable, "-m", "edgeq.isolation", str(job_read), str(result_write)]
+        self._process = subprocess.Popen(
+            [*command, *self._preload],
+            pass_fds=(job_read, result_write),
+            stdin=subprocess.DEVNULL,
+            stdout=self._stderr,
+            stderr=self._stderr,
+            env=_child_environment(),
+        )
+        os.close(job_read)
+        os.close(result_write)
+        self._jobs = Connection(job_write, readable=False)
+        self._results = Connection(result_read, writable=False)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the child; a second call does nothing."""
+        self._jobs.close()
+        self._results.close()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._stderr.close()
+
+    def call(self, job: str, *arguments: object, timeout_s: float = 600.0) -> Any:
+        """Runs a job in the child and returns its result.
+
+        Args:
+            job: `"module:function"`.
+            *arguments: Picklable arguments.
+            timeout_s: After this many seconds the child is killed.
+
+        Raises:
+            JobCrashed: The child died or ran out of time. The next call starts a new child.
+            JobFailed: The job raised something that is not an `EdgeqError`.
+            EdgeqError: Raised by the job, passed through.
+        """
+        start = self._stderr.seek(0, os.SEEK_END)
+        try:
+            self._jobs.send((job, arguments))
+            if not self._results.poll(timeout_s):
+                self._process.kill()
+                raise self._crashed(f"took longer than {timeout_s:.0f} s and was stopped", start)
+            succeeded, result = self._results.recv()
+        except (EOFError, ConnectionError):
+            raise self._crashed(self._death(), start) from None
+        if succeeded:
+            return result
+        if isinstance(result, EdgeqError):
+            raise result
+        raise JobFailed(str(result), self._printed(start))
+
+    def _death(self) -> str:
+        code = self._process.wait()
+        if code >= 0:
+            return f"ended with exit code {code}"
+        return f"was killed by {signal.Signals(-code).name}"
+
+    def _crashed(self, reason: str, start: int) -> JobCrashed:
+        error = JobCrashed(reason, self._printed(start))
+        self.close()
+        self._start()
+        return error
+
+    def _printed(self, start: int) -> str:
+        self._stderr.seek(start)
+        return self._stderr.read().decode("utf-8", "replace")[-STDERR_KEPT:].strip()
+
+
+def _child_environment() -> dict[str, str]:
+    """The parent's environment, with its import path: the child must find the same edgeq."""
+    paths = [path for path in sys.path if path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _run(job: str, arguments: tuple[object, ...]) -> tuple[bool, Any]:
+    module, _, function = job.partition(":")
+    try:
+        return True, getattr(importlib.import_module(module), function)(*arguments)
+    except EdgeqError as error:
+        return False, error
+    except Exception as error:  # whatever a native binding raises goes to the parent as text
+        return False, f"{type(error).__name__}: {error}"
+
+
+def _serve(job_descriptor: int, result_descriptor: int, preload: Sequence[str]) -> None:
+    jobs = Connection(job_descriptor, writable=False)
+    results = Connection(result_descriptor, readable=False)
+    for module in preload:
+        importlib.import_module(module)
+    while True:
+        try:
+            job, arguments = jobs.recv()
+        except EOFError:
+            return
+        results.send(_run(job, arguments))
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

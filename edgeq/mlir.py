@@ -1,0 +1,209 @@
+"""The adapter to the converter's MLIR bindings, and the only module that touches them.
+
+Everything here runs as a job in a child process (`edgeq.isolation`), because the native code aborts
+on input it does not expect. Knows QParams, but nothing of plans, rules or ops.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeq.qtypes import QParams
+
+GRAPH_INPUT = -1
+"""`Annotation.op` of the graph's inputs."""
+
+_OP_INDEX = re.compile(r"tflite\.subgraph=0\.op=(\d+)[:\"]")
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One `quant.fake_quant` composite to put into the main graph.
+
+    Attributes:
+        op: Index of the op in the .tflite file, or `GRAPH_INPUT`.
+        slot: Which result (or graph input) is meant; which operand if `operand`.
+        operand: True: only what this op reads changes (constants, requantized uses).
+            False: every reader of the value sees it.
+        qparams: The composite's attributes.
+    """
+
+    op: int
+    slot: int
+    operand: bool
+    qparams: QParams
+
+
+def lower(bytecode: bytes, origin: str) -> bytes:
+    """Job: a StableHLO module as MLIR bytecode becomes a float .tflite file.
+
+    Args:
+        bytecode: The module, its signature already set.
+        origin: Framework's name as the converter spells it, for example `"PYTORCH"`.
+    """
+    ir, api = _bindings()
+    context = _context()
+    with context:
+        module = ir.Module.parse(bytecode)
+        config = api.ConvertToTFLConfig()
+        config.model_origin_framework = origin
+        config.unsafe_fuse_dynamic_shaped_broadcast = True
+        config.enable_x64 = False
+        return _run(module, config)
+
+
+def quantize(tflite: bytes, annotations: Sequence[Annotation]) -> bytes:
+    """Job: a float .tflite file and its composites become an integer .tflite file."""
+    _, api = _bindings()
+    module = _annotated(tflite, annotations)
+    with module.context:
+        config = api.ConvertToTFLConfig()
+        config.strict_qdq_mode = True
+        return _run(module, config)
+
+
+def annotated_text(tflite: bytes, annotations: Sequence[Annotation]) -> str:
+    """Job: the annotated module as MLIR text, large constants left out."""
+    module = _annotated(tflite, annotations)
+    text: str = module.operation.get_asm(large_elements_limit=16, large_resource_limit=16)
+    return text
+
+
+def import_only(tflite: bytes) -> int:
+    """Job: reads a .tflite file with the converter's importer; returns its number of functions."""
+    return len(list(_imported(tflite).body.operations))
+
+
+def _bindings() -> tuple[Any, Any]:
+    from litert_converter.mlir import ir
+    from litert_converter.mlir._mlir_libs import converter_api_ext
+
+    return ir, converter_api_ext
+
+
+def _context() -> Any:
+    ir, api = _bindings()
+    context = ir.Context()
+    api.prepare_mlir_context(context)
+    return context
+
+
+def _imported(tflite: bytes) -> Any:
+    from litert_converter.mlir._mlir_libs import model_utils_ext
+
+    return model_utils_ext.flatbuffer_to_mlir(tflite, _context())
+
+
+def _run(module: Any, config: Any) -> bytes:
+    from litert_converter.mlir import passmanager
+
+    _, api = _bindings()
+    config.canonicalizing_inf_as_min_max_float = False
+    api.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
+    return bytes(api.export_flatbuffer_to_bytes(module.operation))
+
+
+def _annotated(tflite: bytes, annotations: Sequence[Annotation]) -> Any:
+    ir, _ = _bindings()
+    module = _imported(tflite)
+    with module.context, ir.Location.unknown():
+        writer = _CompositeWriter(module)
+        for annotation in sorted(annotations, key=lambda a: a.operand):
+            writer.write(annotation)
+    return module
+
+
+class _CompositeWriter:
+    """Puts `quant.fake_quant` composites into the main function of a module."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        function = module.body.operations[0]
+        self._block = function.regions[0].blocks[0]
+        self._ops: dict[int, Any] = {}
+        for operation in self._block.operations:
+            found = _OP_INDEX.search(str(operation.location))
+            if found:
+                self._ops[int(found[1])] = operation
+        self._bodies: dict[str, str] = {}
+        self._shared: dict[tuple[Any, QParams], Any] = {}
+
+    def write(self, annotation: Annotation) -> None:
+        if annotation.operand:
+            self._write_operand(annotation)
+        else:
+            self._write_value(annotation)
+
+    def _write_value(self, annotation: Annotation) -> None:
+        if annotation.op == GRAPH_INPUT:
+            value = self._block.arguments[annotation.slot]
+        else:
+            value = self._ops[annotation.op].results[annotation.slot]
+        composite = self._composite(value, annotation.qparams)
+        value.replace_all_uses_except(composite.results[0], [composite])
+
+    def _write_operand(self, annotation: Annotation) -> None:
+        operation = self._ops[annotation.op]
+        value = operation.operands[annotation.slot]
+        key = (value, annotation.qparams)
+        if key not in self._shared:
+            self._shared[key] = self._composite(value, annotation.qparams).results[0]
+        operation.operands[annotation.slot] = self._shared[key]
+
+    def _composite(self, value: Any, qparams: QParams) -> Any:
+        """A composite right behind the definition of `value`."""
+        from litert_converter.mlir import ir
+        from litert_converter.mlir.dialects import stablehlo
+
+        if isinstance(value.owner, ir.Block):
+            place = ir.InsertionPoint.at_block_begin(self._block)
+        else:
+            place = ir.InsertionPoint.after(value.owner)
+        with place:
+            return stablehlo.CompositeOp(
+                [value.type],
+                [value],
+                ir.StringAttr.get("quant.fake_quant"),
+                decomposition=ir.FlatSymbolRefAttr.get(self._body(value.type)),
+                composite_attributes=ir.DictAttr.get(_attributes(qparams)),
+            ).operation
+
+    def _body(self, kind: Any) -> str:
+        """Name of the identity function that the composite of this type falls back to."""
+        from litert_converter.mlir import ir
+        from litert_converter.mlir.dialects import func
+
+        if str(kind) not in self._bodies:
+            name = f"quant.fake_quant.body_{len(self._bodies)}"
+            with ir.InsertionPoint(self._module.body):
+                signature = ir.FunctionType.get([kind], [kind])
+                function = func.FuncOp(name, signature, visibility="private")
+                block = function.add_entry_block()
+                with ir.InsertionPoint(block):
+                    func.ReturnOp([block.arguments[0]])
+            self._bodies[str(kind)] = name
+        return self._bodies[str(kind)]
+
+
+def _attributes(qparams: QParams) -> dict[str, Any]:
+    from litert_converter.mlir import ir
+
+    scale = np.asarray(qparams.scale, np.float32)
+    zero_point = np.asarray(qparams.zero_point, np.int64)
+    integer = ir.IntegerType.get_signless
+    attributes = {
+        "dtype": ir.StringAttr.get(qparams.dtype.value),
+        "narrow_range": ir.BoolAttr.get(qparams.narrow_range),
+        "scale": ir.DenseElementsAttr.get(scale, type=ir.F32Type.get(), shape=[len(scale)]),
+        "zero_point": ir.DenseElementsAttr.get(
+            zero_point, type=integer(64), shape=[len(zero_point)]
+        ),
+    }
+    if qparams.axis is not None:
+        attributes["quantization_dimension"] = ir.IntegerAttr.get(integer(32), qparams.axis)
+    return attributes

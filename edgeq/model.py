@@ -1,0 +1,85 @@
+"""`FloatModel`: what every front end delivers and every later stage reads.
+
+A float .tflite file, the one graph and signature of it that is exported, and layer paths in the
+framework's own words. Knows the file's view, nothing of quantization.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from dataclasses import dataclass
+
+from edgeq.errors import ModelError
+from edgeq.flatbuffer import Graph, Operator, Signature, Tensor, parse
+
+_REPEAT = re.compile(r"#\d+$")
+
+
+@dataclass(frozen=True)
+class FloatModel:
+    """A float model as LiteRT sees it.
+
+    Attributes:
+        tflite: The float .tflite file.
+        origin: Framework that it came from, for example `"pytorch"`.
+        notes: What the front end did that the user should know, one sentence each.
+    """
+
+    tflite: bytes
+    origin: str
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self._model.graphs) != 1:
+            raise ModelError(
+                f"the model has {len(self._model.graphs)} subgraphs (control flow or several "
+                "signatures); export one signature without loops or branches at a time"
+            )
+
+    @functools.cached_property
+    def _model(self) -> _Parsed:
+        model = parse(self.tflite)
+        return _Parsed(model.graphs, model.signatures)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that is exported."""
+        return self._model.graphs[0]
+
+    @functools.cached_property
+    def signature(self) -> Signature:
+        """The entry point; made up from tensor names where the file has none."""
+        if self._model.signatures:
+            return self._model.signatures[0]
+        tensors = self.graph.tensors
+        return Signature(
+            "serving_default", 0,
+            tuple((tensors[i].name, i) for i in self.graph.inputs),
+            tuple((tensors[i].name, i) for i in self.graph.outputs),
+        )  # fmt: skip
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the float file, which ties a calibration to its model."""
+        return hashlib.sha256(self.tflite).hexdigest()
+
+    def layer(self, op: Operator) -> str:
+        """Layer path of an op in the framework's words, for example `features.0.conv`."""
+        return _REPEAT.sub("", self.graph.tensors[op.outputs[0]].name) if op.outputs else ""
+
+    def where(self, op: Operator) -> str:
+        """How errors and reports name an op, for example `CONV_2D at features.0.conv (op 3)`."""
+        return f"{op.name} at {self.layer(op) or '?'} (op {op.index})"
+
+    def input_tensors(self) -> tuple[tuple[str, Tensor], ...]:
+        """`(signature name, tensor)` of each input, in the graph's order."""
+        names = {index: name for name, index in self.signature.inputs}
+        return tuple((names.get(i, ""), self.graph.tensors[i]) for i in self.graph.inputs)
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    graphs: tuple[Graph, ...]
+    signatures: tuple[Signature, ...]

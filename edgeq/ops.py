@@ -1,0 +1,102 @@
+"""The op table: one row for each LiteRT op that has an int8 form, and nothing else about ops.
+
+Calibration, planning, verification and the support table all loop over it, so a new op is a new row
+(and a one-op model in the tests that proves it on the real converter and kernels). Operands that a
+row does not name as weight or bias and that are float32 are activations.
+
+The sources named in the rows:
+    spec    LiteRT 8-bit quantization specification
+    oplist  `operator_property.cc` of the LiteRT quantizer (`restrict_same_input_output_scale`)
+    trait   `QuantizableResult` / `SameOperandsAndResultsScale` in the converter's `tfl_ops.td`
+    kernel  the checks in the op's own `Prepare`
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from edgeq.qtypes import DType, QParams
+
+
+class ScaleRule(enum.Enum):
+    """How the scale of an op's output follows from its inputs."""
+
+    FREE = "the output has a scale of its own"
+    SAME = "the output and all activations share one scale"
+    FIXED = "the kernel dictates the output scale"
+    NONE = "the output is not a real number (a truth value or an index)"
+
+
+@dataclass(frozen=True)
+class OpRow:
+    """What edgeq knows of one op in int8.
+
+    Attributes:
+        name: The builtin operator's name.
+        rule: How the output's scale is found.
+        source: Where the row comes from (see the module's docstring).
+        weight: Operand slot of a constant weight, quantized symmetrically.
+        weight_axis: Channel axis of that weight; None is per-tensor.
+        bias: Operand slot of the bias, which the converter makes int32.
+        fixed: Output parameters where the rule is `FIXED`.
+    """
+
+    name: str
+    rule: ScaleRule
+    source: str
+    weight: int | None = None
+    weight_axis: int | None = None
+    bias: int | None = None
+    fixed: QParams | None = None
+
+
+def _free(source: str, *names: str) -> list[OpRow]:
+    return [OpRow(name, ScaleRule.FREE, source) for name in names]
+
+
+def _same(source: str, *names: str) -> list[OpRow]:
+    return [OpRow(name, ScaleRule.SAME, source) for name in names]
+
+
+def _fixed(name: str, scale: float, zero_point: int) -> OpRow:
+    fixed = QParams(DType.INT8, (scale,), (zero_point,))
+    return OpRow(name, ScaleRule.FIXED, "spec, kernel", fixed=fixed)
+
+
+_ROWS = [
+    OpRow("CONV_2D", ScaleRule.FREE, "spec", weight=1, weight_axis=0, bias=2),
+    OpRow("DEPTHWISE_CONV_2D", ScaleRule.FREE, "spec", weight=1, weight_axis=3, bias=2),
+    OpRow("TRANSPOSE_CONV", ScaleRule.FREE, "oplist", weight=1, weight_axis=0, bias=3),
+    OpRow("FULLY_CONNECTED", ScaleRule.FREE, "spec", weight=1, weight_axis=0, bias=2),
+    OpRow("BATCH_MATMUL", ScaleRule.FREE, "trait", weight=1),
+    *_free("spec", "ADD", "SUB", "MUL", "MEAN"),
+    *_free("trait", "DIV", "SUM", "SQUARED_DIFFERENCE", "ABS", "EXP", "LOG", "SQRT", "RSQRT"),
+    *_free("trait", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "PRELU"),
+    *_free("trait", "HARD_SWISH", "GELU"),
+    *_same("spec, kernel", "CONCATENATION"),
+    *_same("spec", "AVERAGE_POOL_2D", "MAX_POOL_2D", "RESHAPE", "TRANSPOSE", "SQUEEZE", "SLICE"),
+    *_same("spec", "PAD", "PADV2", "GATHER", "RESIZE_BILINEAR", "MAXIMUM", "MINIMUM"),
+    *_same("spec", "SPACE_TO_DEPTH", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"),
+    *_same("oplist, trait", "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER_ND", "MIRROR_PAD", "TILE"),
+    *_same("oplist, trait", "PACK", "UNPACK", "SPLIT", "SPLIT_V", "STRIDED_SLICE", "BROADCAST_TO"),
+    *_same("oplist, trait", "REDUCE_MAX", "REDUCE_MIN", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2"),
+    *_same("oplist, trait", "SELECT", "SELECT_V2"),
+    _fixed("LOGISTIC", 1 / 256, -128),
+    _fixed("SOFTMAX", 1 / 256, -128),
+    _fixed("TANH", 1 / 128, 0),
+    _fixed("L2_NORMALIZATION", 1 / 128, 0),
+    _fixed("LOG_SOFTMAX", 16 / 256, 127),
+    *[
+        OpRow(name, ScaleRule.NONE, "trait")
+        for name in ("LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "EQUAL")
+    ],
+    OpRow("ARG_MAX", ScaleRule.NONE, "trait"),
+    OpRow("ARG_MIN", ScaleRule.NONE, "trait"),
+]
+
+OPS: dict[str, OpRow] = {row.name: row for row in _ROWS}
+"""Row by builtin operator name."""
+
+NON_NEGATIVE_OUTPUT = frozenset({"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "SOFTMAX", "ABS"})
+"""Ops (and fused activations) whose output is never below 0, so that only its maximum is watched."""

@@ -1,0 +1,188 @@
+"""Quantized types, quantization parameters and their reference arithmetic in numpy.
+
+Knows nothing of models, files or runtimes. The one equation everything rests on is
+`real = (q - zero_point) * scale`.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.integer]
+
+SCALE_MIN = 1e-18
+"""Smallest scale handed out: a bias scale is the product of two and must stay a normal float32."""
+
+
+class DType(enum.Enum):
+    """An integer storage type, by the name the `quant.fake_quant` composite uses."""
+
+    INT8 = "i8"
+    INT16 = "i16"
+    INT32 = "i32"
+
+    @property
+    def bits(self) -> int:
+        """Width in bits."""
+        return int(self.value[1:])
+
+    @property
+    def numpy_name(self) -> str:
+        """Name of the numpy dtype that stores it, for example `"int8"`."""
+        return f"int{self.bits}"
+
+    def limits(self, narrow_range: bool = False) -> tuple[int, int]:
+        """Lowest and highest integer; a narrow range gives up the lowest one."""
+        half = 1 << (self.bits - 1)
+        return -half + int(narrow_range), half - 1
+
+
+@dataclass(frozen=True)
+class QParams:
+    """How one tensor is stored as integers: `real = (q - zero_point) * scale`.
+
+    Attributes:
+        dtype: Storage type.
+        scale: One scale (per-tensor), or one for each index of `axis` (per-channel).
+        zero_point: As many zero points as scales; always 0 where per-channel.
+        axis: The channel axis, or None for per-tensor.
+        narrow_range: Whether the lowest integer is left unused (weights: [-127, 127]).
+    """
+
+    dtype: DType
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    axis: int | None = None
+    narrow_range: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.scale or len(self.scale) != len(self.zero_point):
+            raise ValueError(
+                f"QParams needs as many zero points as scales and at least one. "
+                f"Received: {len(self.scale)} scales, {len(self.zero_point)} zero points"
+            )
+        if self.axis is None and len(self.scale) != 1:
+            raise ValueError(f"per-tensor QParams take one scale. Received: {len(self.scale)}")
+        bad = [s for s in self.scale if not (math.isfinite(s) and s > 0)]
+        if bad:
+            raise ValueError(f"scales must be finite and > 0. Received: {bad[0]}")
+        low, high = self.dtype.limits(self.narrow_range)
+        if any(not low <= z <= high for z in self.zero_point):
+            raise ValueError(f"zero points must lie in [{low}, {high}]. Received: {self.zero_point}")
+
+    def range(self) -> tuple[float, float]:
+        """The real numbers that a per-tensor type can hold, as `(lowest, highest)`."""
+        low, high = self.dtype.limits(self.narrow_range)
+        scale, zero_point = self.scale[0], self.zero_point[0]
+        return (low - zero_point) * scale, (high - zero_point) * scale
+
+    def describe(self) -> str:
+        """Short text for reports, for example `int8 scale 0.0235 zero point -128`."""
+        if self.axis is not None:
+            return (
+                f"{self.dtype.numpy_name} per-channel axis {self.axis} "
+                f"scale {min(self.scale):.3g}..{max(self.scale):.3g}"
+            )
+        name = self.dtype.numpy_name
+        return f"{name} scale {self.scale[0]:.6g} zero point {self.zero_point[0]}"
+
+
+def float32(value: float) -> float:
+    """The float32 nearest to `value`, as a Python float: what the file can store."""
+    return float(np.float32(value))
+
+
+def affine(low: float, high: float, dtype: DType = DType.INT8) -> QParams:
+    """Per-tensor parameters that cover `[low, high]` and hold 0 exactly.
+
+    Args:
+        low: Lowest real value seen.
+        high: Highest real value seen.
+        dtype: Storage type.
+
+    Returns:
+        Per-tensor `QParams`; scale `(high - low) / (levels - 1)` after widening the range to 0.
+
+    Source:
+        LiteRT 8-bit quantization specification: activations are per-tensor, any zero point.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    bottom, top = dtype.limits()
+    if low == high:
+        return QParams(dtype, (float32(1 / (top - bottom)),), (bottom,))
+    scale = float32(max((high - low) / (top - bottom), SCALE_MIN))
+    zero_point = int(np.clip(round(bottom - low / scale), bottom, top))
+    return QParams(dtype, (scale,), (zero_point,))
+
+
+def symmetric(absmax: float, dtype: DType = DType.INT8) -> QParams:
+    """Per-tensor parameters with zero point 0 and a narrow range that cover `[-absmax, absmax]`."""
+    top = dtype.limits(narrow_range=True)[1]
+    scale = float32(max(absmax / top, SCALE_MIN)) if absmax else 1.0
+    return QParams(dtype, (scale,), (0,), narrow_range=True)
+
+
+def symmetric_per_channel(
+    absmax: FloatArray, axis: int, floor: FloatArray, dtype: DType = DType.INT8
+) -> QParams:
+    """Per-channel weight parameters `absmax / 127`, zero point 0, narrow range.
+
+    Args:
+        absmax: Largest magnitude of each channel, `(channels,)`.
+        axis: Channel axis of the weight.
+        floor: Smallest scale that each channel can have without its int32 bias overflowing,
+            `(channels,)`; 0 where there is no bias.
+        dtype: Storage type.
+
+    Returns:
+        `QParams` with `channels` scales. A dead channel (all weights 0) takes the smallest scale
+        of the live ones, so that its bias, all it has to say, keeps its resolution.
+
+    Source:
+        LiteRT 8-bit quantization specification: weights are in [-127, 127] with zero point 0.
+    """
+    top = dtype.limits(narrow_range=True)[1]
+    scale = absmax.astype(np.float64) / top
+    live = scale >= SCALE_MIN
+    scale[~live] = scale[live].min() if live.any() else 1.0 / top
+    stored = np.maximum(scale, floor).astype(np.float32)
+    return QParams(
+        dtype, tuple(stored.astype(float).tolist()), (0,) * len(stored), axis, narrow_range=True
+    )
+
+
+def _broadcast(values: tuple[float, ...], axis: int | None, rank: int) -> FloatArray:
+    shape = [1] * rank
+    if axis is not None:
+        shape[axis] = len(values)
+    return np.asarray(values, np.float64).reshape(shape)
+
+
+def quantize(real: FloatArray, qparams: QParams) -> IntArray:
+    """Rounds to the nearest integer of `qparams`, ties to even, saturating.
+
+    Args:
+        real: Any shape; the channel axis must have as many entries as there are scales.
+        qparams: How to store it.
+
+    Returns:
+        Integers of the same shape.
+    """
+    scale = _broadcast(qparams.scale, qparams.axis, real.ndim)
+    zero_point = _broadcast(qparams.zero_point, qparams.axis, real.ndim)
+    low, high = qparams.dtype.limits(qparams.narrow_range)
+    rounded = np.clip(np.rint(real / scale) + zero_point, low, high)
+    return rounded.astype(qparams.dtype.numpy_name)
+
+
+def dequantize(integers: IntArray, qparams: QParams) -> FloatArray:
+    """The real numbers `(q - zero_point) * scale` as float32, same shape."""
+    scale = _broadcast(qparams.scale, qparams.axis, integers.ndim)
+    zero_point = _broadcast(qparams.zero_point, qparams.axis, integers.ndim)
+    return ((integers.astype(np.float64) - zero_point) * scale).astype(np.float32)

@@ -1,0 +1,155 @@
+"""Recipes: which mode each layer gets. Plain values, to and from JSON; knows no model.
+
+A recipe is an ordered list of rules; the first that matches an op decides its mode.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeq.errors import RecipeError
+
+
+class Mode(enum.Enum):
+    """A way of computing one op."""
+
+    STATIC_INT8 = "static_int8"
+    FLOAT = "float"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a recipe.
+
+    Attributes:
+        layer: Regular expression searched for in the layer path, for example `"head|stem"`.
+        op: Builtin operator name, for example `"SOFTMAX"`, or `"*"` for every op.
+        mode: What matching ops become.
+        reason: Why, in the user's words; the report repeats it beside every op left float.
+    """
+
+    layer: str = ""
+    op: str = "*"
+    mode: Mode = Mode.STATIC_INT8
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.layer)
+        except re.error as error:
+            raise RecipeError(
+                f"Rule.layer must be a regular expression: {error}. Received: {self.layer!r}"
+            ) from None
+
+    def matches(self, op: str, layer: str) -> bool:
+        """Whether the rule speaks of an op of that name and layer path."""
+        return self.op in ("*", op) and re.search(self.layer, layer) is not None
+
+    def describe(self) -> str:
+        """The rule on one line, as the report and errors write it."""
+        text = f"layer={self.layer!r} op={self.op!r} mode={self.mode.value!r}"
+        return f"{text} ({self.reason})" if self.reason else text
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Ordered rules; the first match wins, and an op that none matches gets `default`.
+
+    Attributes:
+        name: What the report calls it.
+        rules: Rules in order. One that matches no op of the model is an error.
+        default: Mode of every other op.
+    """
+
+    name: str = "int8"
+    rules: tuple[Rule, ...] = ()
+    default: Mode = Mode.STATIC_INT8
+
+    def to_json(self) -> str:
+        """The recipe as JSON text that `from_json` reads back."""
+        return json.dumps(asdict(self), indent=2, default=lambda mode: mode.value)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Reads what `to_json` writes.
+
+        Raises:
+            RecipeError: Not JSON, or a field or mode that does not exist.
+        """
+        try:
+            fields = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"the recipe is not JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise RecipeError(
+                f"a recipe is a JSON object. Received: {type(fields).__name__} {text[:80]!r}"
+            )
+        if not isinstance(fields.get("rules", []), list):
+            raise RecipeError(f"'rules' must be a list. Received: {fields['rules']!r}")
+        fields["rules"] = tuple(_from_fields(Rule, rule) for rule in fields.get("rules", ()))
+        return _from_fields(cls, fields)
+
+
+def _from_fields(kind: type[Any], fields: object) -> Any:
+    """Builds a `Rule` or `Recipe` from a JSON object, naming what does not fit."""
+    if not isinstance(fields, Mapping):
+        raise RecipeError(f"a {kind.__name__.lower()} is a JSON object. Received: {fields!r}")
+    known = kind.__dataclass_fields__
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise RecipeError(
+            f"a {kind.__name__.lower()} has no field {unknown[0]!r}; it has {', '.join(known)}"
+        )
+    values = dict(fields)
+    for name in {"mode", "default"} & set(values):
+        values[name] = _mode(values[name])
+    for name, value in values.items():
+        if isinstance(known[name].default, str) and not isinstance(value, str):
+            raise RecipeError(f"{name!r} of a {kind.__name__.lower()} is text. Received: {value!r}")
+    return kind(**values)
+
+
+def _mode(value: object) -> Mode:
+    try:
+        return Mode(value)
+    except ValueError:
+        modes = ", ".join(mode.value for mode in Mode)
+        raise RecipeError(f"no mode is called {value!r}; the modes are {modes}") from None
+
+
+INT8 = Recipe("int8")
+"""Every op in static int8; an op that has no int8 form is an error."""
+
+PRESETS: dict[str, Recipe] = {"int8": INT8, "auto": INT8}
+"""Recipes by name."""
+
+
+def as_recipe(recipe: str | os.PathLike[str] | Recipe) -> Recipe:
+    """A recipe from a preset's name, a JSON file's path or a `Recipe`.
+
+    Raises:
+        RecipeError: Neither a preset nor a readable recipe file.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str) and recipe in PRESETS:
+        return PRESETS[recipe]
+    if not isinstance(recipe, str | os.PathLike):
+        raise RecipeError(
+            f"recipe must be a preset's name, a Recipe or a JSON file. "
+            f"Received: {type(recipe).__name__}"
+        )
+    try:
+        return Recipe.from_json(Path(recipe).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"recipe {str(recipe)!r} is neither a preset ({', '.join(PRESETS)}) "
+            f"nor a readable JSON file: {error}"
+        ) from None
