@@ -1,0 +1,34 @@
+"""edgeq: a float model in, a small, fast and verified int8 LiteRT model out."""
+
+from edgeq.errors import (
+    ConversionError,
+    DataError,
+    DependencyError,
+    EdgeqError,
+    ModelError,
+    RecipeError,
+    UnsupportedOpError,
+    VerificationError,
+)
+from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.pipeline import calibrate, export
+from edgeq.recipe import Mode, Recipe, Rule
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConversionError",
+    "DataError",
+    "DependencyError",
+    "EdgeModel",
+    "EdgeqError",
+    "Mode",
+    "ModelError",
+    "Recipe",
+    "RecipeError",
+    "Rule",
+    "UnsupportedOpError",
+    "VerificationError",
+    "calibrate",
+    "export",
+]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 STEM_CHANNELS = 16
-HEAD_CHANNELS = 192
+HEAD_CHANNELS = 256
 EXPANSION = 4
 CLASSES = 10
 DROPOUT = 0.1
@@ -74,7 +74,7 @@ class DemoNetwork(nn.Module):  # type: ignore[misc]
         for out_channels, stride in BLOCKS:
             layers.append(InvertedResidual(channels, out_channels, stride))
             channels = out_channels
-        layers += [*_convolution(channels, HEAD_CHANNELS), nn.ReLU6()]
+        layers += [*_convolution(channels, HEAD_CHANNELS, kernel=3), nn.ReLU6()]
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(DROPOUT)

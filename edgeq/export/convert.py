@@ -12,6 +12,7 @@ from edgeq.calibrate.data import Sample
 from edgeq.errors import ConversionError, DependencyError, ModelError
 from edgeq.export.annotate import annotations
 from edgeq.export.plan import Plan
+from edgeq.flatbuffer import pack, unpack
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.mlir import Annotation
 from edgeq.model import FloatModel
@@ -55,7 +56,7 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
     """
     marks = annotations(model.graph, plan)
     try:
-        return bytes(worker.call("edgeq.mlir:quantize", model.tflite, marks))
+        return pack(unpack(worker.call("edgeq.mlir:quantize", model.tflite, marks)))
     except (JobCrashed, JobFailed) as error:
         culprit = _named_op(model, error.output) or _bisect(worker, model, marks)
         raise ConversionError(

@@ -1,0 +1,195 @@
+"""The report of one export: what was made, how good it is, and how it was found out.
+
+Plain values, with a text form for the terminal and JSON for programs. Knows nothing of how the
+numbers were measured.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+LOW_SQNR_DB = 15.0
+"""Below this an output's SQNR is shown as a warning: accuracy usually suffers."""
+
+
+@dataclass(frozen=True)
+class OutputFidelity:
+    """One output of the integer model against the float model.
+
+    Attributes:
+        name: Name in the signature.
+        sqnr_db: Signal to quantization noise ratio in dB.
+        largest_error: Largest absolute difference, in the output's own unit.
+    """
+
+    name: str
+    sqnr_db: float
+    largest_error: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an export promises and what was measured of it.
+
+    Attributes:
+        recipe: Name of the recipe.
+        target: Name of the target.
+        runtime: The interpreter that verified it, with version.
+        float_bytes: Size of the float .tflite.
+        edge_bytes: Size of the exported file.
+        op_counts: Number of ops by dtype, for example `{"int8": 71, "float32": 0}`.
+        outputs: Fidelity of each output.
+        judged_samples: Number of samples that `outputs` rests on.
+        independent: Whether those samples were kept out of calibration.
+        calibrated_samples: Number of samples that calibration saw.
+        delegated_ops: Number of ops that the delegate took.
+        total_ops: Number of ops in the file.
+        partitions: Number of pieces that the delegate runs.
+        undelegated: Ops outside the delegate, by where they are.
+        float_latency_ms: Median time of one inference of the float model, one thread.
+        edge_latency_ms: The same of the exported model, measured in turn with it.
+        float_ops: Why each op that stays float does, by where it is.
+        notes: Other things the user should know.
+        seconds: Wall time of each stage.
+    """
+
+    recipe: str
+    target: str
+    runtime: str
+    float_bytes: int
+    edge_bytes: int
+    op_counts: Mapping[str, int]
+    outputs: tuple[OutputFidelity, ...]
+    judged_samples: int
+    independent: bool
+    calibrated_samples: int
+    delegated_ops: int
+    total_ops: int
+    partitions: int
+    undelegated: tuple[str, ...]
+    float_latency_ms: float
+    edge_latency_ms: float
+    float_ops: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def size_ratio(self) -> float:
+        """Exported size over float size."""
+        return self.edge_bytes / self.float_bytes
+
+    @property
+    def latency_ratio(self) -> float:
+        """Exported latency over float latency; above 1 the export is slower."""
+        return self.edge_latency_ms / self.float_latency_ms
+
+    @property
+    def sqnr_db(self) -> float:
+        """The worst output's SQNR in dB."""
+        return min(o.sqnr_db for o in self.outputs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, with the ratios; an infinite SQNR becomes None."""
+        fields = asdict(self)
+        for output in fields["outputs"]:
+            if not math.isfinite(output["sqnr_db"]):
+                output["sqnr_db"] = None
+        return {**fields, "size_ratio": self.size_ratio, "latency_ratio": self.latency_ratio}
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def warnings(self) -> list[str]:
+        """What a careful user should not overlook, one sentence each."""
+        found = []
+        if self.latency_ratio > 1:
+            found.append(
+                f"int8 takes {self.latency_ratio:.2f}x the float model's time here"
+                + (f": {_counted(self.undelegated)} run outside the delegate"
+                   if self.undelegated else "")
+            )  # fmt: skip
+        found += [
+            f"output {o.name!r} keeps only {o.sqnr_db:.1f} dB; check the task's accuracy"
+            for o in self.outputs
+            if o.sqnr_db < LOW_SQNR_DB
+        ]
+        if not self.independent:
+            found.append("the SQNR rests on calibration samples: fewer than 10 were given")
+        return found
+
+    def print(self, console: Console | None = None) -> None:
+        """Writes the report to a terminal, by default standard output."""
+        console = console or Console()
+        console.print(self._summary())
+        if self.float_ops:
+            console.print(_reasons(self.float_ops))
+        for note in self.notes:
+            console.print(f"note: {note}", highlight=False, markup=False)
+        for warning in self.warnings():
+            console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+
+    def text(self) -> str:
+        """The report as plain text."""
+        buffer = io.StringIO()
+        self.print(Console(file=buffer, width=100, color_system=None))
+        return buffer.getvalue()
+
+    def _summary(self) -> Table:
+        table = Table(title=f"edgeq: recipe {self.recipe}, target {self.target}", title_style="bold")
+        for heading in ("", "float", "exported", "ratio"):
+            table.add_column(heading, justify="left" if not heading else "right")
+        table.add_row(
+            "size", _kilobytes(self.float_bytes), _kilobytes(self.edge_bytes),
+            f"{self.size_ratio:.2f}",
+        )  # fmt: skip
+        table.add_row(
+            "latency, 1 thread", f"{self.float_latency_ms:.2f} ms",
+            f"{self.edge_latency_ms:.2f} ms", f"{self.latency_ratio:.2f}",
+        )  # fmt: skip
+        table.add_section()
+        counts = ", ".join(f"{count} {dtype}" for dtype, count in self.op_counts.items())
+        table.add_row("ops", "", counts, "")
+        table.add_row("ops left float", "", str(len(self.float_ops)), "")
+        pieces = f"{self.partitions} partition{'s' if self.partitions != 1 else ''}"
+        table.add_row(
+            "in the XNNPACK delegate", "", f"{self.delegated_ops} of {self.total_ops}, {pieces}", ""
+        )
+        if self.undelegated:
+            table.add_row("outside the delegate", "", _counted(self.undelegated), "")
+        table.add_section()
+        for output in self.outputs:
+            table.add_row(f"SQNR of {output.name}", "", f"{output.sqnr_db:.1f} dB", "")
+        kind = "held-out" if self.independent else "calibration"
+        table.caption = (
+            f"calibrated on {self.calibrated_samples} samples, judged on {self.judged_samples} "
+            f"{kind} samples, run by {self.runtime}, {sum(self.seconds.values()):.1f} s in all"
+        )
+        return table
+
+
+def _kilobytes(count: int) -> str:
+    return f"{count / 1000:,.1f} kB"
+
+
+def _counted(places: tuple[str, ...]) -> str:
+    """Ops by name with their number, for example `20 HARD_SWISH, 1 SOFTMAX`."""
+    names = [place.split(" ", 1)[0] for place in places]
+    return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
+
+
+def _reasons(float_ops: Mapping[str, str]) -> Table:
+    table = Table(title="what stayed float, and why", title_style="bold")
+    table.add_column("op")
+    table.add_column("reason")
+    for place, reason in float_ops.items():
+        table.add_row(place, reason)
+    return table

@@ -1,0 +1,98 @@
+"""`EdgeModel`: what an export returns."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeq.calibrate.run import Calibration
+from edgeq.export.convert import annotated_mlir
+from edgeq.export.plan import Plan
+from edgeq.flatbuffer import parse
+from edgeq.model import FloatModel
+from edgeq.report import Report
+from edgeq.runtime.session import Session
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of the exported file.
+
+    Attributes:
+        name: Name in the signature.
+        shape: Shape, batch included.
+        dtype: numpy dtype name of what the app passes or gets.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class IO:
+    """Inputs and outputs of the exported file, in order."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+@dataclass(frozen=True)
+class EdgeModel:
+    """A verified integer model.
+
+    Attributes:
+        tflite: The .tflite file.
+        float_model: The float model that it was made from and judged by.
+        plan: What became an integer and how.
+        calibration: The ranges that the plan rests on.
+        report: What was measured.
+    """
+
+    tflite: bytes
+    float_model: FloatModel
+    plan: Plan
+    calibration: Calibration
+    report: Report
+
+    @property
+    def io(self) -> IO:
+        """Names, shapes and types of the inputs and outputs."""
+        model = parse(self.tflite)
+        tensors, signature = model.graphs[0].tensors, model.signatures[0]
+
+        def ports(pairs: tuple[tuple[str, int], ...]) -> tuple[Port, ...]:
+            return tuple(Port(name, tensors[i].shape, tensors[i].dtype) for name, i in pairs)
+
+        return IO(ports(signature.inputs), ports(signature.outputs))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the .tflite file, whole or not at all, and returns its path."""
+        return write_whole(path, self.tflite)
+
+    def session(self, delegate: str = "xnnpack", threads: int | None = None) -> Session:
+        """The model loaded on this machine's interpreter."""
+        return Session(self.tflite, delegate, threads)
+
+    def annotated_mlir(self) -> str:
+        """The float model as MLIR with its `quant.fake_quant` composites, constants left out."""
+        return annotated_mlir(self.float_model, self.plan)
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Writes a file under a temporary name beside it and renames it, so that it appears whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    return path

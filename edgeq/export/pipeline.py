@@ -1,0 +1,175 @@
+"""The pipeline, on one page: no other file knows the order of the stages.
+
+load, trace, calibrate, plan, annotate, convert, verify.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+
+from edgeq.calibrate.data import HeldOut, RepDataset, Sample
+from edgeq.calibrate.run import Calibration, Calibrator, input_specs
+from edgeq.errors import ModelError, RecipeError, VerificationError
+from edgeq.export import frontends
+from edgeq.export.convert import check_runs, convert, start_converter
+from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.plan import Plan, make_plan, refuse_quantized
+from edgeq.export.verify import Verified, verify
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+from edgeq.progress import Advance, Progress
+from edgeq.recipe import Recipe, as_recipe
+from edgeq.report import Report
+from edgeq.runtime.backend import load_backend
+
+TARGETS = ("xnnpack",)
+
+
+def export(
+    model: object,
+    rep_dataset: object,
+    *,
+    sample: object = None,
+    recipe: str | os.PathLike[str] | Recipe = "auto",
+    target: str = "xnnpack",
+    min_sqnr_db: float | None = 3.0,
+    threads: int | None = None,
+    progress: bool | None = None,
+) -> EdgeModel:
+    """Turns a float model into a verified int8 .tflite.
+
+    Args:
+        model: `torch.nn.Module`, `torch.export.ExportedProgram`, or the path or bytes of a float
+            .tflite file. It is never changed.
+        rep_dataset: Representative inputs, preprocessed as for the model: an array `(N, ...)`, a
+            dict of such arrays by input name, an iterable or generator function of arrays, tuples
+            or dicts, or a `DataLoader`. Read once, one item at a time. From ten samples on, every
+            tenth (16 at most) is kept back to judge the result by.
+        sample: Input to trace a PyTorch model with; by default the first representative sample.
+        recipe: Preset name, `Recipe`, or path of a recipe's JSON.
+        target: Where the model will run.
+        min_sqnr_db: Lowest SQNR in dB against the float model that an output may have; None
+            accepts any.
+        threads: Threads for calibration; None takes what this process may use.
+        progress: Whether to draw progress bars on standard error; None draws on a terminal.
+
+    Returns:
+        The exported file with its report, plan and calibration.
+
+    Raises:
+        ModelError: The model cannot be read or traced.
+        DataError: The data does not fit the model, or holds NaN or infinite values.
+        RecipeError: The recipe does not fit the model, or the target is unknown.
+        UnsupportedOpError: Ops that the recipe wants in int8 have no such form.
+        ConversionError: The converter refused the model, or died on it.
+        VerificationError: The exported file breaks a promise of its plan.
+        DependencyError: A package that this kind of model needs is missing.
+    """
+    recipe, stages = as_recipe(recipe), Progress.make(progress)
+    _check_target(target)
+    with start_converter() as converter:
+        data = RepDataset(rep_dataset)
+        with stages.stage("trace"):
+            float_model = frontends.trace(model, sample, data, converter)
+            refuse_quantized(float_model)
+        held = HeldOut(data.samples(input_specs(float_model)))
+        with stages.stage("calibrate", data.length) as advance:
+            calibration = _measure(float_model, _watched(held, advance), converter, threads)
+        with stages.stage("plan"):
+            plan = make_plan(float_model, calibration, recipe)
+        with stages.stage("convert"):
+            tflite = convert(converter, float_model, plan)
+            _check_result_runs(converter, tflite, held.samples[0])
+        with stages.stage("verify"):
+            verified = verify(float_model, plan, tflite, held.samples, min_sqnr_db)
+    report = _report(recipe, target, float_model, tflite, calibration, plan, held, verified, stages)
+    return EdgeModel(tflite, float_model, plan, calibration, report)
+
+
+def calibrate(
+    model: object,
+    rep_dataset: object,
+    *,
+    sample: object = None,
+    threads: int | None = None,
+    progress: bool | None = None,
+) -> Calibration:
+    """Measures the range of every tensor of a float model; see `export` for the arguments."""
+    stages = Progress.make(progress)
+    with start_converter() as converter:
+        data = RepDataset(rep_dataset)
+        with stages.stage("trace"):
+            float_model = frontends.trace(model, sample, data, converter)
+        samples = data.samples(input_specs(float_model))
+        with stages.stage("calibrate", data.length) as advance:
+            return _measure(float_model, _watched(samples, advance), converter, threads)
+
+
+def _check_target(target: str) -> None:
+    if target not in TARGETS:
+        raise RecipeError(f"target must be one of {', '.join(TARGETS)}. Received: {target!r}")
+
+
+def _watched(samples: Iterable[Sample], advance: Advance) -> Iterator[Sample]:
+    for sample in samples:
+        yield sample
+        advance()
+
+
+def _measure(
+    model: FloatModel, samples: Iterator[Sample], converter: Worker, threads: int | None
+) -> Calibration:
+    calibrator = Calibrator(model, threads)
+    if model.origin == "tflite":
+        samples = _tried_first(samples, converter, calibrator.instrumented.tflite)
+    return calibrator.run(samples)
+
+
+def _tried_first(samples: Iterator[Sample], converter: Worker, tflite: bytes) -> Iterator[Sample]:
+    """Runs the first sample in the child: a file from outside may kill the process it runs in."""
+    for index, sample in enumerate(samples):
+        if index == 0:
+            check_runs(converter, tflite, sample, "the float model")
+        yield sample
+
+
+def _check_result_runs(converter: Worker, tflite: bytes, sample: Sample) -> None:
+    try:
+        check_runs(converter, tflite, sample, "the exported model")
+    except ModelError as error:
+        raise VerificationError(str(error)) from None
+
+
+def _report(
+    recipe: Recipe,
+    target: str,
+    model: FloatModel,
+    tflite: bytes,
+    calibration: Calibration,
+    plan: Plan,
+    held: HeldOut,
+    verified: Verified,
+    stages: Progress,
+) -> Report:
+    return Report(
+        recipe=recipe.name,
+        target=target,
+        runtime=load_backend().describe(),
+        float_bytes=len(model.tflite),
+        edge_bytes=len(tflite),
+        op_counts=verified.op_counts,
+        outputs=verified.outputs,
+        judged_samples=len(held.samples),
+        independent=held.independent,
+        calibrated_samples=calibration.samples,
+        delegated_ops=verified.delegated_ops,
+        total_ops=verified.total_ops,
+        partitions=verified.partitions,
+        undelegated=verified.undelegated,
+        float_latency_ms=verified.latency["float"].median_ms,
+        edge_latency_ms=verified.latency["edge"].median_ms,
+        float_ops={model.where(model.graph.operators[i]): why for i, why in plan.float_ops.items()},
+        notes=model.notes,
+        seconds=dict(stages.seconds),
+    )

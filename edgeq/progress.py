@@ -1,0 +1,63 @@
+"""Progress of long work: bars on a terminal, silence elsewhere. Knows nothing of what is done."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+Advance = Callable[[], None]
+
+
+@dataclass
+class Progress:
+    """Stages of one piece of work, shown as they run and timed.
+
+    Attributes:
+        visible: Whether bars are drawn on standard error.
+        seconds: Wall time of each finished stage, by title.
+    """
+
+    visible: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, shown: bool | None) -> Progress:
+        """Bars if asked for; None draws them where standard error is a terminal."""
+        return cls(sys.stderr.isatty() if shown is None else shown)
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
+        """One stage; the function it yields is called for each of `total` steps done."""
+        start = time.perf_counter()
+        with _bar(title, total) if self.visible else contextlib.nullcontext(_nothing) as advance:
+            yield advance
+        self.seconds[title] = self.seconds.get(title, 0.0) + time.perf_counter() - start
+
+
+def _nothing() -> None:
+    """An advance that nobody watches."""
+
+
+@contextlib.contextmanager
+def _bar(title: str, total: int | None) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as Bars
+    from rich.progress import TimeElapsedColumn
+
+    columns = [
+        SpinnerColumn(finished_text="[green]✓[/green]"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+    ]
+    if total:
+        columns.insert(3, MofNCompleteColumn())
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(f"{title:<10}", total=total)
+        yield lambda: bars.advance(task)
+        done = bars.tasks[0].completed or 1
+        bars.update(task, total=done, completed=done)
