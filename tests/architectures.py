@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from itertools import pairwise
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-FloatArray = npt.NDArray[np.float32]
-Activation = Callable[[], nn.Module]
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+Activation: TypeAlias = Callable[[], nn.Module]
 
 
 class Build(Protocol):
@@ -215,7 +216,7 @@ def mobilenet_v2(num_classes: int = 100) -> nn.Module:
 
 
 # Kernel, expanded, outputs, squeeze-excite, hard swish, stride.
-MobileNetV3Stages = list[tuple[int, int, int, bool, bool, int]]
+MobileNetV3Stages: TypeAlias = list[tuple[int, int, int, bool, bool, int]]
 
 MOBILENET_V3_LARGE: MobileNetV3Stages = [
     (3, 16, 16, False, False, 1),
@@ -734,7 +735,7 @@ class UNet(nn.Module):
         self, num_classes: int = 100, widths: tuple[int, ...] = (32, 64, 128, 256)
     ) -> None:
         super().__init__()
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.stem = _double_conv(3, widths[0])
         self.down = nn.ModuleList(
             nn.Sequential(nn.MaxPool2d(2), _double_conv(narrow, wide)) for narrow, wide in pairs
@@ -871,23 +872,23 @@ def samples(architecture: Architecture, count: int, seed: int = 0) -> FloatArray
 #
 # Plain random networks are chaotic: a small difference between two inputs grows from layer to
 # layer until nothing of the input is left.  Trained networks are not, and rounding to eight bits
-# would swamp a model that was.  Two of their properties keep the weights below from it: most of
-# each kernel is smooth in space, and most inputs of the rectifiers are positive.
+# would swamp a model that was.  Two measures tame the weights below: most of each kernel is smooth
+# in space, and most inputs of the rectifiers are positive.
 
 _SMOOTH_SHARE = 0.9
 _POSITIVE_SHIFT = 0.7
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
-Weighted = nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+BatchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d
+Weighted: TypeAlias = nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
 def _fan_in(layer: Weighted) -> float:
     """Number of products summed into one output value."""
     if isinstance(layer, nn.ConvTranspose2d):
-        return layer.weight[:, 0].numel() / math.prod(layer.stride)
-    return layer.weight[0].numel()
+        return float(layer.weight[:, 0].numel() / math.prod(layer.stride))
+    return float(layer.weight[0].numel())
 
 
 def _smooth_kernels(weight: Tensor) -> None:
@@ -920,7 +921,8 @@ def _initialise(model: nn.Module) -> None:
 
 def _standardise(mean: float, layer: nn.Module, _: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
     """Gives each channel of `layer` a new mean and spread, as a folded normalisation would."""
-    assert isinstance(layer, _WEIGHTED) and layer.bias is not None
+    assert isinstance(layer, _WEIGHTED)
+    assert layer.bias is not None
     channel_axis = outputs.ndim - 1 if isinstance(layer, nn.Linear) else 1
     outputs = outputs.movedim(channel_axis, -1)
     values = outputs.flatten(0, -2)
@@ -977,7 +979,8 @@ def _calibrate(model: nn.Module, batch: Tensor) -> None:
         model(batch)
     for norm in norms:
         mean, variance = norm.running_mean, norm.running_var
-        assert mean is not None and variance is not None
+        assert mean is not None
+        assert variance is not None
         mean += 0.05 * variance.sqrt() * torch.randn_like(mean)
         variance *= torch.empty_like(variance).uniform_(0.9, 1.1)
 

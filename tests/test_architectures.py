@@ -29,7 +29,7 @@ PUBLISHED_PARAMETERS = {
     "squeezenet1_1": 1.235,
     "shufflenet_v2": 2.28,
 }
-SMALL = ["mobilenet_v3_small", "mobileone_s0", "unet", "audio_net", "mlp"]
+SMALL = ["mobilenet_v3_small", "mobileone_s0", "shufflenet_v2", "audio_net", "mlp"]
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
@@ -39,40 +39,45 @@ def _model(name: str) -> nn.Module:
     return perturbed(ARCHITECTURES[name])
 
 
-def _inputs(name: str, count: int = 8) -> Tensor:
+@cache
+def _inputs(name: str) -> Tensor:
     """Inputs that the weights were not fitted to."""
-    return torch.from_numpy(samples(ARCHITECTURES[name], count, seed=100))
+    return torch.from_numpy(samples(ARCHITECTURES[name], 6, seed=100))
 
 
-@torch.no_grad()
-def _outputs(name: str, inputs: Tensor) -> Tensor:
-    outputs: Tensor = _model(name)(inputs)
+def _run(name: str, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        outputs: Tensor = _model(name)(inputs)
     return outputs
+
+
+@cache
+def _outputs(name: str) -> Tensor:
+    return _run(name, _inputs(name))
 
 
 @every_architecture
 def test_outputs_have_the_expected_shape_and_are_finite(name: str) -> None:
-    inputs = _inputs(name)
-    outputs = _outputs(name, inputs)
-    positions = inputs.shape[2:] if name == "unet" else ()
-    assert outputs.shape == (8, 100, *positions)
+    outputs = _outputs(name)
+    positions = (64, 64) if name == "unet" else ()
+    assert outputs.shape == (6, 100, *positions)
     assert outputs.isfinite().all()
 
 
 @every_architecture
 def test_outputs_differ_between_inputs(name: str) -> None:
-    outputs = _outputs(name, _inputs(name))
+    outputs = _outputs(name)
     spread = outputs.std(dim=0).mean() / outputs.square().mean().sqrt()
     assert spread > 0.4
-    assert len(outputs.argmax(dim=1).unique()) > 1
+    assert len(set(outputs.argmax(dim=1).flatten().tolist())) > 1
 
 
 @every_architecture
 def test_outputs_keep_similar_inputs_together(name: str) -> None:
     inputs = _inputs(name)
     noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0))
-    outputs = _outputs(name, inputs)
-    change = _outputs(name, inputs + 0.01 * noise) - outputs
+    outputs = _outputs(name)
+    change = _run(name, inputs + 0.01 * noise) - outputs
     assert change.std() < 0.1 * (outputs - outputs.mean(dim=0)).std()
 
 
@@ -87,7 +92,7 @@ def test_activations_neither_vanish_nor_explode(name: str) -> None:
         module.register_forward_hook(lambda _, __, outputs, path=path: record(path, outputs))
         for path, module in _model(name).named_modules()
     ]
-    _outputs(name, _inputs(name))
+    _run(name, _inputs(name))
     for handle in handles:
         handle.remove()
     assert min(spreads.values()) > 0.01
@@ -105,7 +110,7 @@ def test_models_depend_on_the_seed_only(name: str) -> None:
         assert torch.equal(value, again[key]), key
     other = perturbed(architecture, seed=1)
     with torch.no_grad():
-        assert not torch.allclose(other(_inputs(name)), _outputs(name, _inputs(name)))
+        assert not torch.allclose(other(_inputs(name)), _outputs(name))
 
 
 @pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)

@@ -1,0 +1,69 @@
+"""Owns the demo's one run: export the bundled classifier and count its accuracy before and after."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from edgeq import demo
+from edgeq.export.edgemodel import EdgeModel, write_whole
+from edgeq.export.pipeline import export
+from edgeq.runtime.session import Session
+
+
+def run_demo(output: Path) -> EdgeModel:
+    """Exports the demo model, prints what came of it and leaves the results in `output`.
+
+    Args:
+        output: Folder for `model.tflite`, `report.json` and `report.txt`; made if need be.
+    """
+    console = Console()
+    data = demo.load_data()
+    model, what = _model()
+    console.print(
+        f"Exporting a Fashion-MNIST classifier ({what}), calibrated on "
+        f"{len(data.calibration)} training images",
+        highlight=False,
+    )
+    made = export(model, data.calibration)
+    made.save(output / "model.tflite")
+    write_whole(output / "report.json", made.report.to_json().encode())
+    write_whole(output / "report.txt", made.report.text().encode())
+    made.report.print(console)
+    console.print(_accuracy_table(made, data))
+    console.print(f"wrote {output}/model.tflite, report.txt and report.json", highlight=False)
+    return made
+
+
+def _model() -> tuple[Any, str]:
+    if importlib.util.find_spec("litert_torch") is None:
+        return demo.float_model_path(), "its float .tflite, as PyTorch is not installed"
+    from edgeq.demo.network import load_network
+
+    return load_network(), "PyTorch nn.Module"
+
+
+def model_accuracy(tflite: bytes, data: demo.DemoData) -> float:
+    """Share of the bundled test images that a .tflite of the demo model gets right."""
+    logits = []
+    with Session(tflite) as session:
+        for image in data.test:
+            session.invoke((image[np.newaxis],))
+            logits.append(session.outputs()[0])
+    return demo.accuracy(np.concatenate(logits), data.labels)
+
+
+def _accuracy_table(made: EdgeModel, data: demo.DemoData) -> Table:
+    before = model_accuracy(made.float_model.tflite, data)
+    after = model_accuracy(made.tflite, data)
+    table = Table(title=f"accuracy on {len(data.labels)} test images", title_style="bold")
+    for heading in ("float", "int8", "difference"):
+        table.add_column(heading, justify="right")
+    difference = f"{(after - before) * 100:+.1f} points"
+    table.add_row(f"{before:.1%}", f"{after:.1%}", difference)
+    return table
