@@ -1,7 +1,7 @@
 """The view of a .tflite file: tensors, ops, constants and signatures as plain values.
 
 Pure Python: a damaged file ends in a `ModelError`, never in a dead process. The only module that
-touches the generated flatbuffer schema. Knows nothing of MLIR, of runtimes or of quantization rules.
+touches the generated flatbuffer schema. Knows nothing of MLIR, runtimes or quantization rules.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from typing import Any
 import flatbuffers
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert import schema_py_generated
 
 from edgeq.errors import ModelError
 from edgeq.qtypes import DType, QParams
+
+schema = schema_py_generated
+"""The generated schema, for those who build or edit object trees."""
 
 IDENTIFIER = b"TFL3"
 TENSOR_BYTES_MAX = 1 << 32

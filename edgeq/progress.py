@@ -44,9 +44,14 @@ def _nothing() -> None:
 @contextlib.contextmanager
 def _bar(title: str, total: int | None) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
     from rich.progress import Progress as Bars
-    from rich.progress import TimeElapsedColumn
 
     columns = [
         SpinnerColumn(finished_text="[green]✓[/green]"),

@@ -74,7 +74,9 @@ class QParams:
             raise ValueError(f"scales must be finite and > 0. Received: {bad[0]}")
         low, high = self.dtype.limits(self.narrow_range)
         if any(not low <= z <= high for z in self.zero_point):
-            raise ValueError(f"zero points must lie in [{low}, {high}]. Received: {self.zero_point}")
+            raise ValueError(
+                f"zero points must lie in [{low}, {high}]. Received: {self.zero_point}"
+            )
 
     def range(self) -> tuple[float, float]:
         """The real numbers that a per-tensor type can hold, as `(lowest, highest)`."""

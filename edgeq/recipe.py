@@ -94,7 +94,8 @@ class Recipe:
         if not isinstance(fields.get("rules", []), list):
             raise RecipeError(f"'rules' must be a list. Received: {fields['rules']!r}")
         fields["rules"] = tuple(_from_fields(Rule, rule) for rule in fields.get("rules", ()))
-        return _from_fields(cls, fields)
+        recipe: Recipe = _from_fields(cls, fields)
+        return recipe
 
 
 def _from_fields(kind: type[Any], fields: object) -> Any:

@@ -96,10 +96,9 @@ class RepDataset:
                 _as_input(value, spec, index)
                 for value, spec in zip(_select(item, inputs, index), inputs, strict=True)
             )
-            for sample, rest in _split(arrays, rest, inputs, index):
-                if sample is not None:
-                    found = True
-                    yield sample
+            whole, rest = _split(arrays, rest, inputs, index)
+            found = found or bool(whole)
+            yield from whole
         if not found:
             raise DataError(
                 f"the representative data has fewer rows than the model's batch of "
@@ -241,11 +240,14 @@ def _cast(array: Array, wanted: np.dtype[Any], where: str) -> Array:
 
 def _split(
     arrays: Sample, rest: Sample | None, inputs: tuple[InputSpec, ...], index: int
-) -> Iterator[tuple[Sample | None, Sample | None]]:
-    """Cuts an item into samples of the model's batch: `(sample or None, rows left over)`."""
+) -> tuple[list[Sample], Sample | None]:
+    """Cuts an item, and rows left from the one before, into the model's batch.
+
+    Returns:
+        The whole samples, and the rows that are left over.
+    """
     if all(a.shape == spec.shape for a, spec in zip(arrays, inputs, strict=True)):
-        yield arrays, rest
-        return
+        return [arrays], rest
     rows = {a.shape[0] for a in arrays}
     batches = {spec.shape[0] for spec in inputs}
     if len(rows) != 1 or len(batches) != 1:
@@ -257,12 +259,12 @@ def _split(
     if rest is not None:
         arrays = tuple(np.concatenate(pair) for pair in zip(rest, arrays, strict=True))
     count, batch = arrays[0].shape[0], batches.pop()
-    whole = count - count % batch
-    left = tuple(a[whole:] for a in arrays) if count % batch else None
-    for start in range(0, whole, batch):
-        yield tuple(np.ascontiguousarray(a[start : start + batch]) for a in arrays), left
-    if not whole:
-        yield None, left
+    end = count - count % batch
+    whole = [
+        tuple(np.ascontiguousarray(a[start : start + batch]) for a in arrays)
+        for start in range(0, end, batch)
+    ]
+    return whole, tuple(a[end:] for a in arrays) if end < count else None
 
 
 class HeldOut:

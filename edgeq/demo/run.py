@@ -1,4 +1,4 @@
-"""Owns the demo's one run: export the bundled classifier and count its accuracy before and after."""
+"""Owns the demo's one run: exports the bundled classifier, counts accuracy before and after."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from edgeq.flatbuffer import Graph
 from edgeq.mlir import GRAPH_INPUT, Annotation
 
 
-def annotations(graph: Graph, plan: Plan) -> tuple[Annotation, ...]:
+def annotate(graph: Graph, plan: Plan) -> tuple[Annotation, ...]:
     """Where each composite goes, in a fixed order."""
     places = {tensor: (GRAPH_INPUT, slot) for slot, tensor in enumerate(graph.inputs)}
     for op in graph.operators:

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeq.calibrate.data import Sample
 from edgeq.errors import ConversionError, DependencyError, ModelError
-from edgeq.export.annotate import annotations
+from edgeq.export.annotate import annotate
 from edgeq.export.plan import Plan
 from edgeq.flatbuffer import pack, unpack
 from edgeq.isolation import JobCrashed, JobFailed, Worker
@@ -54,7 +54,7 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
         ConversionError: The converter refused the model, or died on it; the message names the
             layer and op that it stopped at, found by halving the plan if need be.
     """
-    marks = annotations(model.graph, plan)
+    marks = annotate(model.graph, plan)
     try:
         return pack(unpack(worker.call("edgeq.mlir:quantize", model.tflite, marks)))
     except (JobCrashed, JobFailed) as error:
@@ -69,7 +69,7 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
 def annotated_mlir(model: FloatModel, plan: Plan) -> str:
     """The annotated module as text, large constants left out."""
     with start_converter() as worker:
-        marks = annotations(model.graph, plan)
+        marks = annotate(model.graph, plan)
         job = "edgeq.mlir:annotated_text"
         return str(_call(worker, "writing the annotated model", job, model.tflite, marks))
 

@@ -85,7 +85,9 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
     """Writes a file under a temporary name beside it and renames it, so that it appears whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
         temporary = Path(file.name)
         try:
             file.write(content)

@@ -61,7 +61,9 @@ def _fields(qparams: QParams) -> dict[str, object]:
     return {
         "dtype": qparams.dtype.numpy_name,
         "scale": list(qparams.scale),
-        "zero_point": list(qparams.zero_point[:1] if qparams.axis is not None else qparams.zero_point),
+        "zero_point": list(
+            qparams.zero_point[:1] if qparams.axis is not None else qparams.zero_point
+        ),
         "quantization_dimension": qparams.axis,
         "narrow_range": qparams.narrow_range,
     }

@@ -172,7 +172,7 @@ class _Exported:
         found = tensor.qparams
         if found is None or found.dtype is not planned.dtype or found.axis != planned.axis or (
             found.zero_point != planned.zero_point
-            or not np.array_equal(np.float32(found.scale), np.float32(planned.scale))
+            or found.scale != planned.scale
         ):  # fmt: skip
             shown = "nothing" if found is None else found.describe()
             raise VerificationError(

@@ -144,7 +144,9 @@ class Report:
         return buffer.getvalue()
 
     def _summary(self) -> Table:
-        table = Table(title=f"edgeq: recipe {self.recipe}, target {self.target}", title_style="bold")
+        table = Table(
+            title=f"edgeq: recipe {self.recipe}, target {self.target}", title_style="bold"
+        )
         for heading in ("", "float", "exported", "ratio"):
             table.add_column(heading, justify="left" if not heading else "right")
         table.add_row(

@@ -206,7 +206,10 @@ def _signature_names(interpreter: Any) -> dict[str, dict[int, str]]:
 
 
 def _walk_back(
-    ops: Sequence[Mapping[str, Any]], producer: Mapping[int, int], tensors: list[int], stop: set[int]
+    ops: Sequence[Mapping[str, Any]],
+    producer: Mapping[int, int],
+    tensors: list[int],
+    stop: set[int],
 ) -> set[int]:
     """Ops that lead to `tensors`, not going past the tensors in `stop`."""
     found: set[int] = set()
@@ -220,6 +223,6 @@ def _walk_back(
 
 
 def smoke_run(tflite: bytes, sample: Sequence[Array]) -> None:
-    """Job: loads a model and runs one sample, so that a model which kills its host kills a child."""
+    """Job: loads a model and runs one sample; a model that kills its host kills a child here."""
     with Session(tflite, threads=1) as session:
         session.invoke(sample)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from edgeq.errors import ModelError
 from edgeq.export.convert import check_imports
-from edgeq.flatbuffer import parse
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel
 
