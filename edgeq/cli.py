@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,9 +18,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
+from edgeq.export.edgemodel import write_whole
 from edgeq.flatbuffer import parse
 
 app = typer.Typer(
@@ -39,7 +44,9 @@ def _errors_as_sentences() -> Iterator[None]:
     try:
         yield
     except EdgeqError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False)
+        Console(stderr=True).print(
+            f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
         raise typer.Exit(1 if isinstance(error, VerificationError) else 2) from None
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; nothing was written", style="yellow")
@@ -49,6 +56,8 @@ def _errors_as_sentences() -> Iterator[None]:
 def _load_function(text: str, what: type[EdgeqError]) -> Any:
     """The object that `module:name` names, found also in the working directory."""
     module, _, name = text.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise what(f"{text!r} must be module:function, for example my_package.net:build")
     sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module), name)
@@ -78,10 +87,40 @@ def _load_data(text: str) -> Any:
     if path.suffix not in (".npy", ".npz"):
         raise DataError(f"--data takes .npy, .npz or module:function. Received: {text!r}")
     try:
-        loaded = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
-        return loaded if path.suffix == ".npy" else {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
+        return _mapped(path) if path.suffix == ".npy" else _unzipped(path)
+    except OSError as error:
+        raise DataError(f"cannot read the data {text}: {error.strerror or error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"cannot read the data {text}: {error}") from None
+
+
+def _mapped(path: Path) -> Any:
+    """The array of a .npy file, read from disk as it is used."""
+    return np.lib.format.open_memmap(path, mode="r")
+
+
+def _unzipped(path: Path) -> dict[str, Any]:
+    """The arrays of a .npz file; `np.load` alone would take a file that is no zip for a pickle."""
+    with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _check_writable(path: Path, overwrite: bool) -> None:
+    """Raises an `EdgeqError` before the long work for a file that could not be written after it."""
+    if path.is_dir():
+        raise EdgeqError(f"{path} is a folder; name the file to write")
+    if path.exists() and not overwrite:
+        raise EdgeqError(f"{path} exists; pass --overwrite to replace it")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise EdgeqError(f"cannot write {path}: {folder} is not a folder that may be written to")
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise EdgeqError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 @app.command(
@@ -95,28 +134,29 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the .tflite.")],
     recipe: Annotated[str, typer.Option(help="Preset name or recipe .json.")] = "auto",
     target: Annotated[str, typer.Option(help="Where the model will run.")] = "xnnpack",
-    min_sqnr: Annotated[float, typer.Option(help="Lowest SQNR in dB an output may have.")] = 3.0,
+    min_sqnr: Annotated[
+        float, typer.Option(help="Lowest SQNR in dB an output may have; -inf accepts any.")
+    ] = 3.0,
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads for calibration.", min=1)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
 ) -> None:
     """Exports a model to int8, verifies it, and prints what was measured."""
-    from edgeq.export.edgemodel import write_whole
     from edgeq.export.pipeline import export as run
 
     with _errors_as_sentences():
         for path in (output, report):
-            if path is not None and path.exists() and not overwrite:
-                raise ModelError(f"{path} exists; pass --overwrite to replace it")
+            if path is not None:
+                _check_writable(path, overwrite)
         made = run(
             _load_model(model), _load_data(data), recipe=recipe, target=target,
             min_sqnr_db=min_sqnr, threads=threads,
         )  # fmt: skip
-        made.save(output)
+        _write(output, made.tflite)
         if report is not None:
-            write_whole(report, made.report.to_json().encode())
+            _write(report, made.report.to_json().encode())
         made.report.print()
-        Console().print(f"wrote {output}", highlight=False)
+        Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example:\n\nedgeq inspect model_int8.tflite")
@@ -136,13 +176,13 @@ def inspect(
 def _graph_table(graph: Any) -> Table:
     table = Table(title=f"{len(graph.operators)} ops", title_style="bold")
     for heading in ("#", "op", "output", "shape", "stored as"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for op in graph.operators:
         for index in op.outputs:
             tensor = graph.tensors[index]
             stored = tensor.qparams.describe() if tensor.qparams else tensor.dtype
             shape = "x".join(map(str, tensor.shape))
-            table.add_row(str(op.index), op.name, tensor.name, shape, stored)
+            table.add_row(str(op.index), escape(op.name), escape(tensor.name), shape, stored)
     return table
 
 
@@ -160,6 +200,7 @@ def demo(
     from edgeq.demo.run import run_demo
 
     with _errors_as_sentences():
+        _check_writable(output / "model.tflite", overwrite=True)
         run_demo(output)
 
 

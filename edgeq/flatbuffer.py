@@ -7,6 +7,7 @@ touches the generated flatbuffer schema. Knows nothing of MLIR, runtimes or quan
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import struct
 from collections.abc import Callable, Iterator
@@ -227,6 +228,8 @@ def _model(tree: Any, size: int) -> Model:
     graphs = tuple(_graph(tree, codes, index) for index in range(len(_list(tree.subgraphs))))
     if not graphs:
         raise _damaged("it has no graph")
+    if not graphs[0].outputs:
+        raise _damaged("its main graph has no output")
     signatures = tuple(_signature(entry, graphs) for entry in _list(tree.signatureDefs))
     return Model(graphs, signatures, size)
 
@@ -250,8 +253,18 @@ def _graph(tree: Any, codes: list[tuple[str, int]], index: int) -> Graph:
     inputs = _indices(entry.inputs, len(tensors), f"graph {index}")
     outputs = _indices(entry.outputs, len(tensors), f"graph {index}")
     graph = Graph(index, tensors, operators, inputs, outputs)
+    _check_inputs(graph)
     _check_order(graph)
     return graph
+
+
+def _check_inputs(graph: Graph) -> None:
+    """What is fed must be fed once, and must not be in the file."""
+    for tensor in graph.inputs:
+        if graph.inputs.count(tensor) > 1:
+            raise _damaged(f"tensor {tensor} is two inputs at once")
+        if graph.tensors[tensor].is_constant:
+            raise _damaged(f"input tensor {tensor} is a constant")
 
 
 def _check_order(graph: Graph) -> None:
@@ -323,7 +336,7 @@ def _qparams(entry: Any, dtype: str, shape: tuple[int, ...]) -> QParams | None:
     zeros = _list(entry.zeroPoint)
     zero_point = tuple(int(z) for z in zeros) if len(zeros) == len(scale) else (0,) * len(scale)
     axis = int(entry.quantizedDimension) if len(scale) > 1 else None
-    if axis is not None and (axis >= len(shape) or shape[axis] != len(scale)):
+    if axis is not None and (not 0 <= axis < len(shape) or shape[axis] != len(scale)):
         raise _damaged(f"{len(scale)} scales along axis {axis} of a tensor of shape {shape}")
     return QParams(types[dtype], scale, zero_point, axis)
 
@@ -343,18 +356,23 @@ def _operator(entry: Any, codes: list[tuple[str, int]], index: int, tensors: int
 def _signature(entry: Any, graphs: tuple[Graph, ...]) -> Signature:
     if not 0 <= entry.subgraphIndex < len(graphs):
         raise _damaged(f"a signature names graph {entry.subgraphIndex} of {len(graphs)}")
-    count = len(graphs[entry.subgraphIndex].tensors)
+    graph, key = graphs[entry.subgraphIndex], _text(entry.signatureKey)
+    inputs = _signature_side(entry.inputs, graph.inputs, f"the inputs of signature {key!r}")
+    outputs = _signature_side(entry.outputs, graph.outputs, f"the outputs of signature {key!r}")
+    return Signature(key, graph.index, inputs, outputs)
 
-    def named(maps: Any) -> tuple[tuple[str, int], ...]:
-        where = f"signature {_text(entry.signatureKey)!r}"
-        pairs = [(_text(m.name), int(m.tensorIndex)) for m in _list(maps)]
-        _indices([index for _, index in pairs], count, where)
-        return tuple(pairs)
 
-    return Signature(
-        _text(entry.signatureKey), int(entry.subgraphIndex),
-        named(entry.inputs), named(entry.outputs),
-    )  # fmt: skip
+def _signature_side(maps: Any, tensors: tuple[int, ...], what: str) -> tuple[tuple[str, int], ...]:
+    """One side of a signature: a name of its own for each of `tensors`."""
+    pairs = tuple((_text(m.name), int(m.tensorIndex)) for m in _list(maps))
+    if {tensor for _, tensor in pairs} != set(tensors):
+        raise _damaged(
+            f"{what} are the tensors {sorted({t for _, t in pairs})}, "
+            f"those of its graph are {sorted(set(tensors))}"
+        )
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise _damaged(f"{what} share a name")
+    return pairs
 
 
 def _indices(values: Any, count: int, where: str, optional: bool = False) -> tuple[int, ...]:
@@ -371,7 +389,59 @@ def _list(values: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else value.decode("utf-8", "replace")
+    if value is None:
+        return ""
+    try:
+        return str(value.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise _damaged(f"the name {value[:40]!r} is not UTF-8") from None
+
+
+def completed(data: bytes) -> bytes:
+    """The same file with what later stages count on: a name for each tensor, and a signature.
+
+    Both are optional in the format. Every tensor of the main graph gets a name of its own, and a
+    file without a signature one that is made from those names.
+    """
+    model, tree = parse(data), unpack(data)
+    graph = model.graphs[0]
+    names = _distinct([tensor.name for tensor in graph.tensors])
+    if model.signatures and names == [tensor.name for tensor in graph.tensors]:
+        return data
+    for name, tensor in zip(names, tree.subgraphs[0].tensors, strict=True):
+        tensor.name = name.encode()
+    if not model.signatures:
+        tree.signatureDefs = [_made_signature(graph, names)]
+    return pack(tree)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names, with a number behind each that is empty or was there before."""
+    taken, found = set(names), set[str]()
+    result = []
+    for index, name in enumerate(names):
+        if not name or name in found:
+            numbered = (f"{name or 'tensor'}#{number}" for number in itertools.count(index))
+            name = next(candidate for candidate in numbered if candidate not in taken)
+        taken.add(name)
+        found.add(name)
+        result.append(name)
+    return result
+
+
+def _made_signature(graph: Graph, names: list[str]) -> Any:
+    def maps(tensors: tuple[int, ...]) -> list[Any]:
+        found = []
+        for tensor in dict.fromkeys(tensors):
+            entry = schema.TensorMapT()
+            entry.name, entry.tensorIndex = names[tensor].encode(), tensor
+            found.append(entry)
+        return found
+
+    signature = schema.SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = b"serving_default", graph.index
+    signature.inputs, signature.outputs = maps(graph.inputs), maps(graph.outputs)
+    return signature
 
 
 def rename_tensors(data: bytes, rename: Callable[[int, str], str]) -> bytes:

@@ -6,14 +6,17 @@ nothing of what the jobs do.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +24,9 @@ from edgeq.errors import EdgeqError
 
 STDERR_KEPT = 4000
 """Characters of a dead child's error output that are kept for the message."""
+
+MEMORY_USED = Path("/proc/self/statm")
+"""Where Linux tells how much a process holds; elsewhere a job's memory is not limited."""
 
 
 class JobCrashed(Exception):
@@ -90,13 +96,20 @@ class Worker:
         self._process.wait()
         self._stderr.close()
 
-    def call(self, job: str, *arguments: object, timeout_s: float = 600.0) -> Any:
+    def call(
+        self,
+        job: str,
+        *arguments: object,
+        timeout_s: float = 600.0,
+        memory_bytes: int | None = None,
+    ) -> Any:
         """Runs a job in the child and returns its result.
 
         Args:
             job: `"module:function"`.
             *arguments: Picklable arguments.
             timeout_s: After this many seconds the child is killed.
+            memory_bytes: Most memory that the job may take, on Linux; None is what the machine has.
 
         Raises:
             JobCrashed: The child died or ran out of time. The next call starts a new child.
@@ -105,12 +118,12 @@ class Worker:
         """
         start = self._stderr.seek(0, os.SEEK_END)
         try:
-            self._jobs.send((job, arguments))
+            self._jobs.send((job, arguments, memory_bytes or _machine_memory()))
             if not self._results.poll(timeout_s):
                 self._process.kill()
                 raise self._crashed(f"took longer than {timeout_s:.0f} s and was stopped", start)
             succeeded, result = self._results.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             raise self._crashed(self._death(), start) from None
         if succeeded:
             return result
@@ -131,14 +144,38 @@ class Worker:
         return error
 
     def _printed(self, start: int) -> str:
-        self._stderr.seek(start)
-        return self._stderr.read().decode("utf-8", "replace")[-STDERR_KEPT:].strip()
+        end = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(start, end - STDERR_KEPT))
+        return self._stderr.read().decode("utf-8", "replace").strip()
 
 
 def _child_environment() -> dict[str, str]:
     """The parent's environment, with its import path: the child must find the same edgeq."""
     paths = [path for path in sys.path if path]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _machine_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def _limited_memory(count: int) -> Iterator[None]:
+    """Lets this process take `count` more bytes than it holds now, where the system can do that.
+
+    Without a limit, a job that asks for more than there is may have the system end other processes.
+    """
+    if not MEMORY_USED.exists():
+        yield
+        return
+    held = int(MEMORY_USED.read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")
+    before, most = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = held + count if most == resource.RLIM_INFINITY else min(held + count, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, most))
 
 
 def _run(job: str, arguments: tuple[object, ...]) -> tuple[bool, Any]:
@@ -158,10 +195,12 @@ def _serve(job_descriptor: int, result_descriptor: int, preload: Sequence[str]) 
         importlib.import_module(module)
     while True:
         try:
-            job, arguments = jobs.recv()
+            job, arguments, memory_bytes = jobs.recv()
         except EOFError:
             return
-        results.send(_run(job, arguments))
+        with _limited_memory(memory_bytes):
+            result = _run(job, arguments)
+        results.send(result)
 
 
 if __name__ == "__main__":

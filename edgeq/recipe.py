@@ -41,6 +41,8 @@ class Rule:
     reason: str = ""
 
     def __post_init__(self) -> None:
+        _check_text(self, "layer", "op", "reason")
+        _check_mode(self, "mode")
         try:
             re.compile(self.layer)
         except re.error as error:
@@ -71,6 +73,16 @@ class Recipe:
     name: str = "int8"
     rules: tuple[Rule, ...] = ()
     default: Mode = Mode.STATIC_INT8
+
+    def __post_init__(self) -> None:
+        _check_text(self, "name")
+        _check_mode(self, "default")
+        if not isinstance(self.rules, tuple | list):
+            raise RecipeError(f"Recipe.rules must be a tuple of Rule. Received: {self.rules!r}")
+        wrong = [rule for rule in self.rules if not isinstance(rule, Rule)]
+        if wrong:
+            raise RecipeError(f"Recipe.rules must hold Rule values. Received: {wrong[0]!r}")
+        object.__setattr__(self, "rules", tuple(self.rules))
 
     def to_json(self) -> str:
         """The recipe as JSON text that `from_json` reads back."""
@@ -111,10 +123,23 @@ def _from_fields(kind: type[Any], fields: object) -> Any:
     values = dict(fields)
     for name in {"mode", "default"} & set(values):
         values[name] = _mode(values[name])
-    for name, value in values.items():
-        if isinstance(known[name].default, str) and not isinstance(value, str):
-            raise RecipeError(f"{name!r} of a {kind.__name__.lower()} is text. Received: {value!r}")
     return kind(**values)
+
+
+def _check_text(owner: Rule | Recipe, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if not isinstance(value, str):
+            raise RecipeError(f"{type(owner).__name__}.{name} must be text. Received: {value!r}")
+
+
+def _check_mode(owner: Rule | Recipe, name: str) -> None:
+    value = getattr(owner, name)
+    if not isinstance(value, Mode):
+        raise RecipeError(
+            f"{type(owner).__name__}.{name} must be a Mode, for example Mode.FLOAT. "
+            f"Received: {value!r}"
+        )
 
 
 def _mode(value: object) -> Mode:
@@ -148,7 +173,7 @@ def as_recipe(recipe: str | os.PathLike[str] | Recipe) -> Recipe:
             f"Received: {type(recipe).__name__}"
         )
     try:
-        return Recipe.from_json(Path(recipe).read_text())
+        return Recipe.from_json(Path(recipe).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
             f"recipe {str(recipe)!r} is neither a preset ({', '.join(PRESETS)}) "

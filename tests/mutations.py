@@ -197,9 +197,7 @@ def rearranger() -> bytes:
         options="Slice",
     )  # fmt: skip
     deep = b.op("SPACE_TO_DEPTH", part, (1, 1, 2, 16), options="SpaceToDepth", blockSize=2)
-    mean = b.op(
-        "MEAN", [*deep, b.constant([1, 2])], (1, 16), options="Reducer", keepDims=False
-    )
+    mean = b.op("MEAN", [*deep, b.constant([1, 2])], (1, 16), options="Reducer", keepDims=False)
     weight = b.constant(_weights(6, 16), "float32")
     scores = b.op("FULLY_CONNECTED", [*mean, weight, -1], (1, 6), options="FullyConnected")
     tiled = b.op("TILE", [*scores, b.constant([1, 2])], (1, 12))
@@ -491,14 +489,21 @@ def change_option(tree: Any, random: Random) -> None:
     """Strides, dilations, filter sizes, axes, paddings and activations."""
     ops = [op for op in tree.subgraphs[0].operators if op.builtinOptions is not None]
     options = _pick(random, [op.builtinOptions for op in ops if vars(op.builtinOptions)])
-    name = _pick(random, [n for n, v in vars(options).items() if isinstance(v, int | float)] or [""])
+    name = _pick(
+        random, [n for n, v in vars(options).items() if isinstance(v, int | float)] or [""]
+    )
     if isinstance(getattr(options, name, None), bool):
         setattr(options, name, not getattr(options, name))
     elif "activation" in name.lower() or name in ("padding", "weightsFormat"):
         setattr(options, name, int(random.integers(-1, 8)))
     elif name:
-        setattr(options, name, int(random.choice([0, -1, 2, 5, 100, 65536, 2**31 - 1])) % 128
-                if "Type" in name else int(random.choice([0, -1, 2, 5, 100, 65536, 2**31 - 1])))
+        setattr(
+            options,
+            name,
+            int(random.choice([0, -1, 2, 5, 100, 65536, 2**31 - 1])) % 128
+            if "Type" in name
+            else int(random.choice([0, -1, 2, 5, 100, 65536, 2**31 - 1])),
+        )
 
 
 @_fields

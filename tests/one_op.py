@@ -120,6 +120,10 @@ _OPTIONS_OF = {
 """Options that are not named after their op."""
 
 
+_VERSIONS = {"BROADCAST_TO": 2, "FILL": 2}
+"""Lowest version that the runtime knows, where that is not 1."""
+
+
 def _options_kind(name: str) -> str | None:
     """Class name of an op's options without the schema's final `T`; None if it has none."""
     if name in _OPTIONS_OF:
@@ -200,7 +204,7 @@ class _Builder:
         code = schema.OperatorCodeT()
         code.builtinCode = getattr(schema.BuiltinOperator, name)
         code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-        code.version = 1
+        code.version = _VERSIONS.get(name, 1)
         self._model.operatorCodes.append(code)
         return len(self._model.operatorCodes) - 1
 
@@ -299,7 +303,7 @@ CASES: tuple[OneOp, ...] = (
         padding=SAME, **_CONV,
     ),
     _one(
-        "CONV_2D/without bias", (_IMAGE, _weights(6, 3, 3, 4), None), Value((1, 8, 8, 6)),
+        "CONV_2D/without bias", (_IMAGE, _weights(6, 3, 3, 4)), Value((1, 8, 8, 6)),
         padding=SAME, **_CONV,
     ),
     _one(
@@ -331,7 +335,7 @@ CASES: tuple[OneOp, ...] = (
         fusedActivationFunction=RELU,
     ),
     _one(
-        "DEPTHWISE_CONV_2D/without bias", (_IMAGE, _weights(1, 3, 3, 4), None),
+        "DEPTHWISE_CONV_2D/without bias", (_IMAGE, _weights(1, 3, 3, 4)),
         Value((1, 8, 8, 4)), padding=SAME, **_DEPTHWISE,
     ),
     _one(
@@ -412,11 +416,11 @@ CASES: tuple[OneOp, ...] = (
     _one("SQUEEZE", (Value((1, 8, 1, 4)),), Value((1, 8, 4)), squeezeDims=_ints(2)),
     _one("SLICE", (_IMAGE, _ints(0, 2, 1, 0), _ints(1, 4, 5, 4)), Value((1, 4, 5, 4))),
     _one("PAD", (_IMAGE, _PADDING), Value((1, 10, 12, 4))),
-    _one("PADV2", (_IMAGE, _PADDING, _floats(5.0)), Value((1, 10, 12, 4))),
+    _one("PADV2", (_IMAGE, _PADDING, _floats(5.0)[0]), Value((1, 10, 12, 4))),
     _chain(
         "PADV2/minus infinity before a pool",
         {"x": _IMAGE},
-        _step("PADV2", ("x", _ints([0, 0], [1, 1], [1, 1], [0, 0]), np.float32(-INFINITY)[None]),
+        _step("PADV2", ("x", _ints([0, 0], [1, 1], [1, 1], [0, 0]), _floats(-INFINITY)[0]),
               {"padded": Value((1, 10, 10, 4))}),
         _step("MAX_POOL_2D", ("padded",), {"y": Value((1, 5, 5, 4))}, **_HALVES),
     ),

@@ -74,7 +74,9 @@ def test_mutants_reach_every_stage(results: list[Result]) -> None:
 def run_all(keys: Sequence[Key]) -> list[Result]:
     """Runs mutants in parallel drivers."""
     with concurrent.futures.ThreadPoolExecutor(DRIVERS) as pool:
-        shares = pool.map(lambda share: list(_run_share(share)), [keys[i::DRIVERS] for i in range(DRIVERS)])
+        shares = pool.map(
+            lambda share: list(_run_share(share)), [keys[i::DRIVERS] for i in range(DRIVERS)]
+        )
         return [result for share in shares for result in share]
 
 

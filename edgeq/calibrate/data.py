@@ -53,9 +53,7 @@ class RepDataset:
     """
 
     def __init__(self, source: object) -> None:
-        self._rows = isinstance(source, np.ndarray) or _is_tensor(source)
-        self._columns = isinstance(source, Mapping)
-        self._batched = type(source).__name__ == "DataLoader"
+        self._batched = any(kind.__name__ == "DataLoader" for kind in type(source).__mro__)
         self._items = _item_iterator(source)
         self._length = _length(source)
         self.first = self._peek()
@@ -113,7 +111,7 @@ def _is_tensor(value: object) -> bool:
 
 def _item_iterator(source: object) -> Iterator[Any]:
     if isinstance(source, np.ndarray) or _is_tensor(source):
-        array = to_numpy(source)
+        array = _array(source, "the representative data")
         if array.ndim == 0:
             raise DataError("the representative data is a single number; give an array (N, ...)")
         return (array[i : i + 1] for i in range(len(array)))
@@ -136,8 +134,13 @@ def _item_iterator(source: object) -> Iterator[Any]:
 
 
 def _column_rows(columns: Mapping[Any, Any]) -> Iterator[dict[Any, Array]]:
-    arrays = {name: to_numpy(value) for name, value in columns.items()}
-    counts = {name: len(a) if a.ndim else 0 for name, a in arrays.items()}
+    if not columns:
+        raise DataError("the representative data is an empty dict: give an array for each input")
+    arrays = {name: _array(value, f"input {name!r}") for name, value in columns.items()}
+    numbers = [name for name, a in arrays.items() if a.ndim == 0]
+    if numbers:
+        raise DataError(f"input {numbers[0]!r} is a single number; give an array (N, ...)")
+    counts = {name: len(a) for name, a in arrays.items()}
     if len(set(counts.values())) != 1:
         raise DataError(f"the arrays of the representative data differ in length: {counts}")
     count = next(iter(counts.values()))
@@ -159,6 +162,14 @@ def _map_arrays(item: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(item, tuple | list):
         return [_map_arrays(value, function) for value in item]
     return function(item) if getattr(item, "ndim", 0) else item
+
+
+def _array(value: Any, where: str) -> Array:
+    """`to_numpy` with an error that says where."""
+    try:
+        return to_numpy(value)
+    except ValueError as error:
+        raise DataError(f"{where}: {type(value).__name__} is not an array: {error}") from None
 
 
 def to_numpy(value: Any) -> Array:
@@ -202,13 +213,16 @@ def _select(item: Any, inputs: tuple[InputSpec, ...], index: int) -> list[Any]:
 
 def _is_label(value: Any) -> bool:
     """Whether it looks like the class labels that a labelled data set yields beside its inputs."""
-    array = to_numpy(value)
+    try:
+        array = to_numpy(value)
+    except ValueError:
+        return False
     return array.ndim <= 1 and array.dtype.kind in "iub"
 
 
 def _as_input(value: Any, spec: InputSpec, index: int) -> Array:
-    array = to_numpy(value)
     where = f"sample {index}, input {spec.name!r}"
+    array = _array(value, where)
     wanted = np.dtype(spec.dtype)
     if array.dtype != wanted:
         array = _cast(array, wanted, where)
@@ -228,7 +242,8 @@ def _as_input(value: Any, spec: InputSpec, index: int) -> Array:
 
 def _cast(array: Array, wanted: np.dtype[Any], where: str) -> Array:
     if array.dtype.kind == wanted.kind and wanted.kind in "fiu":
-        cast = array.astype(wanted)
+        with np.errstate(over="ignore"):  # what overflows is refused as infinite
+            cast = array.astype(wanted)
         if wanted.kind == "f" or np.array_equal(cast, array):
             return cast
         raise DataError(f"{where}: a value does not fit {wanted.name}. Received: {array.dtype}")
@@ -246,10 +261,10 @@ def _split(
     Returns:
         The whole samples, and the rows that are left over.
     """
-    if all(a.shape == spec.shape for a, spec in zip(arrays, inputs, strict=True)):
-        return [arrays], rest
-    rows = {a.shape[0] for a in arrays}
-    batches = {spec.shape[0] for spec in inputs}
+    if rest is None and all(a.shape == s.shape for a, s in zip(arrays, inputs, strict=True)):
+        return [arrays], None
+    rows = {a.shape[:1] for a in arrays}
+    batches = {spec.shape[:1] for spec in inputs}
     if len(rows) != 1 or len(batches) != 1:
         shapes = ", ".join(f"{s.name!r} {a.shape}" for a, s in zip(arrays, inputs, strict=True))
         raise DataError(
@@ -258,13 +273,14 @@ def _split(
         )
     if rest is not None:
         arrays = tuple(np.concatenate(pair) for pair in zip(rest, arrays, strict=True))
-    count, batch = arrays[0].shape[0], batches.pop()
+    count, batch = arrays[0].shape[0], inputs[0].shape[0]
     end = count - count % batch
     whole = [
         tuple(np.ascontiguousarray(a[start : start + batch]) for a in arrays)
         for start in range(0, end, batch)
     ]
-    return whole, tuple(a[end:] for a in arrays) if end < count else None
+    # A copy, as the owner of the arrays may write the next item into the same memory.
+    return whole, tuple(a[end:].copy() for a in arrays) if end < count else None
 
 
 class HeldOut:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 LOW_SQNR_DB = 15.0
@@ -97,11 +98,11 @@ class Report:
         return min(o.sqnr_db for o in self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values, with the ratios; an infinite SQNR becomes None."""
+        """The report as plain values, with the ratios; what is not a finite number is None."""
         fields = asdict(self)
         for output in fields["outputs"]:
-            if not math.isfinite(output["sqnr_db"]):
-                output["sqnr_db"] = None
+            for name in ("sqnr_db", "largest_error"):
+                output[name] = output[name] if math.isfinite(output[name]) else None
         return {**fields, "size_ratio": self.size_ratio, "latency_ratio": self.latency_ratio}
 
     def to_json(self) -> str:
@@ -120,7 +121,7 @@ class Report:
         found += [
             f"output {o.name!r} keeps only {o.sqnr_db:.1f} dB; check the task's accuracy"
             for o in self.outputs
-            if o.sqnr_db < LOW_SQNR_DB
+            if not o.sqnr_db >= LOW_SQNR_DB
         ]
         if not self.independent:
             found.append("the SQNR rests on calibration samples: fewer than 10 were given")
@@ -145,7 +146,7 @@ class Report:
 
     def _summary(self) -> Table:
         table = Table(
-            title=f"edgeq: recipe {self.recipe}, target {self.target}", title_style="bold"
+            title=escape(f"edgeq: recipe {self.recipe}, target {self.target}"), title_style="bold"
         )
         for heading in ("", "float", "exported", "ratio"):
             table.add_column(heading, justify="left" if not heading else "right")
@@ -169,7 +170,7 @@ class Report:
             table.add_row("outside the delegate", "", _counted(self.undelegated), "")
         table.add_section()
         for output in self.outputs:
-            table.add_row(f"SQNR of {output.name}", "", f"{output.sqnr_db:.1f} dB", "")
+            table.add_row(escape(f"SQNR of {output.name}"), "", f"{output.sqnr_db:.1f} dB", "")
         kind = "held-out" if self.independent else "calibration"
         table.caption = (
             f"calibrated on {self.calibrated_samples} samples, judged on {self.judged_samples} "
@@ -190,8 +191,8 @@ def _counted(places: tuple[str, ...]) -> str:
 
 def _reasons(float_ops: Mapping[str, str]) -> Table:
     table = Table(title="what stayed float, and why", title_style="bold")
-    table.add_column("op")
-    table.add_column("reason")
+    for heading in ("op", "reason"):
+        table.add_column(heading, overflow="fold")
     for place, reason in float_ops.items():
-        table.add_row(place, reason)
+        table.add_row(escape(place), escape(reason))
     return table
