@@ -365,11 +365,9 @@ def _signature(entry: Any, graphs: tuple[Graph, ...]) -> Signature:
 def _signature_side(maps: Any, tensors: tuple[int, ...], what: str) -> tuple[tuple[str, int], ...]:
     """One side of a signature: a name of its own for each of `tensors`."""
     pairs = tuple((_text(m.name), int(m.tensorIndex)) for m in _list(maps))
-    if {tensor for _, tensor in pairs} != set(tensors):
-        raise _damaged(
-            f"{what} are the tensors {sorted({t for _, t in pairs})}, "
-            f"those of its graph are {sorted(set(tensors))}"
-        )
+    named, wanted = sorted(tensor for _, tensor in pairs), sorted(tensors)
+    if named != wanted:
+        raise _damaged(f"{what} are the tensors {named}, those of its graph are {wanted}")
     if len({name for name, _ in pairs}) != len(pairs):
         raise _damaged(f"{what} share a name")
     return pairs
@@ -432,9 +430,9 @@ def _distinct(names: list[str]) -> list[str]:
 def _made_signature(graph: Graph, names: list[str]) -> Any:
     def maps(tensors: tuple[int, ...]) -> list[Any]:
         found = []
-        for tensor in dict.fromkeys(tensors):
+        for name, tensor in zip(_distinct([names[t] for t in tensors]), tensors, strict=True):
             entry = schema.TensorMapT()
-            entry.name, entry.tensorIndex = names[tensor].encode(), tensor
+            entry.name, entry.tensorIndex = name.encode(), tensor
             found.append(entry)
         return found
 

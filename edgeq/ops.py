@@ -73,7 +73,7 @@ _ROWS = [
     *_free("spec", "ADD", "SUB", "MUL", "MEAN"),
     *_free("trait", "DIV", "SUM", "SQUARED_DIFFERENCE", "ABS", "EXP", "LOG", "SQRT", "RSQRT"),
     *_free("trait", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "PRELU"),
-    *_free("trait", "HARD_SWISH", "GELU"),
+    *_free("trait", "HARD_SWISH", "GELU", "REDUCE_PROD"),
     *_same("spec, kernel", "CONCATENATION"),
     *_same("spec", "AVERAGE_POOL_2D", "MAX_POOL_2D", "RESHAPE", "TRANSPOSE", "SQUEEZE", "SLICE"),
     *_same("spec", "PAD", "PADV2", "GATHER", "RESIZE_BILINEAR", "MAXIMUM", "MINIMUM"),
@@ -82,6 +82,7 @@ _ROWS = [
     *_same("oplist, trait", "PACK", "UNPACK", "SPLIT", "SPLIT_V", "STRIDED_SLICE", "BROADCAST_TO"),
     *_same("oplist, trait", "REDUCE_MAX", "REDUCE_MIN", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2"),
     *_same("oplist, trait", "SELECT", "SELECT_V2"),
+    *_same("trait", "DYNAMIC_UPDATE_SLICE", "MATRIX_DIAG", "MATRIX_SET_DIAG"),
     _fixed("LOGISTIC", 1 / 256, -128),
     _fixed("SOFTMAX", 1 / 256, -128),
     _fixed("TANH", 1 / 128, 0),
@@ -99,4 +100,4 @@ OPS: dict[str, OpRow] = {row.name: row for row in _ROWS}
 """Row by builtin operator name."""
 
 NON_NEGATIVE_OUTPUT = frozenset({"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "SOFTMAX", "ABS"})
-"""Ops (and fused activations) whose output is never below 0, so that only its maximum is watched."""
+"""Ops and fused activations whose output is never below 0: only its maximum is watched."""

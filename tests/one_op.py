@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ class Step:
     name: str
     operands: tuple[str | Array | None, ...]
     outputs: Mapping[str, Value]
-    options: Mapping[str, object]
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,14 @@ class OneOp:
         inputs: Inputs of the model by name.
         steps: Its ops in order; the last one's outputs are those of the model.
         floor_db: Lowest SQNR in dB that real outputs may have.
+        becomes: Name of the op that the converter makes of it; empty where it keeps its own.
     """
 
     label: str
     inputs: Mapping[str, Value]
     steps: tuple[Step, ...]
     floor_db: float = 30.0
+    becomes: str = ""
 
     @property
     def name(self) -> str:
@@ -110,9 +112,7 @@ class OneOp:
 
 
 _OPTIONS_OF = {
-    **dict.fromkeys(
-        ("SUM", "MEAN", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "REDUCE_ANY"), "ReducerOptions"
-    ),
+    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"), "ReducerOptions"),
     **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), "Pool2DOptions"),
     **dict.fromkeys(("MAXIMUM", "MINIMUM"), "MaximumMinimumOptions"),
     "L2_NORMALIZATION": "L2NormOptions",
@@ -120,7 +120,7 @@ _OPTIONS_OF = {
 """Options that are not named after their op."""
 
 
-_VERSIONS = {"BROADCAST_TO": 2, "FILL": 2}
+_VERSIONS = {"BROADCAST_TO": 2}
 """Lowest version that the runtime knows, where that is not 1."""
 
 
@@ -187,10 +187,10 @@ class _Builder:
         if kind is not None:
             op.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
             op.builtinOptions = getattr(schema, f"{kind}T")()
-        for field, value in step.options.items():
-            if not hasattr(op.builtinOptions, field):
-                raise AttributeError(f"{kind} has no field {field!r}")
-            setattr(op.builtinOptions, field, value)
+        for option, value in step.options.items():
+            if not hasattr(op.builtinOptions, option):
+                raise AttributeError(f"{kind} has no field {option!r}")
+            setattr(op.builtinOptions, option, value)
         return op
 
     def _operand(self, operand: str | Array | None) -> int:
@@ -223,9 +223,10 @@ class _Builder:
 
 def _one(
     label: str,
-    operands: tuple[Value | Array | None, ...],
+    operands: tuple[Value | Array, ...],
     *outputs: Value,
     floor_db: float = 30.0,
+    becomes: str = "",
     **options: object,
 ) -> OneOp:
     """A case of a single op; every `Value` among its operands is an input of the model."""
@@ -233,37 +234,26 @@ def _one(
     named = tuple(f"x{i}" if isinstance(v, Value) else v for i, v in enumerate(operands))
     results = {f"y{i}": v for i, v in enumerate(outputs)}
     step = Step(label.partition("/")[0], named, results, options)
-    return OneOp(label, inputs, (step,), floor_db)
+    return OneOp(label, inputs, (step,), floor_db, becomes)
 
 
-def _chain(
-    label: str, inputs: Mapping[str, Value], *steps: Step, floor_db: float = 30.0
-) -> OneOp:
-    return OneOp(label, inputs, steps, floor_db)
+def _unary(name: str, source: Value | None = None, **options: object) -> OneOp:
+    source = source or _IMAGE
+    return _one(name, (source,), Value(source.shape), **options)  # type: ignore[arg-type]
 
 
-def _step(
-    name: str, operands: tuple[str | Array | None, ...], outputs: Mapping[str, Value], **options: object
-) -> Step:
-    return Step(name, operands, outputs, options)
+def _compared_with_zero(name: str) -> OneOp:
+    """Half of what leaves a RELU is exactly 0, so both truth values are common."""
+    relu = Step("RELU", ("x",), {"positive": _ROWS})
+    return OneOp(name, {"x": _ROWS}, (relu, Step(name, ("positive", _floats(0)), {"y": _TRUTH})))
 
 
 def _weights(*shape: int) -> Array:
-    """Random weights whose channels differ in range, along every axis."""
-    generator = np.random.default_rng(shape)
-    weights = generator.normal(0.0, 0.5, shape)
+    """Random weights; their range differs from channel to channel along every axis."""
+    weights = np.random.default_rng(shape).normal(0.0, 0.5, shape)
     for axis, size in enumerate(shape):
-        spread = np.linspace(0.5, 2.0, size).reshape([-1 if a == axis else 1 for a in range(len(shape))])
-        weights *= spread
+        weights = np.moveaxis(np.moveaxis(weights, axis, -1) * np.linspace(0.5, 2, size), -1, axis)
     return weights.astype(np.float32)
-
-
-def _ints(*values: object) -> Array:
-    return np.asarray(values, np.int32)
-
-
-def _floats(*values: object) -> Array:
-    return np.asarray(values, np.float32)
 
 
 def _dead_channel(weights: Array, channel: int) -> Array:
@@ -271,118 +261,93 @@ def _dead_channel(weights: Array, channel: int) -> Array:
     return weights
 
 
+def _ints(*values: object) -> Array:
+    return np.asarray(values, np.int32)
+
+
+def _floats(*values: float) -> Array:
+    return np.asarray(values, np.float32)
+
+
+def _scalar(value: float) -> Array:
+    return np.asarray(value, np.int32 if isinstance(value, int) else np.float32)
+
+
 _IMAGE = Value((1, 8, 8, 4))
-_ROWS = Value((1, 16))
-_TRUTH = Value((1, 16), "bool")
-_POSITIVE = Value((1, 16), low=0.2, high=4.0)
-_STRIDES = {"strideW": 1, "strideH": 1}
-_CONV = {**_STRIDES, "dilationWFactor": 1, "dilationHFactor": 1}
+_DEEP = Value((1, 8, 8, 32))
+_WIDE = Value((1, 8, 8, 4), low=-0.5, high=9.0)
+_ROWS = Value((2, 16))
+_WIDE_ROWS = Value((2, 16), low=-0.5, high=9.0)
+_TRUTH = Value((2, 16), "bool")
+_POSITIVE = Value((1, 8, 8, 4), low=0.2, high=4.0)
+_LOGITS = Value((4, 16), low=-6.0, high=6.0)
+_FEW = Value((8, 8))
+_MATRICES = Value((2, 5, 16))
+_CONV = {
+    "padding": SAME, "strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1,
+}  # fmt: skip
 _DEPTHWISE = {**_CONV, "depthMultiplier": 1}
-_HALVES = {"strideW": 2, "strideH": 2, "filterWidth": 2, "filterHeight": 2, "padding": VALID}
-_PADDING = _ints([0, 0], [1, 1], [2, 2], [0, 0])
+_TWICE = {"strideW": 2, "strideH": 2}
+_POOL = {**_TWICE, "filterWidth": 2, "filterHeight": 2, "padding": VALID}
 _SPATIAL = _ints(1, 2)
-
-
-def _unary(name: str, source: Value = _IMAGE, floor_db: float = 30.0, **options: object) -> OneOp:
-    return _one(name, (source,), Value(source.shape), floor_db=floor_db, **options)
-
-
-def _compared_with_zero(name: str) -> OneOp:
-    """Half of what leaves a RELU is exactly 0, so both truth values are common."""
-    return _chain(
-        name,
-        {"x": _ROWS},
-        _step("RELU", ("x",), {"positive": _ROWS}),
-        _step(name, ("positive", _floats(0.0)), {"y": _TRUTH}),
-    )
-
+_MARGINS = _ints([0, 0], [1, 1], [2, 2], [0, 0])
+_PADDED = Value((1, 10, 12, 4))
 
 CASES: tuple[OneOp, ...] = (
-    _one(
-        "CONV_2D", (_IMAGE, _weights(6, 3, 3, 4), _weights(6)), Value((1, 8, 8, 6)),
-        padding=SAME, **_CONV,
-    ),
-    _one(
-        "CONV_2D/without bias", (_IMAGE, _weights(6, 3, 3, 4)), Value((1, 8, 8, 6)),
-        padding=SAME, **_CONV,
-    ),
-    _one(
-        "CONV_2D/strided, fused RELU6, batch 2",
-        (Value((2, 8, 8, 4)), _weights(6, 3, 3, 4), _weights(6)), Value((2, 3, 3, 6)),
-        **{**_CONV, "strideW": 2, "strideH": 2}, padding=VALID, fusedActivationFunction=RELU6,
-    ),
-    _one(
-        "CONV_2D/dilated", (_IMAGE, _weights(6, 3, 3, 4), _weights(6)), Value((1, 4, 4, 6)),
-        **{**_CONV, "dilationWFactor": 2, "dilationHFactor": 2}, padding=VALID,
-    ),
-    _one(
-        "CONV_2D/grouped", (_IMAGE, _weights(6, 3, 3, 2), _weights(6)), Value((1, 8, 8, 6)),
-        padding=SAME, **_CONV,
-    ),
-    _one(
-        "CONV_2D/dead channel with bias",
-        (_IMAGE, _dead_channel(_weights(6, 1, 1, 4), 2), _weights(6)), Value((1, 8, 8, 6)),
-        padding=SAME, **_CONV,
-    ),
-    _one(
-        "DEPTHWISE_CONV_2D", (_IMAGE, _weights(1, 3, 3, 4), _weights(4)), Value((1, 8, 8, 4)),
-        padding=SAME, **_DEPTHWISE,
-    ),
-    _one(
-        "DEPTHWISE_CONV_2D/multiplier 2, strided, fused RELU",
-        (_IMAGE, _weights(1, 3, 3, 8), _weights(8)), Value((1, 4, 4, 8)),
-        **{**_DEPTHWISE, "depthMultiplier": 2, "strideW": 2, "strideH": 2}, padding=SAME,
-        fusedActivationFunction=RELU,
-    ),
-    _one(
-        "DEPTHWISE_CONV_2D/without bias", (_IMAGE, _weights(1, 3, 3, 4)),
-        Value((1, 8, 8, 4)), padding=SAME, **_DEPTHWISE,
-    ),
-    _one(
-        "TRANSPOSE_CONV", (_ints(1, 16, 16, 6), _weights(6, 2, 2, 4), _IMAGE),
-        Value((1, 16, 16, 6)), padding=VALID, strideW=2, strideH=2,
-    ),
-    _one(
-        "TRANSPOSE_CONV/with bias",
-        (_ints(1, 16, 16, 6), _weights(6, 3, 3, 4), _IMAGE, _weights(6)),
-        Value((1, 16, 16, 6)), padding=SAME, strideW=2, strideH=2,
-    ),
-    _one("FULLY_CONNECTED", (_ROWS, _weights(8, 16), _weights(8)), Value((1, 8))),
-    _one("FULLY_CONNECTED/without bias", (_ROWS, _weights(8, 16), None), Value((1, 8))),
-    _one(
-        "FULLY_CONNECTED/batch 4, dead channel, fused RELU",
-        (Value((4, 16)), _dead_channel(_weights(8, 16), 3), _weights(8)), Value((4, 8)),
-        fusedActivationFunction=RELU,
-    ),
-    _one(
-        "FULLY_CONNECTED/rank 3", (Value((1, 5, 16)), _weights(8, 16), _weights(8)),
-        Value((1, 5, 8)), keepNumDims=True,
-    ),
-    _one("FULLY_CONNECTED/computed weights", (Value((5, 16)), Value((8, 16)), None), Value((5, 8))),
-    _one("BATCH_MATMUL", (Value((2, 5, 16)), Value((2, 16, 8))), Value((2, 5, 8))),
-    _one(
-        "BATCH_MATMUL/transposed", (Value((2, 5, 16)), Value((2, 8, 16))), Value((2, 5, 8)),
-        adjY=True,
-    ),
-    _one("BATCH_MATMUL/constant weights", (Value((2, 5, 16)), _weights(2, 16, 8)), Value((2, 5, 8))),
-    _one("BATCH_MATMUL/shared constant", (Value((2, 5, 16)), _weights(16, 8)), Value((2, 5, 8))),
-    _one("ADD", (_IMAGE, Value((1, 8, 8, 4), low=-0.5, high=9.0)), _IMAGE),
+    # A float CONV_2D or DEPTHWISE_CONV_2D without bias does not exist: the runtime refuses it.
+    _one("CONV_2D", (_IMAGE, _weights(6, 3, 3, 4), _weights(6)), Value((1, 8, 8, 6)), **_CONV),
+    _one("CONV_2D/strided, fused RELU6, batch 2",
+         (Value((2, 8, 8, 4)), _weights(6, 3, 3, 4), _weights(6)), Value((2, 3, 3, 6)),
+         **{**_CONV, **_TWICE, "padding": VALID}, fusedActivationFunction=RELU6),
+    _one("CONV_2D/dilated", (_IMAGE, _weights(6, 3, 3, 4), _weights(6)), Value((1, 4, 4, 6)),
+         **{**_CONV, "padding": VALID, "dilationWFactor": 2, "dilationHFactor": 2}),
+    _one("CONV_2D/grouped", (_IMAGE, _weights(6, 3, 3, 2), _weights(6)), Value((1, 8, 8, 6)),
+         **_CONV),
+    _one("CONV_2D/dead channel with bias",
+         (_IMAGE, _dead_channel(_weights(6, 1, 1, 4), 2), _weights(6)), Value((1, 8, 8, 6)),
+         **_CONV),
+    _one("DEPTHWISE_CONV_2D", (_IMAGE, _weights(1, 3, 3, 4), _weights(4)), _IMAGE, **_DEPTHWISE),
+    _one("DEPTHWISE_CONV_2D/multiplier 2, strided, fused RELU",
+         (_IMAGE, _weights(1, 3, 3, 8), _weights(8)), Value((1, 4, 4, 8)),
+         **{**_DEPTHWISE, **_TWICE, "depthMultiplier": 2}, fusedActivationFunction=RELU),
+    _one("DEPTHWISE_CONV_2D/dilated", (_IMAGE, _weights(1, 3, 3, 4), _weights(4)), _IMAGE,
+         **{**_DEPTHWISE, "dilationWFactor": 2, "dilationHFactor": 2}),
+    _one("TRANSPOSE_CONV", (_ints(1, 16, 16, 6), _weights(6, 2, 2, 4), _IMAGE),
+         Value((1, 16, 16, 6)), padding=VALID, **_TWICE),
+    _one("TRANSPOSE_CONV/with bias",
+         (_ints(1, 16, 16, 6), _weights(6, 3, 3, 4), _IMAGE, _weights(6)),
+         Value((1, 16, 16, 6)), padding=SAME, **_TWICE),
+    _one("FULLY_CONNECTED", (_ROWS, _weights(8, 16), _weights(8)), Value((2, 8))),
+    _one("FULLY_CONNECTED/without bias", (_ROWS, _weights(8, 16)), Value((2, 8))),
+    _one("FULLY_CONNECTED/batch 4, dead channel, fused RELU",
+         (Value((4, 16)), _dead_channel(_weights(8, 16), 3), _weights(8)), Value((4, 8)),
+         fusedActivationFunction=RELU),
+    _one("FULLY_CONNECTED/rank 3", (_MATRICES, _weights(8, 16), _weights(8)), Value((2, 5, 8)),
+         keepNumDims=True),
+    _one("FULLY_CONNECTED/computed weights", (_ROWS, Value((8, 16))), Value((2, 8))),
+    _one("BATCH_MATMUL", (_MATRICES, Value((2, 16, 8))), Value((2, 5, 8))),
+    _one("BATCH_MATMUL/transposed", (_MATRICES, Value((2, 8, 16))), Value((2, 5, 8)), adjY=True),
+    _one("BATCH_MATMUL/constant", (_MATRICES, _weights(2, 16, 8)), Value((2, 5, 8))),
+    _one("BATCH_MATMUL/shared constant", (_MATRICES, _weights(16, 8)), Value((2, 5, 8)),
+         becomes="FULLY_CONNECTED"),
+    _one("ADD", (_IMAGE, _WIDE), _IMAGE),
     _one("ADD/constant", (_IMAGE, _weights(4)), _IMAGE),
     _one("ADD/broadcast, fused RELU", (_IMAGE, Value((1, 1, 1, 4))), _IMAGE,
          fusedActivationFunction=RELU),
-    _one("SUB", (_IMAGE, Value((1, 8, 8, 4), low=-0.5, high=9.0)), _IMAGE),
-    _one("SUB/from a constant", (_floats(1.0), _IMAGE), _IMAGE),
-    _one("MUL", (_IMAGE, Value((1, 8, 8, 4), low=-0.5, high=9.0)), _IMAGE),
-    _one("MUL/constant scalar", (_IMAGE, _floats(0.125)), _IMAGE),
+    _one("SUB", (_IMAGE, _WIDE), _IMAGE),
+    _one("SUB/from a constant", (_floats(1), _IMAGE), _IMAGE),
+    _one("MUL", (_IMAGE, _WIDE), _IMAGE),
+    _one("MUL/constant scalar", (_IMAGE, _scalar(0.125)), _IMAGE),
     _one("MUL/constant for each channel", (_IMAGE, _weights(4)), _IMAGE),
-    _chain("MUL/by itself", {"x": _IMAGE}, _step("MUL", ("x", "x"), {"y": _IMAGE})),
-    _one("MEAN", (_IMAGE, _SPATIAL), Value((1, 4))),
-    _one("MEAN/kept dimensions", (_IMAGE, _SPATIAL), Value((1, 1, 1, 4)), keepDims=True),
-    _one("MEAN/channels", (_IMAGE, _ints(3)), Value((1, 8, 8))),
+    OneOp("MUL/by itself", {"x": _IMAGE}, (Step("MUL", ("x", "x"), {"y": _IMAGE}),)),
     _one("DIV", (_IMAGE, Value((1, 8, 8, 4), low=1.0, high=4.0)), _IMAGE),
-    _one("DIV/by a constant", (_IMAGE, _floats(7.0)), _IMAGE),
-    _one("SUM", (_IMAGE, _SPATIAL), Value((1, 4))),
+    _one("DIV/by a constant", (_IMAGE, _floats(7)), _IMAGE),
+    _one("MEAN", (_DEEP, _SPATIAL), Value((1, 32))),
+    _one("MEAN/kept dimensions", (_DEEP, _SPATIAL), Value((1, 1, 1, 32)), keepDims=True),
+    _one("MEAN/channels", (_IMAGE, _ints(3)), Value((1, 8, 8))),
+    _one("SUM", (_DEEP, _SPATIAL), Value((1, 32))),
     _one("SUM/channels", (_IMAGE, _ints(3)), Value((1, 8, 8, 1)), keepDims=True),
+    _one("REDUCE_PROD", (Value((1, 8, 8, 4), low=0.5, high=1.5), _ints(3)), Value((1, 8, 8))),
     _one("SQUARED_DIFFERENCE", (_IMAGE, Value((1, 8, 8, 4), low=0.0, high=1.0)), _IMAGE),
     _one("SQUARED_DIFFERENCE/broadcast", (_IMAGE, Value((1, 8, 8, 1))), _IMAGE),
     _unary("ABS"),
@@ -398,83 +363,99 @@ CASES: tuple[OneOp, ...] = (
     _one("PRELU", (_IMAGE, _weights(1, 1, 4)), _IMAGE),
     _unary("HARD_SWISH", Value((1, 8, 8, 4), low=-6.0, high=6.0)),
     _unary("GELU"),
-    _one(
-        "CONCATENATION/ranges far apart", (_IMAGE, Value((1, 8, 8, 2), low=0.0, high=0.3)),
-        Value((1, 8, 8, 6)), axis=3,
-    ),
-    _chain(
-        "CONCATENATION/with a LOGISTIC",
-        {"x": _IMAGE, "z": _IMAGE},
-        _step("LOGISTIC", ("z",), {"gate": _IMAGE}),
-        _step("CONCATENATION", ("x", "gate"), {"y": Value((1, 8, 8, 8))}, axis=3),
-    ),
+    _one("CONCATENATION/ranges far apart", (_IMAGE, Value((1, 8, 8, 2), low=0.0, high=0.3)),
+         Value((1, 8, 8, 6)), axis=3),
+    OneOp("CONCATENATION/with a LOGISTIC", {"x": _IMAGE, "z": _IMAGE}, (
+        Step("LOGISTIC", ("z",), {"gate": _IMAGE}),
+        Step("CONCATENATION", ("x", "gate"), {"y": Value((1, 8, 8, 8))}, {"axis": 3}),
+    )),
     _one("CONCATENATION/constant", (_IMAGE, _weights(1, 8, 8, 1)), Value((1, 8, 8, 5)), axis=-1),
-    _one("AVERAGE_POOL_2D", (_IMAGE,), Value((1, 4, 4, 4)), **_HALVES),
-    _one("MAX_POOL_2D", (_IMAGE,), Value((1, 4, 4, 4)), **_HALVES),
+    _one("CONCATENATION/six inputs", (_ROWS,) * 5 + (_WIDE_ROWS,), Value((2, 96)), axis=1),
+    _one("AVERAGE_POOL_2D", (_IMAGE,), Value((1, 4, 4, 4)), **_POOL),
+    _one("MAX_POOL_2D", (_IMAGE,), Value((1, 4, 4, 4)), **_POOL),
     _one("RESHAPE", (_IMAGE, _ints(1, 256)), Value((1, 256)), newShape=_ints(1, 256)),
+    OneOp("RESHAPE/behind a SOFTMAX", {"x": _LOGITS}, (
+        Step("SOFTMAX", ("x",), {"probabilities": _LOGITS}, {"beta": 1.0}),
+        Step("RESHAPE", ("probabilities", _ints(8, 8)), {"y": _FEW}, {"newShape": _ints(8, 8)}),
+    )),
     _one("TRANSPOSE", (_IMAGE, _ints(0, 3, 1, 2)), Value((1, 4, 8, 8))),
-    _one("SQUEEZE", (Value((1, 8, 1, 4)),), Value((1, 8, 4)), squeezeDims=_ints(2)),
+    _one("SQUEEZE", (Value((1, 8, 1, 4)),), Value((1, 8, 4)), squeezeDims=_ints(2),
+         becomes="RESHAPE"),
+    _one("EXPAND_DIMS", (_ROWS, _scalar(1)), Value((2, 1, 16)), becomes="RESHAPE"),
     _one("SLICE", (_IMAGE, _ints(0, 2, 1, 0), _ints(1, 4, 5, 4)), Value((1, 4, 5, 4))),
-    _one("PAD", (_IMAGE, _PADDING), Value((1, 10, 12, 4))),
-    _one("PADV2", (_IMAGE, _PADDING, _floats(5.0)[0]), Value((1, 10, 12, 4))),
-    _chain(
-        "PADV2/minus infinity before a pool",
-        {"x": _IMAGE},
-        _step("PADV2", ("x", _ints([0, 0], [1, 1], [1, 1], [0, 0]), _floats(-INFINITY)[0]),
-              {"padded": Value((1, 10, 10, 4))}),
-        _step("MAX_POOL_2D", ("padded",), {"y": Value((1, 5, 5, 4))}, **_HALVES),
-    ),
+    _one("STRIDED_SLICE", (_IMAGE, _ints(0, 1, 0, 0), _ints(1, 7, 8, 4), _ints(1, 1, 1, 1)),
+         Value((1, 6, 8, 4))),
+    _one("STRIDED_SLICE/every second", (_IMAGE, _ints(0, 1, 0, 0), _ints(1, 7, 8, 4),
+         _ints(1, 2, 1, 1)), Value((1, 3, 8, 4))),
+    _one("STRIDED_SLICE/one index", (_IMAGE, _ints(0, 1, 0, 0), _ints(1, 2, 8, 4),
+         _ints(1, 1, 1, 1)), Value((1, 8, 4)), shrinkAxisMask=2),
+    _one("DYNAMIC_UPDATE_SLICE", (_IMAGE, Value((1, 2, 3, 4)), Value((4,), "int32", 0, 2)), _IMAGE),
+    _one("DYNAMIC_UPDATE_SLICE/of a constant",
+         (_weights(1, 8, 8, 4), Value((1, 2, 3, 4)), _ints(0, 1, 2, 0)), _IMAGE),
+    _one("SPLIT", (_scalar(3), _IMAGE), *(Value((1, 8, 8, 2)),) * 2, numSplits=2),
+    _one("SPLIT/eight parts", (_scalar(1), _ROWS), *(Value((2, 2)),) * 8, numSplits=8),
+    _one("SPLIT_V", (_IMAGE, _ints(1, 3), _scalar(3)), Value((1, 8, 8, 1)), Value((1, 8, 8, 3)),
+         numSplits=2),
+    _one("PACK", (_ROWS, _WIDE_ROWS), Value((2, 2, 16)), axis=1, valuesCount=2),
+    OneOp("PACK/with a TANH", {"x": _ROWS, "z": _ROWS}, (
+        Step("TANH", ("z",), {"gate": _ROWS}),
+        Step("PACK", ("x", "gate"), {"y": Value((2, 2, 16))}, {"axis": 1, "valuesCount": 2}),
+    )),
+    _one("UNPACK", (Value((2, 2, 16)),), _ROWS, _ROWS, axis=1, num=2),
+    _one("PAD", (_IMAGE, _MARGINS), _PADDED),
+    OneOp("PAD/behind a LOGISTIC", {"x": _IMAGE}, (
+        Step("LOGISTIC", ("x",), {"gate": _IMAGE}),
+        Step("PAD", ("gate", _MARGINS), {"y": _PADDED}),
+    )),
+    _one("PADV2", (_IMAGE, _MARGINS, _scalar(5.0)), _PADDED),
+    OneOp("PADV2/minus infinity before a pool", {"x": _IMAGE}, (
+        Step("PADV2", ("x", _MARGINS, _scalar(-INFINITY)), {"padded": _PADDED}),
+        Step("MAX_POOL_2D", ("padded",), {"y": Value((1, 5, 6, 4))}, _POOL),
+    )),
+    _one("MIRROR_PAD", (_IMAGE, _MARGINS), _PADDED),
     _one("GATHER", (_IMAGE, _ints(3, 0)), Value((1, 8, 8, 2)), axis=3),
-    _one(
-        "GATHER/constant table", (_weights(12, 8), Value((1, 5), "int32", 0, 12)),
-        Value((1, 5, 8)),
-    ),
+    _one("GATHER/constant table", (_weights(12, 8), Value((1, 5), "int32", 0, 12)),
+         Value((1, 5, 8))),
+    _one("GATHER_ND", (_IMAGE, _ints([0, 1], [0, 7])), Value((2, 8, 4))),
     _one("RESIZE_BILINEAR", (_IMAGE, _ints(16, 12)), Value((1, 16, 12, 4)), halfPixelCenters=True),
     _one("RESIZE_BILINEAR/aligned corners", (_IMAGE, _ints(5, 5)), Value((1, 5, 5, 4)),
          alignCorners=True),
-    _one("MAXIMUM", (_IMAGE, Value((1, 8, 8, 4), low=0.0, high=9.0)), _IMAGE),
-    _one("MAXIMUM/constant", (_IMAGE, _floats(-1.0)), _IMAGE),
-    _one("MINIMUM", (_IMAGE, Value((1, 8, 8, 4), low=0.0, high=9.0)), _IMAGE),
-    _one("MINIMUM/constant", (_IMAGE, _floats(5.0)), _IMAGE),
+    _one("RESIZE_NEAREST_NEIGHBOR", (_IMAGE, _ints(16, 12)), Value((1, 16, 12, 4))),
+    _one("MAXIMUM", (_IMAGE, _WIDE), _IMAGE),
+    _one("MAXIMUM/constant", (_IMAGE, _scalar(-1.0)), _IMAGE),
+    _one("MINIMUM", (_IMAGE, _WIDE), _IMAGE),
+    _one("MINIMUM/constant", (_IMAGE, _scalar(5.0)), _IMAGE),
     _one("SPACE_TO_DEPTH", (_IMAGE,), Value((1, 4, 4, 16)), blockSize=2),
+    _one("DEPTH_TO_SPACE", (_IMAGE,), Value((1, 16, 16, 1)), blockSize=2),
     _one("SPACE_TO_BATCH_ND", (_IMAGE, _ints(2, 2), _ints([0, 0], [2, 0])), Value((4, 4, 5, 4))),
     _one("BATCH_TO_SPACE_ND", (Value((4, 4, 4, 4)), _ints(2, 2), _ints([0, 0], [0, 1])),
          Value((1, 8, 7, 4))),
-    _one("DEPTH_TO_SPACE", (_IMAGE,), Value((1, 16, 16, 1)), blockSize=2),
-    _one("EXPAND_DIMS", (_ROWS, _ints(1)[0]), Value((1, 1, 16))),
-    _one("GATHER_ND", (_IMAGE, _ints([0, 1], [0, 7])), Value((2, 8, 4))),
-    _one("MIRROR_PAD", (_IMAGE, _PADDING), Value((1, 10, 12, 4))),
-    _one("TILE", (_ROWS, _ints(2, 3)), Value((2, 48))),
-    _one("PACK", (_ROWS, Value((1, 16), low=0.0, high=9.0)), Value((1, 2, 16)), axis=1,
-         valuesCount=2),
-    _one("UNPACK", (Value((1, 2, 16)),), _ROWS, _ROWS, axis=1, num=2),
-    _one("SPLIT", (_ints(3)[0], _IMAGE), Value((1, 8, 8, 2)), Value((1, 8, 8, 2)), numSplits=2),
-    _one("SPLIT_V", (_IMAGE, _ints(1, 3), _ints(3)[0]), Value((1, 8, 8, 1)), Value((1, 8, 8, 3)),
-         numSplits=2),
-    _one("STRIDED_SLICE", (_IMAGE, _ints(0, 1, 0, 0), _ints(1, 7, 8, 4), _ints(1, 2, 1, 1)),
-         Value((1, 3, 8, 4))),
-    _one("STRIDED_SLICE/shrunk axis", (_IMAGE, _ints(0, 1, 0, 0), _ints(1, 2, 8, 4),
-         _ints(1, 1, 1, 1)), Value((1, 8, 4)), shrinkAxisMask=2),
-    _one("BROADCAST_TO", (_ROWS, _ints(3, 16)), Value((3, 16))),
+    _one("TILE", (_ROWS, _ints(2, 3)), Value((4, 48))),
+    _one("BROADCAST_TO", (_ROWS, _ints(3, 2, 16)), Value((3, 2, 16))),
+    _one("REVERSE_V2", (_IMAGE, _ints(2)), _IMAGE),
+    _one("MATRIX_DIAG", (_ROWS,), Value((2, 16, 16))),
+    _one("MATRIX_SET_DIAG", (_FEW, Value((8,), low=0.0, high=9.0)), _FEW),
     _one("REDUCE_MAX", (_IMAGE, _SPATIAL), Value((1, 4))),
     _one("REDUCE_MIN", (_IMAGE, _SPATIAL), Value((1, 1, 1, 4)), keepDims=True),
-    _one("RESIZE_NEAREST_NEIGHBOR", (_IMAGE, _ints(16, 12)), Value((1, 16, 12, 4))),
-    _one("REVERSE_V2", (_IMAGE, _ints(2)), _IMAGE),
-    _one("SELECT", (_TRUTH, _ROWS, Value((1, 16), low=0.0, high=9.0)), _ROWS),
-    _one("SELECT_V2", (_TRUTH, _ROWS, Value((1, 16), low=0.0, high=9.0)), _ROWS),
-    _one("SELECT_V2/constant", (_TRUTH, _ROWS, _floats(-7.0)), _ROWS),
+    _one("SELECT", (_TRUTH, _ROWS, _WIDE_ROWS), _ROWS),
+    _one("SELECT_V2", (_TRUTH, _ROWS, _WIDE_ROWS), _ROWS),
+    _one("SELECT_V2/constant", (_TRUTH, _ROWS, _scalar(-7.0)), _ROWS),
+    OneOp("SELECT_V2/on a comparison", {"x": _ROWS, "z": _ROWS}, (
+        Step("GREATER", ("x", "z"), {"greater": _TRUTH}),
+        Step("SELECT_V2", ("greater", "x", "z"), {"y": _ROWS}),
+    )),
     _unary("LOGISTIC"),
-    _unary("SOFTMAX", Value((1, 16), low=-6.0, high=6.0), beta=1.0),
+    _unary("SOFTMAX", _LOGITS, beta=1.0),
     _unary("TANH"),
     _unary("L2_NORMALIZATION"),
-    _unary("LOG_SOFTMAX", Value((1, 16), low=-6.0, high=6.0)),
+    _unary("LOG_SOFTMAX", _LOGITS),
     _one("LESS", (_ROWS, _ROWS), _TRUTH),
-    _one("LESS_EQUAL", (_ROWS, Value((1, 16), low=0.0, high=9.0)), _TRUTH),
+    _one("LESS_EQUAL", (_ROWS, _WIDE_ROWS), _TRUTH),
     _one("GREATER", (_ROWS, _ROWS), _TRUTH),
-    _one("GREATER/than a constant", (_ROWS, _floats(0.5)), _TRUTH),
-    _one("GREATER_EQUAL", (_ROWS, _ROWS), _TRUTH),
+    _one("GREATER/than a constant", (_ROWS, _scalar(0.5)), _TRUTH),
+    _one("GREATER_EQUAL", (_ROWS, _WIDE_ROWS), _TRUTH),
     _compared_with_zero("EQUAL"),
-    _one("ARG_MAX", (_ROWS, _ints(1)[0]), Value((1,), "int32"), outputType=INT32),
-    _one("ARG_MIN", (_ROWS, _ints(1)[0]), Value((1,), "int32"), outputType=INT32),
+    _one("ARG_MAX", (_FEW, _scalar(1)), Value((8,), "int32"), outputType=INT32),
+    _one("ARG_MIN", (_FEW, _scalar(1)), Value((8,), "int32"), outputType=INT32),
 )  # fmt: skip
 """At least one case for each row of the op table."""

@@ -45,7 +45,8 @@ class EdgeModel:
 
     Attributes:
         tflite: The .tflite file.
-        float_model: The float model that it was made from and judged by.
+        float_model: The float model as traced, which it was measured against.
+        rewritten: The float model that the plan speaks of: the same numbers by other ops.
         plan: What became an integer and how.
         calibration: The ranges that the plan rests on.
         report: What was measured.
@@ -53,6 +54,7 @@ class EdgeModel:
 
     tflite: bytes
     float_model: FloatModel
+    rewritten: FloatModel
     plan: Plan
     calibration: Calibration
     report: Report
@@ -78,7 +80,7 @@ class EdgeModel:
 
     def annotated_mlir(self) -> str:
         """The float model as MLIR with its `quant.fake_quant` composites, constants left out."""
-        return annotated_mlir(self.float_model, self.plan)
+        return annotated_mlir(self.rewritten, self.plan)
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:

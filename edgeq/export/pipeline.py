@@ -1,6 +1,6 @@
 """The pipeline, on one page: no other file knows the order of the stages.
 
-load, trace, calibrate, plan, annotate, convert, verify.
+load, trace, rewrite, calibrate, plan, annotate, convert, verify.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from edgeq.errors import ModelError, RecipeError, VerificationError
 from edgeq.export import frontends
 from edgeq.export.convert import check_runs, convert, start_converter
 from edgeq.export.edgemodel import EdgeModel
-from edgeq.export.plan import Plan, make_plan, refuse_quantized
-from edgeq.export.verify import Verified, verify
+from edgeq.export.plan import make_plan, refuse_quantized
+from edgeq.export.rewrite import rewrite
+from edgeq.export.verify import verify
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.progress import Advance, Progress
 from edgeq.recipe import Recipe, as_recipe
 from edgeq.report import Report
-from edgeq.runtime.backend import load_backend
 
 TARGETS = ("xnnpack",)
 
@@ -73,18 +73,27 @@ def export(
         with stages.stage("trace"):
             float_model = frontends.trace(model, sample, data, converter)
             refuse_quantized(float_model)
+            rewritten = rewrite(float_model)
         held = HeldOut(data.samples(input_specs(float_model)))
         with stages.stage("calibrate", data.length) as advance:
-            calibration = _measure(float_model, _watched(held, advance), converter, threads)
+            calibration = _measure(rewritten, _watched(held, advance), converter, threads)
         with stages.stage("plan"):
-            plan = make_plan(float_model, calibration, recipe)
+            plan = make_plan(rewritten, calibration, recipe)
         with stages.stage("convert"):
-            tflite = convert(converter, float_model, plan)
+            tflite = convert(converter, rewritten, plan)
             _check_result_runs(converter, tflite, held.samples[0])
         with stages.stage("verify"):
-            verified = verify(float_model, plan, tflite, held.samples, min_sqnr_db)
-    report = _report(recipe, target, float_model, tflite, calibration, plan, held, verified, stages)
-    return EdgeModel(tflite, float_model, plan, calibration, report)
+            measured = verify(float_model, rewritten, plan, tflite, held.samples, min_sqnr_db)
+    report = Report(
+        **vars(measured),
+        recipe=recipe.name,
+        target=target,
+        calibrated_samples=calibration.samples,
+        independent=held.independent,
+        notes=float_model.notes,
+        seconds=dict(stages.seconds),
+    )
+    return EdgeModel(tflite, float_model, rewritten, plan, calibration, report)
 
 
 def calibrate(
@@ -100,7 +109,7 @@ def calibrate(
     with start_converter() as converter:
         data = RepDataset(rep_dataset)
         with stages.stage("trace"):
-            float_model = frontends.trace(model, sample, data, converter)
+            float_model = rewrite(frontends.trace(model, sample, data, converter))
         samples = data.samples(input_specs(float_model))
         with stages.stage("calibrate", data.length) as advance:
             return _measure(float_model, _watched(samples, advance), converter, threads)
@@ -121,13 +130,11 @@ def _measure(
     model: FloatModel, samples: Iterator[Sample], converter: Worker, threads: int | None
 ) -> Calibration:
     calibrator = Calibrator(model, threads)
-    if model.origin == "tflite":
-        samples = _tried_first(samples, converter, calibrator.instrumented.tflite)
-    return calibrator.run(samples)
+    return calibrator.run(_tried_first(samples, converter, calibrator.instrumented.tflite))
 
 
 def _tried_first(samples: Iterator[Sample], converter: Worker, tflite: bytes) -> Iterator[Sample]:
-    """Runs the first sample in the child: a file from outside may kill the process it runs in."""
+    """Runs the first sample in the child before here: a model may kill the process it runs in."""
     for index, sample in enumerate(samples):
         if index == 0:
             check_runs(converter, tflite, sample, "the float model")
@@ -139,37 +146,3 @@ def _check_result_runs(converter: Worker, tflite: bytes, sample: Sample) -> None
         check_runs(converter, tflite, sample, "the exported model")
     except ModelError as error:
         raise VerificationError(str(error)) from None
-
-
-def _report(
-    recipe: Recipe,
-    target: str,
-    model: FloatModel,
-    tflite: bytes,
-    calibration: Calibration,
-    plan: Plan,
-    held: HeldOut,
-    verified: Verified,
-    stages: Progress,
-) -> Report:
-    return Report(
-        recipe=recipe.name,
-        target=target,
-        runtime=load_backend().describe(),
-        float_bytes=len(model.tflite),
-        edge_bytes=len(tflite),
-        op_counts=verified.op_counts,
-        outputs=verified.outputs,
-        judged_samples=len(held.samples),
-        independent=held.independent,
-        calibrated_samples=calibration.samples,
-        delegated_ops=verified.delegated_ops,
-        total_ops=verified.total_ops,
-        partitions=verified.partitions,
-        undelegated=verified.undelegated,
-        float_latency_ms=verified.latency["float"].median_ms,
-        edge_latency_ms=verified.latency["edge"].median_ms,
-        float_ops={model.where(model.graph.operators[i]): why for i, why in plan.float_ops.items()},
-        notes=model.notes,
-        seconds=dict(stages.seconds),
-    )

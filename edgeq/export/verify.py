@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -14,47 +13,27 @@ from edgeq.export.plan import Plan
 from edgeq.flatbuffer import Graph, Operator, Tensor, parse
 from edgeq.model import FloatModel
 from edgeq.qtypes import QParams
-from edgeq.report import OutputFidelity
-from edgeq.runtime.benchmark import Latency, interleaved_latency
+from edgeq.report import Measured, OutputFidelity
+from edgeq.runtime.backend import load_backend
+from edgeq.runtime.benchmark import interleaved_latency
 from edgeq.runtime.session import Session
 
 _BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
 
 
-@dataclass(frozen=True)
-class Verified:
-    """What was measured of an exported file that keeps its promises.
-
-    Attributes:
-        op_counts: Number of ops by the dtype they compute in.
-        outputs: Fidelity of each output.
-        delegated_ops: Number of ops that the delegate took.
-        total_ops: Number of ops in the file.
-        partitions: Number of delegate pieces.
-        undelegated: Where each op outside the delegate is.
-        latency: Of `"float"` and `"edge"`, measured in turn on one thread.
-    """
-
-    op_counts: Mapping[str, int]
-    outputs: tuple[OutputFidelity, ...]
-    delegated_ops: int
-    total_ops: int
-    partitions: int
-    undelegated: tuple[str, ...]
-    latency: Mapping[str, Latency]
-
-
 def verify(
-    model: FloatModel,
+    float_model: FloatModel,
+    rewritten: FloatModel,
     plan: Plan,
     tflite: bytes,
     samples: Sequence[Sample],
     min_sqnr_db: float | None,
-) -> Verified:
-    """Checks an exported file against its plan.
+) -> Measured:
+    """Checks an exported file against its plan and the float model.
 
     Args:
-        model: The float model.
+        float_model: The float model as traced, which the exported one is measured against.
+        rewritten: The float model that the plan speaks of.
         plan: What was promised.
         tflite: The exported file.
         samples: Samples to compare the two models on.
@@ -64,19 +43,32 @@ def verify(
         VerificationError: An op is float without being planned so, parameters in the file differ
             from the plan, an output is not finite, or its SQNR is below `min_sqnr_db`.
     """
-    exported = _Exported(model, parse(tflite).graphs[0])
+    exported = _Exported(rewritten, parse(tflite).graphs[0])
     exported.check_float_ops(plan)
-    exported.check_qparams(plan)
-    with Session(model.tflite, threads=1) as reference, Session(tflite, threads=1) as edge:
-        outputs = _fidelity(model, reference, edge, samples)
+    folded = exported.check_qparams(plan)
+    with Session(float_model.tflite, threads=1) as reference, Session(tflite, threads=1) as edge:
+        outputs = _fidelity(reference, edge, samples)
         _check_sqnr(outputs, min_sqnr_db)
         coverage = edge.coverage()
         latency = interleaved_latency({"float": reference, "edge": edge}, samples[0])
     outside = [op for op in exported.graph.operators if op.index not in coverage.delegated]
-    return Verified(
-        exported.op_counts(), outputs, len(coverage.delegated), coverage.total, coverage.partitions,
-        tuple(exported.where(op) for op in outside), latency,
-    )  # fmt: skip
+    operators = rewritten.graph.operators
+    return Measured(
+        float_bytes=len(float_model.tflite),
+        edge_bytes=len(tflite),
+        op_counts=exported.op_counts(),
+        outputs=outputs,
+        judged_samples=len(samples),
+        delegated_ops=len(coverage.delegated),
+        total_ops=coverage.total,
+        partitions=coverage.partitions,
+        undelegated=tuple(exported.where(op) for op in outside),
+        float_latency_ms=latency["float"].min_ms,
+        edge_latency_ms=latency["edge"].min_ms,
+        float_ops={rewritten.where(operators[i]): why for i, why in plan.float_ops.items()},
+        folded=folded,
+        runtime=load_backend().describe(),
+    )
 
 
 class _Exported:
@@ -140,13 +132,27 @@ class _Exported:
                 "stand; leave them float with Rule(layer=..., mode=Mode.FLOAT, reason='...')"
             )
 
-    def check_qparams(self, plan: Plan) -> None:
-        """Raises a `VerificationError` for parameters that differ from the plan."""
+    def check_qparams(self, plan: Plan) -> tuple[str, ...]:
+        """Compares the parameters in the file with the plan's.
+
+        Returns:
+            Names of planned tensors that the converter folded away.
+
+        Raises:
+            VerificationError: Parameters differ.
+        """
+        folded = []
         for index, planned in plan.tensors.items():
             name = self._model.graph.tensors[index].name
             found = self._integer_tensor(name)
-            if found is not None:
+            if found is None:
+                folded.append(name)
+            else:
                 self._check_equal(found, planned, f"tensor {name!r}")
+        self._check_operands(plan)
+        return tuple(folded)
+
+    def _check_operands(self, plan: Plan) -> None:
         for op in self.graph.operators:
             origin = self.counterpart(op)
             if origin is None or origin.name != op.name:
@@ -182,7 +188,7 @@ class _Exported:
 
 
 def _fidelity(
-    model: FloatModel, reference: Session, edge: Session, samples: Sequence[Sample]
+    reference: Session, edge: Session, samples: Sequence[Sample]
 ) -> tuple[OutputFidelity, ...]:
     order = [edge.output_names.index(name) for name in reference.output_names]
     totals = [Fidelity() for _ in order]

@@ -52,7 +52,7 @@ DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)[:, np.newaxis, np.newaxi
 Split = Literal["train", "test"]
 
 
-class Unavailable(Exception):
+class Unavailable(Exception):  # noqa: N818 - a state of the machine, not a fault
     """The body or the images are not on this machine; the message says which command gets them."""
 
 
@@ -121,7 +121,8 @@ def load_classifier() -> Classifier:
     classifier = Classifier(load_body())
     with np.load(HEAD, allow_pickle=False) as head:
         classifier.head.load_state_dict({name: torch.from_numpy(head[name]) for name in head})
-    return classifier.eval()
+    classifier.eval()
+    return classifier
 
 
 def load_body() -> nn.Module:

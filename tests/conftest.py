@@ -1,0 +1,54 @@
+"""What several test files start from: the bundled demo model, calibrated and exported once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import edgeq
+from edgeq import demo
+from edgeq.calibrate.run import Calibration, Calibrator
+from edgeq.export.edgemodel import EdgeModel
+from edgeq.model import FloatModel
+
+SAMPLES = 20
+
+
+@pytest.fixture(scope="session")
+def demo_images() -> npt.NDArray[np.float32]:
+    """`(20, 1, 28, 28)` calibration images of the demo."""
+    return demo.load_data().calibration[:SAMPLES]
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> FloatModel:
+    """The demo's float model."""
+    return FloatModel(demo.float_model_path().read_bytes(), "tflite")
+
+
+@pytest.fixture(scope="session")
+def demo_calibration(
+    demo_model: FloatModel, demo_images: npt.NDArray[np.float32]
+) -> Calibration:
+    """The demo model's ranges over all of `demo_images`."""
+    return Calibrator(demo_model, threads=1).run((image[None],) for image in demo_images)
+
+
+@pytest.fixture(scope="session")
+def exported(demo_model: FloatModel, demo_images: npt.NDArray[np.float32]) -> EdgeModel:
+    """The demo model, exported with `demo_images`."""
+    return edgeq.export(demo_model.tflite, demo_images)
+
+
+@pytest.fixture
+def demo_files(
+    tmp_path: Path, demo_model: FloatModel, demo_images: npt.NDArray[np.float32]
+) -> Iterator[Path]:
+    """A folder with the float model as `model.tflite` and its images as `images.npy`."""
+    (tmp_path / "model.tflite").write_bytes(demo_model.tflite)
+    np.save(tmp_path / "images.npy", demo_images)
+    yield tmp_path

@@ -1,0 +1,45 @@
+"""The documents cannot drift: their Python runs, and generated pages are those of the code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeq.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON_BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+JSON_BLOCK = re.compile(r"```json\n(.*?)```", re.DOTALL)
+
+
+def test_the_readme_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("litert_torch")
+    monkeypatch.chdir(tmp_path)
+    blocks = PYTHON_BLOCK.findall((ROOT / "README.md").read_text())
+    assert len(blocks) >= 2
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+    assert (tmp_path / "model_int8.tflite").stat().st_size > 0
+    assert names["edge_model"].report.float_ops  # type: ignore[attr-defined]
+
+
+def test_the_recipe_of_the_guide_is_one() -> None:
+    (text,) = JSON_BLOCK.findall((ROOT / "docs" / "guide.md").read_text())
+    assert Recipe.from_json(text).rules[0].op == "FLOOR"
+
+
+def test_the_op_page_is_that_of_the_table() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "make_docs"), "--check"]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+        assert (path.parent / link).exists(), link

@@ -1,0 +1,119 @@
+"""Every row of the op table, proved on the real converter and kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from one_op import CASES, OneOp, Step, Value
+
+import edgeq
+from edgeq import Mode, Recipe, Rule, UnsupportedOpError
+from edgeq.compare import Fidelity
+from edgeq.flatbuffer import Graph, Operator, parse
+from edgeq.ops import OPS, ScaleRule
+from edgeq.runtime.session import Session
+
+SAMPLES = 20
+AGREEMENT = 0.95
+"""Share of truth values and indices that int8 must not change."""
+
+BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
+
+
+def _dtypes(graph: Graph, op: Operator) -> set[str]:
+    return {graph.tensors[t].dtype for t in (*op.inputs, *op.outputs) if t >= 0}
+
+
+def _check_integer(case: OneOp, graph: Graph) -> None:
+    names = [op.name for op in graph.operators]
+    assert (case.becomes or case.name) in names
+    inner = [op for op in graph.operators if op.name not in BOUNDARY]
+    assert {op.name for op in inner if "float32" in _dtypes(graph, op)} == set()
+    assert {op.name for op in inner if "int8" not in _dtypes(graph, op)} == set()
+
+
+def _check_scales(graph: Graph) -> None:
+    for op in graph.operators:
+        row = OPS.get(op.name)
+        tensors = [graph.tensors[t] for t in (*op.inputs, *op.outputs) if t >= 0]
+        if row is not None and row.rule is ScaleRule.SAME:
+            assert len({t.qparams for t in tensors if t.dtype == "int8"}) == 1, op.name
+        if row is not None and row.rule is ScaleRule.FIXED:
+            assert graph.tensors[op.outputs[0]].qparams == row.fixed, op.name
+
+
+def _check_weights(case: OneOp, graph: Graph) -> None:
+    row = OPS[case.name]
+    for op in graph.operators:
+        if op.name != (case.becomes or case.name) or row.weight is None:
+            continue
+        weight = graph.tensors[op.inputs[row.weight]]
+        if weight.data is not None:
+            assert weight.qparams is not None
+            assert weight.qparams.axis == row.weight_axis
+            assert set(weight.qparams.zero_point) == {0}
+            assert weight.data.min() >= -127
+
+
+def _check_outputs(case: OneOp, float_model: bytes, edge_model: bytes) -> None:
+    fidelity: dict[str, Fidelity] = {}
+    agreement: dict[str, list[float]] = {}
+    with Session(float_model) as reference, Session(edge_model) as edge:
+        for sample in case.draw(SAMPLES):
+            expected, actual = reference.run(sample), edge.run(sample)
+            for name, array in expected.items():
+                if array.dtype == np.float32:
+                    seen = fidelity.get(name, Fidelity())
+                    fidelity[name] = seen.observe(array, actual[name])
+                else:
+                    equal = float(np.mean(array == actual[name]))
+                    agreement.setdefault(name, []).append(equal)
+    assert {*fidelity, *agreement} == set(case.outputs)
+    assert {n: f.sqnr_db for n, f in fidelity.items() if f.sqnr_db < case.floor_db} == {}
+    assert {n: v for n, v in agreement.items() if np.mean(v) < AGREEMENT} == {}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
+def test_op_runs_in_int8(case: OneOp) -> None:
+    float_model = case.build()
+    edge = edgeq.export(float_model, case.draw(SAMPLES), recipe="int8", progress=False)
+    graph = parse(edge.tflite).graphs[0]
+    _check_integer(case, graph)
+    _check_scales(graph)
+    _check_weights(case, graph)
+    _check_outputs(case, float_model, edge.tflite)
+
+
+def test_every_row_has_a_case() -> None:
+    assert set(OPS) - {case.name for case in CASES} == set()
+
+
+def _around(name: str) -> OneOp:
+    """The op between two that int8 has."""
+    rows = Value((1, 16))
+    steps = (
+        Step("RELU", ("x",), {"before": rows}),
+        Step(name, ("before",), {"middle": rows}),
+        Step("ABS", ("middle",), {"y": rows}),
+    )
+    return OneOp(name, {"x": rows}, steps)
+
+
+@pytest.mark.parametrize("name", ["NEG", "FLOOR", "SIN"])
+def test_op_without_row_is_refused_with_the_way_out(name: str) -> None:
+    case = _around(name)
+    with pytest.raises(UnsupportedOpError) as caught:
+        edgeq.export(case.build(), case.draw(SAMPLES), recipe="int8", progress=False)
+    assert f"{name} at middle (op 1)" in str(caught.value)
+    assert f"Rule(op='{name}', mode=Mode.FLOAT" in str(caught.value)
+
+
+def test_op_without_row_stays_float_by_rule_with_its_reason() -> None:
+    case = _around("NEG")
+    recipe = Recipe(rules=(Rule(op="NEG", mode=Mode.FLOAT, reason="the sign is cheap"),))
+    edge = edgeq.export(case.build(), case.draw(SAMPLES), recipe=recipe, progress=False)
+    graph = parse(edge.tflite).graphs[0]
+    inner = [op for op in graph.operators if op.name not in BOUNDARY]
+    assert {op.name for op in inner if "float32" in _dtypes(graph, op)} == {"NEG"}
+    assert {op.name for op in inner if "int8" in _dtypes(graph, op)} == {"RELU", "ABS"}
+    assert edge.report.float_ops == {"NEG at middle (op 1)": "the sign is cheap"}

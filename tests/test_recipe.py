@@ -1,0 +1,150 @@
+"""Recipes: JSON and back, which rule wins, and what is said of a recipe that makes no sense."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeq.errors import RecipeError
+from edgeq.recipe import PRESETS, Mode, Recipe, Rule, as_recipe
+
+FLOAT_HEAD = Rule(layer="head", mode=Mode.FLOAT, reason="it loses two points")
+
+texts = st.text(max_size=20)
+modes = st.sampled_from(Mode)
+rules = st.builds(Rule, layer=texts.map(re.escape), op=texts, mode=modes, reason=texts)
+recipes = st.builds(Recipe, name=texts, rules=st.lists(rules, max_size=4).map(tuple), default=modes)
+
+
+@given(recipes)
+def test_json_round_trip(recipe: Recipe) -> None:
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_absent_fields_take_their_defaults() -> None:
+    read = Recipe.from_json('{"rules": [{"op": "SOFTMAX", "mode": "float"}]}')
+    assert read == Recipe("int8", (Rule(op="SOFTMAX", mode=Mode.FLOAT),), Mode.STATIC_INT8)
+
+
+def test_modes_are_written_by_name() -> None:
+    fields = json.loads(Recipe(rules=(FLOAT_HEAD,), default=Mode.STATIC_INT8).to_json())
+    assert (fields["rules"][0]["mode"], fields["default"]) == ("float", "static_int8")
+
+
+def test_rules_given_as_a_list_are_the_same_recipe() -> None:
+    assert Recipe("r", [FLOAT_HEAD]) == Recipe("r", (FLOAT_HEAD,))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "the recipe is not JSON: Expecting property name"),
+        ("[]", "a recipe is a JSON object. Received: list '[]'"),
+        ('{"rules": {}}', "'rules' must be a list. Received: {}"),
+        ('{"rules": null}', "'rules' must be a list. Received: None"),
+        ('{"rules": ["head"]}', "a rule is a JSON object. Received: 'head'"),
+        ('{"rule": []}', "a recipe has no field 'rule'; it has name, rules, default"),
+        (
+            '{"rules": [{"layers": "x"}]}',
+            "a rule has no field 'layers'; it has layer, op, mode, reason",
+        ),
+        (
+            '{"rules": [{"mode": "int4"}]}',
+            "no mode is called 'int4'; the modes are static_int8, float",
+        ),
+        ('{"default": ["float"]}', "no mode is called ['float']"),
+        ('{"name": 7}', "Recipe.name must be text. Received: 7"),
+        ('{"rules": [{"reason": null}]}', "Rule.reason must be text. Received: None"),
+        (
+            '{"rules": [{"layer": "head("}]}',
+            "Rule.layer must be a regular expression: missing ), unterminated subpattern at "
+            "position 4. Received: 'head('",
+        ),
+    ],
+)
+def test_json_that_is_no_recipe(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        Recipe.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        (Rule, {"mode": "float"}, "Rule.mode must be a Mode, for example Mode.FLOAT. Received: "),
+        (Rule, {"layer": None}, "Rule.layer must be text. Received: None"),
+        (Rule, {"op": ["ADD"]}, "Rule.op must be text. Received: ['ADD']"),
+        (Recipe, {"default": "float"}, "Recipe.default must be a Mode"),
+        (Recipe, {"rules": FLOAT_HEAD}, "Recipe.rules must be a tuple of Rule. Received: Rule("),
+        (Recipe, {"rules": ("head",)}, "Recipe.rules must hold Rule values. Received: 'head'"),
+    ],
+)
+def test_values_that_make_no_recipe(
+    kind: type, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        kind(**fields)
+
+
+@pytest.mark.parametrize(
+    ("rule", "op", "layer", "matches"),
+    [
+        (Rule(), "ADD", "anything", True),
+        (Rule(layer="head"), "ADD", "model.head.conv", True),
+        (Rule(layer="^head"), "ADD", "model.head.conv", False),
+        (Rule(layer="head|stem"), "CONV_2D", "stem.0", True),
+        (Rule(layer=r"\.1$"), "ADD", "block.10", False),
+        (Rule(op="SOFTMAX"), "SOFTMAX", "head", True),
+        (Rule(op="SOFTMAX"), "LOG_SOFTMAX", "head", False),
+        (Rule(layer="head", op="ADD"), "ADD", "stem", False),
+        (Rule(layer="head", op="ADD"), "MUL", "head", False),
+    ],
+)
+def test_what_a_rule_matches(rule: Rule, op: str, layer: str, matches: bool) -> None:
+    assert rule.matches(op, layer) is matches
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (FLOAT_HEAD, "layer='head' op='*' mode='float' (it loses two points)"),
+        (Rule(op="ADD"), "layer='' op='ADD' mode='static_int8'"),
+    ],
+)
+def test_describe(rule: Rule, text: str) -> None:
+    assert rule.describe() == text
+
+
+@pytest.mark.parametrize("name", ["int8", "auto"])
+def test_presets_put_every_op_into_int8(name: str) -> None:
+    assert as_recipe(name) is PRESETS[name]
+    assert (PRESETS[name].rules, PRESETS[name].default) == ((), Mode.STATIC_INT8)
+
+
+def test_the_presets_are_those_of_the_readme() -> None:
+    assert sorted(PRESETS) == ["auto", "int8"]
+
+
+def test_a_recipe_passes_through_and_a_file_is_read(tmp_path: Path) -> None:
+    recipe = Recipe("zü", (FLOAT_HEAD,))
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(json.loads(recipe.to_json()), ensure_ascii=False), "utf-8")
+    assert as_recipe(recipe) is recipe
+    assert as_recipe(path) == as_recipe(str(path)) == recipe
+
+
+def test_what_is_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    cases: list[tuple[object, str]] = [
+        (7, "recipe must be a preset's name, a Recipe or a JSON file. Received: int"),
+        ("int9", r"'int9' is neither a preset \(int8, auto\) nor a readable JSON file"),
+        (tmp_path, "neither a preset .* nor a readable JSON file: .*directory"),
+        (tmp_path / "binary.json", "neither a preset .* nor a readable JSON file"),
+    ]
+    for recipe, message in cases:
+        with pytest.raises(RecipeError, match=message):
+            as_recipe(recipe)  # type: ignore[arg-type]
