@@ -101,8 +101,12 @@ def _mapped(path: Path) -> Any:
 
 def _unzipped(path: Path) -> dict[str, Any]:
     """The arrays of a .npz file; `np.load` alone would take a file that is no zip for a pickle."""
-    with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    wrong = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} in it is not an array")
+    return arrays
 
 
 def _check_writable(path: Path, overwrite: bool) -> None:

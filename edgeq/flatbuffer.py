@@ -292,8 +292,12 @@ def _tensor(tree: Any, entry: Any, index: int) -> Tensor:
     if any(d < 0 for d in static) or len(signature) != len(static):
         raise _damaged(f"tensor {index} has the shape {static}")
     data = _constant(tree, entry, index, static, dtype)
+    if any(
+        s != d and (s != -1 or data is not None) for s, d in zip(signature, static, strict=True)
+    ):
+        raise _damaged(f"tensor {index} of shape {static} has the shape signature {signature}")
     return Tensor(
-        index, _text(entry.name), static if data is not None else signature, dtype, data,
+        index, _text(entry.name), signature, dtype, data,
         _qparams(entry.quantization, dtype, static), bool(entry.isVariable),
     )  # fmt: skip
 

@@ -79,7 +79,7 @@ _ROWS = [
     *_same("spec", "PAD", "PADV2", "GATHER", "RESIZE_BILINEAR", "MAXIMUM", "MINIMUM"),
     *_same("spec", "SPACE_TO_DEPTH", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"),
     *_same("oplist, trait", "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER_ND", "MIRROR_PAD", "TILE"),
-    *_same("oplist, trait", "PACK", "UNPACK", "SPLIT", "SPLIT_V", "STRIDED_SLICE", "BROADCAST_TO"),
+    *_same("oplist, trait", "PACK", "UNPACK", "SPLIT", "SPLIT_V", "STRIDED_SLICE"),
     *_same("oplist, trait", "REDUCE_MAX", "REDUCE_MIN", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2"),
     *_same("oplist, trait", "SELECT", "SELECT_V2"),
     *_same("trait", "DYNAMIC_UPDATE_SLICE", "MATRIX_DIAG", "MATRIX_SET_DIAG"),

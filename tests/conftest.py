@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +30,7 @@ def demo_model() -> FloatModel:
 
 
 @pytest.fixture(scope="session")
-def demo_calibration(
-    demo_model: FloatModel, demo_images: npt.NDArray[np.float32]
-) -> Calibration:
+def demo_calibration(demo_model: FloatModel, demo_images: npt.NDArray[np.float32]) -> Calibration:
     """The demo model's ranges over all of `demo_images`."""
     return Calibrator(demo_model, threads=1).run((image[None],) for image in demo_images)
 
@@ -47,8 +44,8 @@ def exported(demo_model: FloatModel, demo_images: npt.NDArray[np.float32]) -> Ed
 @pytest.fixture
 def demo_files(
     tmp_path: Path, demo_model: FloatModel, demo_images: npt.NDArray[np.float32]
-) -> Iterator[Path]:
+) -> Path:
     """A folder with the float model as `model.tflite` and its images as `images.npy`."""
     (tmp_path / "model.tflite").write_bytes(demo_model.tflite)
     np.save(tmp_path / "images.npy", demo_images)
-    yield tmp_path
+    return tmp_path

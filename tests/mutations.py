@@ -236,7 +236,7 @@ def mutant(base: int, seed: int) -> tuple[str, bytes]:
     """
     random = np.random.default_rng([base, seed])
     way = WAYS[seed % len(WAYS)]
-    return way.__name__.strip("_"), way(bases()[base].tflite, random)
+    return way.__name__, way(bases()[base].tflite, random)
 
 
 # Ways that work on bytes.
@@ -497,13 +497,8 @@ def change_option(tree: Any, random: Random) -> None:
     elif "activation" in name.lower() or name in ("padding", "weightsFormat"):
         setattr(options, name, int(random.integers(-1, 8)))
     elif name:
-        setattr(
-            options,
-            name,
-            int(random.choice([0, -1, 2, 5, 100, 65536, 2**31 - 1])) % 128
-            if "Type" in name
-            else int(random.choice([0, -1, 2, 5, 100, 65536, 2**31 - 1])),
-        )
+        value = int(random.choice([0, -1, 2, 5, 100, 65536, 2**31 - 1]))
+        setattr(options, name, value % 128 if "Type" in name else value)
 
 
 @_fields

@@ -43,7 +43,7 @@ class Stream:
         raise TypeError("dataset length is unknown")
 
 
-class Labelled(Dataset[tuple[torch.Tensor, int]]):
+class Labelled(Dataset[tuple[torch.Tensor, int]]):  # type: ignore[misc]
     """Images with a Python number as their label."""
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class Labelled(Dataset[tuple[torch.Tensor, int]]):
         return torch.from_numpy(IMAGES[index]), index
 
 
-class OwnLoader(DataLoader[Any]):
+class OwnLoader(DataLoader[Any]):  # type: ignore[misc]
     """A loader of the user's own making."""
 
 
@@ -259,9 +259,9 @@ BAD_SOURCES: dict[str, tuple[Callable[[], object], str]] = {
     "a scalar array": (lambda: np.float32(3.0), "is a single number; give an array (N, ...)"),
     "a function of nothing": (lambda: lambda: None, "must return an iterable. Received: NoneType"),
     "an empty array": (lambda: IMAGES[:0], "is empty: give at least one sample"),
-    "an empty list": (lambda: [], "is empty: give at least one sample"),
+    "an empty list": (list, "is empty: give at least one sample"),
     "an empty generator": (lambda: iter(()), "is empty: give at least one sample"),
-    "an empty dict": (lambda: {}, "is an empty dict: give an array for each input"),
+    "an empty dict": (dict, "is an empty dict: give an array for each input"),
     "a dict of nothing": (lambda: {"image": IMAGES[:0]}, "is empty: give at least one sample"),
     "a dict of a number": (lambda: {"image": 5}, "input 'image' is a single number"),
     "a dict of unequal arrays": (

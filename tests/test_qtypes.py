@@ -33,6 +33,10 @@ matrices = arrays.arrays(
 )
 
 
+def floats(values: object) -> Float32:
+    return np.asarray(values, np.float32)
+
+
 def assert_within_half_a_step(real: Float32, qparams: QParams, scale: npt.ArrayLike) -> None:
     """The error of a round trip, with room for the float32 rounding of scale and result."""
     levels = 2**qparams.dtype.bits
@@ -121,7 +125,7 @@ def test_each_channel_is_rounded_by_its_own_scale(weights: Float32, axis: int) -
     ids=["plain", "a dead channel", "all dead", "a floor", "a dead channel's floor", "denormal"],
 )
 def test_scales_of_channels(absmax: list[float], floor: list[float], scale: list[float]) -> None:
-    qparams = symmetric_per_channel(np.float32(absmax), 0, np.float64(floor))
+    qparams = symmetric_per_channel(floats(absmax), 0, floats(floor))
     assert qparams.scale == pytest.approx(tuple(scale), rel=1e-6)
     assert qparams.zero_point == (0,) * len(absmax)
     assert (qparams.axis, qparams.narrow_range) == (0, True)
@@ -132,7 +136,7 @@ def test_parameters_survive_float32(low: float, high: float) -> None:
     """What the file stores must be what was planned, to the bit."""
     assume(low <= high)
     made = [affine(low, high), symmetric(abs(high))]
-    made.append(symmetric_per_channel(np.abs(np.float32([low, high])), 0, np.zeros(2)))
+    made.append(symmetric_per_channel(np.abs(floats([low, high])), 0, np.zeros(2)))
     for qparams in made:
         assert tuple(float32(s) for s in qparams.scale) == qparams.scale
 

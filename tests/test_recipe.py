@@ -83,9 +83,7 @@ def test_json_that_is_no_recipe(text: str, message: str) -> None:
         (Recipe, {"rules": ("head",)}, "Recipe.rules must hold Rule values. Received: 'head'"),
     ],
 )
-def test_values_that_make_no_recipe(
-    kind: type, fields: dict[str, object], message: str
-) -> None:
+def test_values_that_make_no_recipe(kind: type, fields: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(message)):
         kind(**fields)
 

@@ -86,7 +86,7 @@ class TrainedCase:
     labels: NDArray[np.int64]
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module):  # type: ignore[misc]
     """MobileNetV2's convolutions, global average pooling and a linear head."""
 
     def __init__(self, body: nn.Module) -> None:

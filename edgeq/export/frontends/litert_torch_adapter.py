@@ -9,13 +9,65 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
+import re
+import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from edgeq.errors import DependencyError
 
 _SHOW_PROGRESS = "LITERT_TORCH_SHOW_PROGRESS"
+_REPEATED_CALL = re.compile(r"@\d+$")
+
+_LOGGED_NOISE = {
+    "torchao": "Failed to load ",
+    "torch.utils._pytree": "%s is an Enum subclass and is now natively supported",
+}
+"""By logger, how records begin that importing litert-torch brings and no user can act on."""
+
+_WARNED_NOISE = r"`isinstance\(treespec, LeafSpec\)` is deprecated"
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A model in StableHLO.
+
+    Attributes:
+        bytecode: MLIR bytecode with the signature `serving_default` set.
+        outputs: Name of each output and the layer path that computes it, in order.
+    """
+
+    bytecode: bytes
+    outputs: tuple[tuple[str, str], ...]
+
+
+class _Dropping(logging.Filter):
+    """Drops the records that begin with a text."""
+
+    def __init__(self, beginning: str) -> None:
+        super().__init__()
+        self._beginning = beginning
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(self._beginning)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what litert-torch's own dependencies print, and nothing of the user's."""
+    filters = {name: _Dropping(text) for name, text in _LOGGED_NOISE.items()}
+    for name, dropping in filters.items():
+        logging.getLogger(name).addFilter(dropping)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _WARNED_NOISE, FutureWarning)
+            yield
+    finally:
+        for name, dropping in filters.items():
+            logging.getLogger(name).removeFilter(dropping)
 
 
 @contextlib.contextmanager
@@ -48,16 +100,16 @@ def check_installed() -> None:
         )
 
 
-def to_stablehlo(program: Any, inputs: Sequence[str], output_names: Sequence[str] | None) -> bytes:
+def to_stablehlo(
+    program: Any, inputs: Sequence[str], output_names: Sequence[str] | None
+) -> Lowered:
     """Lowers a `torch.export.ExportedProgram` to StableHLO.
 
     Args:
-        program: The traced program. Its nodes' layer paths become the locations of the ops.
+        program: The traced program, which is used up. Its nodes' layer paths become the locations
+            of the ops.
         inputs: Name of each user input, in order.
         output_names: Name of each output, or None to number them.
-
-    Returns:
-        MLIR bytecode with the signature `serving_default` set.
     """
     with _globals_kept():
         from litert_converter.mlir._mlir_libs import converter_api_ext
@@ -65,10 +117,12 @@ def to_stablehlo(program: Any, inputs: Sequence[str], output_names: Sequence[str
         from litert_torch._convert import core
         from litert_torch.backend.inline_consts import InlineConstsContext
 
+        _keep_infinities(program)
         program = fx_infra.graph_utils.reset_from_node_meta(program)
         decompositions = fx_infra.decomp.pre_convert_decomp()
         program = fx_infra.safe_run_decompositions(program, decompositions, can_skip=False)
         program = core._run_convert_passes(program)
+        output_layers = _output_layers(program)
         _name_layers(program)
         lowered = backend.export.exported_program_to_mlir(
             program,
@@ -87,7 +141,28 @@ def to_stablehlo(program: Any, inputs: Sequence[str], output_names: Sequence[str
         )
         stream = io.BytesIO()
         operation.write_bytecode(file=stream)
-        return stream.getvalue()
+        return Lowered(stream.getvalue(), tuple(zip(output_names, output_layers, strict=True)))
+
+
+def _keep_infinities(program: Any) -> None:
+    """Copies infinite tensors: litert-torch clamps them in place, which is in the user's model."""
+    import torch
+
+    for values in (program.state_dict, program.constants):
+        for name, value in values.items():
+            if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+                continue
+            if bool(value.isinf().any()):
+                own = value.detach().clone()
+                is_parameter = isinstance(value, torch.nn.Parameter)
+                values[name] = torch.nn.Parameter(own, False) if is_parameter else own
+
+
+def _output_layers(program: Any) -> list[str]:
+    import torch.utils._pytree as pytree
+
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    return [layer_path(node) for node in pytree.tree_leaves(output.args[0])]
 
 
 def _name_layers(program: Any) -> None:
@@ -101,4 +176,15 @@ def layer_path(node: Any) -> str:
     """Path of the module that a node comes from, `features.0.conv`, or the node's own name."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = str(stack[-1][0]) if stack else ""
-    return path.removeprefix("L['self']").lstrip(".") or str(node.name)
+    path = _REPEATED_CALL.sub("", path.removeprefix("L['self']").lstrip("."))
+    # A compiled module hides the user's own behind this name.
+    parts = [part for part in path.split(".") if part and part != "_orig_mod"]
+    return ".".join(parts) or _traced_name(node)
+
+
+def _traced_name(node: Any) -> str:
+    """The name that a node, or the one it was made from, had when the model was traced."""
+    name, history = str(node.name), node.meta.get("from_node", [])
+    while history:
+        name, history = str(history[0].name), history[0].from_node
+    return name

@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from edgeq.errors import ModelError
-from edgeq.export.convert import check_imports
 from edgeq.flatbuffer import Tensor, completed, parse
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel
 from edgeq.runtime.backend import load_backend
 
 CHECK_LIMIT_S = 60.0
-CHECK_MEMORY_BYTES = 4 << 30
+CHECK_MEMORY_BYTES = 2 << 30
 """What a check may take besides the copies of the file itself that it makes."""
 
 
@@ -33,20 +34,20 @@ def trace(model: bytes | bytearray | str | os.PathLike[str], worker: Worker) -> 
         ModelError: No such file, not a .tflite file, damaged, or with several subgraphs.
     """
     tflite = bytes(model) if isinstance(model, bytes | bytearray) else _read(Path(model))
-    _check(worker, "edgeq.flatbuffer:parse_only", tflite, "reading it")
+    _check(worker, "edgeq.flatbuffer:parse_only", tflite, "its reader")
     found = FloatModel(completed(tflite), "tflite")
-    _check(worker, "edgeq.export.frontends.tflite:check_shapes", found.tflite, "the runtime")
-    check_imports(worker, found.tflite)
+    _check(worker, "edgeq.export.frontends.tflite:check_kernels", found.tflite, "the runtime")
+    _check(worker, "edgeq.mlir:import_only", found.tflite, "the converter's importer")
     return found
 
 
-def check_shapes(tflite: bytes) -> None:
-    """Job: has every op's own kernel check its operands and compute its output's shape.
+def check_kernels(tflite: bytes) -> None:
+    """Job: has every op's own kernel check its operands, and compute its output's shape and type.
 
     The delegate trusts more than it checks: given a bias that is too short, it reads behind it.
 
     Raises:
-        ModelError: The file's shape of a tensor is not the one that its op computes.
+        ModelError: A kernel computes another shape or type than the file gives the tensor.
     """
     runtime = load_backend().module
     interpreter = runtime.Interpreter(
@@ -57,28 +58,32 @@ def check_shapes(tflite: bytes) -> None:
     interpreter.allocate_tensors()
     tensors = parse(tflite).graphs[0].tensors
     for detail in interpreter.get_tensor_details()[: len(tensors)]:
-        _check_shape(tensors[detail["index"]], tuple(int(d) for d in detail["shape"]))
+        shape = tuple(int(d) for d in detail["shape"])
+        _check_tensor(tensors[detail["index"]], shape, np.dtype(detail["dtype"]).name)
 
 
-def _check_shape(tensor: Tensor, computed: tuple[int, ...]) -> None:
-    claimed = tensor.shape
-    if len(claimed) != len(computed) or any(
-        c >= 0 and c != d for c, d in zip(claimed, computed, strict=True)
-    ):
+def _check_tensor(tensor: Tensor, shape: tuple[int, ...], dtype: str) -> None:
+    same_shape = len(tensor.shape) == len(shape) and all(
+        claimed in (-1, found) for claimed, found in zip(tensor.shape, shape, strict=True)
+    )
+    same_dtype = tensor.dtype == dtype or not hasattr(np, tensor.dtype)
+    if not (same_shape and same_dtype):
         raise ModelError(
-            f"the .tflite file is damaged: it gives tensor {tensor.name!r} the shape {claimed}, "
-            f"but the op that computes it makes {computed}. Make it again with its converter"
+            f"the .tflite file is damaged: tensor {tensor.name!r} is {tensor.dtype} of shape "
+            f"{tensor.shape}, but its op makes {dtype} of shape {shape}. Make it again with its "
+            "converter"
         )
 
 
-def _check(worker: Worker, job: str, tflite: bytes, what: str) -> None:
+def _check(worker: Worker, job: str, tflite: bytes, who: str) -> None:
+    """Runs a job that only a sound file survives."""
     limit = CHECK_MEMORY_BYTES + 8 * len(tflite)
     try:
         worker.call(job, tflite, timeout_s=CHECK_LIMIT_S, memory_bytes=limit)
     except (JobCrashed, JobFailed) as error:
         raise ModelError(
-            f"the .tflite file is damaged, or needs more than this version knows: {what} "
-            f"{' '.join(error.reason.split())}"
+            "the .tflite file is damaged, too large, or from an unknown version: "
+            f"{who} {' '.join(error.reason.split())}. Make it again with its converter"
         ) from None
 
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from edgeq.errors import DataError, ModelError, UnsupportedOpError
+from edgeq.calibrate.data import to_numpy
+from edgeq.errors import DataError, EdgeqError, ModelError, UnsupportedOpError
 from edgeq.export.convert import lower_to_float
 from edgeq.export.frontends import litert_torch_adapter as adapter
-from edgeq.flatbuffer import rename_tensors
+from edgeq.flatbuffer import Graph, Operator, rename_tensors
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
+from edgeq.ops import OPS
 
 _LAYER = re.compile(r"([^;]+);")
 _NODE = re.compile(r"While executing %(\w+)")
+_TRAINING_ARGUMENTS = ("train", "training")
 
 
 def handles(model: object) -> bool:
@@ -43,20 +46,29 @@ def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
 
     Raises:
         DependencyError: litert-torch is not installed.
-        ModelError: torch.export cannot trace the module.
+        ModelError: torch.export cannot trace the module, or the program cannot be exported.
         UnsupportedOpError: An ATen op has no lowering.
         DataError: `sample` does not fit `forward`.
     """
     adapter.check_installed()
     notes: list[str] = []
-    program = model if not _is_module(model) else _export(_prepared(model, notes), sample)
+    with adapter.quiet():
+        is_module = _is_module(model)
+        program = _export(_prepared(model, notes), sample) if is_module else _copied(model)
+        _check_program(program)
+        layers = {node.name: adapter.layer_path(node) for node in program.graph.nodes}
+        lowered = _lower(program, layers)
+    tflite = lower_to_float(worker, lowered.bytecode, "PYTORCH")
+    naming = _Naming(FloatModel(tflite, "pytorch").graph, layers.values(), lowered.outputs)
+    return FloatModel(rename_tensors(tflite, naming.name), "pytorch", tuple(notes))
+
+
+def _lower(program: Any, layers: Mapping[str, str]) -> adapter.Lowered:
     inputs = list(program.graph_signature.user_inputs)
     try:
-        bytecode = adapter.to_stablehlo(program, inputs, _output_names(program))
+        return adapter.to_stablehlo(program, inputs, _output_names(program))
     except Exception as error:  # litert-torch raises plain RuntimeErrors for what it cannot lower
-        raise _lowering_error(program, error) from None
-    tflite = lower_to_float(worker, bytecode, "PYTORCH")
-    return FloatModel(_with_layer_names(tflite), "pytorch", tuple(notes))
+        raise _lowering_error(layers, error) from None
 
 
 def _is_module(model: object) -> bool:
@@ -87,7 +99,7 @@ def _prepared(module: Any, notes: list[str]) -> Any:
         notes.append("the module was in training mode; a copy was exported in evaluation mode")
     if narrow:
         names = ", ".join(sorted(str(d).removeprefix("torch.") for d in narrow))
-        notes.append(f"parameters in {names} were widened to float32 before calibration")
+        notes.append(f"parameters in {names} were converted to float32")
     return module.eval().float().cpu()
 
 
@@ -99,20 +111,121 @@ def _export(module: Any, sample: Any) -> Any:
         with torch.no_grad():
             return torch.export.export(module, arguments, keywords, strict=False)
     except Exception as error:  # torch.export raises dozens of kinds
-        raise ModelError(
-            f"torch.export could not trace {type(module).__name__} with inputs "
-            f"{_describe(arguments, keywords)}: {_first_line(error)}. The forward pass must not "
-            "branch on tensor values; check the sample's shapes and dtypes first by calling "
-            "model(sample)"
-        ) from None
+        raise _export_error(module, arguments, keywords, error) from None
+
+
+def _export_error(
+    module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], error: Exception
+) -> EdgeqError:
+    """A `DataError` if the module does not run on the sample at all, otherwise a `ModelError`."""
+    name, received = type(module).__name__, _describe(arguments, keywords)
+    refused = _run_error(module, arguments, keywords)
+    if refused is not None:
+        return DataError(
+            f"the sample does not fit {name}: calling the module on it raises "
+            f"{type(refused).__name__}: {_first_line(refused)}. Received: {received}"
+        )
+    return ModelError(
+        f"torch.export could not trace {name} with inputs {received}: {_first_line(error)}. "
+        "The forward pass must not branch on tensor values, and must return tensors in tuples, "
+        "lists, dicts or registered dataclasses; torch.export.export(model.eval(), ...) shows the "
+        "line, and its result can be exported as well"
+    )
+
+
+def _run_error(
+    module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> Exception | None:
+    """What calling a copy of the module raises."""
+    import torch
+
+    try:
+        module = copy.deepcopy(module)
+    except Exception:  # anything may go wrong in the user's classes
+        return None
+    try:
+        with torch.no_grad():
+            module(*arguments, **keywords)
+    except Exception as error:
+        return error
+    return None
+
+
+def _copied(program: Any) -> Any:
+    """A program that the lowering may change, with the caller's tensors."""
+    import torch
+
+    module = copy.deepcopy(program.graph_module)
+    for old, new in zip(program.graph.nodes, module.graph.nodes, strict=True):
+        # Copying renames what is called like a Python builtin, such as `input`.
+        new.name = old.name
+    module.recompile()
+    return torch.export.ExportedProgram(
+        root=module,
+        graph=module.graph,
+        graph_signature=copy.deepcopy(program.graph_signature),
+        state_dict=dict(program.state_dict),
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        example_inputs=program.example_inputs,
+        constants=dict(program.constants),
+        verifiers=program.verifiers,
+    )
+
+
+def _check_program(program: Any) -> None:
+    """Raises a `ModelError` for what could only fail later and less clearly."""
+    _check_inputs(program)
+    _check_outputs(program)
+    for node in program.graph.nodes:
+        if _is_training(node):
+            raise ModelError(
+                f"{node.target} at {adapter.layer_path(node)} was traced in training mode; call "
+                "model.eval() before torch.export.export, and pass training=False to functions"
+            )
+    for name, value in {**program.state_dict, **program.constants}.items():
+        if str(getattr(value, "dtype", "")) in ("torch.float16", "torch.bfloat16"):
+            raise ModelError(
+                f"tensor {name!r} of the traced program is {str(value.dtype)[6:]}; edgeq exports "
+                "from float32: call model.float() before it is traced"
+            )
+
+
+def _check_inputs(program: Any) -> None:
+    names = set(program.graph_signature.user_inputs)
+    for node in program.graph.nodes:
+        shape = getattr(node.meta.get("val"), "shape", ())
+        if node.name in names and not all(isinstance(size, int) for size in shape):
+            raise ModelError(
+                f"input {node.name!r} has the dynamic shape ({', '.join(map(str, shape))}); "
+                "trace the model without dynamic_shapes (batch 1 for a device)"
+            )
+
+
+def _check_outputs(program: Any) -> None:
+    names = _output_names(program) or []
+    for name, value in zip(names, program.graph_signature.user_outputs, strict=False):
+        if not isinstance(value, str):
+            raise ModelError(
+                f"the forward pass returns the constant {value!r} as {name!r}; return tensors only"
+            )
+
+
+def _is_training(node: Any) -> bool:
+    """Whether a node is a dropout or normalization that behaves as in training."""
+    parameters = getattr(getattr(node.target, "_schema", None), "arguments", ())
+    given = {p.name: value for p, value in zip(parameters, node.args, strict=False)}
+    given.update(node.kwargs)
+    return any(given.get(name) is True for name in _TRAINING_ARGUMENTS)
 
 
 def _arguments(module: Any, sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     import torch.utils._pytree as pytree
 
+    sample = dict(sample) if isinstance(sample, Mapping) else sample
     sample = pytree.tree_map(_tensor, sample)
-    if isinstance(sample, Mapping):
-        arguments, keywords = (), dict(sample)
+    if isinstance(sample, dict):
+        arguments, keywords = (), sample
     else:
         arguments, keywords = tuple(sample) if isinstance(sample, tuple | list) else (sample,), {}
     signature = inspect.signature(module.forward)
@@ -134,7 +247,7 @@ def _without_labels(signature: inspect.Signature, arguments: tuple[Any, ...]) ->
         return arguments
     room = sum(k is not inspect.Parameter.KEYWORD_ONLY for k in kinds)
     extra = arguments[room:]
-    labels = all(v.ndim <= 1 and not v.is_floating_point() for v in extra)
+    labels = all(getattr(v, "ndim", 2) <= 1 and not v.is_floating_point() for v in extra)
     return arguments[:room] if labels else arguments
 
 
@@ -144,9 +257,13 @@ def _tensor(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         tensor = value.detach().cpu()
     else:
-        import numpy as np
-
-        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        array = to_numpy(value)
+        if array.dtype.kind not in "fiub":
+            raise DataError(
+                f"a sample is made of arrays or tensors of numbers. "
+                f"Received: {type(value).__name__} {str(value)[:80]!r}"
+            )
+        tensor = torch.from_numpy(array.copy())
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
@@ -180,10 +297,9 @@ def _first_line(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
 
 
-def _lowering_error(program: Any, error: Exception) -> ModelError:
+def _lowering_error(layers: Mapping[str, str], error: Exception) -> ModelError:
     """An `UnsupportedOpError` that names the layer, from what the lowering raised."""
     node = _NODE.search(str(error))
-    layers = {n.name: adapter.layer_path(n) for n in program.graph.nodes}
     where = f" at {layers.get(node[1], node[1])}" if node else ""
     return UnsupportedOpError(
         f"litert-torch cannot lower an op of the model{where}: {_first_line(error)}. "
@@ -191,28 +307,59 @@ def _lowering_error(program: Any, error: Exception) -> ModelError:
     )
 
 
-def _with_layer_names(tflite: bytes) -> bytes:
+class _Naming:
     """Names every tensor by the layer that computes or owns it, `#n` where it has several.
 
-    An op that the converter fused from several modules takes the first of them in execution order,
-    the one that owns the weights. An output's name is given by the signature; its op's weight or
-    index tells the layer.
+    The converter joins the layers of what it fuses, in no fixed order, and names an output by the
+    signature alone.
+
+    Args:
+        graph: The float model as the converter wrote it.
+        layers: Layer paths in the order they run.
+        outputs: Name of each output and the layer that computes it, in order.
     """
-    model = FloatModel(tflite, "pytorch")
-    graph = model.graph
-    names = {i: graph.tensors[i].name for i in graph.inputs}
-    taken: dict[str, int] = {}
 
-    def unique(name: str) -> str:
-        taken[name] = taken.get(name, -1) + 1
-        return f"{name}#{taken[name]}" if taken[name] else name
+    def __init__(
+        self, graph: Graph, layers: Iterable[str], outputs: Sequence[tuple[str, str]]
+    ) -> None:
+        self._graph = graph
+        self._order = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}
+        self._outputs = {f"serving_default_{name}_output": layer for name, layer in outputs}
+        self._taken: dict[str, int] = {}
+        self._names = {i: graph.tensors[i].name for i in graph.inputs}
+        for op in graph.operators:
+            self._add(op)
 
-    for op in graph.operators:
-        sources = [*op.outputs, *(t.index for _, t in graph.operands(op) if t.is_constant)]
-        found = [_LAYER.findall(graph.tensors[t].name) for t in sources]
-        layer = next((f[-1] for f in found if f), graph.tensors[op.outputs[0]].name)
-        names.update({t: unique(layer) for t in op.outputs})
-        for slot, tensor in graph.operands(op):
-            if tensor.is_constant:
-                names.setdefault(tensor.index, unique(f"{layer}/operand_{slot}"))
-    return rename_tensors(tflite, lambda index, old: names.get(index, old))
+    def name(self, tensor: int, old: str) -> str:
+        """The new name of a tensor."""
+        return self._names.get(tensor, old)
+
+    def _add(self, op: Operator) -> None:
+        layer = self._layer(op)
+        self._names.update({tensor: self._unique(layer) for tensor in op.outputs})
+        for slot, tensor in self._graph.operands(op):
+            if tensor.is_constant and tensor.index not in self._names:
+                self._names[tensor.index] = self._unique(f"{layer}/operand_{slot}")
+
+    def _unique(self, name: str) -> str:
+        self._taken[name] = self._taken.get(name, -1) + 1
+        return f"{name}#{self._taken[name]}" if self._taken[name] else name
+
+    def _layer(self, op: Operator) -> str:
+        """The layer that owns an op's weight; without one, the layer that computes its output."""
+        computing = next((found for t in op.outputs if (found := self._joined(t))), [])
+        row = OPS.get(op.name)
+        if row is not None and row.weight is not None:
+            owning = self._joined(op.inputs[row.weight])
+            # Equal weights of several layers become one tensor, with the name of one of them.
+            owning = [layer for layer in owning if layer in computing] if computing else owning
+            if owning or computing:
+                return min(owning or computing, key=self._position)
+        name = self._graph.tensors[op.outputs[0]].name
+        return computing[-1] if computing else self._outputs.get(name, name)
+
+    def _position(self, layer: str) -> int:
+        return self._order.get(layer, len(self._order))
+
+    def _joined(self, tensor: int) -> list[str]:
+        return _LAYER.findall(self._graph.tensors[tensor].name) if tensor >= 0 else []

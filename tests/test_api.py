@@ -1,0 +1,151 @@
+"""What `import edgeq` gives, what it does not drag in, and that exports repeat to the byte."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import edgeq
+from edgeq import errors
+from edgeq.export.edgemodel import EdgeModel
+from edgeq.model import FloatModel
+from edgeq.runtime.session import Session
+
+PUBLIC = [
+    "ConversionError",
+    "DataError",
+    "DependencyError",
+    "EdgeModel",
+    "EdgeqError",
+    "Mode",
+    "ModelError",
+    "Recipe",
+    "RecipeError",
+    "Rule",
+    "UnsupportedOpError",
+    "VerificationError",
+    "calibrate",
+    "export",
+]
+
+HEAVY = ["torch", "jax", "keras", "tensorflow", "litert_torch", "litert_converter", "typer", "ray"]
+
+
+def test_the_public_names_are_these() -> None:
+    assert edgeq.__all__ == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_there_and_explained(name: str) -> None:
+    assert inspect.getdoc(getattr(edgeq, name))
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert edgeq.__version__ == importlib.metadata.version("edgeq")
+
+
+def test_every_error_is_caught_by_the_root() -> None:
+    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+    assert len(kinds) == 8
+    assert all(issubclass(kind, edgeq.EdgeqError) for kind in kinds)
+    assert issubclass(edgeq.UnsupportedOpError, edgeq.ModelError)
+    assert {kind.__name__ for kind in kinds} <= set(edgeq.__all__)
+
+
+def fresh(source: str) -> str:
+    """What a new interpreter prints."""
+    return subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True
+    ).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import edgeq.export.plan, edgeq.calibrate.data",
+        "from edgeq.calibrate.data import RepDataset; from edgeq.export.frontends import torch",
+        "import importlib; importlib.import_module('edgeq.export.pipeline'); import edgeq.cli",
+    ],
+)
+def test_functions_win_over_the_packages_that_share_their_names(statement: str) -> None:
+    source = (
+        f"{statement}\nimport edgeq, inspect\n"
+        "print(inspect.isfunction(edgeq.export), inspect.isfunction(edgeq.calibrate))"
+    )
+    assert fresh(source) == "True True"
+
+
+def test_importing_edgeq_imports_no_framework() -> None:
+    source = f"import sys, edgeq\nprint([m for m in {HEAVY} if m in sys.modules])"
+    assert fresh(source) == "[]"
+
+
+def test_exporting_a_tflite_imports_no_framework(demo_model: FloatModel) -> None:
+    """Nor does the converter, which may kill its process, ever come into this one."""
+    source = (
+        "import sys, edgeq\nfrom edgeq import demo\n"
+        "edgeq.export(demo.float_model_path(), demo.load_data().calibration[:10])\n"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    assert fresh(source) == "[]"
+
+
+def test_exporting_twice_gives_the_same_bytes(
+    exported: EdgeModel, demo_model: FloatModel, demo_images: npt.NDArray[np.float32]
+) -> None:
+    """Whatever form the same data has."""
+    again = edgeq.export(demo_model.tflite, lambda: iter(demo_images[:, None]), progress=False)
+    assert again.tflite == exported.tflite
+    assert again.plan == exported.plan
+    assert again.calibration == exported.calibration
+
+
+def test_an_exported_model_runs_and_tells_its_inputs(
+    exported: EdgeModel, demo_model: FloatModel, demo_images: npt.NDArray[np.float32]
+) -> None:
+    (port,) = exported.io.inputs
+    image = demo_images[:1]
+    assert (port.name, port.shape, port.dtype) == (
+        demo_model.signature.inputs[0][0], image.shape, "float32",
+    )  # fmt: skip
+    with exported.session() as session, Session(demo_model.tflite) as reference:
+        found, expected = session.run(image), reference.run({port.name: image})
+    assert found.keys() == expected.keys() == {p.name for p in exported.io.outputs}
+    for name, value in expected.items():
+        assert np.abs(found[name] - value).max() < 0.2 * np.abs(value).max()
+
+
+def test_the_annotated_model_can_be_read(exported: EdgeModel) -> None:
+    text = exported.annotated_mlir()
+    assert text.count('stablehlo.composite "quant.fake_quant"') == (
+        len(exported.plan.tensors) + len(exported.plan.operands)
+    )
+
+
+def test_a_ruled_out_model_does_not_reach_the_data() -> None:
+    """A recipe or target that makes no sense is told before any work."""
+
+    def samples() -> object:
+        raise AssertionError("the data was read")
+
+    with pytest.raises(edgeq.RecipeError, match="target must be one of xnnpack"):
+        edgeq.export(b"", samples, target="moon")
+    with pytest.raises(edgeq.RecipeError, match="neither a preset"):
+        edgeq.export(b"", samples, recipe="int9")
+
+
+@pytest.mark.parametrize("model", [7, None, {}, object()])
+def test_what_is_no_model_is_told_by_its_type(model: object) -> None:
+    with pytest.raises(edgeq.ModelError, match=rf"Received: builtins\.{type(model).__name__}"):
+        edgeq.export(model, np.zeros((1, 4), np.float32))
+
+
+def test_an_exported_model_is_not_exported_again(exported: EdgeModel) -> None:
+    with pytest.raises(edgeq.ModelError, match="the model is quantized already"):
+        edgeq.export(exported.tflite, np.zeros((1, 1, 28, 28), np.float32))

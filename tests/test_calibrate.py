@@ -1,0 +1,264 @@
+"""Ranges measured in the graph equal those computed outside, and do not move without a reason."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from one_op import CASES, OneOp, Step, Value
+
+import edgeq
+from edgeq.calibrate.data import Sample
+from edgeq.calibrate.observers import MinMax
+from edgeq.calibrate.run import Calibration, Calibrator, input_specs, probes
+from edgeq.errors import DataError, ModelError
+from edgeq.flatbuffer import pack, unpack
+from edgeq.model import FloatModel
+from edgeq.runtime.backend import load_backend
+from edgeq.runtime.session import Session
+
+Images = npt.NDArray[np.float32]
+Range = tuple[float, float]
+
+IMAGE = Value((1, 4, 4, 2))
+
+
+def chain(*steps: Step) -> FloatModel:
+    return FloatModel(OneOp("chain", {"x": IMAGE}, steps).build(), "tflite")
+
+
+def one(name: str, shape: tuple[int, ...] = (1, 4)) -> FloatModel:
+    """A model of one op without operands of its own."""
+    step = Step(name, ("x",), {"y": Value(shape)}, {})
+    return FloatModel(OneOp(name, {"x": Value(shape)}, (step,)).build(), "tflite")
+
+
+def floats(values: object) -> Images:
+    return np.asarray(values, np.float32)
+
+
+def case(label: str) -> OneOp:
+    return next(c for c in CASES if c.label == label)
+
+
+def every_tensor(model: FloatModel, samples: Iterator[Sample]) -> dict[int, Range]:
+    """Ranges by plain kernels that keep every tensor, and numpy."""
+    module = load_backend().module
+    interpreter = module.Interpreter(
+        model_content=model.tflite,
+        experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+    wanted = [t.index for t in model.graph.tensors if t.dtype == "float32" and not t.is_constant]
+    found = dict.fromkeys(wanted, (np.inf, -np.inf))
+    for sample in samples:
+        for tensor, array in zip(model.graph.inputs, sample, strict=True):
+            interpreter.set_tensor(tensor, array)
+        interpreter.invoke()
+        for tensor, (low, high) in found.items():
+            value = interpreter.get_tensor(tensor)
+            found[tensor] = (min(low, float(value.min())), max(high, float(value.max())))
+    return found
+
+
+def assert_close(found: Mapping[int, Range], expected: Mapping[int, Range], rel: float) -> None:
+    assert found.keys() == expected.keys()
+    for tensor, (low, high) in expected.items():
+        bound = rel * max(abs(low), abs(high))
+        assert found[tensor] == pytest.approx((low, high), rel=0, abs=bound), tensor
+
+
+def test_ranges_equal_those_computed_outside_the_graph(
+    demo_model: FloatModel, demo_images: Images, demo_calibration: Calibration
+) -> None:
+    computed = every_tensor(demo_model, ((image[None],) for image in demo_images))
+    watched = probes(demo_model.graph)
+    assert len(watched) > 20
+    expected = {
+        p.tensor: (computed[p.tensor][0] if p.minimum else 0.0, computed[p.tensor][1])
+        for p in watched
+    }
+    assert all(computed[p.tensor][0] >= 0 for p in watched if not p.minimum)
+    assert_close(demo_calibration.ranges, expected, rel=1e-5)
+    assert demo_calibration.samples == len(demo_images)
+    assert demo_calibration.model == demo_model.digest
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["FULLY_CONNECTED", "BATCH_MATMUL", "SPLIT", "UNPACK", "GATHER/constant table", "LESS", "ABS"],
+)
+def test_ranges_of_small_models_equal_those_computed_outside(label: str) -> None:
+    small = case(label)
+    model = FloatModel(small.build(), "tflite")
+    samples = [tuple(sample.values()) for sample in small.draw(5)]
+    computed = every_tensor(model, iter(samples))
+    expected = {
+        p.tensor: (computed[p.tensor][0] if p.minimum else 0.0, computed[p.tensor][1])
+        for p in probes(model.graph)
+    }
+    assert_close(Calibrator(model, threads=1).run(samples).ranges, expected, rel=1e-5)
+
+
+def test_what_is_watched() -> None:
+    """Inputs and outputs with a scale of their own; the minimum only where it may be negative."""
+    axis = {"axis": 3}
+    wide = Value((1, 4, 4, 4))
+    model = chain(
+        Step("RELU", ("x",), {"positive": IMAGE}, {}),
+        Step("LOGISTIC", ("x",), {"fixed": IMAGE}, {}),
+        Step("ADD", ("positive", "fixed"), {"sum": IMAGE}, {}),
+        Step("CONCATENATION", ("sum", "positive"), {"same": wide}, axis),
+    )
+    names = {p.tensor: model.graph.tensors[p.tensor].name for p in probes(model.graph)}
+    watched = [(names[p.tensor], p.minimum) for p in probes(model.graph)]
+    assert watched == [("x", True), ("positive", False), ("sum", True)]
+
+
+def test_the_model_still_gives_its_own_outputs_first(
+    demo_model: FloatModel, demo_images: Images
+) -> None:
+    measured = Calibrator(demo_model).instrumented.tflite
+    with Session(demo_model.tflite) as plain, Session(measured) as instrumented:
+        for session in (plain, instrumented):
+            session.invoke((demo_images[:1],))
+        expected = plain.outputs()
+        assert len(expected) == len(demo_model.graph.outputs)
+        for found, wanted in zip(instrumented.outputs(), expected, strict=False):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_order_of_samples_does_not_matter(
+    demo_model: FloatModel, demo_images: Images, demo_calibration: Calibration
+) -> None:
+    backwards = Calibrator(demo_model, threads=1).run((i[None],) for i in demo_images[::-1])
+    assert backwards == demo_calibration
+
+
+def test_the_memory_layout_of_a_sample_does_not_matter(
+    demo_model: FloatModel, demo_images: Images, demo_calibration: Calibration
+) -> None:
+    other = Calibrator(demo_model, threads=1).run(
+        (np.asfortranarray(i[None]),) for i in demo_images
+    )
+    assert other == demo_calibration
+
+
+@pytest.mark.parametrize("threads", [2, 3, None])
+def test_the_number_of_threads_does_not_matter(
+    threads: int | None,
+    demo_model: FloatModel,
+    demo_images: Images,
+    demo_calibration: Calibration,
+) -> None:
+    found = Calibrator(demo_model, threads).run((image[None],) for image in demo_images)
+    assert_close(found.ranges, demo_calibration.ranges, rel=1e-6)
+
+
+def test_more_samples_never_narrow_a_range(
+    demo_model: FloatModel, demo_images: Images, demo_calibration: Calibration
+) -> None:
+    few = Calibrator(demo_model, threads=1).run((image[None],) for image in demo_images[:5])
+    assert few.ranges.keys() == demo_calibration.ranges.keys()
+    for tensor, (low, high) in demo_calibration.ranges.items():
+        assert low <= few.ranges[tensor][0]
+        assert few.ranges[tensor][1] <= high
+    assert few.ranges != demo_calibration.ranges
+
+
+def test_calibrate_reads_every_sample(
+    demo_model: FloatModel, demo_images: Images, demo_calibration: Calibration
+) -> None:
+    """The public function holds nothing back."""
+    assert edgeq.calibrate(demo_model.tflite, demo_images, threads=1) == demo_calibration
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "message"),
+    [
+        ("EXP", 100.0, r"sample 1: EXP at y \(op 0\) gives values between .* and inf in the float"),
+        ("LOG", 0.0, r"sample 1: LOG at y \(op 0\) gives values between -inf and 0.0 in the float"),
+        pytest.param(
+            "SQRT", -1.0, r"sample 1: SQRT at y \(op 0\) gives .*nan",
+            marks=pytest.mark.xfail(strict=True, reason="REDUCE_MAX of the delegate drops NaN"),
+        ),
+    ],
+)  # fmt: skip
+def test_what_overflows_inside_the_model_is_named(op: str, value: float, message: str) -> None:
+    good, bad = np.ones((1, 4), np.float32), np.ones((1, 4), np.float32)
+    bad[0, 2] = value
+    with pytest.raises(DataError, match=message):
+        Calibrator(one(op), threads=1).run([(good,), (bad,)])
+
+
+def test_an_infinite_input_is_named_as_the_input() -> None:
+    with pytest.raises(DataError, match="sample 0: an input gives values between -inf and"):
+        Calibrator(one("ABS")).run([(floats([[-np.inf, 0, 0, 0]]),)])
+
+
+def test_no_samples_give_no_ranges() -> None:
+    model = one("ABS")
+    assert Calibrator(model).run([]) == Calibration(model.digest, 0, {})
+
+
+def with_shape(shape: Sequence[int]) -> FloatModel:
+    """A one-op model whose input has another shape signature."""
+    tree = unpack(one("ABS").tflite)
+    tree.subgraphs[0].tensors[0].shapeSignature = np.asarray(shape, np.int32)
+    return FloatModel(pack(tree), "tflite")
+
+
+def test_a_dynamic_input_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"input 'x' has the dynamic shape \(-1, 4\); export the"):
+        input_specs(with_shape((-1, 4)))
+
+
+def test_inputs_are_described_in_the_graphs_order(demo_model: FloatModel) -> None:
+    (spec,) = input_specs(demo_model)
+    tensor = demo_model.graph.tensors[demo_model.graph.inputs[0]]
+    assert (spec.shape, spec.dtype) == (tensor.shape, "float32")
+    select = FloatModel(case("SELECT_V2").build(), "tflite")
+    assert [(s.name, s.dtype) for s in input_specs(select)] == [
+        ("x0", "bool"), ("x1", "float32"), ("x2", "float32"),
+    ]  # fmt: skip
+
+
+values = st.floats(-1e6, 1e6, width=32)
+seen = st.lists(
+    st.tuples(arrays.arrays(np.float32, 3, elements=values), st.floats(0, 10, width=32)),
+    max_size=4,
+)
+observers = seen.map(
+    lambda pairs: functools.reduce(lambda o, p: o.observe(p[0], p[0] + p[1]), pairs, MinMax())
+)
+
+
+@given(observers, observers, observers)
+def test_merging_is_associative_and_commutative(a: MinMax, b: MinMax, c: MinMax) -> None:
+    assert a.merge(b).ranges() == b.merge(a).ranges()
+    assert a.merge(b).merge(c).ranges() == a.merge(b.merge(c)).ranges()
+    assert a.merge(a).ranges() == a.ranges()
+    assert MinMax().merge(a).ranges() == a.merge(MinMax()).ranges() == a.ranges()
+
+
+@given(seen, st.integers(0, 4))
+def test_split_data_merges_to_what_one_observer_sees(
+    pairs: list[tuple[npt.NDArray[np.float32], float]], cut: int
+) -> None:
+    def observe(part: list[tuple[npt.NDArray[np.float32], float]]) -> MinMax:
+        return functools.reduce(lambda o, p: o.observe(p[0], p[0] + p[1]), part, MinMax())
+
+    whole = observe(pairs).ranges()
+    assert observe(pairs[:cut]).merge(observe(pairs[cut:])).ranges() == whole
+    if pairs:
+        lows = np.min([low for low, _ in pairs], axis=0)
+        assert [low for low, _ in whole] == lows.tolist()
+    else:
+        assert whole == []

@@ -1,0 +1,372 @@
+"""The command line: help by example, one sentence for every failure, and whole files or none."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shlex
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from edgeq.cli import app
+from edgeq.export.edgemodel import EdgeModel, write_whole
+from edgeq.flatbuffer import parse
+from edgeq.model import FloatModel
+from edgeq.recipe import Mode, Recipe, Rule
+
+COMMANDS = ["export", "inspect", "demo"]
+ENVIRONMENT = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
+EDGEQ = str(Path(sys.executable).with_name("edgeq"))
+
+Files = Path
+
+
+def run(*arguments: str | Path) -> Any:
+    """The command in this process; typer has no public name for the result's type."""
+    return CliRunner().invoke(app, [str(a) for a in arguments], env=ENVIRONMENT)
+
+
+def process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command as a user starts it."""
+    return subprocess.run(
+        [EDGEQ, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, **ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"}, **options,
+    )  # fmt: skip
+
+
+def commands() -> dict[str, Any]:
+    found: Any = typer.main.get_command(app)
+    return dict(found.commands)
+
+
+def examples(name: str) -> list[str]:
+    """The command lines in a command's help."""
+    found = run(name, "--help")
+    assert found.exit_code == 0
+    return re.findall(rf"^\s*(edgeq {name} .*?)\s*$", found.stdout, re.MULTILINE)
+
+
+def test_the_commands_are_these() -> None:
+    assert sorted(commands()) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_shows_an_example_that_it_accepts(name: str) -> None:
+    found = examples(name)
+    assert found
+    for line in found:
+        commands()[name].make_context(name, shlex.split(line)[2:])
+
+
+def test_the_help_of_the_app_shows_an_example_and_every_command() -> None:
+    for arguments in (["--help"], []):
+        text = run(*arguments).output
+        assert re.search(r"Example: edgeq export \S+\.tflite --data", text)
+        assert all(re.search(rf"\b{name}\b", text) for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained(name: str) -> None:
+    unexplained = [
+        parameter.name
+        for parameter in commands()[name].params
+        if not getattr(parameter, "help", None)
+    ]
+    assert unexplained == []
+
+
+def test_export_writes_what_the_function_makes(demo_files: Files, exported: EdgeModel) -> None:
+    output, report = demo_files / "made" / "int8.tflite", demo_files / "report.json"
+    found = run(
+        "export", demo_files / "model.tflite", "--data", demo_files / "images.npy",
+        "--output", output, "--report", report,
+    )  # fmt: skip
+    assert found.exit_code == 0, found.stderr
+    assert output.read_bytes() == exported.tflite
+    assert [path.name for path in output.parent.iterdir()] == ["int8.tflite"]
+    assert json.loads(report.read_text())["edge_bytes"] == len(exported.tflite)
+    assert "SQNR of" in found.stdout
+    assert f"wrote {output}" in found.stdout
+
+
+def test_export_takes_npz_a_recipe_file_and_any_sqnr(
+    demo_files: Files, demo_model: FloatModel
+) -> None:
+    name = demo_model.signature.inputs[0][0]
+    np.savez(demo_files / "images.npz", **{name: np.load(demo_files / "images.npy")})
+    rule = Rule(op="FULLY_CONNECTED", mode=Mode.FLOAT, reason="a reason of mine")
+    (demo_files / "recipe.json").write_text(Recipe("mine", (rule,)).to_json())
+    output = demo_files / "int8.tflite"
+    found = run(
+        "export", demo_files / "model.tflite", "--data", demo_files / "images.npz", "-o", output,
+        "--recipe", demo_files / "recipe.json", "--min-sqnr", "-inf", "--threads", "1",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.stderr
+    assert "a reason of mine" in found.stdout
+    assert "recipe mine" in found.stdout
+    operators = parse(output.read_bytes()).graphs[0].operators
+    assert "FULLY_CONNECTED" in {op.name for op in operators}
+
+
+def test_export_takes_functions_of_the_working_directory(
+    demo_files: Files, exported: EdgeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (demo_files / "cli_functions.py").write_text(
+        "import numpy as np\n"
+        "def build():\n    return open('model.tflite', 'rb').read()\n"
+        "def samples():\n    yield from np.load('images.npy')\n"
+    )
+    monkeypatch.chdir(demo_files)
+    found = run(
+        "export", "cli_functions:build", "--data", "cli_functions:samples", "-o", "int8.tflite"
+    )
+    assert found.exit_code == 0, found.stderr
+    assert Path("int8.tflite").read_bytes() == exported.tflite
+
+
+def test_overwrite_replaces(demo_files: Files, exported: EdgeModel) -> None:
+    output = demo_files / "int8.tflite"
+    output.write_bytes(b"old")
+    arguments = (
+        "export", demo_files / "model.tflite", "--data", demo_files / "images.npy", "-o", output
+    )  # fmt: skip
+    refused = run(*arguments)
+    assert (refused.exit_code, output.read_bytes()) == (2, b"old")
+    assert refused.stderr == f"error: {output} exists; pass --overwrite to replace it\n"
+    assert run(*arguments, "--overwrite").exit_code == 0
+    assert output.read_bytes() == exported.tflite
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def bad_zip(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "bad.npz", "w") as archive:
+        archive.writestr("x.npy", b"no array")
+
+
+def nothing(folder: Path) -> None:
+    """Needs no file of its own."""
+
+
+Prepare = Callable[[Path], object]
+
+FAILURES: dict[str, tuple[Prepare, dict[str, str], str]] = {
+    "no model": (nothing, {"MODEL": "no.tflite"}, "cannot read the model no.tflite: No such file"),
+    "a folder as model": (nothing, {"MODEL": "."}, ". is a folder; edgeq reads .tflite files"),
+    "a model that is none": (
+        lambda d: (d / "model.tflite").write_text("hello"), {}, "not a .tflite file: bytes 4..8",
+    ),
+    "half a model": (lambda d: truncate(d / "model.tflite"), {}, "the .tflite file is damaged"),
+    "no module": (
+        nothing, {"MODEL": "no_such_module:build"},
+        "cannot load 'no_such_module:build': No module named 'no_such_module'",
+    ),
+    "a function that is none": (
+        nothing, {"MODEL": "math:pi"}, "'math:pi' must be a function that returns the model",
+    ),
+    "no function": (
+        nothing, {"--data": "math:sines"}, "cannot load 'math:sines': module 'math' has no",
+    ),
+    "a path as module": (
+        nothing, {"MODEL": "./net.py:build"}, "'./net.py:build' must be module:function",
+    ),
+    "no name": (nothing, {"--data": "math:"}, "'math:' must be module:function"),
+    "a model of another kind": (
+        nothing, {"MODEL": "builtins:dict"}, "the model must be a PyTorch nn.Module or",
+    ),
+    "no data": (
+        nothing, {"--data": "no.npy"}, "cannot read the data no.npy: No such file or directory",
+    ),
+    "data of another kind": (
+        nothing, {"--data": "images.png"},
+        "--data takes .npy, .npz or module:function. Received: 'images.png'",
+    ),
+    "half the data": (
+        lambda d: truncate(d / "images.npy"), {}, "cannot read the data images.npy: mmap length",
+    ),
+    "data that is no array": (
+        lambda d: (d / "images.npy").write_text("hello there"), {},
+        "cannot read the data images.npy: the magic string is not correct",
+    ),
+    "objects as data": (
+        lambda d: np.save(d / "images.npy", np.asarray([None])), {},
+        "cannot read the data images.npy: ",
+    ),
+    "empty data": (
+        lambda d: np.save(d / "images.npy", np.zeros((0, 1, 28, 28), np.float32)), {},
+        "the representative data is empty: give at least one sample",
+    ),
+    "data that is no zip": (
+        lambda d: (d / "bad.npz").write_text("hello"), {"--data": "bad.npz"},
+        "cannot read the data bad.npz: File is not a zip file",
+    ),
+    "a zip of no arrays": (bad_zip, {"--data": "bad.npz"}, "cannot read the data bad.npz: "),
+    "data of a wrong shape": (
+        lambda d: np.save(d / "images.npy", np.zeros((3, 1, 5, 5), np.float32)), {},
+        "sample 0, input ",
+    ),
+    "data of a wrong dtype": (
+        lambda d: np.save(d / "images.npy", np.load(d / "images.npy").astype(np.uint8)), {},
+        "normalise it as for training",
+    ),
+    "an unknown recipe": (
+        nothing, {"--recipe": "int9"}, "recipe 'int9' is neither a preset (int8, auto) nor a",
+    ),
+    "a recipe that is none": (
+        lambda d: (d / "r.json").write_text("{"), {"--recipe": "r.json"}, "the recipe is not JSON",
+    ),
+    "a rule that matches nothing": (
+        lambda d: (d / "r.json").write_text('{"rules": [{"op": "CONV_3D"}]}'),
+        {"--recipe": "r.json"}, "Near misses: CONV_2D",
+    ),
+    "an unknown target": (
+        nothing, {"--target": "moon"}, "target must be one of xnnpack. Received: 'moon'",
+    ),
+    "a folder as output": (nothing, {"--output": "."}, ". is a folder; name the file to write"),
+    "an output below a file": (
+        nothing, {"--output": "model.tflite/x/y.tflite"},
+        "cannot write model.tflite/x/y.tflite: ",
+    ),
+    "a report that exists": (
+        nothing, {"--report": "images.npy"}, "images.npy exists; pass --overwrite to replace it",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_failure_is_one_sentence_and_leaves_nothing(
+    case: str, demo_files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, changes, message = FAILURES[case]
+    prepare(demo_files)
+    monkeypatch.chdir(demo_files)
+    before = sorted(demo_files.rglob("*"))
+    options = {"--data": "images.npy", "--output": "int8.tflite", **changes}
+    model = options.pop("MODEL", "model.tflite")
+    found = run("export", model, *(part for option in options.items() for part in option))
+    assert found.exit_code == 2, found.output
+    assert found.stderr.startswith("error: ")
+    assert message in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert "Traceback" not in found.output
+    assert sorted(demo_files.rglob("*")) == before
+
+
+def test_a_broken_promise_has_an_exit_code_of_its_own(demo_files: Files) -> None:
+    output = demo_files / "int8.tflite"
+    found = run(
+        "export", demo_files / "model.tflite", "--data", demo_files / "images.npy", "-o", output,
+        "--min-sqnr", "200",
+    )  # fmt: skip
+    assert found.exit_code == 1
+    assert "below min_sqnr_db=200" in found.stderr
+    assert not output.exists()
+
+
+def test_an_interrupted_export_says_so(demo_files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    (demo_files / "cli_interrupted.py").write_text(
+        "import numpy as np\n"
+        "def samples():\n    yield np.load('images.npy')[0]\n    raise KeyboardInterrupt\n"
+    )
+    monkeypatch.chdir(demo_files)
+    found = run("export", "model.tflite", "--data", "cli_interrupted:samples", "-o", "int8.tflite")
+    assert found.exit_code == 130
+    assert "interrupted; nothing was written" in found.stderr
+    assert not Path("int8.tflite").exists()
+
+
+def test_inspect_lists_every_op(tmp_path: Path, exported: EdgeModel) -> None:
+    path = exported.save(tmp_path / "int8.tflite")
+    found = run("inspect", path)
+    assert found.exit_code == 0
+    graph = parse(exported.tflite).graphs[0]
+    assert f"{len(graph.operators)} ops" in found.stdout
+    rows = re.findall(r"^│ *(\d+) *│ *(\w+) *│.*?│ *(\S+) *│ *(\w+) scale", found.stdout, re.M)
+    expected = [
+        (str(op.index), op.name, "x".join(map(str, t.shape)), t.dtype)
+        for op in graph.operators
+        for t in (graph.tensors[i] for i in op.outputs)
+        if t.qparams is not None
+    ]
+    assert rows == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot read the model"), (b"", "not a .tflite file"), (b"\0" * 64, "not a .tflite")],
+)
+def test_inspect_refuses_what_is_no_model(
+    content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.tflite"
+    if content is not None:
+        path.write_bytes(content)
+    found = run("inspect", path)
+    assert found.exit_code == 2
+    assert found.stderr.startswith(f"error: {message}")
+
+
+def test_demo_refuses_an_output_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    found = run("demo", "--output", tmp_path / "file")
+    assert found.exit_code == 2
+    assert "is not a folder that may be written to" in found.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_installed_command_reports_a_missing_model(demo_files: Files) -> None:
+    found = process(
+        "export", "no.tflite", "--data", "images.npy", "-o", "int8.tflite", cwd=demo_files
+    )
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "error: cannot read the model no.tflite: No such file or directory" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_the_installed_command_inspects(demo_files: Files, demo_model: FloatModel) -> None:
+    found = process("inspect", "model.tflite", cwd=demo_files)
+    assert found.returncode == 0
+    assert f"{len(demo_model.graph.operators)} ops" in found.stdout
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(demo_files: Files) -> None:
+    """A limit on the size of files stands for the full disk."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14))
+
+    before = sorted(demo_files.rglob("*"))
+    found = process(
+        "export", "model.tflite", "--data", "images.npy", "-o", "int8.tflite",
+        cwd=demo_files, preexec_fn=limit,
+    )  # fmt: skip
+    assert found.returncode == 2, found.stderr
+    assert "error: cannot write int8.tflite: File too large" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert sorted(demo_files.rglob("*")) == before
+
+
+def test_a_file_that_cannot_be_put_in_place_leaves_no_part(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_whole(tmp_path / "taken", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_file_is_written_into_folders_that_are_made(tmp_path: Path) -> None:
+    path = write_whole(tmp_path / "a" / "b" / "model.tflite", b"content")
+    assert path.read_bytes() == b"content"
+    assert [p.name for p in path.parent.iterdir()] == ["model.tflite"]

@@ -1,0 +1,261 @@
+"""The report and what it is fed with: facts on the terminal, JSON for programs, fair warnings."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from edgeq.compare import Fidelity
+from edgeq.export.edgemodel import EdgeModel
+from edgeq.flatbuffer import parse
+from edgeq.progress import Progress
+from edgeq.report import OutputFidelity, Report
+
+
+def floats(values: object) -> npt.NDArray[np.float32]:
+    return np.asarray(values, np.float32)
+
+
+def report(**changes: Any) -> Report:
+    """A report without anything to warn of, but for `changes`."""
+    facts: dict[str, Any] = {
+        "float_bytes": 400_000,
+        "edge_bytes": 100_000,
+        "op_counts": {"int8": 71, "quantize/dequantize": 2},
+        "outputs": (OutputFidelity("logits", 34.56, 0.25), OutputFidelity("boxes", 21.04, 1.5)),
+        "judged_samples": 16,
+        "delegated_ops": 70,
+        "total_ops": 73,
+        "partitions": 2,
+        "undelegated": ("GELU at a (op 3)", "GELU at b (op 5)", "TILE at c (op 9)"),
+        "float_latency_ms": 8.0,
+        "edge_latency_ms": 2.0,
+        "float_ops": {},
+        "folded": (),
+        "runtime": "ai_edge_litert 2.3.0",
+        "recipe": "mine",
+        "target": "xnnpack",
+        "calibrated_samples": 184,
+        "independent": True,
+        "seconds": {"trace": 1.25, "verify": 0.5},
+    }
+    return Report(**{**facts, **changes})
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        "recipe mine, target xnnpack",
+        "400.0 kB", "100.0 kB", "0.25",
+        "8.00 ms", "2.00 ms",
+        "71 int8, 2 quantize/dequantize",
+        "70 of 73, 2 partitions",
+        "2 GELU, 1 TILE",
+        "SQNR of logits", "34.6 dB", "SQNR of boxes", "21.0 dB",
+        "calibrated on 184 samples", "judged on 16", "held-out", "ai_edge_litert 2.3.0", "1.8 s",
+    ],
+)  # fmt: skip
+def test_the_text_has_the_facts(fact: str) -> None:
+    assert fact in " ".join(report().text().split())
+
+
+def test_reasons_and_notes_are_in_the_text() -> None:
+    text = report(
+        float_ops={"SOFTMAX at head.attention (op 7)": "it loses two points"},
+        notes=("the module was in training mode",),
+    ).text()
+    assert "what stayed float, and why" in text
+    assert "SOFTMAX at head.attention (op 7)" in text
+    assert "it loses two points" in text
+    assert "note: the module was in training mode" in text
+
+
+def test_one_partition_is_not_many() -> None:
+    assert "70 of 73, 1 partition " in report(partitions=1).text()
+
+
+@pytest.mark.parametrize("text", ["[bold]", "[/bold]", "model[head]", "a[0]", "[red]x[/red]"])
+def test_square_brackets_of_the_user_are_text(text: str) -> None:
+    written = report(
+        recipe=text,
+        outputs=(OutputFidelity(text, 1.0, 1.0),),
+        float_ops={text: f"because {text}"},
+        notes=(f"see {text}",),
+    ).text()
+    for wanted in (
+        f"recipe {text}", f"SQNR of {text}", f"because {text}", f"note: see {text}",
+        f"output '{text}' keeps",
+    ):  # fmt: skip
+        assert wanted in written
+
+
+def test_long_layer_paths_are_written_in_full() -> None:
+    path = "/".join(f"block{i}" for i in range(60))
+    text = report(float_ops={f"GELU at {path} (op 3)": "why"}).text()
+    assert path in "".join(text.replace("│", "").split()).replace("GELUat", "")
+
+
+def test_json_has_every_fact_and_the_ratios() -> None:
+    made = report(float_ops={"GELU at a (op 3)": "why"}, notes=("note",), folded=("pad",))
+    fields = json.loads(made.to_json())
+    assert fields.keys() == made.to_dict().keys()
+    assert fields["outputs"][0] == {"name": "logits", "sqnr_db": 34.56, "largest_error": 0.25}
+    assert (fields["size_ratio"], fields["latency_ratio"]) == (0.25, 0.25)
+    assert fields["float_ops"] == {"GELU at a (op 3)": "why"}
+    assert (fields["notes"], fields["folded"], fields["independent"]) == (["note"], ["pad"], True)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_json_stays_strict_where_a_number_is_not_finite(value: float) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    made = report(outputs=(OutputFidelity("y", value, value),))
+    fields = json.loads(made.to_json(), parse_constant=refuse)
+    assert fields["outputs"] == [{"name": "y", "sqnr_db": None, "largest_error": None}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "warnings"),
+    [
+        ({}, []),
+        (
+            {"edge_latency_ms": 10.0},
+            ["int8 takes 1.25x the float model's time here: 2 GELU, 1 TILE run outside the "
+             "delegate"],
+        ),
+        (
+            {"edge_latency_ms": 10.0, "undelegated": ()},
+            ["int8 takes 1.25x the float model's time here"],
+        ),
+        ({"edge_latency_ms": 8.0}, []),
+        (
+            {"outputs": (OutputFidelity("a", 14.9, 1), OutputFidelity("b", 15.0, 1))},
+            ["output 'a' keeps only 14.9 dB; check the task's accuracy"],
+        ),
+        (
+            {"outputs": (OutputFidelity("a", math.nan, 1),)},
+            ["output 'a' keeps only nan dB; check the task's accuracy"],
+        ),
+        ({"outputs": (OutputFidelity("a", math.inf, 0),)}, []),
+        (
+            {"independent": False, "judged_samples": 3},
+            ["the SQNR rests on calibration samples: fewer than 10 were given"],
+        ),
+    ],
+    ids=["none", "slower", "slower in the delegate", "as fast", "low SQNR", "no number",
+         "no difference", "few samples"],
+)  # fmt: skip
+def test_warnings(changes: dict[str, Any], warnings: list[str]) -> None:
+    made = report(**changes)
+    assert made.warnings() == warnings
+    text = " ".join(made.text().split())
+    assert all(f"warning: {warning}" in text for warning in warnings)
+    assert text.count("warning:") == len(warnings)
+
+
+def test_the_worst_output_counts() -> None:
+    assert report().sqnr_db == 21.04
+
+
+def test_a_real_report_agrees_with_its_file(exported: EdgeModel) -> None:
+    made = exported.report
+    assert made.edge_bytes == len(exported.tflite)
+    assert made.float_bytes == len(exported.float_model.tflite)
+    assert made.total_ops == len(parse(exported.tflite).graphs[0].operators)
+    assert sum(made.op_counts.values()) == made.total_ops
+    assert made.calibrated_samples + made.judged_samples == 20
+    assert [o.name for o in made.outputs] == [port.name for port in exported.io.outputs]
+    assert set(made.seconds) == {"trace", "calibrate", "plan", "convert", "verify"}
+    assert json.loads(made.to_json())["edge_bytes"] == made.edge_bytes
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "sqnr_db", "largest"),
+    [
+        ([3.0, 4.0], [3.0, 4.5], 20.0, 0.5),
+        ([3.0, 4.0], [3.0, 4.0], math.inf, 0.0),
+        ([0.0, 0.0], [0.0, 0.0], math.inf, 0.0),
+        ([0.0, 0.0], [0.0, 1.0], -math.inf, 1.0),
+        ([1.0], [-1.0], -20 * math.log10(2), 2.0),
+        ([1e30], [1.1e30], 20.0, 1e29),
+    ],
+)
+def test_fidelity(
+    expected: list[float], actual: list[float], sqnr_db: float, largest: float
+) -> None:
+    found = Fidelity().observe(floats(expected), floats(actual))
+    assert found.sqnr_db == pytest.approx(sqnr_db, abs=1e-4)
+    assert found.largest == pytest.approx(largest, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.int32, np.int64])
+def test_fidelity_of_outputs_that_are_not_real(dtype: type) -> None:
+    one: npt.NDArray[Any] = np.asarray([1, 0, 1, 1], dtype)
+    other: npt.NDArray[Any] = np.asarray([1, 0, 0, 1], dtype)
+    assert Fidelity().observe(one, one).sqnr_db == math.inf
+    assert Fidelity().observe(one, other).sqnr_db == pytest.approx(10 * math.log10(3))
+
+
+def test_fidelity_is_no_number_where_the_values_are_none() -> None:
+    found = Fidelity().observe(floats([np.inf, 1.0]), floats([2.0, 1.0]))
+    assert not found.sqnr_db >= 3.0
+
+
+pairs = arrays.arrays(np.float32, (6, 2), elements=st.floats(-1e3, 1e3, width=32))
+
+
+@given(pairs, st.integers(0, 6))
+def test_fidelity_streams(values: npt.NDArray[np.float32], cut: int) -> None:
+    whole = Fidelity().observe(values[:, 0], values[:, 1])
+    parts = Fidelity().observe(values[:cut, 0], values[:cut, 1])
+    parts = parts.observe(values[cut:, 0], values[cut:, 1])
+    assert (parts.signal, parts.noise) == pytest.approx((whole.signal, whole.noise))
+    assert parts.largest == whole.largest
+
+
+def test_progress_is_silent_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    stages = Progress.make(None)
+    with stages.stage("calibrate", 3) as advance:
+        advance()
+    assert capsys.readouterr() == ("", "")
+    assert not stages.visible
+
+
+@pytest.mark.parametrize("total", [3, 0, None])
+def test_progress_is_drawn_on_standard_error(
+    total: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where there are more steps than were announced: a batch is one item, many samples."""
+    with Progress.make(True).stage("calibrate", total) as advance:
+        for _ in range(5):
+            advance()
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert "calibrate" in written.err
+
+
+def test_stages_are_timed_and_add_up() -> None:
+    stages = Progress()
+    for _ in range(2):
+        with stages.stage("plan"):
+            time.sleep(0.02)
+    assert stages.seconds.keys() == {"plan"}
+    assert 0.04 <= stages.seconds["plan"] < 5
+
+
+@pytest.mark.parametrize("visible", [False, True])
+def test_an_error_in_a_stage_passes_through(visible: bool) -> None:
+    stages = Progress(visible)
+    with pytest.raises(KeyError), stages.stage("plan", 2):
+        raise KeyError("x")
+    assert stages.seconds == {}
