@@ -218,7 +218,9 @@ def _values(sample: Any) -> list[Array]:
 
 def by_name(sample: Any, names: list[str]) -> dict[str, Array]:
     """A sample as the session takes it."""
-    named = sample if isinstance(sample, Mapping) else dict(zip(names, _values(sample)))
+    named = (
+        sample if isinstance(sample, Mapping) else dict(zip(names, _values(sample), strict=True))
+    )
     return {
         name: value.astype(np.int32) if value.dtype == np.int64 else value
         for name, value in named.items()
@@ -694,7 +696,7 @@ def test_process_is_left_as_it_was(
     trace: Callable[..., FloatModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LITERT_TORCH_SHOW_PROGRESS", "y")
-    model = Classifier().train()
+    model, impossible = Classifier().train(), Inner(torch.special.bessel_j0).eval()
     before = _process_state()
     trace(model, IMAGE)
     assert _process_state() == before
@@ -702,7 +704,7 @@ def test_process_is_left_as_it_was(
     try:
         before = _process_state()
         with pytest.raises(ModelError):
-            trace(Inner(torch.special.bessel_j0).eval(), VECTORS[:1])
+            trace(impossible, VECTORS[:1])
         assert _process_state() == before
     finally:
         jax.config.update("jax_enable_x64", False)
@@ -764,4 +766,20 @@ def test_without_litert_torch_the_extra_to_install_is_named() -> None:
         """)
     assert run.returncode == 0, run.stderr
     assert "pip install 'edgeq[torch]'" in run.stdout
-    assert "Traceback" not in run.stderr
+
+
+def test_broken_litert_torch_is_not_blamed_on_the_model() -> None:
+    run = _run("""
+        import sys
+        import numpy as np
+        import torch
+        import edgeq
+
+        sys.modules["jax"] = None
+        try:
+            edgeq.export(torch.nn.Linear(8, 4), np.zeros((4, 8), "float32"))
+        except edgeq.DependencyError as error:
+            print(error)
+        """)
+    assert run.returncode == 0, run.stderr
+    assert "pip install" in run.stdout

@@ -11,8 +11,9 @@ from typing import Any
 from edgeq.calibrate.data import Sample
 from edgeq.errors import ConversionError, DependencyError, ModelError
 from edgeq.export.annotate import annotate
+from edgeq.export.hide import hide_ops, restore_ops
+from edgeq.export.join import join_integers
 from edgeq.export.plan import Plan
-from edgeq.flatbuffer import pack, unpack
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.mlir import Annotation
 from edgeq.model import FloatModel
@@ -55,15 +56,17 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
             layer and op that it stopped at, found by halving the plan if need be.
     """
     marks = annotate(model.graph, plan)
+    source = hide_ops(model.tflite, plan.float_ops) if plan.float_ops else model.tflite
     try:
-        return pack(unpack(worker.call("edgeq.mlir:quantize", model.tflite, marks)))
+        converted = worker.call("edgeq.mlir:quantize", source, marks)
     except (JobCrashed, JobFailed) as error:
-        culprit = _named_op(model, error.output) or _bisect(worker, model, marks)
+        culprit = _named_op(model, error.output) or _bisect(worker, model, source, marks)
         raise ConversionError(
             f"converting to int8: the converter {error.reason.splitlines()[0]} at {culprit}. "
             f"{_diagnosis(error.output)}Leave that op float with "
             "Rule(layer=..., mode=Mode.FLOAT, reason='...') or report the model"
         ) from None
+    return join_integers(model, plan, restore_ops(converted, model.tflite))
 
 
 def annotated_mlir(model: FloatModel, plan: Plan) -> str:
@@ -121,7 +124,7 @@ def _named_op(model: FloatModel, output: str) -> str | None:
     return model.where(model.graph.operators[int(found[1])]) if found else None
 
 
-def _bisect(worker: Worker, model: FloatModel, marks: Sequence[Annotation]) -> str:
+def _bisect(worker: Worker, model: FloatModel, source: bytes, marks: Sequence[Annotation]) -> str:
     """The op whose annotations are enough to bring the converter down, by halving."""
     ops = sorted({mark.op for mark in marks})
     low, high = 0, len(ops)
@@ -129,7 +132,7 @@ def _bisect(worker: Worker, model: FloatModel, marks: Sequence[Annotation]) -> s
         middle = (low + high) // 2
         kept = set(ops[:middle])
         try:
-            worker.call("edgeq.mlir:quantize", model.tflite, [m for m in marks if m.op in kept])
+            worker.call("edgeq.mlir:quantize", source, [m for m in marks if m.op in kept])
             low = middle
         except (JobCrashed, JobFailed):
             high = middle

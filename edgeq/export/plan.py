@@ -192,6 +192,8 @@ class _Planner:
                 self._tie(op)
         for tensor, found in self._calibration.ranges.items():
             self._widen(tensor, found)
+        for index in self._float_ops:
+            self._bound(self._graph.operators[index])
         tensors = {t: self._qparams(t) for t in self._integer_tensors()}
         operands: dict[tuple[int, int], QParams] = {}
         for op, row in self._integer_ops():
@@ -244,6 +246,24 @@ class _Planner:
     def _constants(self, op: Operator) -> list[Range | None]:
         values = [t.data for _, t in self._graph.operands(op) if t.dtype == "float32"]
         return [_finite_range(v) for v in values if v is not None]
+
+    def _bound(self, op: Operator) -> None:
+        """Takes the outputs of a float op into account that calibration left to the op table."""
+        for output in op.outputs:
+            if self._is_real(output):
+                self._widen(output, self._range(output))
+
+    def _range(self, tensor: int) -> Range:
+        """What a tensor can hold: measured, or what its producer's row says."""
+        if tensor in self._calibration.ranges:
+            return self._calibration.ranges[tensor]
+        op = self._graph.producers[tensor]
+        row = OPS[op.name]
+        if row.fixed is not None:
+            return row.fixed.range()
+        found = [self._range(t.index) for _, t in self._activations(op)]
+        found += [r for r in self._constants(op) if r is not None]
+        return min(low for low, _ in found), max(high for _, high in found)
 
     def _widen(self, tensor: int, found: Range) -> None:
         """Takes a range into account for the group that `tensor` ends up in."""

@@ -8,6 +8,7 @@ public: `pyproject.toml` pins the minor version, and a test says when an upgrade
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 import os
@@ -91,13 +92,26 @@ def _globals_kept() -> Iterator[None]:
 
 
 def check_installed() -> None:
-    """Raises a `DependencyError` unless the `torch` extra is installed."""
-    import importlib.util
-
-    if importlib.util.find_spec("litert_torch") is None:
+    """Raises a `DependencyError` unless the `torch` extra is installed and can be imported."""
+    if not _is_found():
         raise DependencyError(
             "exporting a PyTorch model needs litert-torch: pip install 'edgeq[torch]'"
         )
+    try:
+        with _globals_kept():
+            pass
+    except ImportError as error:
+        raise DependencyError(
+            f"litert-torch is installed, but importing it fails ({error}); install the versions "
+            "that edgeq was tested with: pip install --force-reinstall 'edgeq[torch]'"
+        ) from None
+
+
+def _is_found() -> bool:
+    try:
+        return importlib.util.find_spec("litert_torch") is not None
+    except ImportError:
+        return False
 
 
 def to_stablehlo(

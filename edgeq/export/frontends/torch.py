@@ -50,9 +50,9 @@ def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
         UnsupportedOpError: An ATen op has no lowering.
         DataError: `sample` does not fit `forward`.
     """
-    adapter.check_installed()
     notes: list[str] = []
     with adapter.quiet():
+        adapter.check_installed()
         is_module = _is_module(model)
         program = _export(_prepared(model, notes), sample) if is_module else _copied(model)
         _check_program(program)

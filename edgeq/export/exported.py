@@ -1,0 +1,67 @@
+"""`Exported`: an exported graph seen beside the float graph that it came from. Checks nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgeq.flatbuffer import Graph, Operator, Tensor
+from edgeq.model import FloatModel
+
+BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
+"""Ops between float and integer, which no float model has."""
+
+
+class Exported:
+    """The exported graph beside the float one; tensors correspond by name."""
+
+    def __init__(self, model: FloatModel, graph: Graph) -> None:
+        self.graph = graph
+        self.model = model
+        self._by_name = {t.name: t for t in graph.tensors}
+        self._float_op = {
+            model.graph.tensors[t].name: op for op in model.graph.operators for t in op.outputs
+        }
+
+    def counterpart(self, op: Operator) -> Operator | None:
+        """The float model's op that an exported op came from."""
+        for output in op.outputs:
+            for name in self._known_names(output):
+                if name in self._float_op:
+                    return self._float_op[name]
+        return None
+
+    def _known_names(self, tensor: int) -> Iterator[str]:
+        yield self.graph.tensors[tensor].name
+        for user, _ in self.graph.uses.get(tensor, []):
+            if user.name in BOUNDARY:
+                yield from self._known_names(user.outputs[0])
+
+    def where(self, op: Operator) -> str:
+        origin = self.counterpart(op)
+        layer = self.model.layer(origin) if origin else self.graph.tensors[op.outputs[0]].name
+        return f"{op.name} at {layer} (op {op.index})"
+
+    def op_counts(self) -> dict[str, int]:
+        """Number of ops by what they compute in, the most frequent first."""
+        counts: dict[str, int] = {}
+        for op in self.graph.operators:
+            kind = "quantize/dequantize" if op.name in BOUNDARY else self.dtype(op)
+            counts[kind] = counts.get(kind, 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+    def dtype(self, op: Operator) -> str:
+        """What an op computes in: float32 as soon as one of its tensors is."""
+        tensors = [self.graph.tensors[t] for t in (*op.inputs, *op.outputs) if t >= 0]
+        kinds = [t.dtype for t in tensors]
+        return next((k for k in ("float32", "int8", "int16") if k in kinds), kinds[-1])
+
+    def integer_tensor(self, name: str) -> Tensor | None:
+        """The integer tensor of a float model's name; None if the converter folded it away."""
+        tensor = self._by_name.get(name)
+        if tensor is None or tensor.qparams is not None:
+            return tensor
+        producer = self.graph.producers.get(tensor.index)
+        if producer is not None and producer.name == "DEQUANTIZE":
+            return self.graph.tensors[producer.inputs[0]]
+        readers = [op for op, _ in self.graph.uses.get(tensor.index, []) if op.name == "QUANTIZE"]
+        return self.graph.tensors[readers[0].outputs[0]] if readers else None
