@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -168,6 +167,8 @@ def _limited_memory(count: int) -> Iterator[None]:
     if not MEMORY_USED.exists():
         yield
         return
+    import resource
+
     held = int(MEMORY_USED.read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")
     before, most = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = held + count if most == resource.RLIM_INFINITY else min(held + count, most)
@@ -188,7 +189,17 @@ def _run(job: str, arguments: tuple[object, ...]) -> tuple[bool, Any]:
         return False, f"{type(error).__name__}: {error}"
 
 
+def _die_with_parent() -> None:
+    """Has Linux end this process with its parent, which a job that hangs would outlive."""
+    if sys.platform == "linux":
+        import ctypes
+
+        set_death_signal = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+
+
 def _serve(job_descriptor: int, result_descriptor: int, preload: Sequence[str]) -> None:
+    _die_with_parent()
     jobs = Connection(job_descriptor, writable=False)
     results = Connection(result_descriptor, readable=False)
     for module in preload:
