@@ -12,6 +12,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from rich.table import Table
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.export.edgemodel import write_whole
 from edgeq.flatbuffer import parse
+from edgeq.runtime.backend import load_backend
 
 app = typer.Typer(
     name="edgeq",
@@ -127,6 +129,24 @@ def _write(path: Path, content: bytes) -> None:
         raise EdgeqError(f"cannot write {path}: {error.strerror or error}") from None
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        Console().print(f"edgeq {version('edgeq')}, {load_backend().describe()}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show versions and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options that stand before any command."""
+
+
 @app.command(
     epilog="Examples:\n\n"
     "edgeq export model.tflite --data images.npy -o model_int8.tflite\n\n"
@@ -174,7 +194,8 @@ def inspect(
         except OSError as error:
             raise ModelError(f"cannot read the model {model}: {error.strerror}") from None
         for graph in parse(content).graphs:
-            Console().print(_graph_table(graph))
+            wide = None if sys.stdout.isatty() else 250
+            Console(width=wide).print(_graph_table(graph))
 
 
 def _graph_table(graph: Any) -> Table:

@@ -31,7 +31,7 @@ class Fidelity:
         return Fidelity(
             self.signal + float(np.square(reference).sum()),
             self.noise + float(np.square(difference).sum()),
-            max(self.largest, float(np.abs(difference).max(initial=0.0))),
+            float(np.maximum(self.largest, np.abs(difference).max(initial=0.0))),
         )
 
     @property

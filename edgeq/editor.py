@@ -122,5 +122,6 @@ _OPTIONS = {
     "MUL": "MulOptions",
     "REDUCE_MIN": "ReducerOptions",
     "REDUCE_MAX": "ReducerOptions",
+    "SUM": "ReducerOptions",
 }
 """Name of the options table of each op that edgeq adds."""

@@ -28,7 +28,7 @@ MEMORY_USED = Path("/proc/self/statm")
 """Where Linux tells how much a process holds; elsewhere a job's memory is not limited."""
 
 
-class JobCrashed(Exception):
+class JobCrashed(Exception):  # noqa: N818  # it is news of the child, not an error of edgeq
     """The child died or hung while it ran a job. `.reason` says how, `.output` what it printed."""
 
     def __init__(self, reason: str, output: str) -> None:
@@ -37,7 +37,7 @@ class JobCrashed(Exception):
         self.output = output
 
 
-class JobFailed(Exception):
+class JobFailed(Exception):  # noqa: N818
     """The job raised an error that is not edgeq's own. `.output` is what the child printed."""
 
     def __init__(self, reason: str, output: str) -> None:
@@ -60,8 +60,8 @@ class Worker:
     def _start(self) -> None:
         job_read, job_write = os.pipe()
         result_read, result_write = os.pipe()
-        self._stderr = tempfile.TemporaryFile()
-        command = [sys.executable, "-m", "edgeq.isolation", str(job_read), str(result_write)]
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the child
+        command = [sys.executable, "-c", _CHILD, str(job_read), str(result_write)]
         self._process = subprocess.Popen(
             [*command, *self._preload],
             pass_fds=(job_read, result_write),
@@ -214,5 +214,7 @@ def _serve(job_descriptor: int, result_descriptor: int, preload: Sequence[str]) 
         results.send(result)
 
 
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+_CHILD = (
+    "import sys, edgeq.isolation as i; i._serve(*map(int, sys.argv[1:3]), preload=sys.argv[3:])"
+)
+"""Not `-m edgeq.isolation`: the package imports this module first, and runpy would warn of that."""

@@ -99,5 +99,8 @@ _ROWS = [
 OPS: dict[str, OpRow] = {row.name: row for row in _ROWS}
 """Row by builtin operator name."""
 
+MAKES_NAN = frozenset({"SQRT", "RSQRT", "LOG", "DIV"})
+"""Ops that turn finite numbers into NaN, which a minimum or maximum on the delegate passes over."""
+
 NON_NEGATIVE_OUTPUT = frozenset({"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "SOFTMAX", "ABS"})
 """Ops and fused activations whose output is never below 0: only its maximum is watched."""

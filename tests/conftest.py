@@ -14,6 +14,8 @@ from edgeq.calibrate.run import Calibration, Calibrator
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.model import FloatModel
 
+pytest_plugins = ["tables"]
+
 SAMPLES = 20
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tracemalloc
 from collections import UserDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from edgeq.calibrate.data import HeldOut, InputSpec, RepDataset, Sample, to_numpy
 from edgeq.errors import DataError
@@ -51,6 +51,16 @@ class Labelled(Dataset[tuple[torch.Tensor, int]]):  # type: ignore[misc]
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         return torch.from_numpy(IMAGES[index]), index
+
+
+class CountedDataset(IterableDataset[Array]):  # type: ignore[misc]
+    """The counted images behind a loader; its length is not known."""
+
+    def __init__(self, images: Iterable[Array]) -> None:
+        self._images = images
+
+    def __iter__(self) -> Iterator[Array]:
+        return iter(self._images)
 
 
 class OwnLoader(DataLoader[Any]):  # type: ignore[misc]
@@ -168,20 +178,32 @@ def test_rows_left_over_outlive_a_buffer_that_is_written_again() -> None:
     assert [sample[0].ravel().tolist() for sample in stream] == [[0, 1], [2, 3], [4, 5]]
 
 
-def test_a_generator_is_at_most_one_item_ahead() -> None:
-    made = 0
+class Counted:
+    """Images that count how many of them were asked for."""
 
-    def counted() -> Iterator[Array]:
-        nonlocal made
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __iter__(self) -> Iterator[Array]:
         for image in IMAGES:
-            made += 1
+            self.made += 1
             yield image
 
-    data = RepDataset(counted)
-    assert made == 1
+
+@pytest.mark.parametrize("form", ["iterable", "generator", "function", "DataLoader"])
+def test_data_is_read_at_most_one_item_ahead(form: str) -> None:
+    counted = Counted()
+    sources: dict[str, Callable[[], object]] = {
+        "iterable": lambda: counted,
+        "generator": lambda: iter(counted),
+        "function": lambda: counted.__iter__,
+        "DataLoader": lambda: DataLoader(CountedDataset(counted), batch_size=None),
+    }
+    data = RepDataset(sources[form]())
+    assert counted.made == 1
     for taken, _ in enumerate(data.samples((IMAGE,)), start=1):
-        assert made <= taken + 1
-    assert made == taken == 5
+        assert counted.made <= taken + 1
+    assert counted.made == taken == 5
 
 
 def test_memory_stays_flat_over_a_long_stream() -> None:

@@ -42,6 +42,7 @@ def report(**changes: Any) -> Report:
         "float_ops": {},
         "folded": (),
         "runtime": "ai_edge_litert 2.3.0",
+        "int8_dot_product": True,
         "recipe": "mine",
         "target": "xnnpack",
         "calibrated_samples": 184,
@@ -130,7 +131,7 @@ def test_json_stays_strict_where_a_number_is_not_finite(value: float) -> None:
         ({}, []),
         (
             {"edge_latency_ms": 10.0},
-            ["int8 takes 1.25x the float model's time here: 2 GELU, 1 TILE run outside the "
+            ["int8 takes 1.25x the float model's time here; 2 GELU, 1 TILE run outside the "
              "delegate"],
         ),
         (
@@ -206,9 +207,12 @@ def test_fidelity_of_outputs_that_are_not_real(dtype: type) -> None:
     assert Fidelity().observe(one, other).sqnr_db == pytest.approx(10 * math.log10(3))
 
 
-def test_fidelity_is_no_number_where_the_values_are_none() -> None:
-    found = Fidelity().observe(floats([np.inf, 1.0]), floats([2.0, 1.0]))
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_fidelity_of_what_is_no_number_passes_no_bound(value: float) -> None:
+    found = Fidelity().observe(floats([value, 1.0]), floats([2.0, 1.0]))
+    found = found.observe(floats([1.0, 1.0]), floats([1.0, 1.0]))
     assert not found.sqnr_db >= 3.0
+    assert not np.isfinite(found.largest)
 
 
 pairs = arrays.arrays(np.float32, (6, 2), elements=st.floats(-1e3, 1e3, width=32))

@@ -79,7 +79,7 @@ IMAGES = normal(20, 3, 8, 8)
 IMAGE = IMAGES[:1]
 
 
-class Stem(nn.Module):  # type: ignore[misc,name-defined]
+class Stem(nn.Module):
     """A convolution and a head, for subclasses that put them together."""
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ class DataclassOutput(Stem):
         return Result(logits=logits, features=features)
 
 
-class Lookup(nn.Module):  # type: ignore[misc,name-defined]
+class Lookup(nn.Module):
     """Token ids and a float vector; the second is taken by keyword only."""
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ class Lookup(nn.Module):  # type: ignore[misc,name-defined]
         return self.head(self.table(tokens).mean(1) + context)
 
 
-class Waveform(nn.Module):  # type: ignore[misc,name-defined]
+class Waveform(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv1d(2, 4, 3, padding=1)
@@ -159,7 +159,7 @@ class Waveform(nn.Module):  # type: ignore[misc,name-defined]
         return self.head(torch.relu(self.norm(self.conv(wave))).mean(-1))
 
 
-class Shared(nn.Module):  # type: ignore[misc,name-defined]
+class Shared(nn.Module):
     """One layer called twice, with functional ops between."""
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ class Shared(nn.Module):  # type: ignore[misc,name-defined]
         return torch.softmax(self.head(self.block(once) + x), -1)
 
 
-class Inner(nn.Module):  # type: ignore[misc,name-defined]
+class Inner(nn.Module):
     """One function between two layers, deep enough that its path is not its name."""
 
     def __init__(self, function: Callable[[Any], Any], last: bool = False) -> None:
@@ -185,7 +185,7 @@ class Inner(nn.Module):  # type: ignore[misc,name-defined]
         return self.head(self.body["odd"](self.stem(x)))
 
 
-class Function(nn.Module):  # type: ignore[misc,name-defined]
+class Function(nn.Module):
     def __init__(self, function: Callable[[Any], Any]) -> None:
         super().__init__()
         self.function = function
@@ -330,7 +330,7 @@ def test_op_without_int8_form_names_its_layer_and_a_rule_exports_it() -> None:
 
 
 def test_exported_program_is_traced_and_not_changed(trace: Callable[..., FloatModel]) -> None:
-    class Viewing(nn.Module):  # type: ignore[misc,name-defined]
+    class Viewing(nn.Module):
         """A view, which litert-torch rewrites in place, and a builtin's name."""
 
         def __init__(self) -> None:
@@ -415,7 +415,7 @@ def test_training_mode_is_exported_in_evaluation_mode(trace: Callable[..., Float
 
 
 def test_infinite_buffers_of_the_caller_stay_infinite(trace: Callable[..., FloatModel]) -> None:
-    class Masked(nn.Module):  # type: ignore[misc,name-defined]
+    class Masked(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.head = nn.Linear(8, 3)
@@ -515,7 +515,7 @@ def test_transformers_output_names_follow_its_fields(trace: Callable[..., FloatM
     utils = pytest.importorskip("transformers.utils")
 
     @dataclasses.dataclass
-    class Output(utils.ModelOutput):  # type: ignore[misc,name-defined]
+    class Output(utils.ModelOutput):
         logits: Any = None
         left_out: Any = None
         hidden: Any = None

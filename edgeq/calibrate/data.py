@@ -77,11 +77,17 @@ class RepDataset:
         """
         return _map_arrays(self.first, lambda a: a[:1]) if self._batched else self.first
 
-    def samples(self, inputs: tuple[InputSpec, ...]) -> Iterator[Sample]:
+    def samples(
+        self, inputs: tuple[InputSpec, ...], item_done: Callable[[], None] = lambda: None
+    ) -> Iterator[Sample]:
         """Streams samples that fit `inputs`; a larger batch is split into the model's batch.
 
         Rows left over by a batch that the model's batch does not divide are joined with the next
         item's; what is left at the very end is dropped, unless it is all there is.
+
+        Args:
+            inputs: What the model takes.
+            item_done: Called after each item, of which there are `length`.
 
         Raises:
             DataError: An item of a wrong shape, dtype, name or number of arrays, or with NaN or
@@ -97,6 +103,7 @@ class RepDataset:
             whole, rest = _split(arrays, rest, inputs, index)
             found = found or bool(whole)
             yield from whole
+            item_done()
         if not found:
             raise DataError(
                 f"the representative data has fewer rows than the model's batch of "

@@ -22,10 +22,12 @@ class Probe:
     Attributes:
         tensor: Index in the graph.
         minimum: Whether the lowest value is wanted; False where it cannot be below 0.
+        sum: Whether the sum is wanted, which tells of NaN.
     """
 
     tensor: int
     minimum: bool
+    sum: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,13 @@ class Instrumented:
         tflite: The file; its first outputs are the original ones.
         minima: Tensor index of each probe's minimum, None where it is not measured.
         maxima: Tensor index of each probe's maximum.
+        sums: Tensor index of each probe's sum, None where it is not measured.
     """
 
     tflite: bytes
     minima: tuple[int | None, ...]
     maxima: tuple[int, ...]
+    sums: tuple[int | None, ...]
 
 
 def instrument(tflite: bytes, graph: Graph, probes: Sequence[Probe]) -> Instrumented:
@@ -54,13 +58,15 @@ def instrument(tflite: bytes, graph: Graph, probes: Sequence[Probe]) -> Instrume
     editor = GraphEditor(tflite)
     minima: list[int | None] = []
     maxima: list[int] = []
+    sums: list[int | None] = []
     for probe in probes:
         rank = len(graph.tensors[probe.tensor].shape)
         lowest = _reduced(editor, "REDUCE_MIN", probe.tensor, rank) if probe.minimum else None
         minima.append(lowest)
         maxima.append(_reduced(editor, "REDUCE_MAX", probe.tensor, rank))
-    editor.add_outputs([t for t in (*minima, *maxima) if t is not None])
-    return Instrumented(editor.finish(), tuple(minima), tuple(maxima))
+        sums.append(_reduced(editor, "SUM", probe.tensor, rank) if probe.sum else None)
+    editor.add_outputs([t for t in (*minima, *maxima, *sums) if t is not None])
+    return Instrumented(editor.finish(), tuple(minima), tuple(maxima), tuple(sums))
 
 
 def _reduced(editor: GraphEditor, name: str, tensor: int, rank: int) -> int:

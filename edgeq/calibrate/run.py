@@ -6,7 +6,7 @@ need a range (from the op table), nothing of what is planned with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from edgeq.calibrate.observers import MinMax, Vector
 from edgeq.errors import DataError, ModelError
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import FloatModel
-from edgeq.ops import NON_NEGATIVE_OUTPUT, OPS, ScaleRule
+from edgeq.ops import MAKES_NAN, NON_NEGATIVE_OUTPUT, OPS, ScaleRule
 from edgeq.runtime.session import Session
 
 
@@ -49,6 +49,11 @@ def input_specs(model: FloatModel) -> tuple[InputSpec, ...]:
                 f"input {name!r} has the dynamic shape {tensor.shape}; export the model with "
                 "every dimension fixed (batch 1 for a device)"
             )
+        if not hasattr(np, tensor.dtype) and tensor.dtype != "bool":
+            raise ModelError(
+                f"input {name!r} is of type {tensor.dtype}, which has no numpy form; export the "
+                "part of the model behind it"
+            )
         specs.append(InputSpec(name, tensor.shape, tensor.dtype))
     if not specs:
         raise ModelError("the model has no input, so there is nothing to calibrate")
@@ -68,7 +73,8 @@ def probes(graph: Graph) -> tuple[Probe, ...]:
             continue
         for output in op.outputs:
             if graph.tensors[output].dtype == "float32":
-                wanted.append(Probe(output, not _non_negative(op)))
+                makes_nan = row is None or op.name in MAKES_NAN
+                wanted.append(Probe(output, not _non_negative(op), makes_nan))
     return tuple(wanted)
 
 
@@ -111,10 +117,8 @@ class Calibrator:
 
     def _read(self, session: Session) -> tuple[Vector, Vector]:
         high = session.read(self.instrumented.maxima)
-        low = np.zeros_like(high)
-        measured = [i for i, t in enumerate(self.instrumented.minima) if t is not None]
-        tensors = [self.instrumented.minima[i] for i in measured]
-        low[measured] = session.read([t for t in tensors if t is not None])
+        low = _spread(session, self.instrumented.minima)
+        high[np.isnan(_spread(session, self.instrumented.sums))] = np.nan
         return low, high
 
     def _not_finite(self, low: Vector, high: Vector, sample: int) -> DataError:
@@ -126,3 +130,11 @@ class Calibrator:
             f"sample {sample}: {where} gives values between {low[position]} and {high[position]} "
             "in the float model itself; calibration needs finite numbers"
         )
+
+
+def _spread(session: Session, tensors: Sequence[int | None]) -> Vector:
+    """Scalars of the last run, with 0 in place of those that are not measured."""
+    found = np.zeros(len(tensors), np.float32)
+    measured = [i for i, t in enumerate(tensors) if t is not None]
+    found[measured] = session.read([t for t in tensors if t is not None])
+    return found

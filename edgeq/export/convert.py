@@ -21,6 +21,9 @@ from edgeq.model import FloatModel
 PRELOAD = ("edgeq.mlir", "litert_converter.mlir.ir", "edgeq.runtime.session")
 """What the child imports while the parent calibrates."""
 
+RUN_SECONDS_MAX = 60.0
+"""A model that takes longer for one sample is refused: verifying it would take hours."""
+
 _DIAGNOSTIC = re.compile(r"error: (.*)")
 _LAYER = re.compile(r"tflite\.subgraph=0\.op=(\d+)")
 
@@ -83,25 +86,12 @@ def check_runs(worker: Worker, tflite: bytes, sample: Sample, what: str) -> None
     Raises:
         ModelError: The runtime refuses the model, or dies on it.
     """
+    memory = (4 << 30) + 16 * len(tflite)
+    job = "edgeq.runtime.session:smoke_run"
     try:
-        worker.call("edgeq.runtime.session:smoke_run", tflite, sample, timeout_s=120.0)
+        worker.call(job, tflite, sample, timeout_s=RUN_SECONDS_MAX, memory_bytes=memory)
     except (JobCrashed, JobFailed) as error:
         raise ModelError(f"{what}: the runtime {error.reason} when it ran the model") from None
-
-
-def check_imports(worker: Worker, tflite: bytes) -> None:
-    """Reads a .tflite from outside with the converter's importer, in the child.
-
-    Raises:
-        ModelError: The importer refuses the file, or dies on it.
-    """
-    try:
-        worker.call("edgeq.mlir:import_only", tflite, timeout_s=120.0)
-    except (JobCrashed, JobFailed) as error:
-        raise ModelError(
-            f"the .tflite file is damaged or from an unknown version: the converter's importer "
-            f"{error.reason.splitlines()[0]}. Make it again with its converter"
-        ) from None
 
 
 def _call(worker: Worker, what: str, job: str, *arguments: object) -> Any:

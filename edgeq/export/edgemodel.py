@@ -63,12 +63,14 @@ class EdgeModel:
     def io(self) -> IO:
         """Names, shapes and types of the inputs and outputs."""
         model = parse(self.tflite)
-        tensors, signature = model.graphs[0].tensors, model.signatures[0]
+        graph, signature = model.graphs[0], model.signatures[0]
 
-        def ports(pairs: tuple[tuple[str, int], ...]) -> tuple[Port, ...]:
-            return tuple(Port(name, tensors[i].shape, tensors[i].dtype) for name, i in pairs)
+        def ports(pairs: tuple[tuple[str, int], ...], order: tuple[int, ...]) -> tuple[Port, ...]:
+            tensors = [(name, graph.tensors[i]) for name, i in pairs]
+            tensors.sort(key=lambda pair: order.index(pair[1].index))
+            return tuple(Port(name, t.shape, t.dtype) for name, t in tensors)
 
-        return IO(ports(signature.inputs), ports(signature.outputs))
+        return IO(ports(signature.inputs, graph.inputs), ports(signature.outputs, graph.outputs))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the .tflite file, whole or not at all, and returns its path."""

@@ -5,8 +5,9 @@ load, trace, rewrite, calibrate, plan, annotate, convert, verify.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from edgeq.calibrate.data import HeldOut, RepDataset, Sample
 from edgeq.calibrate.run import Calibration, Calibrator, input_specs
@@ -19,7 +20,7 @@ from edgeq.export.rewrite import rewrite
 from edgeq.export.verify import verify
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
-from edgeq.progress import Advance, Progress
+from edgeq.progress import Progress
 from edgeq.recipe import Recipe, as_recipe
 from edgeq.report import Report
 
@@ -74,9 +75,9 @@ def export(
             float_model = frontends.trace(model, sample, data, converter)
             refuse_quantized(float_model)
             rewritten = rewrite(float_model)
-        held = HeldOut(data.samples(input_specs(float_model)))
         with stages.stage("calibrate", data.length) as advance:
-            calibration = _measure(rewritten, _watched(held, advance), converter, threads)
+            held = HeldOut(data.samples(input_specs(float_model), advance))
+            calibration = _measure(float_model, rewritten, held, converter, threads)
         with stages.stage("plan"):
             plan = make_plan(rewritten, calibration, recipe)
         with stages.stage("convert"):
@@ -109,10 +110,11 @@ def calibrate(
     with start_converter() as converter:
         data = RepDataset(rep_dataset)
         with stages.stage("trace"):
-            float_model = rewrite(frontends.trace(model, sample, data, converter))
-        samples = data.samples(input_specs(float_model))
+            float_model = frontends.trace(model, sample, data, converter)
+            rewritten = rewrite(float_model)
         with stages.stage("calibrate", data.length) as advance:
-            return _measure(float_model, _watched(samples, advance), converter, threads)
+            samples = data.samples(input_specs(float_model), advance)
+            return _measure(float_model, rewritten, samples, converter, threads)
 
 
 def _check_target(target: str) -> None:
@@ -120,25 +122,20 @@ def _check_target(target: str) -> None:
         raise RecipeError(f"target must be one of {', '.join(TARGETS)}. Received: {target!r}")
 
 
-def _watched(samples: Iterable[Sample], advance: Advance) -> Iterator[Sample]:
-    for sample in samples:
-        yield sample
-        advance()
-
-
 def _measure(
-    model: FloatModel, samples: Iterator[Sample], converter: Worker, threads: int | None
+    float_model: FloatModel,
+    rewritten: FloatModel,
+    samples: Iterable[Sample],
+    converter: Worker,
+    threads: int | None,
 ) -> Calibration:
-    calibrator = Calibrator(model, threads)
-    return calibrator.run(_tried_first(samples, converter, calibrator.instrumented.tflite))
-
-
-def _tried_first(samples: Iterator[Sample], converter: Worker, tflite: bytes) -> Iterator[Sample]:
-    """Runs the first sample in the child before here: a model may kill the process it runs in."""
-    for index, sample in enumerate(samples):
-        if index == 0:
-            check_runs(converter, tflite, sample, "the float model")
-        yield sample
+    """Calibrates, once the first sample has run in the child: a model may kill its process."""
+    calibrator = Calibrator(rewritten, threads)
+    stream = iter(samples)
+    first = next(stream)
+    for tflite in (float_model.tflite, calibrator.instrumented.tflite):
+        check_runs(converter, tflite, first, "the float model")
+    return calibrator.run(itertools.chain((first,), stream))
 
 
 def _check_result_runs(converter: Worker, tflite: bytes, sample: Sample) -> None:

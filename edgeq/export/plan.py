@@ -90,7 +90,7 @@ def make_plan(model: FloatModel, calibration: Calibration, recipe: Recipe) -> Pl
 
 def refuse_quantized(model: FloatModel) -> None:
     """Raises a `ModelError` for a model that is quantized already."""
-    for tensor in model.graph.tensors:
+    for tensor in sorted(model.graph.tensors, key=lambda t: t.dtype == "int32"):
         if tensor.qparams is not None or tensor.dtype in ("float16", "int4"):
             raise ModelError(
                 f"the model is quantized already: tensor {tensor.name!r} is {tensor.dtype}. "
@@ -132,7 +132,7 @@ def _check_rules(model: FloatModel, recipe: Recipe, matched: set[Rule]) -> None:
         layers = sorted({model.layer(op) for op in model.graph.operators})
         names = sorted({op.name for op in model.graph.operators})
         near = difflib.get_close_matches(rule.layer, layers, 3, 0.3) if rule.layer else []
-        near += difflib.get_close_matches(rule.op, names, 3, 0.3) if rule.op != "*" else []
+        near += difflib.get_close_matches(rule.op.upper(), names, 3, 0.3) if rule.op != "*" else []
         raise RecipeError(
             f"the rule {rule.describe()} matches no op (an earlier rule may take them all). "
             f"Near misses: {', '.join(near) or 'none'}"
@@ -257,13 +257,21 @@ class _Planner:
         """What a tensor can hold: measured, or what its producer's row says."""
         if tensor in self._calibration.ranges:
             return self._calibration.ranges[tensor]
-        op = self._graph.producers[tensor]
-        row = OPS[op.name]
+        op = self._graph.producers.get(tensor)
+        row = OPS.get(op.name) if op else None
+        if op is None or row is None:
+            raise self._not_calibrated(tensor)
         if row.fixed is not None:
             return row.fixed.range()
         found = [self._range(t.index) for _, t in self._activations(op)]
         found += [r for r in self._constants(op) if r is not None]
-        return min(low for low, _ in found), max(high for _, high in found)
+        return min((r[0] for r in found), default=0.0), max((r[1] for r in found), default=0.0)
+
+    def _not_calibrated(self, tensor: int) -> ModelError:
+        return ModelError(
+            f"tensor {self._graph.tensors[tensor].name!r} was not calibrated; "
+            "calibrate again with this version"
+        )
 
     def _widen(self, tensor: int, found: Range) -> None:
         """Takes a range into account for the group that `tensor` ends up in."""
@@ -275,10 +283,7 @@ class _Planner:
         if root in self._groups.fixed:
             return self._groups.fixed[root]
         if root not in self._group_ranges:
-            raise ModelError(
-                f"tensor {self._graph.tensors[tensor].name!r} was not calibrated; "
-                "calibrate again with this version"
-            )
+            raise self._not_calibrated(tensor)
         return self._group_ranges[root]
 
     @property
@@ -327,7 +332,9 @@ class _Planner:
         if bias is None:
             return floor
         self._check_finite(op, bias)
-        activation = next(t.index for _, t in self._activations(op))
+        activation = next((t.index for _, t in self._activations(op)), None)
+        if activation is None:
+            return floor
         step = tensors[activation].scale[0] * INT32_MAX * (1 - 1e-6)
         return np.broadcast_to(np.abs(bias.astype(np.float64)).ravel() / step, floor.shape)
 

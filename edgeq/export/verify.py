@@ -8,7 +8,7 @@ import numpy as np
 
 from edgeq.calibrate.data import Sample
 from edgeq.compare import Fidelity
-from edgeq.errors import VerificationError
+from edgeq.errors import DataError, VerificationError
 from edgeq.export.exported import BOUNDARY, Exported
 from edgeq.export.plan import Plan
 from edgeq.flatbuffer import Operator, Tensor, parse
@@ -17,6 +17,7 @@ from edgeq.qtypes import QParams
 from edgeq.report import Measured, OutputFidelity
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.benchmark import interleaved_latency
+from edgeq.runtime.cpu import has_int8_dot_product
 from edgeq.runtime.session import Session
 
 
@@ -67,6 +68,7 @@ def verify(
         float_ops={rewritten.where(operators[i]): why for i, why in plan.float_ops.items()},
         folded=folded,
         runtime=load_backend().describe(),
+        int8_dot_product=has_int8_dot_product(),
     )
 
 
@@ -155,6 +157,11 @@ def _fidelity(
         edge.invoke(_in_order(sample, reference, edge))
         actual = edge.outputs()
         for i, expected in enumerate(reference.outputs()):
+            if not np.isfinite(expected).all():
+                raise DataError(
+                    f"output {reference.output_names[i]!r} of the float model itself is not finite "
+                    f"on held-out sample {number}; drop the sample or mend the model"
+                )
             if not np.isfinite(actual[order[i]]).all():
                 raise VerificationError(
                     f"output {reference.output_names[i]!r} of the exported model is not finite "

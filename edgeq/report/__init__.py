@@ -56,6 +56,8 @@ class Measured:
         float_ops: Why each op that stays float does, by where it is.
         folded: Planned tensors that the converter folded away, by name.
         runtime: The interpreter that measured, with version.
+        int8_dot_product: Whether the processor that measured has int8 dot products, which decide
+            how fast int8 is; None where that cannot be told.
     """
 
     float_bytes: int
@@ -72,6 +74,7 @@ class Measured:
     float_ops: Mapping[str, str]
     folded: tuple[str, ...]
     runtime: str
+    int8_dot_product: bool | None
 
 
 @dataclass(frozen=True)
@@ -127,9 +130,8 @@ class Report(Measured):
         if self.latency_ratio > 1:
             found.append(
                 f"int8 takes {self.latency_ratio:.2f}x the float model's time here"
-                + (f": {_counted(self.undelegated)} run outside the delegate"
-                   if self.undelegated else "")
-            )  # fmt: skip
+                + "".join(f"; {cause}" for cause in self._causes_of_slowness())
+            )
         found += [
             f"output {o.name!r} keeps only {o.sqnr_db:.1f} dB; check the task's accuracy"
             for o in self.outputs
@@ -138,6 +140,17 @@ class Report(Measured):
         if not self.independent:
             found.append("the SQNR rests on calibration samples: fewer than 10 were given")
         return found
+
+    def _causes_of_slowness(self) -> list[str]:
+        causes = []
+        if self.undelegated:
+            causes.append(f"{_counted(self.undelegated)} run outside the delegate")
+        if self.int8_dot_product is False:
+            causes.append(
+                "this processor has no int8 dot product, which phones and newer PCs have: "
+                "measure on the device"
+            )
+        return causes
 
     def print(self, console: Console | None = None) -> None:
         """Writes the report to a terminal, by default standard output."""

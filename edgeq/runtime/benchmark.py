@@ -31,7 +31,7 @@ class Latency:
 def interleaved_latency(
     sessions: Mapping[str, Session],
     sample: Sequence[npt.NDArray[Any]],
-    budget_s: float = 0.4,
+    budget_s: float = 0.25,
     most_runs: int = 50,
 ) -> dict[str, Latency]:
     """Times every session on the same sample, one run each in turn.

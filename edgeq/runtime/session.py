@@ -46,6 +46,10 @@ class Session:
         delegate: `"xnnpack"` (the default CPU delegate) or `"none"` (plain kernels).
         threads: Threads for one run; None takes what this process may use.
 
+    Attributes:
+        input_names: Names of the inputs, from the signature where there is one.
+        output_names: Names of the outputs, likewise.
+
     Raises:
         ModelError: The file cannot be read, or the runtime refuses it.
     """
@@ -62,11 +66,13 @@ class Session:
         self._interpreter = _interpreter(self._content, delegate, threads or available_cpus())
         try:
             self._interpreter.allocate_tensors()
+            self._inputs = self._interpreter.get_input_details()
+            self._outputs = self._interpreter.get_output_details()
+            signature = _first_signature(self._interpreter)
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"the runtime cannot load the model: {_one_line(error)}") from None
-        self._inputs = self._interpreter.get_input_details()
-        self._outputs = self._interpreter.get_output_details()
-        self._names = _signature_names(self._interpreter)
+        self.input_names = _names(self._inputs, signature.get("inputs", {}))
+        self.output_names = _names(self._outputs, signature.get("outputs", {}))
 
     def __enter__(self) -> Session:
         return self
@@ -82,16 +88,6 @@ class Session:
     def close(self) -> None:
         """Lets go of the interpreter."""
         self._interpreter = None
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Names of the inputs, from the signature where there is one."""
-        return tuple(self._names["inputs"].get(d["index"], d["name"]) for d in self._inputs)
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names of the outputs, from the signature where there is one."""
-        return tuple(self._names["outputs"].get(d["index"], d["name"]) for d in self._outputs)
 
     def run(self, inputs: Array | Sequence[Array] | Mapping[str, Array]) -> dict[str, Array]:
         """One inference.
@@ -195,14 +191,21 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _signature_names(interpreter: Any) -> dict[str, dict[int, str]]:
-    """Tensor index to signature name, for inputs and outputs; empty without a signature."""
+def _first_signature(interpreter: Any) -> dict[str, dict[str, int]]:
+    """Tensor index by name, for `inputs` and `outputs`; empty without a signature."""
     signatures = interpreter._get_full_signature_list()
-    first: dict[str, Any] = next(iter(signatures.values()), {})
-    return {
-        side: {int(index): name for name, index in first.get(side, {}).items()}
-        for side in ("inputs", "outputs")
-    }
+    first: dict[str, dict[str, int]] = next(iter(signatures.values()), {})
+    return first
+
+
+def _names(details: Sequence[Mapping[str, Any]], signature: Mapping[str, int]) -> tuple[str, ...]:
+    """Signature names in the order of `details`; one tensor may be there under several names."""
+    left: dict[int, list[str]] = {}
+    for name, index in signature.items():
+        left.setdefault(int(index), []).append(name)
+    return tuple(
+        left[d["index"]].pop(0) if left.get(d["index"]) else str(d["name"]) for d in details
+    )
 
 
 def _walk_back(

@@ -83,7 +83,7 @@ def _check(worker: Worker, job: str, tflite: bytes, who: str) -> None:
     except (JobCrashed, JobFailed) as error:
         raise ModelError(
             "the .tflite file is damaged, too large, or from an unknown version: "
-            f"{who} {' '.join(error.reason.split())}. Make it again with its converter"
+            f"{who} {' '.join(error.reason.split()).rstrip(':')}. Make it again with its converter"
         ) from None
 
 
