@@ -1,5 +1,6 @@
 """edgeq: a float model in, a small, fast and verified int8 LiteRT model out."""
 
+from edgeq.calibrate.calibration import Calibration
 from edgeq.errors import (
     ConversionError,
     DataError,
@@ -17,6 +18,7 @@ from edgeq.recipe import Mode, Recipe, Rule
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calibration",
     "ConversionError",
     "DataError",
     "DependencyError",

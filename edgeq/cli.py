@@ -9,22 +9,25 @@ import contextlib
 import importlib
 import os
 import sys
-import zipfile
-import zlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.data import InputSpec
+from edgeq.calibrate.observers import NAMED
+from edgeq.calibrate.readers import open_with_settings, parse_setting, read_settings
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
-from edgeq.export.edgemodel import write_whole
+from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
+from edgeq.model import FloatModel
 from edgeq.runtime.backend import load_backend
 
 app = typer.Typer(
@@ -37,7 +40,21 @@ app = typer.Typer(
 )
 
 MODEL_HELP = "A float .tflite file, or module:function that returns a PyTorch module."
-DATA_HELP = "Representative inputs: .npy (N, ...), .npz (one array an input), or module:function."
+DATA_HELP = (
+    "Representative inputs: .npy (N, ...), .npz (one array an input), .csv (one row a sample), a "
+    "folder of images, .wav or .npy files, or module:function."
+)
+DataConfig = Annotated[
+    Path | None, typer.Option(help="Options of the data as .json or .yaml, such as size: 224x224.")
+]
+DataOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data-option", metavar="KEY=VALUE",
+        help="One option of the data, which wins over --data-config; may be repeated. Images: "
+        "size, crop, resize, mean, std, scale, layout, color. Sound: length.",
+    ),
+]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -82,33 +99,23 @@ def _load_model(text: str) -> Any:
     return made()
 
 
-def _load_data(text: str) -> Any:
+def _load_data(text: str, config: Path | None, options: list[str] | None, model: str) -> Any:
     if _is_function(text):
+        if config is not None or options:
+            raise DataError("--data-config and --data-option are for files, not for a function")
         return _load_function(text, DataError)
-    path = Path(text)
-    if path.suffix not in (".npy", ".npz"):
-        raise DataError(f"--data takes .npy, .npz or module:function. Received: {text!r}")
-    try:
-        return _mapped(path) if path.suffix == ".npy" else _unzipped(path)
-    except OSError as error:
-        raise DataError(f"cannot read the data {text}: {error.strerror or error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"cannot read the data {text}: {error}") from None
+    settings = read_settings(config) if config is not None else {}
+    settings.update(map(parse_setting, options or []))
+    return open_with_settings(text, settings, _inputs(model) if Path(text).is_dir() else ())
 
 
-def _mapped(path: Path) -> Any:
-    """The array of a .npy file, read from disk as it is used."""
-    return np.lib.format.open_memmap(path, mode="r")
-
-
-def _unzipped(path: Path) -> dict[str, Any]:
-    """The arrays of a .npz file; `np.load` alone would take a file that is no zip for a pickle."""
-    with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    wrong = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
-    if wrong:
-        raise ValueError(f"{wrong[0]!r} in it is not an array")
-    return arrays
+def _inputs(model: str) -> tuple[InputSpec, ...]:
+    """The inputs of a .tflite; none of other models and of files that the export will refuse."""
+    with contextlib.suppress(OSError, EdgeqError):
+        if Path(model).suffix == ".tflite":
+            tensors = FloatModel(Path(model).read_bytes(), "tflite").input_tensors()
+            return tuple(InputSpec(name, t.shape, t.dtype) for name, t in tensors)
+    return ()
 
 
 def _check_writable(path: Path, overwrite: bool) -> None:
@@ -156,8 +163,13 @@ def export(
     model: Annotated[str, typer.Argument(help=MODEL_HELP, metavar="MODEL")],
     data: Annotated[str, typer.Option(help=DATA_HELP)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the .tflite.")],
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
     recipe: Annotated[str, typer.Option(help="Preset name or recipe .json.")] = "auto",
     target: Annotated[str, typer.Option(help="Where the model will run.")] = "xnnpack",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Plan by this file of edgeq calibrate.")
+    ] = None,
     min_sqnr: Annotated[
         float, typer.Option(help="Lowest SQNR in dB an output may have; -inf accepts any.")
     ] = 3.0,
@@ -173,7 +185,8 @@ def export(
             if path is not None:
                 _check_writable(path, overwrite)
         made = run(
-            _load_model(model), _load_data(data), recipe=recipe, target=target,
+            _load_model(model), _load_data(data, data_config, data_option, model),
+            recipe=recipe, target=target, calibration=calibration,
             min_sqnr_db=min_sqnr, threads=threads,
         )  # fmt: skip
         _write(output, made.tflite)
@@ -181,6 +194,62 @@ def export(
             _write(report, made.report.to_json().encode())
         made.report.print()
         Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq calibrate model.tflite --data images.npy -o calibration.json --observer percentile\n\n"
+    "edgeq calibrate model.tflite --data images.npy -o calibration.json --resume\n\n"
+    "edgeq export model.tflite --data images.npy --calibration calibration.json -o int8.tflite"
+)
+def calibrate(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP, metavar="MODEL")],
+    data: Annotated[str, typer.Option(help=DATA_HELP)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the .json.")],
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
+    observer: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED)}.")] = "minmax",
+    resume: Annotated[bool, typer.Option(help="Go on where an earlier run ended.")] = False,
+    save_every: Annotated[float, typer.Option(help="Seconds between saves.", min=0.0)] = 5.0,
+    threads: Annotated[int | None, typer.Option(help="Threads.", min=1)] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
+) -> None:
+    """Measures the ranges of a model's tensors on data and writes them to a file.
+
+    What has been seen is saved every few seconds beside the output, as OUTPUT.partial. After an
+    interruption --resume skips the samples that it holds, and ends with the same file as a run
+    without the interruption.
+    """
+    from edgeq.export.pipeline import calibrate as run
+
+    with _errors_as_sentences():
+        _check_writable(output, overwrite)
+        partial = output.with_name(f"{output.name}.partial")
+        start = Calibration.load(partial) if resume and partial.exists() else None
+        if start is not None:
+            Console().print(f"going on behind {start.samples} samples", highlight=False)
+        checkpoint = _Checkpoint(partial, save_every)
+        made = run(
+            _load_model(model), _load_data(data, data_config, data_option, model),
+            observer=observer, start=start, checkpoint=checkpoint, threads=threads,
+        )  # fmt: skip
+        made.save(output)
+        partial.unlink(missing_ok=True)
+        Console().print(f"wrote {output}: {made.samples} samples", highlight=False)
+
+
+class _Checkpoint:
+    """Saves a calibration from time to time."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self._path = path
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def __call__(self, state: Callable[[], Calibration]) -> None:
+        if time.monotonic() - self._last >= self._seconds:
+            state().save(self._path)
+            self._last = time.monotonic()
 
 
 @app.command(epilog="Example:\n\nedgeq inspect model_int8.tflite")

@@ -120,6 +120,7 @@ class GraphEditor:
 _OPTIONS = {
     "ADD": "AddOptions",
     "MUL": "MulOptions",
+    "PACK": "PackOptions",
     "REDUCE_MIN": "ReducerOptions",
     "REDUCE_MAX": "ReducerOptions",
     "SUM": "ReducerOptions",

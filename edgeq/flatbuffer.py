@@ -6,7 +6,9 @@ touches the generated flatbuffer schema. Knows nothing of MLIR, runtimes or quan
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import itertools
 import math
 import struct
@@ -17,12 +19,20 @@ from typing import Any
 import flatbuffers
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert import schema_py_generated
 
-from edgeq.errors import ModelError
+from edgeq.errors import DependencyError, ModelError
 from edgeq.qtypes import DType, QParams
 
-schema = schema_py_generated
+
+def _load_schema() -> Any:
+    """The generated schema; None on a board that has only the runtime."""
+    for name in ("ai_edge_litert", "tensorflow.lite.python"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(f"{name}.schema_py_generated")
+    return None
+
+
+schema = _load_schema()
 """The generated schema, for those who build or edit object trees."""
 
 IDENTIFIER = b"TFL3"
@@ -36,13 +46,14 @@ _READ_ERRORS = (
 """What the generated reader raises when offsets point astray."""
 
 
-def _names(enumeration: type) -> dict[int, str]:
-    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
+def _names(enumeration: str) -> dict[int, str]:
+    values = vars(getattr(schema, enumeration, object))
+    return {value: name for name, value in values.items() if isinstance(value, int)}
 
 
-_OP_NAMES = _names(schema.BuiltinOperator)
-_TYPE_NAMES = {code: name.lower() for code, name in _names(schema.TensorType).items()}
-_ACTIVATION_NAMES = _names(schema.ActivationFunctionType)
+_OP_NAMES = _names("BuiltinOperator")
+_TYPE_NAMES = {code: name.lower() for code, name in _names("TensorType").items()}
+_ACTIVATION_NAMES = _names("ActivationFunctionType")
 
 
 @dataclass(frozen=True)
@@ -152,7 +163,13 @@ def unpack(data: bytes) -> Any:
 
     Raises:
         ModelError: Not a .tflite file, or damaged.
+        DependencyError: This machine has only the runtime.
     """
+    if schema is None:
+        raise DependencyError(
+            "looking into a .tflite file needs ai-edge-litert (or TensorFlow): "
+            "pip install ai-edge-litert"
+        )
     if len(data) < 16 or data[4:8] != IDENTIFIER:
         raise ModelError(
             f"not a .tflite file: bytes 4..8 must be 'TFL3'. Received: {bytes(data[4:8])!r} "
@@ -165,19 +182,20 @@ def unpack(data: bytes) -> Any:
 
 
 class _Builder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers has no annotations
-    """Writes equal vectors once, and constants at the alignment that kernels rely on.
+    """Writes equal small vectors once, and constants at the alignment that kernels rely on.
 
     Half of a small int8 file can be the zero points of its channels, which are all 0.
     """
 
     ALIGNMENT = 16
+    SHARED_BYTES = 1 << 16
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self._written: dict[tuple[str, bytes], int] = {}
 
     def CreateNumpyVector(self, x: npt.NDArray[Any]) -> int:  # noqa: N802  # flatbuffers' name
-        key = (x.dtype.str, x.tobytes())
+        key = (x.dtype.str, x.tobytes()) if x.nbytes <= self.SHARED_BYTES else (str(id(x)), b"")
         if key not in self._written:
             if x.dtype == np.uint8:
                 self.Prep(4, x.nbytes)

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,15 @@ class Rule:
         op: Builtin operator name, for example `"SOFTMAX"`, or `"*"` for every op.
         mode: What matching ops become.
         reason: Why, in the user's words; the report repeats it beside every op left float.
+        observer: How the range of the op's outputs is found: a name or an observer (see
+            `edgeq.calibrate.observers`), or None for the recipe's.
     """
 
     layer: str = ""
     op: str = "*"
     mode: Mode = Mode.STATIC_INT8
     reason: str = ""
+    observer: object = field(default=None, hash=False)  # it may hold arrays, which have no hash
 
     def __post_init__(self) -> None:
         _check_text(self, "layer", "op", "reason")
@@ -68,11 +71,13 @@ class Recipe:
         name: What the report calls it.
         rules: Rules in order. One that matches no op of the model is an error.
         default: Mode of every other op.
+        observer: How the ranges of all other tensors are found, as in `Rule`.
     """
 
     name: str = "int8"
     rules: tuple[Rule, ...] = ()
     default: Mode = Mode.STATIC_INT8
+    observer: object = field(default="minmax", hash=False)
 
     def __post_init__(self) -> None:
         _check_text(self, "name")
@@ -85,8 +90,13 @@ class Recipe:
         object.__setattr__(self, "rules", tuple(self.rules))
 
     def to_json(self) -> str:
-        """The recipe as JSON text that `from_json` reads back."""
-        return json.dumps(asdict(self), indent=2, default=lambda mode: mode.value)
+        """The recipe as JSON text that `from_json` reads back.
+
+        Raises:
+            RecipeError: An observer is given as an object; JSON takes names.
+        """
+        rules = [_to_fields(rule) for rule in self.rules]
+        return json.dumps({**_to_fields(self), "rules": rules}, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
@@ -96,31 +106,38 @@ class Recipe:
             RecipeError: Not JSON, or a field or mode that does not exist.
         """
         try:
-            fields = json.loads(text)
+            content = json.loads(text)
         except json.JSONDecodeError as error:
             raise RecipeError(f"the recipe is not JSON: {error}") from None
-        if not isinstance(fields, dict):
+        if not isinstance(content, dict):
             raise RecipeError(
-                f"a recipe is a JSON object. Received: {type(fields).__name__} {text[:80]!r}"
+                f"a recipe is a JSON object. Received: {type(content).__name__} {text[:80]!r}"
             )
-        if not isinstance(fields.get("rules", []), list):
-            raise RecipeError(f"'rules' must be a list. Received: {fields['rules']!r}")
-        fields["rules"] = tuple(_from_fields(Rule, rule) for rule in fields.get("rules", ()))
-        recipe: Recipe = _from_fields(cls, fields)
+        if not isinstance(content.get("rules", []), list):
+            raise RecipeError(f"'rules' must be a list. Received: {content['rules']!r}")
+        content["rules"] = tuple(_from_fields(Rule, rule) for rule in content.get("rules", ()))
+        recipe: Recipe = _from_fields(cls, content)
         return recipe
 
 
-def _from_fields(kind: type[Any], fields: object) -> Any:
+def _to_fields(owner: Rule | Recipe) -> dict[str, Any]:
+    values = {f.name: getattr(owner, f.name) for f in fields(owner)}
+    if not isinstance(values["observer"], str | None):
+        raise RecipeError(f"a recipe in JSON names its observers. Received: {values['observer']!r}")
+    return {k: v.value if isinstance(v, Mode) else v for k, v in values.items()}
+
+
+def _from_fields(kind: type[Any], content: object) -> Any:
     """Builds a `Rule` or `Recipe` from a JSON object, naming what does not fit."""
-    if not isinstance(fields, Mapping):
-        raise RecipeError(f"a {kind.__name__.lower()} is a JSON object. Received: {fields!r}")
+    if not isinstance(content, Mapping):
+        raise RecipeError(f"a {kind.__name__.lower()} is a JSON object. Received: {content!r}")
     known = kind.__dataclass_fields__
-    unknown = sorted(set(fields) - set(known))
+    unknown = sorted(set(content) - set(known))
     if unknown:
         raise RecipeError(
             f"a {kind.__name__.lower()} has no field {unknown[0]!r}; it has {', '.join(known)}"
         )
-    values = dict(fields)
+    values = dict(content)
     for name in {"mode", "default"} & set(values):
         values[name] = _mode(values[name])
     return kind(**values)

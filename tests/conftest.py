@@ -10,7 +10,8 @@ import pytest
 
 import edgeq
 from edgeq import demo
-from edgeq.calibrate.run import Calibration, Calibrator
+from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.run import Calibrator
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.model import FloatModel
 

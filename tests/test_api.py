@@ -18,6 +18,7 @@ from edgeq.model import FloatModel
 from edgeq.runtime.session import Session
 
 PUBLIC = [
+    "Calibration",
     "ConversionError",
     "DataError",
     "DependencyError",

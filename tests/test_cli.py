@@ -20,12 +20,13 @@ import typer
 from typer.testing import CliRunner
 
 from edgeq.cli import app
-from edgeq.export.edgemodel import EdgeModel, write_whole
+from edgeq.export.edgemodel import EdgeModel
+from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel
 from edgeq.recipe import Mode, Recipe, Rule
 
-COMMANDS = ["export", "inspect", "demo"]
+COMMANDS = ["calibrate", "export", "inspect", "demo"]
 ENVIRONMENT = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
 EDGEQ = str(Path(sys.executable).with_name("edgeq"))
 
@@ -192,7 +193,7 @@ FAILURES: dict[str, tuple[Prepare, dict[str, str], str]] = {
     ),
     "data of another kind": (
         nothing, {"--data": "images.png"},
-        "--data takes .npy, .npz or module:function. Received: 'images.png'",
+        "cannot read the data images.png: No such file or directory",
     ),
     "half the data": (
         lambda d: truncate(d / "images.npy"), {}, "cannot read the data images.npy: mmap length",

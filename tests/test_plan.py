@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 from one_op import INFINITY, OneOp, Step, Value
 
-from edgeq.calibrate.run import Calibration
+from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.observers import MinMax
 from edgeq.errors import ModelError, RecipeError, UnsupportedOpError
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.plan import INT32_MAX, Plan, make_plan
@@ -59,7 +60,7 @@ def build(inputs: Mapping[str, Value], *steps: Step) -> FloatModel:
 def planned(model: FloatModel, ranges: Mapping[str, tuple[float, float]], *rules: Rule) -> Planned:
     """The plan for made-up ranges, by tensor name."""
     index = {t.name: t.index for t in model.graph.tensors}
-    found = {index[name]: limits for name, limits in ranges.items()}
+    found = {index[name]: MinMax(*limits) for name, limits in ranges.items()}
     calibration = Calibration(model.digest, 1, found)
     return Planned(model, make_plan(model, calibration, Recipe("test", rules)))
 
@@ -276,8 +277,8 @@ def test_rules_leave_ops_float_with_their_reason(
 
 def test_the_recipes_default_may_be_float() -> None:
     model = build({"x": X}, *CHAIN)
-    ranges = {t.index: CHAIN_RANGES[t.name] for t in model.graph.tensors}
-    calibration = Calibration(model.digest, 1, ranges)
+    seen = {t.index: MinMax(*CHAIN_RANGES[t.name]) for t in model.graph.tensors}
+    calibration = Calibration(model.digest, 1, seen)
     plan = make_plan(model, calibration, Recipe("float", (), Mode.FLOAT))
     assert plan == Plan({}, {}, dict.fromkeys(range(3), "the recipe's default"))
 
@@ -354,7 +355,8 @@ def test_a_calibration_of_another_model_is_refused(
     demo_model: FloatModel, demo_calibration: Calibration
 ) -> None:
     other = replace(demo_calibration, model="0" * 64)
-    with pytest.raises(ModelError, match="made from another float model; calibrate again"):
+    message = r"made from another float model \(its SHA-256 starts with 0{12}, .*calibrate again"
+    with pytest.raises(ModelError, match=message):
         make_plan(demo_model, other, INT8)
 
 

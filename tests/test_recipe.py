@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeq.calibrate.observers import MSE, NAMED, Percentile
 from edgeq.errors import RecipeError
 from edgeq.recipe import PRESETS, Mode, Recipe, Rule, as_recipe
 
@@ -17,8 +18,22 @@ FLOAT_HEAD = Rule(layer="head", mode=Mode.FLOAT, reason="it loses two points")
 
 texts = st.text(max_size=20)
 modes = st.sampled_from(Mode)
-rules = st.builds(Rule, layer=texts.map(re.escape), op=texts, mode=modes, reason=texts)
-recipes = st.builds(Recipe, name=texts, rules=st.lists(rules, max_size=4).map(tuple), default=modes)
+observers = st.sampled_from(sorted(NAMED))
+rules = st.builds(
+    Rule,
+    layer=texts.map(re.escape),
+    op=texts,
+    mode=modes,
+    reason=texts,
+    observer=st.none() | observers,
+)
+recipes = st.builds(
+    Recipe,
+    name=texts,
+    rules=st.lists(rules, max_size=4).map(tuple),
+    default=modes,
+    observer=observers,
+)
 
 
 @given(recipes)
@@ -29,6 +44,7 @@ def test_json_round_trip(recipe: Recipe) -> None:
 def test_absent_fields_take_their_defaults() -> None:
     read = Recipe.from_json('{"rules": [{"op": "SOFTMAX", "mode": "float"}]}')
     assert read == Recipe("int8", (Rule(op="SOFTMAX", mode=Mode.FLOAT),), Mode.STATIC_INT8)
+    assert (read.observer, read.rules[0].observer) == ("minmax", None)
 
 
 def test_modes_are_written_by_name() -> None:
@@ -41,6 +57,20 @@ def test_rules_given_as_a_list_are_the_same_recipe() -> None:
 
 
 @pytest.mark.parametrize(
+    "recipe", [Recipe(observer=MSE()), Recipe(rules=(Rule(observer=Percentile(percentile=99.0)),))]
+)
+def test_json_names_its_observers(recipe: Recipe) -> None:
+    with pytest.raises(RecipeError, match=r"a recipe in JSON names its observers\. Received: "):
+        recipe.to_json()
+
+
+def test_rules_with_observers_of_any_kind_can_be_in_a_set() -> None:
+    """An observer may hold arrays, which have no hash."""
+    assert len({Rule(observer=MSE()), Rule(observer=MSE()), Rule(observer="mse")}) == 2
+    assert hash(Recipe(observer=MSE())) == hash(Recipe(observer=MSE()))
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "the recipe is not JSON: Expecting property name"),
@@ -48,10 +78,10 @@ def test_rules_given_as_a_list_are_the_same_recipe() -> None:
         ('{"rules": {}}', "'rules' must be a list. Received: {}"),
         ('{"rules": null}', "'rules' must be a list. Received: None"),
         ('{"rules": ["head"]}', "a rule is a JSON object. Received: 'head'"),
-        ('{"rule": []}', "a recipe has no field 'rule'; it has name, rules, default"),
+        ('{"rule": []}', "a recipe has no field 'rule'; it has name, rules, default, observer"),
         (
             '{"rules": [{"layers": "x"}]}',
-            "a rule has no field 'layers'; it has layer, op, mode, reason",
+            "a rule has no field 'layers'; it has layer, op, mode, reason, observer",
         ),
         (
             '{"rules": [{"mode": "int4"}]}',

@@ -150,7 +150,7 @@ def test_json_stays_strict_where_a_number_is_not_finite(value: float) -> None:
         ({"outputs": (OutputFidelity("a", math.inf, 0),)}, []),
         (
             {"independent": False, "judged_samples": 3},
-            ["the SQNR rests on calibration samples: fewer than 10 were given"],
+            ["the SQNR is judged on samples that calibration may have seen; give at least 10"],
         ),
     ],
     ids=["none", "slower", "slower in the delegate", "as fast", "low SQNR", "no number",

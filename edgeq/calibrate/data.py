@@ -318,6 +318,11 @@ class HeldOut:
                 self._first.append(tuple(a.copy() for a in sample))
             yield sample
 
+    def exhaust(self) -> None:
+        """Reads the rest of the stream, for those who only want `samples`."""
+        for _ in self:
+            pass
+
     @property
     def independent(self) -> bool:
         """Whether `samples` were kept out of calibration."""

@@ -36,37 +36,48 @@ class Instrumented:
 
     Attributes:
         tflite: The file; its first outputs are the original ones.
-        minima: Tensor index of each probe's minimum, None where it is not measured.
-        maxima: Tensor index of each probe's maximum.
-        sums: Tensor index of each probe's sum, None where it is not measured.
+        measured: Index of the one tensor that holds all reductions, `(n,)`.
+        minima: Place in it of each probe's minimum, -1 where it is not measured.
+        maxima: Place in it of each probe's maximum.
+        sums: Place in it of each probe's sum, -1 where it is not measured.
     """
 
     tflite: bytes
-    minima: tuple[int | None, ...]
+    measured: int
+    minima: tuple[int, ...]
     maxima: tuple[int, ...]
-    sums: tuple[int | None, ...]
+    sums: tuple[int, ...]
 
 
-def instrument(tflite: bytes, graph: Graph, probes: Sequence[Probe]) -> Instrumented:
-    """Appends REDUCE_MIN and REDUCE_MAX of each probed tensor to a float model.
+def instrument(
+    tflite: bytes, graph: Graph, probes: Sequence[Probe], kept: Sequence[int] = ()
+) -> Instrumented:
+    """Appends REDUCE_MIN, REDUCE_MAX and SUM of probed tensors to a float model.
 
     Args:
         tflite: The float file.
         graph: Its main graph.
-        probes: What to measure; tensors of any rank, scalars are passed out as they are.
+        probes: What to measure; tensors of any rank.
+        kept: Tensors to keep whole, as outputs.
     """
     editor = GraphEditor(tflite)
-    minima: list[int | None] = []
-    maxima: list[int] = []
-    sums: list[int | None] = []
-    for probe in probes:
+    scalars: list[int] = []
+
+    def measure(name: str, probe: Probe, wanted: bool) -> int:
+        if not wanted:
+            return -1
         rank = len(graph.tensors[probe.tensor].shape)
-        lowest = _reduced(editor, "REDUCE_MIN", probe.tensor, rank) if probe.minimum else None
-        minima.append(lowest)
-        maxima.append(_reduced(editor, "REDUCE_MAX", probe.tensor, rank))
-        sums.append(_reduced(editor, "SUM", probe.tensor, rank) if probe.sum else None)
-    editor.add_outputs([t for t in (*minima, *maxima, *sums) if t is not None])
-    return Instrumented(editor.finish(), tuple(minima), tuple(maxima), tuple(sums))
+        scalars.append(_reduced(editor, name, probe.tensor, rank))
+        return len(scalars) - 1
+
+    minima = tuple(measure("REDUCE_MIN", probe, probe.minimum) for probe in probes)
+    maxima = tuple(measure("REDUCE_MAX", probe, True) for probe in probes)
+    sums = tuple(measure("SUM", probe, probe.sum) for probe in probes)
+    measured = editor.tensor("edgeq/measured", (len(scalars),))
+    if scalars:
+        editor.append(editor.op("PACK", scalars, [measured], valuesCount=len(scalars), axis=0))
+        editor.add_outputs([measured, *kept])
+    return Instrumented(editor.finish(), measured, minima, maxima, sums)
 
 
 def _reduced(editor: GraphEditor, name: str, tensor: int, rank: int) -> int:

@@ -1,39 +1,35 @@
-"""Runs representative data through the float model and returns each tensor's range.
+"""Runs representative data through the float model and returns what its tensors hold.
 
-The model runs on its real delegate with the measuring built into the graph. Knows which tensors
-need a range (from the op table), nothing of what is planned with it.
+The model runs on its real delegate with the measuring of extremes built into the graph; observers
+that look at values get them from the tensors themselves. Knows which tensors need a range (from the
+op table), nothing of what is planned with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import InputSpec, Sample
 from edgeq.calibrate.instrument import Instrumented, Probe, instrument
-from edgeq.calibrate.observers import MinMax, Vector
+from edgeq.calibrate.observers import MinMax, extremes_suffice
 from edgeq.errors import DataError, ModelError
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import FloatModel
 from edgeq.ops import MAKES_NAN, NON_NEGATIVE_OUTPUT, OPS, ScaleRule
+from edgeq.runtime.crew import Crew
 from edgeq.runtime.session import Session
 
+Checkpoint = Callable[[Callable[[], Calibration]], None]
+"""Called after each sample with a function that gives what has been seen so far."""
 
-@dataclass(frozen=True)
-class Calibration:
-    """What the representative data showed.
-
-    Attributes:
-        model: SHA-256 of the float model that it belongs to.
-        samples: Number of samples that were run.
-        ranges: `(lowest, highest)` by tensor index, for every tensor whose scale the data decides.
-    """
-
-    model: str
-    samples: int
-    ranges: Mapping[int, tuple[float, float]]
+Vector = npt.NDArray[np.float32]
 
 
 def input_specs(model: FloatModel) -> tuple[InputSpec, ...]:
@@ -87,39 +83,74 @@ class Calibrator:
 
     Args:
         model: The float model.
-        threads: Threads for one run; None takes what this process may use.
+        threads: Samples that run side by side; None takes what this process may use.
+        observers: An unused observer for each tensor by index; tensors without one get `MinMax`.
     """
 
-    def __init__(self, model: FloatModel, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: FloatModel,
+        threads: int | None = None,
+        observers: Mapping[int, Any] | None = None,
+    ) -> None:
         self._model = model
         self._probes = probes(model.graph)
         self._threads = threads
-        self.instrumented: Instrumented = instrument(model.tflite, model.graph, self._probes)
+        given = observers or {}
+        self._fresh = {p.tensor: given.get(p.tensor, MinMax()) for p in self._probes}
+        self._valued = [t for t, o in self._fresh.items() if not extremes_suffice(o)]
+        self._plain = np.asarray([type(o) is MinMax for o in self._fresh.values()], bool)
+        self.instrumented: Instrumented = instrument(
+            model.tflite, model.graph, self._probes, self._valued
+        )
 
-    def run(self, samples: Iterable[Sample]) -> Calibration:
+    def run(
+        self,
+        samples: Iterable[Sample],
+        start: Calibration | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Calibration:
         """Measures every sample.
+
+        Args:
+            samples: What to run.
+            start: What samples before these have shown, to go on from.
+            checkpoint: Called after each sample.
 
         Raises:
             DataError: A tensor became NaN or infinite; the message names the sample and layer.
+            DataError: Or `start` was made with other observers.
+            ModelError: `start` was made from another model.
         """
-        observer, count = MinMax(), 0
-        with Session(self.instrumented.tflite, threads=self._threads) as session:
-            for sample in samples:
-                session.invoke(sample)
-                low, high = self._read(session)
-                if not (np.isfinite(low).all() and np.isfinite(high).all()):
-                    raise self._not_finite(low, high, count)
-                observer = observer.observe(low, high)
-                count += 1
-        ranges = observer.ranges()
-        found = {p.tensor: r for p, r in zip(self._probes, ranges, strict=bool(ranges))}
-        return Calibration(self._model.digest, count, found)
+        if start is not None:
+            start.check_model(self._model)
+            start = Calibration(start.model, 0, self._fresh).merge(start)
+        seen = _Seen(self, start)
+        with Crew(self.instrumented.tflite, self._threads) as crew:
+            for one in crew.map(samples, self._read):
+                if not (np.isfinite(one.low).all() and np.isfinite(one.high).all()):
+                    raise self._not_finite(one.low, one.high, seen.count)
+                seen.add(one)
+                if checkpoint is not None:
+                    checkpoint(seen.calibration)
+        return seen.calibration()
 
-    def _read(self, session: Session) -> tuple[Vector, Vector]:
-        high = session.read(self.instrumented.maxima)
-        low = _spread(session, self.instrumented.minima)
-        high[np.isnan(_spread(session, self.instrumented.sums))] = np.nan
-        return low, high
+    def _read(self, session: Session) -> _Sample:
+        """What the last run of a session shows; called on several threads at once."""
+        places = self.instrumented
+        # A place of -1 reads the 0 behind the last measured value.
+        view = session.view(places.measured) if places.maxima else np.zeros(0, np.float32)
+        measured = np.append(view, np.float32(0))
+        low, high = measured[list(places.minima)], measured[list(places.maxima)]
+        high[np.isnan(measured[list(places.sums)])] = np.nan
+        return _Sample(low, high, {t: self._observed(session, t) for t in self._valued})
+
+    def _observed(self, session: Session, tensor: int) -> Any:
+        """An observer that has seen one tensor of the last run."""
+        observer = self._fresh[tensor]
+        wanted = getattr(observer, "VALUES_WANTED", None)
+        values = session.view(tensor)
+        return observer.observe(values.copy() if wanted is None else _thinned(values, wanted))
 
     def _not_finite(self, low: Vector, high: Vector, sample: int) -> DataError:
         position = int(np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))[0])
@@ -132,9 +163,61 @@ class Calibrator:
         )
 
 
-def _spread(session: Session, tensors: Sequence[int | None]) -> Vector:
-    """Scalars of the last run, with 0 in place of those that are not measured."""
-    found = np.zeros(len(tensors), np.float32)
-    measured = [i for i, t in enumerate(tensors) if t is not None]
-    found[measured] = session.read([t for t in tensors if t is not None])
-    return found
+@dataclass(frozen=True)
+class _Sample:
+    """What one sample shows.
+
+    Attributes:
+        low: Lowest value of each probe, `(n,)`.
+        high: Highest value of each probe, `(n,)`; NaN where any value is.
+        observed: An observer that has seen this sample, for each tensor whose values are wanted.
+    """
+
+    low: Vector
+    high: Vector
+    observed: Mapping[int, Any]
+
+
+class _Seen:
+    """What one run has seen so far; min-max is kept in two vectors, for all tensors at once."""
+
+    def __init__(self, engine: Calibrator, start: Calibration | None) -> None:
+        self._engine = engine
+        self._observers = dict(start.observers) if start else dict(engine._fresh)
+        self._tensors = [p.tensor for p in engine._probes]
+        self._others = [
+            (i, t)
+            for i, t in enumerate(self._tensors)
+            if not engine._plain[i] and extremes_suffice(self._observers[t])
+        ]
+        self._low = np.full(len(self._tensors), np.inf, np.float32)
+        self._high = -self._low
+        self.count = start.samples if start else 0
+
+    def add(self, sample: _Sample) -> None:
+        """Takes the next sample into account."""
+        np.minimum(self._low, sample.low, out=self._low)
+        np.maximum(self._high, sample.high, out=self._high)
+        for i, tensor in self._others:
+            pair = np.asarray([sample.low[i], sample.high[i]])
+            self._observers[tensor] = self._observers[tensor].observe(pair)
+        for tensor, observer in sample.observed.items():
+            self._observers[tensor] = self._observers[tensor].merge(observer)
+        self.count += 1
+
+    def calibration(self) -> Calibration:
+        """Everything seen, as a value."""
+        observers = dict(self._observers)
+        for i in np.flatnonzero(self._engine._plain & (self._low <= self._high)):
+            tensor, pair = self._tensors[i], (float(self._low[i]), float(self._high[i]))
+            observers[tensor] = observers[tensor].merge(MinMax(*pair))
+        return Calibration(self._engine._model.digest, self.count, observers)
+
+
+def _thinned(values: npt.NDArray[Any], wanted: int) -> npt.NDArray[Any]:
+    """About `wanted` values at the same places each time, with a share of every channel."""
+    step = max(1, values.size // wanted)
+    channels = values.shape[-1] if values.ndim else 1
+    while math.gcd(step, channels) > 1:
+        step += 1
+    return values.reshape(-1)[::step]

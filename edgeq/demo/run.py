@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from edgeq import demo
-from edgeq.export.edgemodel import EdgeModel, write_whole
+from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.pipeline import export
+from edgeq.files import write_whole
 from edgeq.runtime.session import Session
 
 

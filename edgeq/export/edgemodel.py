@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeq.calibrate.run import Calibration
+from edgeq.calibrate.calibration import Calibration
 from edgeq.export.convert import annotated_mlir
 from edgeq.export.plan import Plan
+from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel
 from edgeq.report import Report
@@ -83,22 +83,3 @@ class EdgeModel:
     def annotated_mlir(self) -> str:
         """The float model as MLIR with its `quant.fake_quant` composites, constants left out."""
         return annotated_mlir(self.rewritten, self.plan)
-
-
-def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Writes a file under a temporary name beside it and renames it, so that it appears whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(content)
-            file.flush()
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    return path

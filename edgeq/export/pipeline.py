@@ -8,14 +8,17 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 
+from edgeq.calibrate import distributed
+from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import HeldOut, RepDataset, Sample
-from edgeq.calibrate.run import Calibration, Calibrator, input_specs
+from edgeq.calibrate.run import Calibrator, Checkpoint, input_specs
 from edgeq.errors import ModelError, RecipeError, VerificationError
 from edgeq.export import frontends
 from edgeq.export.convert import check_runs, convert, start_converter
 from edgeq.export.edgemodel import EdgeModel
-from edgeq.export.plan import make_plan, refuse_quantized
+from edgeq.export.plan import make_plan, observers, refuse_quantized
 from edgeq.export.rewrite import rewrite
 from edgeq.export.verify import verify
 from edgeq.isolation import Worker
@@ -25,6 +28,7 @@ from edgeq.recipe import Recipe, as_recipe
 from edgeq.report import Report
 
 TARGETS = ("xnnpack",)
+ENGINES = ("local", "ray")
 
 
 def export(
@@ -34,6 +38,7 @@ def export(
     sample: object = None,
     recipe: str | os.PathLike[str] | Recipe = "auto",
     target: str = "xnnpack",
+    calibration: Calibration | str | os.PathLike[str] | None = None,
     min_sqnr_db: float | None = 3.0,
     threads: int | None = None,
     progress: bool | None = None,
@@ -50,6 +55,8 @@ def export(
         sample: Input to trace a PyTorch model with; by default the first representative sample.
         recipe: Preset name, `Recipe`, or path of a recipe's JSON.
         target: Where the model will run.
+        calibration: A calibration of this model, or its file, to plan by; `rep_dataset` is then
+            only for tracing and judging by.
         min_sqnr_db: Lowest SQNR in dB against the float model that an output may have; None
             accepts any.
         threads: Threads for calibration; None takes what this process may use.
@@ -77,7 +84,14 @@ def export(
             rewritten = rewrite(float_model)
         with stages.stage("calibrate", data.length) as advance:
             held = HeldOut(data.samples(input_specs(float_model), advance))
-            calibration = _measure(float_model, rewritten, held, converter, threads)
+            independent = calibration is None
+            if calibration is None:
+                calibrator = Calibrator(rewritten, threads, observers(rewritten, recipe))
+                calibration = _measure(calibrator, float_model, held, converter)
+                del calibrator  # a copy of the model that nobody needs any more
+            else:
+                calibration = _given(calibration)
+                held.exhaust()
         with stages.stage("plan"):
             plan = make_plan(rewritten, calibration, recipe)
         with stages.stage("convert"):
@@ -90,7 +104,7 @@ def export(
         recipe=recipe.name,
         target=target,
         calibrated_samples=calibration.samples,
-        independent=held.independent,
+        independent=independent and held.independent,
         notes=float_model.notes,
         seconds=dict(stages.seconds),
     )
@@ -101,20 +115,56 @@ def calibrate(
     model: object,
     rep_dataset: object,
     *,
+    observer: object = "minmax",
     sample: object = None,
+    recipe: str | os.PathLike[str] | Recipe = "auto",
+    start: Calibration | None = None,
+    checkpoint: Checkpoint | None = None,
+    engine: str = "local",
     threads: int | None = None,
     progress: bool | None = None,
 ) -> Calibration:
-    """Measures the range of every tensor of a float model; see `export` for the arguments."""
+    """Measures the range of every tensor of a float model.
+
+    Args:
+        model: As for `export`.
+        rep_dataset: As for `export`; every sample is used.
+        observer: How ranges are found: `"minmax"`, `"percentile"`, `"mse"`, `"entropy"`,
+            `"moving_average"`, or an observer (see `edgeq.calibrate.observers`).
+        sample: As for `export`.
+        recipe: Its rules may give layers observers of their own.
+        start: What earlier samples have shown; the first `start.samples` samples are skipped, so
+            that the result is that of one run over all of them.
+        checkpoint: Called after each sample with a function that gives what was seen so far.
+        engine: `"local"`, or `"ray"` to share the work among the machines of a Ray cluster;
+            `rep_dataset` is then an array, a dict of arrays, or has `__len__` and `__getitem__`.
+        threads: As for `export`; with Ray, of each task, where None is one.
+        progress: As for `export`.
+
+    Returns:
+        What was seen; it can be saved, merged with others, and given to `export`.
+
+    Raises:
+        EdgeqError: As for `export`.
+    """
+    recipe = replace(as_recipe(recipe), observer=observer)
     stages = Progress.make(progress)
+    source = _source(rep_dataset, engine, start, checkpoint)
     with start_converter() as converter:
-        data = RepDataset(rep_dataset)
+        data = RepDataset(source)
         with stages.stage("trace"):
             float_model = frontends.trace(model, sample, data, converter)
             rewritten = rewrite(float_model)
         with stages.stage("calibrate", data.length) as advance:
             samples = data.samples(input_specs(float_model), advance)
-            return _measure(float_model, rewritten, samples, converter, threads)
+            watching = observers(rewritten, recipe)
+            calibrator = Calibrator(rewritten, threads, watching)
+            if isinstance(source, distributed.Rows):
+                trial = itertools.islice(data.samples(input_specs(float_model)), 1)
+                _measure(calibrator, float_model, trial, converter)
+                return distributed.calibrate(rewritten, source, watching, threads, advance)
+            rest = itertools.islice(samples, start.samples if start else 0, None)
+            return _measure(calibrator, float_model, rest, converter, start, checkpoint)
 
 
 def _check_target(target: str) -> None:
@@ -122,20 +172,42 @@ def _check_target(target: str) -> None:
         raise RecipeError(f"target must be one of {', '.join(TARGETS)}. Received: {target!r}")
 
 
+def _source(
+    rep_dataset: object, engine: str, start: Calibration | None, checkpoint: Checkpoint | None
+) -> object:
+    """The data in the form that the engine reads; fails before any work is done."""
+    if engine not in ENGINES:
+        raise RecipeError(f"engine must be one of {', '.join(ENGINES)}. Received: {engine!r}")
+    if engine == "local":
+        return rep_dataset
+    if start is not None or checkpoint is not None:
+        raise RecipeError(
+            "engine='ray' takes neither start nor checkpoint: calibrate the samples that are left "
+            "and call start.merge(...) with the result"
+        )
+    distributed.check_installed()
+    return distributed.Rows(rep_dataset)
+
+
 def _measure(
+    calibrator: Calibrator,
     float_model: FloatModel,
-    rewritten: FloatModel,
     samples: Iterable[Sample],
     converter: Worker,
-    threads: int | None,
+    start: Calibration | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Calibration:
     """Calibrates, once the first sample has run in the child: a model may kill its process."""
-    calibrator = Calibrator(rewritten, threads)
     stream = iter(samples)
-    first = next(stream)
-    for tflite in (float_model.tflite, calibrator.instrumented.tflite):
-        check_runs(converter, tflite, first, "the float model")
-    return calibrator.run(itertools.chain((first,), stream))
+    first = list(itertools.islice(stream, 1))
+    for sample in first:
+        for tflite in (float_model.tflite, calibrator.instrumented.tflite):
+            check_runs(converter, tflite, sample, "the float model")
+    return calibrator.run(itertools.chain(first, stream), start, checkpoint)
+
+
+def _given(calibration: Calibration | str | os.PathLike[str]) -> Calibration:
+    return calibration if isinstance(calibration, Calibration) else Calibration.load(calibration)
 
 
 def _check_result_runs(converter: Worker, tflite: bytes, sample: Sample) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from edgeq.calibrate.run import Calibration
+from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.observers import as_observer
 from edgeq.errors import ModelError, RecipeError, UnsupportedOpError
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.model import FloatModel
@@ -82,10 +84,24 @@ def make_plan(model: FloatModel, calibration: Calibration, recipe: Recipe) -> Pl
         UnsupportedOpError: Ops that the recipe wants in int8 have no such form; all are listed.
         RecipeError: A rule that matches no op.
     """
-    if calibration.model != model.digest:
-        raise ModelError("the calibration was made from another float model; calibrate again")
+    calibration.check_model(model)
     refuse_quantized(model)
     return _Planner(model, calibration, _float_ops(model, recipe)).plan()
+
+
+def observers(model: FloatModel, recipe: Recipe) -> dict[int, Any]:
+    """An unused observer for each computed tensor, from the first rule that matches its op.
+
+    Raises:
+        RecipeError: An observer that does not exist.
+    """
+    default = as_observer(recipe.observer)
+    found = dict.fromkeys(model.graph.inputs, default)
+    for op in model.graph.operators:
+        rule = next((r for r in recipe.rules if r.matches(op.name, model.layer(op))), None)
+        chosen = default if rule is None or rule.observer is None else as_observer(rule.observer)
+        found.update(dict.fromkeys(op.outputs, chosen))
+    return found
 
 
 def refuse_quantized(model: FloatModel) -> None:

@@ -138,7 +138,9 @@ class Report(Measured):
             if not o.sqnr_db >= LOW_SQNR_DB
         ]
         if not self.independent:
-            found.append("the SQNR rests on calibration samples: fewer than 10 were given")
+            found.append(
+                "the SQNR is judged on samples that calibration may have seen; give at least 10"
+            )
         return found
 
     def _causes_of_slowness(self) -> list[str]:

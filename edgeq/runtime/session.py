@@ -105,7 +105,7 @@ class Session:
         return dict(zip(self.output_names, self.outputs(), strict=True))
 
     def invoke(self, sample: Sequence[Array]) -> None:
-        """Runs one sample of arrays in input order; `outputs()` and `read()` see the result."""
+        """Runs one sample of arrays in input order; `outputs()` and `view()` see the result."""
         try:
             for detail, array in zip(self._inputs, sample, strict=True):
                 self._interpreter.set_tensor(detail["index"], array)
@@ -117,10 +117,9 @@ class Session:
         """Copies of all outputs of the last run, in order."""
         return [self._interpreter.get_tensor(d["index"]) for d in self._outputs]
 
-    def read(self, tensors: Sequence[int]) -> Array:
-        """Scalar output tensors of the last run by index, `(len(tensors),)` float32."""
-        get = self._interpreter.get_tensor
-        return np.asarray([get(t) for t in tensors], np.float32)
+    def view(self, tensor: int) -> Array:
+        """An output tensor of the last run by index, without a copy; gone with the next run."""
+        return np.asarray(self._interpreter.tensor(tensor)())
 
     def coverage(self) -> Coverage:
         """Which ops the delegate took, by walking back from what each delegate node computes."""

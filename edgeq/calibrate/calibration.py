@@ -1,0 +1,174 @@
+"""`Calibration`: what the representative data showed, as a value and as a readable file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeq.calibrate.observers import BUILT_IN, Range
+from edgeq.errors import DataError, ModelError
+from edgeq.files import write_whole
+from edgeq.model import FloatModel
+
+FORMAT = "edgeq calibration"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the representative data showed of one float model.
+
+    Attributes:
+        model: SHA-256 of the float model that it belongs to.
+        samples: Number of samples that were run.
+        observers: What was seen of each tensor whose scale the data decides, by tensor index.
+    """
+
+    model: str
+    samples: int
+    observers: Mapping[int, Any]
+
+    @cached_property
+    def ranges(self) -> dict[int, Range]:
+        """`(lowest, highest)` that the integers cover, by tensor index."""
+        found = {tensor: observer.range() for tensor, observer in self.observers.items()}
+        return {tensor: pair for tensor, pair in found.items() if pair is not None}
+
+    def check_model(self, model: FloatModel) -> None:
+        """Raises a `ModelError` unless this calibration was made from `model`."""
+        if self.model != model.digest:
+            raise ModelError(
+                f"the calibration was made from another float model (its SHA-256 starts with "
+                f"{self.model[:12]}, this model's with {model.digest[:12]}); calibrate again"
+            )
+
+    def merge(self, other: Calibration) -> Calibration:
+        """What one calibration would be that had seen what both have seen, `self` first.
+
+        Raises:
+            DataError: The two are of different models or observers.
+        """
+        if self.model != other.model or set(self.observers) != set(other.observers):
+            raise DataError("calibrations of different float models cannot be merged")
+        merged = {}
+        for tensor, observer in self.observers.items():
+            if type(observer) is not type(other.observers[tensor]):
+                raise DataError(
+                    f"tensor {tensor} was seen by {type(observer).__name__} in one calibration and "
+                    f"by {type(other.observers[tensor]).__name__} in the other"
+                )
+            merged[tensor] = observer.merge(other.observers[tensor])
+        return Calibration(self.model, self.samples + other.samples, merged)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes a JSON file, whole or not at all; equal calibrations give equal files."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "samples": self.samples,
+            "tensors": {
+                str(tensor): {
+                    **_to_fields(self.observers[tensor]),
+                    "range": self.ranges.get(tensor),
+                }
+                for tensor in sorted(self.observers)
+            },
+        }
+        return write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], observers: Sequence[type[Any]] = ()) -> Calibration:
+        """Reads what `save` wrote.
+
+        Args:
+            path: The file.
+            observers: Classes of your own that the file may name, besides edgeq's.
+
+        Raises:
+            DataError: Not such a file, of a newer version, or with an observer that is not there.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise KeyError("format")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is not a calibration file: {error}") from None
+        if content.get("version") != VERSION:
+            raise DataError(
+                f"{path} has version {content.get('version')}; this edgeq reads version {VERSION}"
+            )
+        try:
+            kinds = {kind.__name__: kind for kind in (*BUILT_IN, *observers)}
+            seen = {int(t): _from_fields(f, kinds) for t, f in content["tensors"].items()}
+            found = cls(str(content["model"]), int(content["samples"]), seen)
+            _check_ranges(found)
+        except _UnknownObserverError as error:
+            raise DataError(
+                f"{path} names the observer {error}, which is not edgeq's: pass its class to load"
+            ) from None
+        except Exception as error:  # whatever a class makes of fields that are not its own
+            raise DataError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+        return found
+
+
+class _UnknownObserverError(Exception):
+    """A file names a class that was not given."""
+
+
+def _check_ranges(calibration: Calibration) -> None:
+    for tensor, (low, high) in calibration.ranges.items():
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise ValueError(f"tensor {tensor} has the range {low} to {high}")
+
+
+def _to_fields(observer: Any) -> dict[str, Any]:
+    """An observer as JSON: its class and the fields of its dataclass."""
+    kind = type(observer)
+    if not dataclasses.is_dataclass(observer):
+        raise DataError(
+            f"the observer {kind.__name__} cannot be saved: make it a dataclass whose fields are "
+            "numbers, arrays or other observers"
+        )
+    fields = {f.name: _to_json(getattr(observer, f.name)) for f in dataclasses.fields(observer)}
+    return {"observer": kind.__name__, **fields}
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        flat = value.reshape(-1)
+        pairs = {int(i): flat[i].item() for i in np.flatnonzero(flat)}
+        return {"shape": list(value.shape), "dtype": value.dtype.name, "filled": pairs}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple | list):
+        return [_to_json(item) for item in value]
+    return _to_fields(value) if dataclasses.is_dataclass(value) else value
+
+
+def _from_fields(fields: Mapping[str, Any], kinds: Mapping[str, type[Any]]) -> Any:
+    if fields["observer"] not in kinds:
+        raise _UnknownObserverError(repr(fields["observer"]))
+    kind = kinds[fields["observer"]]
+    names = {f.name for f in dataclasses.fields(kind)}
+    return kind(**{k: _from_json(v, kinds) for k, v in fields.items() if k in names})
+
+
+def _from_json(value: Any, kinds: Mapping[str, type[Any]]) -> Any:
+    if isinstance(value, Mapping) and "filled" in value:
+        array = np.zeros(value["shape"], value["dtype"])
+        for index, number in value["filled"].items():
+            array.reshape(-1)[int(index)] = number
+        return array
+    if isinstance(value, Mapping):
+        return _from_fields(value, kinds)
+    return tuple(_from_json(v, kinds) for v in value) if isinstance(value, list) else value
