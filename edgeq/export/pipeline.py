@@ -154,6 +154,7 @@ def calibrate(
         data = RepDataset(source)
         with stages.stage("trace"):
             float_model = frontends.trace(model, sample, data, converter)
+            refuse_quantized(float_model)
             rewritten = rewrite(float_model)
         with stages.stage("calibrate", data.length) as advance:
             samples = data.samples(input_specs(float_model), advance)
