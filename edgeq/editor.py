@@ -5,25 +5,32 @@ The only way edgeq changes a float file. Knows the file format, nothing of what 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.flatbuffer import pack, schema, unpack
+from edgeq.flatbuffer import pack, schema
 
 
 class GraphEditor:
     """A float .tflite file opened for changes; `finish()` writes the changed one.
 
     Args:
-        tflite: The file, which is not changed.
+        tree: The file's object tree, which is not changed: what this adds to is copied, and nothing
+            that was there before is touched.
     """
 
-    def __init__(self, tflite: bytes) -> None:
-        self._tree = unpack(tflite)
-        self._graph = self._tree.subgraphs[0]
+    def __init__(self, tree: Any) -> None:
+        self._tree = copy.copy(tree)
+        self._tree.buffers = list(tree.buffers)
+        self._tree.operatorCodes = list(tree.operatorCodes)
+        self._graph = copy.copy(tree.subgraphs[0])
+        self._graph.tensors = list(self._graph.tensors)
+        self._graph.operators = list(self._graph.operators)
+        self._tree.subgraphs = [self._graph, *tree.subgraphs[1:]]
         self._names = {tensor.name for tensor in self._graph.tensors}
         self._codes: dict[str, int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], int] = {}

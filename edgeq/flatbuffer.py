@@ -225,9 +225,13 @@ def parse(data: bytes) -> Model:
     Raises:
         ModelError: Not a .tflite file, or damaged.
     """
-    tree = unpack(data)
+    return parse_tree(unpack(data), len(data))
+
+
+def parse_tree(tree: Any, size: int) -> Model:
+    """`parse` for a file of `size` bytes that has been unpacked already."""
     try:
-        return _model(tree, len(data))
+        return _model(tree, size)
     except _READ_ERRORS as error:
         raise _damaged(f"{type(error).__name__}: {error}") from None
 

@@ -10,9 +10,10 @@ import functools
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from edgeq.errors import ModelError
-from edgeq.flatbuffer import Graph, Operator, Signature, Tensor, parse
+from edgeq.flatbuffer import Graph, Operator, Signature, Tensor, parse_tree, unpack
 
 _REPEAT = re.compile(r"#\d+$")
 
@@ -40,8 +41,13 @@ class FloatModel:
 
     @functools.cached_property
     def _model(self) -> _Parsed:
-        model = parse(self.tflite)
+        model = parse_tree(self.tree, len(self.tflite))
         return _Parsed(model.graphs, model.signatures)
+
+    @functools.cached_property
+    def tree(self) -> Any:
+        """The file's object tree, shared by all who read it; `GraphEditor` works on a copy."""
+        return unpack(self.tflite)
 
     @property
     def graph(self) -> Graph:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -50,17 +51,17 @@ class Instrumented:
 
 
 def instrument(
-    tflite: bytes, graph: Graph, probes: Sequence[Probe], kept: Sequence[int] = ()
+    tree: Any, graph: Graph, probes: Sequence[Probe], kept: Sequence[int] = ()
 ) -> Instrumented:
     """Appends REDUCE_MIN, REDUCE_MAX and SUM of probed tensors to a float model.
 
     Args:
-        tflite: The float file.
+        tree: The float file's object tree.
         graph: Its main graph.
         probes: What to measure; tensors of any rank.
         kept: Tensors to keep whole, as outputs.
     """
-    editor = GraphEditor(tflite)
+    editor = GraphEditor(tree)
     scalars: list[int] = []
 
     def measure(name: str, probe: Probe, wanted: bool) -> int:

@@ -101,7 +101,7 @@ class Calibrator:
         self._valued = [t for t, o in self._fresh.items() if not extremes_suffice(o)]
         self._plain = np.asarray([type(o) is MinMax for o in self._fresh.values()], bool)
         self.instrumented: Instrumented = instrument(
-            model.tflite, model.graph, self._probes, self._valued
+            model.tree, model.graph, self._probes, self._valued
         )
 
     def run(

@@ -25,7 +25,7 @@ def rewrite(model: FloatModel) -> FloatModel:
     operators = model.graph.operators
     if not any(op.name in REWRITES for op in operators):
         return model
-    editor = GraphEditor(model.tflite)
+    editor = GraphEditor(model.tree)
 
     def replacement(index: int) -> Sequence[Any] | None:
         op = operators[index]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -28,10 +28,9 @@ class Crew:
     """
 
     def __init__(self, tflite: bytes, threads: int | None = None) -> None:
+        self._tflite = tflite
         self._count = threads or available_cpus()
-        self._idle: queue.SimpleQueue[Session] = queue.SimpleQueue()
-        for _ in range(self._count):
-            self._idle.put(Session(tflite, threads=1))
+        self._sessions: dict[int, Session] = {}
         self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="edgeq-crew")
 
     def __enter__(self) -> Crew:
@@ -44,8 +43,8 @@ class Crew:
         traceback: TracebackType | None,
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-        while not self._idle.empty():
-            self._idle.get().close()
+        for session in self._sessions.values():
+            session.close()
 
     def map(
         self,
@@ -67,9 +66,13 @@ class Crew:
             yield running.popleft().result()
 
     def _run(self, sample: list[npt.NDArray[Any]], read: Callable[[Session], Result]) -> Result:
-        session = self._idle.get()
-        try:
-            session.invoke(sample)
-            return read(session)
-        finally:
-            self._idle.put(session)
+        session = self._session()
+        session.invoke(sample)
+        return read(session)
+
+    def _session(self) -> Session:
+        """This thread's own session, loaded while other threads may run already."""
+        thread = threading.get_ident()
+        if thread not in self._sessions:
+            self._sessions[thread] = Session(self._tflite, threads=1)
+        return self._sessions[thread]
