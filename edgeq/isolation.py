@@ -151,8 +151,8 @@ class Worker:
 def _child_environment() -> dict[str, str]:
     """The parent's environment, with its import path: the child must find the same edgeq.
 
-    The child gives large blocks back as soon as they are free, which glibc by itself does not do: it
-    waits idle between jobs that each take several times a model's size.
+    The child gives large blocks back as soon as they are free, which glibc by itself does not do:
+    it waits idle between jobs that each take several times a model's size.
     """
     paths = [path for path in sys.path if path]
     memory = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
