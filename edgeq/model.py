@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeq.errors import ModelError
-from edgeq.flatbuffer import Graph, Operator, Signature, Tensor, parse_tree, unpack
+from edgeq.flatbuffer import Graph, Model, Operator, Signature, Tensor, parse_tree, unpack
 
 _REPEAT = re.compile(r"#\d+$")
 
@@ -39,10 +39,13 @@ class FloatModel:
                 "signatures); export one signature without loops or branches at a time"
             )
 
+    def __reduce__(self) -> tuple[type[FloatModel], tuple[bytes, str, tuple[str, ...]]]:
+        """Goes to another process as the file alone; what was read from it is read again there."""
+        return FloatModel, (self.tflite, self.origin, self.notes)
+
     @functools.cached_property
-    def _model(self) -> _Parsed:
-        model = parse_tree(self.tree, len(self.tflite))
-        return _Parsed(model.graphs, model.signatures)
+    def _model(self) -> Model:
+        return parse_tree(self.tree, len(self.tflite))
 
     @functools.cached_property
     def tree(self) -> Any:
@@ -83,9 +86,3 @@ class FloatModel:
         """`(signature name, tensor)` of each input, in the graph's order."""
         names = {index: name for name, index in self.signature.inputs}
         return tuple((names.get(i, ""), self.graph.tensors[i]) for i in self.graph.inputs)
-
-
-@dataclass(frozen=True)
-class _Parsed:
-    graphs: tuple[Graph, ...]
-    signatures: tuple[Signature, ...]
