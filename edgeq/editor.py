@@ -6,13 +6,14 @@ The only way edgeq changes a float file. Knows the file format, nothing of what 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeq.flatbuffer import pack, schema
+from edgeq.qtypes import QParams
 
 
 class GraphEditor:
@@ -32,26 +33,58 @@ class GraphEditor:
         self._graph.operators = list(self._graph.operators)
         self._tree.subgraphs = [self._graph, *tree.subgraphs[1:]]
         self._names = {tensor.name for tensor in self._graph.tensors}
-        self._codes: dict[str, int] = {}
+        self._codes: dict[tuple[str, int], int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], int] = {}
 
     def tensor(self, name: str, shape: Sequence[int]) -> int:
         """Index of a new float32 tensor; a name in use gets the next free `#n`."""
-        return self._append(name, np.dtype(np.float32), shape, 0)
+        return self._append(name, "float32", shape, 0)
+
+    def typed(self, name: str, shape: Sequence[int], kind: str) -> int:
+        """As `tensor`, of the type with that lower-case name."""
+        return self._append(name, kind, shape, 0)
+
+    def stored(
+        self,
+        name: str,
+        shape: Sequence[int],
+        kind: str,
+        content: npt.NDArray[np.uint8],
+        qparams: QParams | None,
+    ) -> int:
+        """Index of a new constant of any type, given as the bytes that the file stores."""
+        index = self._append(name, kind, shape, self._buffer(content))
+        self._graph.tensors[index].quantization = _quantization(qparams)
+        return index
+
+    def retyped(
+        self, tensor: int, kind: str, content: npt.NDArray[np.uint8], qparams: QParams | None
+    ) -> int:
+        """Gives a constant another type and content; returns its index."""
+        entry = copy.copy(self._graph.tensors[tensor])
+        old, entry.buffer = entry.buffer, self._buffer(content)
+        entry.type = getattr(schema.TensorType, kind.upper())
+        entry.quantization = _quantization(qparams)
+        self._graph.tensors[tensor] = entry
+        if all(t.buffer != old for g in self._tree.subgraphs for t in g.tensors):
+            self._tree.buffers[old] = schema.BufferT()
+        return tensor
 
     def constant(self, name: str, values: npt.NDArray[Any]) -> int:
         """Index of a constant; equal ones are made once."""
         key = (values.dtype.str, values.shape, values.tobytes())
         if key not in self._constants:
-            buffer = schema.BufferT()
-            buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-            self._tree.buffers.append(buffer)
-            place = len(self._tree.buffers) - 1
-            self._constants[key] = self._append(name, values.dtype, values.shape, place)
+            place = self._buffer(np.frombuffer(values.tobytes(), np.uint8))
+            self._constants[key] = self._append(name, values.dtype.name, values.shape, place)
         return self._constants[key]
 
     def op(
-        self, name: str, inputs: Sequence[int], outputs: Sequence[int], **options: object
+        self,
+        name: str,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        version: int = 1,
+        **options: object,
     ) -> Any:
         """A new op that is not in the graph yet.
 
@@ -59,10 +92,11 @@ class GraphEditor:
             name: Builtin operator name.
             inputs: Tensor indices.
             outputs: Tensor indices.
+            version: Op version.
             **options: Fields of the op's options object, which is found by the op's name.
         """
         op = schema.OperatorT()
-        op.opcodeIndex = self._code(name)
+        op.opcodeIndex = self._code(name, version)
         op.inputs = np.asarray(inputs, np.int32)
         op.outputs = np.asarray(outputs, np.int32)
         if options:
@@ -70,6 +104,28 @@ class GraphEditor:
             op.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
             op.builtinOptions = getattr(schema, f"{kind}T")()
             for field, value in options.items():
+                setattr(op.builtinOptions, field, value)
+        return op
+
+    def reshape(self, source: int, target: int, shape: Sequence[int]) -> Any:
+        """A RESHAPE that is not in the graph yet."""
+        wanted = self.constant("edgeq/shape", np.asarray(shape, np.int32))
+        return self.op("RESHAPE", [source, wanted], [target], newShape=list(shape))
+
+    def changed(
+        self, index: int, inputs: Sequence[int], version: int, options: Mapping[str, object]
+    ) -> Any:
+        """A copy of an op with other inputs and version, and options where its table has them."""
+        op = copy.copy(self._graph.operators[index])
+        op.inputs = np.asarray(inputs, np.int32)
+        code = self._tree.operatorCodes[op.opcodeIndex]
+        if version != code.version:
+            names = vars(schema.BuiltinOperator)
+            kind = max(code.builtinCode, code.deprecatedBuiltinCode)
+            op.opcodeIndex = self._code(next(n for n, v in names.items() if v == kind), version)
+        op.builtinOptions = copy.copy(op.builtinOptions)
+        for field, value in options.items():
+            if hasattr(op.builtinOptions, field):
                 setattr(op.builtinOptions, field, value)
         return op
 
@@ -96,10 +152,17 @@ class GraphEditor:
         """The changed file."""
         return pack(self._tree)
 
-    def _append(self, name: str, dtype: np.dtype[Any], shape: Sequence[int], buffer: int) -> int:
+    def _buffer(self, content: npt.NDArray[np.uint8]) -> int:
+        """Index of a new buffer."""
+        buffer = schema.BufferT()
+        buffer.data = content
+        self._tree.buffers.append(buffer)
+        return len(self._tree.buffers) - 1
+
+    def _append(self, name: str, kind: str, shape: Sequence[int], buffer: int) -> int:
         tensor = schema.TensorT()
         tensor.name = self._unique(name)
-        tensor.type = getattr(schema.TensorType, dtype.name.upper())
+        tensor.type = getattr(schema.TensorType, kind.upper())
         tensor.shape = np.asarray(shape, np.int32)
         tensor.buffer = buffer
         self._graph.tensors.append(tensor)
@@ -113,15 +176,26 @@ class GraphEditor:
         self._names.add(candidate)
         return candidate
 
-    def _code(self, name: str) -> int:
-        if name not in self._codes:
+    def _code(self, name: str, version: int) -> int:
+        if (name, version) not in self._codes:
             code = schema.OperatorCodeT()
             code.builtinCode = getattr(schema.BuiltinOperator, name)
             code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-            code.version = 1
+            code.version = version
             self._tree.operatorCodes.append(code)
-            self._codes[name] = len(self._tree.operatorCodes) - 1
-        return self._codes[name]
+            self._codes[name, version] = len(self._tree.operatorCodes) - 1
+        return self._codes[name, version]
+
+
+def _quantization(qparams: QParams | None) -> Any:
+    """The schema's form of quantization parameters."""
+    if qparams is None:
+        return None
+    entry = schema.QuantizationParametersT()
+    entry.scale = np.asarray(qparams.scale, np.float32)
+    entry.zeroPoint = np.asarray(qparams.zero_point, np.int64)
+    entry.quantizedDimension = qparams.axis or 0
+    return entry
 
 
 _OPTIONS = {
@@ -131,5 +205,6 @@ _OPTIONS = {
     "REDUCE_MIN": "ReducerOptions",
     "REDUCE_MAX": "ReducerOptions",
     "SUM": "ReducerOptions",
+    "RESHAPE": "ReshapeOptions",
 }
 """Name of the options table of each op that edgeq adds."""

@@ -355,7 +355,7 @@ _NUMPY_NAMES = {"bool": "bool_"}
 def _qparams(entry: Any, dtype: str, shape: tuple[int, ...]) -> QParams | None:
     if entry is None or entry.scale is None or len(entry.scale) == 0:
         return None
-    types = {kind.numpy_name: kind for kind in DType}
+    types = {kind.type_name: kind for kind in DType}
     if dtype not in types:
         return None
     scale = tuple(float(s) for s in entry.scale)

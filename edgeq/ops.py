@@ -39,7 +39,8 @@ class OpRow:
         weight: Operand slot of a constant weight, quantized symmetrically.
         weight_axis: Channel axis of that weight; None is per-tensor.
         bias: Operand slot of the bias, which the converter makes int32.
-        fixed: Output parameters where the rule is `FIXED`.
+        fixed: Output parameters in int8 where the rule is `FIXED`.
+        fixed_int16: The same in int16.
     """
 
     name: str
@@ -49,6 +50,11 @@ class OpRow:
     weight_axis: int | None = None
     bias: int | None = None
     fixed: QParams | None = None
+    fixed_int16: QParams | None = None
+
+    def fixed_for(self, dtype: DType) -> QParams | None:
+        """Output parameters that the kernel dictates for activations of that type."""
+        return self.fixed_int16 if dtype is DType.INT16 else self.fixed
 
 
 def _free(source: str, *names: str) -> list[OpRow]:
@@ -61,7 +67,8 @@ def _same(source: str, *names: str) -> list[OpRow]:
 
 def _fixed(name: str, scale: float, zero_point: int) -> OpRow:
     fixed = QParams(DType.INT8, (scale,), (zero_point,))
-    return OpRow(name, ScaleRule.FIXED, "spec, kernel", fixed=fixed)
+    wide = QParams(DType.INT16, (1 / 32768,), (0,))
+    return OpRow(name, ScaleRule.FIXED, "spec, kernel", fixed=fixed, fixed_int16=wide)
 
 
 _ROWS = [
@@ -104,3 +111,39 @@ MAKES_NAN = frozenset({"SQRT", "RSQRT", "LOG", "DIV"})
 
 NON_NEGATIVE_OUTPUT = frozenset({"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "SOFTMAX", "ABS"})
 """Ops and fused activations whose output is never below 0: only its maximum is watched."""
+
+NO_INT16 = frozenset(
+    {"LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "EQUAL", "ARG_MAX", "ARG_MIN"}
+    | {"SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "HARD_SWISH", "LOG_SOFTMAX", "L2_NORMALIZATION"}
+    | {"PRELU", "RELU_N1_TO_1", "RSQRT", "GELU"}
+)
+"""Ops of the table without a form whose activations are int16 (`quantizable_int16` in oplist)."""
+
+
+@dataclass(frozen=True)
+class WeightRow:
+    """How an op's weight can be stored while the op reads and writes float.
+
+    Attributes:
+        slot: Operand slot of the weight.
+        axis: Channel axis; None is per-tensor.
+        dynamic: Weight types for which the delegate has a dynamic-range kernel.
+        table: Whether the weight is a table of which the op picks rows.
+    """
+
+    slot: int
+    axis: int | None
+    dynamic: tuple[DType, ...] = ()
+    table: bool = False
+
+
+WEIGHTS: dict[str, WeightRow] = {
+    "FULLY_CONNECTED": WeightRow(1, 0, (DType.INT8, DType.INT4)),
+    "CONV_2D": WeightRow(1, 0, (DType.INT8,)),
+    "DEPTHWISE_CONV_2D": WeightRow(1, 3),
+    "TRANSPOSE_CONV": WeightRow(1, 0),
+    "BATCH_MATMUL": WeightRow(1, None),
+    "GATHER": WeightRow(0, 0, (DType.INT8, DType.INT4, DType.INT2), table=True),
+    "EMBEDDING_LOOKUP": WeightRow(1, 0, (DType.INT8, DType.INT4, DType.INT2), table=True),
+}
+"""Ops whose weight may be stored as integers or float16, by builtin operator name."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ SCALE_MIN = 1e-18
 class DType(enum.Enum):
     """An integer storage type, by the name the `quant.fake_quant` composite uses."""
 
+    INT2 = "i2"
+    INT4 = "i4"
     INT8 = "i8"
     INT16 = "i16"
     INT32 = "i32"
@@ -33,9 +35,14 @@ class DType(enum.Enum):
         return int(self.value[1:])
 
     @property
-    def numpy_name(self) -> str:
-        """Name of the numpy dtype that stores it, for example `"int8"`."""
+    def type_name(self) -> str:
+        """Name of the tensor type in a file, for example `"int4"`."""
         return f"int{self.bits}"
+
+    @property
+    def numpy_name(self) -> str:
+        """Name of the smallest numpy dtype that holds it, for example `"int8"` of INT4."""
+        return f"int{max(self.bits, 8)}"
 
     def limits(self, narrow_range: bool = False) -> tuple[int, int]:
         """Lowest and highest integer; a narrow range gives up the lowest one."""
@@ -88,10 +95,10 @@ class QParams:
         """Short text for reports, for example `int8 scale 0.0235 zero point -128`."""
         if self.axis is not None:
             return (
-                f"{self.dtype.numpy_name} per-channel axis {self.axis} "
+                f"{self.dtype.type_name} per-channel axis {self.axis} "
                 f"scale {min(self.scale):.3g}..{max(self.scale):.3g}"
             )
-        name = self.dtype.numpy_name
+        name = self.dtype.type_name
         return f"{name} scale {self.scale[0]:.6g} zero point {self.zero_point[0]}"
 
 
@@ -128,6 +135,11 @@ def symmetric(absmax: float, dtype: DType = DType.INT8) -> QParams:
     top = dtype.limits(narrow_range=True)[1]
     scale = float32(max(absmax / top, SCALE_MIN)) if absmax else 1.0
     return QParams(dtype, (scale,), (0,), narrow_range=True)
+
+
+def symmetric_affine(low: float, high: float, dtype: DType) -> QParams:
+    """Per-tensor activation parameters with zero point 0: what int16 kernels take."""
+    return replace(symmetric(max(-low, high, 0.0), dtype), narrow_range=False)
 
 
 def symmetric_per_channel(
@@ -188,3 +200,34 @@ def dequantize(integers: IntArray, qparams: QParams) -> FloatArray:
     scale = _broadcast(qparams.scale, qparams.axis, integers.ndim)
     zero_point = _broadcast(qparams.zero_point, qparams.axis, integers.ndim)
     return ((integers.astype(np.float64) - zero_point) * scale).astype(np.float32)
+
+
+def pack_bits(integers: IntArray, dtype: DType) -> npt.NDArray[np.uint8]:
+    """The bytes that a file stores: types below 8 bits share bytes, the first in the lowest bits.
+
+    Args:
+        integers: Any shape, in row-major order.
+        dtype: Storage type.
+
+    Returns:
+        One-dimensional; the last byte is filled up with 0.
+    """
+    if dtype.bits >= 8:
+        return np.ascontiguousarray(integers).reshape(-1).view(np.uint8)
+    each = 8 // dtype.bits
+    codes = integers.reshape(-1).astype(np.uint8) & ((1 << dtype.bits) - 1)
+    codes = np.pad(codes, (0, -len(codes) % each)).reshape(-1, each)
+    shifts = np.arange(each, dtype=np.uint8) * dtype.bits
+    packed: npt.NDArray[np.uint8] = np.bitwise_or.reduce(codes << shifts, axis=1)
+    return packed
+
+
+def unpack_bits(
+    packed: npt.NDArray[np.uint8], shape: tuple[int, ...], dtype: DType
+) -> npt.NDArray[np.int8]:
+    """The integers that `pack_bits` stored below 8 bits, with `shape`."""
+    shifts = np.arange(0, 8, dtype.bits, dtype=np.uint8)
+    codes = (packed[:, None] >> shifts & ((1 << dtype.bits) - 1)).reshape(-1)
+    codes = codes[: math.prod(shape)].astype(np.int8)
+    half = 1 << (dtype.bits - 1)
+    return ((codes ^ half) - half).reshape(shape)

@@ -6,6 +6,7 @@ A recipe is an ordered list of rules; the first that matches an op decides its m
 from __future__ import annotations
 
 import enum
+import functools
 import json
 import os
 import re
@@ -15,13 +16,58 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import RecipeError
+from edgeq.qtypes import DType
 
 
 class Mode(enum.Enum):
-    """A way of computing one op."""
+    """A way of computing one op.
 
+    Static modes compute in integers whose scales calibration found. Dynamic modes store the weight
+    as integers and quantize the activation anew at each run. Weight modes store the weight as
+    integers and compute in float. Ops without a weight compute in float in both.
+    """
+
+    AUTO = "auto"
     STATIC_INT8 = "static_int8"
+    INT16X8 = "int16x8"
+    DYNAMIC_INT8 = "dynamic_int8"
+    DYNAMIC_INT4 = "dynamic_int4"
+    WEIGHT_INT8 = "weight_int8"
+    WEIGHT_INT4 = "weight_int4"
+    WEIGHT_INT2 = "weight_int2"
+    FLOAT16 = "float16"
     FLOAT = "float"
+
+    @property
+    def is_static(self) -> bool:
+        """Whether activations are integers with scales from calibration."""
+        return self in (Mode.STATIC_INT8, Mode.INT16X8)
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether activations are quantized at each run."""
+        return self in (Mode.DYNAMIC_INT8, Mode.DYNAMIC_INT4)
+
+    @property
+    def activation_dtype(self) -> DType:
+        """Type of the activations in a static mode."""
+        return DType.INT16 if self is Mode.INT16X8 else DType.INT8
+
+    @property
+    def weight_dtype(self) -> DType | None:
+        """Type that weights are stored in; None where they are floating point."""
+        return _WEIGHT_DTYPES.get(self)
+
+
+_WEIGHT_DTYPES = {
+    Mode.STATIC_INT8: DType.INT8,
+    Mode.INT16X8: DType.INT8,
+    Mode.DYNAMIC_INT8: DType.INT8,
+    Mode.DYNAMIC_INT4: DType.INT4,
+    Mode.WEIGHT_INT8: DType.INT8,
+    Mode.WEIGHT_INT4: DType.INT4,
+    Mode.WEIGHT_INT2: DType.INT2,
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +81,9 @@ class Rule:
         reason: Why, in the user's words; the report repeats it beside every op left float.
         observer: How the range of the op's outputs is found: a name or an observer (see
             `edgeq.calibrate.observers`), or None for the recipe's.
+        per_channel: Whether weights get a scale for each channel, or one for all.
+        strict: Whether it is an error if the rule matches no op, or one that the mode has no form
+            for; False leaves such ops float, with that as the reason.
     """
 
     layer: str = ""
@@ -42,10 +91,13 @@ class Rule:
     mode: Mode = Mode.STATIC_INT8
     reason: str = ""
     observer: object = field(default=None, hash=False)  # it may hold arrays, which have no hash
+    per_channel: bool = True
+    strict: bool = True
 
     def __post_init__(self) -> None:
         _check_text(self, "layer", "op", "reason")
         _check_mode(self, "mode")
+        _check_flags(self, "per_channel", "strict")
         try:
             re.compile(self.layer)
         except re.error as error:
@@ -72,22 +124,42 @@ class Recipe:
         rules: Rules in order. One that matches no op of the model is an error.
         default: Mode of every other op.
         observer: How the ranges of all other tensors are found, as in `Rule`.
+        per_channel: As in `Rule`, for ops that no rule matches.
+        strict: As in `Rule`, for ops that no rule matches.
     """
 
     name: str = "int8"
     rules: tuple[Rule, ...] = ()
     default: Mode = Mode.STATIC_INT8
     observer: object = field(default="minmax", hash=False)
+    per_channel: bool = True
+    strict: bool = True
 
     def __post_init__(self) -> None:
         _check_text(self, "name")
         _check_mode(self, "default")
+        _check_flags(self, "per_channel", "strict")
         if not isinstance(self.rules, tuple | list):
             raise RecipeError(f"Recipe.rules must be a tuple of Rule. Received: {self.rules!r}")
         wrong = [rule for rule in self.rules if not isinstance(rule, Rule)]
         if wrong:
             raise RecipeError(f"Recipe.rules must hold Rule values. Received: {wrong[0]!r}")
         object.__setattr__(self, "rules", tuple(self.rules))
+
+    def rule_for(self, op: str, layer: str) -> Rule:
+        """What the recipe says of an op: the first rule that matches it, or one of its defaults."""
+        found = next((rule for rule in self.rules if rule.matches(op, layer)), None)
+        return found or self._default_rule
+
+    @functools.cached_property
+    def _default_rule(self) -> Rule:
+        return Rule(
+            mode=self.default,
+            reason="the recipe's default",
+            observer=self.observer,
+            per_channel=self.per_channel,
+            strict=self.strict,
+        )
 
     def to_json(self) -> str:
         """The recipe as JSON text that `from_json` reads back.
@@ -109,6 +181,31 @@ class Recipe:
             content = json.loads(text)
         except json.JSONDecodeError as error:
             raise RecipeError(f"the recipe is not JSON: {error}") from None
+        return cls._from_plain(content)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Recipe:
+        """As `from_json`, for the same fields in YAML.
+
+        Raises:
+            RecipeError: Not YAML, a field or mode that does not exist, or PyYAML is missing.
+        """
+        try:
+            import yaml
+        except ImportError:
+            raise RecipeError(
+                "a recipe in YAML needs PyYAML: pip install pyyaml (or write it as JSON)"
+            ) from None
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"the recipe is not YAML: {' '.join(str(error).split())}") from None
+        return cls._from_plain(content)
+
+    @classmethod
+    def _from_plain(cls, content: object) -> Recipe:
+        if isinstance(content, list):
+            return _from_peer(content)
         if not isinstance(content, dict):
             raise RecipeError(
                 f"a recipe is a JSON object. Received: {type(content).__name__} {text[:80]!r}"
@@ -159,6 +256,15 @@ def _check_mode(owner: Rule | Recipe, name: str) -> None:
         )
 
 
+def _check_flags(owner: Rule | Recipe, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if not isinstance(value, bool):
+            raise RecipeError(
+                f"{type(owner).__name__}.{name} must be true or false. Received: {value!r}"
+            )
+
+
 def _mode(value: object) -> Mode:
     try:
         return Mode(value)
@@ -170,12 +276,26 @@ def _mode(value: object) -> Mode:
 INT8 = Recipe("int8")
 """Every op in static int8; an op that has no int8 form is an error."""
 
-PRESETS: dict[str, Recipe] = {"int8": INT8, "auto": INT8}
+AUTO = Recipe("auto", default=Mode.AUTO, strict=False)
+"""Each op in the mode that makes the whole fast and right."""
+
+PRESETS: dict[str, Recipe] = {
+    "auto": AUTO,
+    "int8": INT8,
+    **{
+        mode.value: Recipe(mode.value, default=mode)
+        for mode in Mode
+        if mode not in (Mode.AUTO, Mode.STATIC_INT8, Mode.FLOAT)
+    },
+}
 """Recipes by name."""
 
 
 def as_recipe(recipe: str | os.PathLike[str] | Recipe) -> Recipe:
-    """A recipe from a preset's name, a JSON file's path or a `Recipe`.
+    """A recipe from a preset's name, a file's path or a `Recipe`.
+
+    A file is JSON (or YAML, where its name ends in .yaml or .yml and PyYAML is installed) as
+    `Recipe.to_json` writes it, or a recipe of ai-edge-quantizer.
 
     Raises:
         RecipeError: Neither a preset nor a readable recipe file.
@@ -190,9 +310,70 @@ def as_recipe(recipe: str | os.PathLike[str] | Recipe) -> Recipe:
             f"Received: {type(recipe).__name__}"
         )
     try:
-        return Recipe.from_json(Path(recipe).read_text(encoding="utf-8"))
+        text = Path(recipe).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
             f"recipe {str(recipe)!r} is neither a preset ({', '.join(PRESETS)}) "
             f"nor a readable JSON file: {error}"
         ) from None
+    if Path(recipe).suffix in (".yaml", ".yml"):
+        return Recipe.from_yaml(text)
+    return Recipe.from_json(text)
+
+
+def _from_peer(content: list[Any]) -> Recipe:
+    """A recipe of ai-edge-quantizer: a list in which the last match wins, so it is turned round.
+
+    Source:
+        `recipe_manager.py` of ai-edge-quantizer 0.10: `regex`, `operation`, `algorithm_key` and
+        `op_config` of each entry.
+    """
+    rules = [_peer_rule(e) for e in reversed(content) if not _is_port(e)]
+    return Recipe("ai-edge-quantizer's", tuple(rules), default=Mode.FLOAT)
+
+
+def _is_port(entry: Any) -> bool:
+    """Whether an entry speaks of the model's inputs or outputs, whose type `export` is told."""
+    return isinstance(entry, Mapping) and entry.get("operation") in ("INPUT", "OUTPUT")
+
+
+def _peer_rule(entry: Any) -> Rule:
+    try:
+        name = str(entry.get("operation", "*"))
+        op = "*" if name in ("*", "ALL_SUPPORTED") else name
+        layer = str(entry.get("regex", ""))
+        return Rule("" if layer == ".*" else layer, op, _peer_mode(entry), f"operation {name} of the recipe", strict=False,
+                    per_channel=_peer_granularity(entry) == "CHANNELWISE")  # fmt: skip
+    except (AttributeError, KeyError, TypeError) as error:
+        raise RecipeError(
+            f"an entry of ai-edge-quantizer's recipe has 'regex', 'operation', 'algorithm_key' and "
+            f"'op_config'; {entry!r:.80} does not: {error}"
+        ) from None
+
+
+def _peer_granularity(entry: Mapping[str, Any]) -> str:
+    weight = (entry.get("op_config") or {}).get("weight_tensor_config") or {}
+    return str(weight.get("granularity", "CHANNELWISE"))
+
+
+def _peer_mode(entry: Mapping[str, Any]) -> Mode:
+    if entry["algorithm_key"] == "no_quantize":
+        return Mode.FLOAT
+    config = entry["op_config"]
+    weight = config.get("weight_tensor_config") or {}
+    if entry["algorithm_key"] == "float_casting":
+        return Mode.FLOAT16
+    bits, activation = weight.get("num_bits", 8), config.get("activation_tensor_config")
+    if activation:
+        mode = {8: Mode.STATIC_INT8, 16: Mode.INT16X8}.get(activation["num_bits"])
+    elif config.get("compute_precision") == "INTEGER":
+        mode = {8: Mode.DYNAMIC_INT8, 4: Mode.DYNAMIC_INT4}.get(bits)
+    else:
+        mode = {8: Mode.WEIGHT_INT8, 4: Mode.WEIGHT_INT4, 2: Mode.WEIGHT_INT2}.get(bits)
+    if mode is None or (activation and bits != 8):
+        raise RecipeError(
+            f"no mode has {bits}-bit weights with "
+            f"{activation['num_bits'] if activation else 'float'} activations; the modes are "
+            f"{', '.join(m.value for m in Mode)}"
+        )
+    return mode

@@ -14,6 +14,7 @@ from edgeq.export.annotate import annotate
 from edgeq.export.hide import hide_ops, restore_ops
 from edgeq.export.join import join_integers
 from edgeq.export.plan import Plan
+from edgeq.export.store import store_weights
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.mlir import Annotation
 from edgeq.model import FloatModel
@@ -58,8 +59,11 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
         ConversionError: The converter refused the model, or died on it; the message names the
             layer and op that it stopped at, found by halving the plan if need be.
     """
+    if not plan.tensors:
+        return store_weights(model, plan, model.tflite)
     marks = annotate(model.graph, plan)
-    source = hide_ops(model.tflite, plan.float_ops) if plan.float_ops else model.tflite
+    hidden = plan.with_float_activations
+    source = hide_ops(model.tflite, sorted(hidden)) if hidden else model.tflite
     try:
         converted = worker.call("edgeq.mlir:quantize", source, marks)
     except (JobCrashed, JobFailed) as error:
@@ -69,7 +73,8 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
             f"{_diagnosis(error.output)}Leave that op float with "
             "Rule(layer=..., mode=Mode.FLOAT, reason='...') or report the model"
         ) from None
-    return join_integers(model, plan, restore_ops(converted, model.tflite))
+    joined = join_integers(model, plan, restore_ops(converted, model.tflite))
+    return store_weights(model, plan, joined)
 
 
 def annotated_mlir(model: FloatModel, plan: Plan) -> str:

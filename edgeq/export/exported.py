@@ -10,6 +10,9 @@ from edgeq.model import FloatModel
 BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
 """Ops between float and integer, which no float model has."""
 
+ROWS = "/rows"
+"""Ends the name of a looked-up table's rows, which a RESHAPE gives their final shape."""
+
 
 class Exported:
     """The exported graph beside the float one; tensors correspond by name."""
@@ -31,7 +34,7 @@ class Exported:
         return None
 
     def _known_names(self, tensor: int) -> Iterator[str]:
-        yield self.graph.tensors[tensor].name
+        yield self.graph.tensors[tensor].name.removesuffix(ROWS)
         for user, _ in self.graph.uses.get(tensor, []):
             if user.name in BOUNDARY:
                 yield from self._known_names(user.outputs[0])
@@ -45,15 +48,25 @@ class Exported:
         """Number of ops by what they compute in, the most frequent first."""
         counts: dict[str, int] = {}
         for op in self.graph.operators:
-            kind = "quantize/dequantize" if op.name in BOUNDARY else self.dtype(op)
+            kind = self._kind(op)
             counts[kind] = counts.get(kind, 0) + 1
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+    def _kind(self, op: Operator) -> str:
+        """What an op is counted as."""
+        if op.name in BOUNDARY:
+            stored = self.graph.tensors[op.inputs[0]].is_constant
+            return "dequantize of weights" if stored else "quantize/dequantize"
+        weights = {t.dtype for _, t in self.graph.operands(op) if t.is_constant}
+        dynamic = next((k for k in ("int8", "int4", "int2") if k in weights), "")
+        kind = self.dtype(op)
+        return f"float32 with {dynamic} weights" if dynamic and kind == "float32" else kind
 
     def dtype(self, op: Operator) -> str:
         """What an op computes in: float32 as soon as one of its tensors is."""
         tensors = [self.graph.tensors[t] for t in (*op.inputs, *op.outputs) if t >= 0]
         kinds = [t.dtype for t in tensors]
-        return next((k for k in ("float32", "int8", "int16") if k in kinds), kinds[-1])
+        return next((k for k in ("float32", "int16", "int8") if k in kinds), kinds[-1])
 
     def integer_tensor(self, name: str) -> Tensor | None:
         """The integer tensor of a float model's name; None if the converter folded it away."""

@@ -18,13 +18,14 @@ from edgeq.errors import ModelError, RecipeError, VerificationError
 from edgeq.export import frontends
 from edgeq.export.convert import check_runs, convert, start_converter
 from edgeq.export.edgemodel import EdgeModel
-from edgeq.export.plan import make_plan, observers, refuse_quantized
+from edgeq.export.modes import choose, observers
+from edgeq.export.plan import make_plan, refuse_quantized
 from edgeq.export.rewrite import rewrite
 from edgeq.export.verify import verify
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.progress import Progress
-from edgeq.recipe import Recipe, as_recipe
+from edgeq.recipe import Mode, Recipe, as_recipe
 from edgeq.report import Report
 
 TARGETS = ("xnnpack",)
@@ -84,8 +85,12 @@ def export(
             rewritten = rewrite(float_model)
         with stages.stage("calibrate", data.length) as advance:
             held = HeldOut(data.samples(input_specs(float_model), advance))
+            choices = choose(rewritten, recipe)
             independent = calibration is None
-            if calibration is None:
+            if not any(c.mode.is_static or c.mode is Mode.AUTO for c in choices.values()):
+                calibration = Calibration(rewritten.digest, 0, {})
+                held.exhaust()
+            elif calibration is None:
                 calibrator = Calibrator(rewritten, threads, observers(rewritten, recipe))
                 calibration = _measure(calibrator, float_model, held, converter)
                 del calibrator  # a copy of the model that nobody needs any more

@@ -6,21 +6,29 @@ no converter is needed. Same-scale ops tie tensors into groups that share one sc
 
 from __future__ import annotations
 
-import difflib
+import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgeq.calibrate.calibration import Calibration
-from edgeq.calibrate.observers import as_observer
-from edgeq.errors import ModelError, RecipeError, UnsupportedOpError
+from edgeq.errors import ModelError
+from edgeq.export.modes import Choices, choose, weight_slot
+from edgeq.export.weights import stored_qparams
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.model import FloatModel
-from edgeq.ops import OPS, OpRow, ScaleRule
-from edgeq.qtypes import FloatArray, QParams, affine, symmetric, symmetric_per_channel
-from edgeq.recipe import Mode, Recipe, Rule
+from edgeq.ops import OPS, WEIGHTS, OpRow, ScaleRule
+from edgeq.qtypes import (
+    DType,
+    FloatArray,
+    QParams,
+    affine,
+    symmetric,
+    symmetric_affine,
+    symmetric_per_channel,
+)
+from edgeq.recipe import Mode, Recipe
 
 STAND_IN_FOR_INFINITY = 1e30
 """A constant this large stands for infinity (the padding of a max pool); it saturates instead of
@@ -32,6 +40,20 @@ Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
+class Stored:
+    """How the weight of an op that reads and writes float is stored.
+
+    Attributes:
+        qparams: Parameters of the integers; None for float16.
+        dynamic: Whether the kernel takes the integers and quantizes the activation at each run;
+            otherwise the weight is made float when the model is loaded.
+    """
+
+    qparams: QParams | None
+    dynamic: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     """What becomes an integer and how. Indices are those of the float model's graph.
 
@@ -40,11 +62,20 @@ class Plan:
         operands: Parameters of what one op reads, by `(op, operand slot)`: its constants, and
             computed tensors that it must read at another scale than their own.
         float_ops: The written reason of each op that stays float.
+        stored: How the weights of ops with float activations are stored, by `(op, operand slot)`.
+        remarks: What is to be said of ops whose mode is not the one asked for.
     """
 
     tensors: Mapping[int, QParams]
     operands: Mapping[tuple[int, int], QParams]
     float_ops: Mapping[int, str]
+    stored: Mapping[tuple[int, int], Stored] = field(default_factory=dict)
+    remarks: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def with_float_activations(self) -> frozenset[int]:
+        """Ops that read and write float, whatever their weights are stored as."""
+        return frozenset(self.float_ops) | {op for op, _ in self.stored}
 
     def to_dict(self, model: FloatModel) -> dict[str, object]:
         """The plan with names instead of indices, ready for JSON."""
@@ -55,13 +86,20 @@ class Plan:
                 f"{model.layer(graph.operators[op])} operand {slot}": _fields(q)
                 for (op, slot), q in self.operands.items()
             },
+            "stored": {
+                f"{model.layer(graph.operators[op])} operand {slot}": {
+                    **(_fields(w.qparams) if w.qparams else {"dtype": "float16"}),
+                    "dynamic": w.dynamic,
+                }
+                for (op, slot), w in self.stored.items()
+            },
             "float": {model.where(graph.operators[op]): why for op, why in self.float_ops.items()},
         }
 
 
 def _fields(qparams: QParams) -> dict[str, object]:
     return {
-        "dtype": qparams.dtype.numpy_name,
+        "dtype": qparams.dtype.type_name,
         "scale": list(qparams.scale),
         "zero_point": list(
             qparams.zero_point[:1] if qparams.axis is not None else qparams.zero_point
@@ -71,13 +109,19 @@ def _fields(qparams: QParams) -> dict[str, object]:
     }
 
 
-def make_plan(model: FloatModel, calibration: Calibration, recipe: Recipe) -> Plan:
+def make_plan(
+    model: FloatModel,
+    calibration: Calibration,
+    recipe: Recipe,
+    choices: Choices | None = None,
+) -> Plan:
     """Decides the parameters of every tensor.
 
     Args:
         model: The float model.
         calibration: Ranges of its tensors.
         recipe: The mode of each op.
+        choices: The mode of each op where the recipe alone does not decide it (`Mode.AUTO`).
 
     Raises:
         ModelError: The calibration belongs to another model, or the model is not float.
@@ -86,22 +130,7 @@ def make_plan(model: FloatModel, calibration: Calibration, recipe: Recipe) -> Pl
     """
     calibration.check_model(model)
     refuse_quantized(model)
-    return _Planner(model, calibration, _float_ops(model, recipe)).plan()
-
-
-def observers(model: FloatModel, recipe: Recipe) -> dict[int, Any]:
-    """An unused observer for each computed tensor, from the first rule that matches its op.
-
-    Raises:
-        RecipeError: An observer that does not exist.
-    """
-    default = as_observer(recipe.observer)
-    found = dict.fromkeys(model.graph.inputs, default)
-    for op in model.graph.operators:
-        rule = next((r for r in recipe.rules if r.matches(op.name, model.layer(op))), None)
-        chosen = default if rule is None or rule.observer is None else as_observer(rule.observer)
-        found.update(dict.fromkeys(op.outputs, chosen))
-    return found
+    return _Planner(model, calibration, choices or choose(model, recipe)).plan()
 
 
 def refuse_quantized(model: FloatModel) -> None:
@@ -112,56 +141,6 @@ def refuse_quantized(model: FloatModel) -> None:
                 f"the model is quantized already: tensor {tensor.name!r} is {tensor.dtype}. "
                 "Export from the float model it was made from"
             )
-
-
-def _touches_float(graph: Graph, op: Operator) -> bool:
-    tensors = [t for t in (*op.inputs, *op.outputs) if t >= 0]
-    return any(graph.tensors[t].dtype == "float32" for t in tensors)
-
-
-def _float_ops(model: FloatModel, recipe: Recipe) -> dict[int, str]:
-    """The reason of each op that the recipe leaves float."""
-    reasons: dict[int, str] = {}
-    matched: set[Rule] = set()
-    unsupported = []
-    for op in model.graph.operators:
-        rule = next((r for r in recipe.rules if r.matches(op.name, model.layer(op))), None)
-        if rule is not None:
-            matched.add(rule)
-        mode = rule.mode if rule else recipe.default
-        if not _touches_float(model.graph, op):
-            continue
-        if mode is Mode.FLOAT:
-            reasons[op.index] = rule.reason or rule.describe() if rule else "the recipe's default"
-        elif op.name not in OPS:
-            unsupported.append(op)
-    _check_rules(model, recipe, matched)
-    if unsupported:
-        raise _unsupported(model, unsupported)
-    return reasons
-
-
-def _check_rules(model: FloatModel, recipe: Recipe, matched: set[Rule]) -> None:
-    for rule in recipe.rules:
-        if rule in matched:
-            continue
-        layers = sorted({model.layer(op) for op in model.graph.operators})
-        names = sorted({op.name for op in model.graph.operators})
-        near = difflib.get_close_matches(rule.layer, layers, 3, 0.3) if rule.layer else []
-        near += difflib.get_close_matches(rule.op.upper(), names, 3, 0.3) if rule.op != "*" else []
-        raise RecipeError(
-            f"the rule {rule.describe()} matches no op (an earlier rule may take them all). "
-            f"Near misses: {', '.join(near) or 'none'}"
-        )
-
-
-def _unsupported(model: FloatModel, ops: list[Operator]) -> UnsupportedOpError:
-    listed = "; ".join(model.where(op) for op in ops[:8])
-    more = f" and {len(ops) - 8} more" if len(ops) > 8 else ""
-    return UnsupportedOpError(
-        f"{len(ops)} op(s) have no int8 form in the converter: {listed}{more}. To keep such ops "
-        f"float, say so in the recipe: Rule(op={ops[0].name!r}, mode=Mode.FLOAT, reason='...')"
-    )
 
 
 class _Groups:
@@ -190,45 +169,73 @@ class _Groups:
 class _Planner:
     """Works out one plan; `plan()` names the steps."""
 
-    def __init__(
-        self, model: FloatModel, calibration: Calibration, float_ops: Mapping[int, str]
-    ) -> None:
+    def __init__(self, model: FloatModel, calibration: Calibration, choices: Choices) -> None:
         self._model = model
         self._graph = model.graph
         self._calibration = calibration
-        self._float_ops = float_ops
+        self._choices = choices
         self._groups = _Groups()
         self._ranges: dict[int, Range] = {}
 
     def plan(self) -> Plan:
         for op, row in self._integer_ops():
-            if row.rule is ScaleRule.FIXED and row.fixed is not None:
-                self._groups.fixed[self._groups.root(op.outputs[0])] = row.fixed
+            fixed = row.fixed_for(self._dtype(op))
+            if fixed is not None:
+                self._groups.fixed[self._groups.root(op.outputs[0])] = fixed
             elif row.rule is ScaleRule.SAME:
                 self._tie(op)
         for tensor, found in self._calibration.ranges.items():
             self._widen(tensor, found)
-        for index in self._float_ops:
-            self._bound(self._graph.operators[index])
-        tensors = {t: self._qparams(t) for t in self._integer_tensors()}
+        for tensor in self._dtypes:
+            producer = self._graph.producers.get(tensor)
+            if producer is not None and not self._choices[producer.index].mode.is_static:
+                self._widen(tensor, self._range(tensor))
+        tensors = {t: self._qparams(t) for t in sorted(self._dtypes)}
         operands: dict[tuple[int, int], QParams] = {}
         for op, row in self._integer_ops():
             for slot, qparams in self._operands(op, row, tensors):
                 operands[op.index, slot] = qparams
-        return Plan(tensors, operands, dict(self._float_ops))
+        stored = dict(self._stored())
+        reasons = {i: c.reason for i, c in self._choices.items() if c.mode is Mode.FLOAT}
+        remarks = {i: c.reason for i, c in self._choices.items() if c.reason and i not in reasons}
+        return Plan(tensors, operands, reasons, stored, remarks)
 
     def _integer_ops(self) -> Iterator[tuple[Operator, OpRow]]:
-        for op in self._graph.operators:
-            if op.index not in self._float_ops and _touches_float(self._graph, op):
+        for index, choice in self._choices.items():
+            if choice.mode.is_static:
+                op = self._graph.operators[index]
                 yield op, OPS[op.name]
 
-    def _integer_tensors(self) -> list[int]:
-        """Computed float tensors that an integer op writes or reads."""
-        found = set()
+    def _dtype(self, op: Operator) -> DType:
+        """Type of an integer op's activations."""
+        return self._choices[op.index].mode.activation_dtype
+
+    def _stored(self) -> Iterator[tuple[tuple[int, int], Stored]]:
+        """Weights of the ops that read and write float."""
+        for index, choice in self._choices.items():
+            op = self._graph.operators[index]
+            slot = weight_slot(self._graph, op)
+            if choice.mode.is_static or choice.mode is Mode.FLOAT or slot is None:
+                continue
+            data = self._graph.tensors[op.inputs[slot]].data
+            assert data is not None
+            self._check_finite(op, data)
+            dynamic = choice.mode.is_dynamic or WEIGHTS[op.name].table
+            dtype = choice.mode.weight_dtype
+            axis = WEIGHTS[op.name].axis if choice.per_channel else None
+            qparams = None if dtype is None else stored_qparams(data, axis, dtype)
+            yield (index, slot), Stored(qparams, dynamic and qparams is not None)
+
+    @functools.cached_property
+    def _dtypes(self) -> dict[int, DType]:
+        """Type of each computed tensor that an integer op writes, or else reads."""
+        written, read = {}, {}
         for op, _ in self._integer_ops():
-            found |= {t for t in op.outputs if self._is_real(t)}
-            found |= {t.index for _, t in self._activations(op)}
-        return sorted(found)
+            dtype = self._dtype(op)
+            written.update({t: dtype for t in op.outputs if self._is_real(t)})
+            for _, tensor in self._activations(op):
+                read.setdefault(tensor.index, dtype)
+        return {**read, **written}
 
     def _is_real(self, tensor: int) -> bool:
         return self._graph.tensors[tensor].dtype == "float32"
@@ -244,6 +251,9 @@ class _Planner:
         outputs = [t for t in op.outputs if self._is_real(t)]
         operands = [t.index for _, t in self._activations(op)]
         constants = [t for t in self._constants(op) if t is not None]
+        for tensor in [t for t in operands if self._dtypes[t] is not self._dtype(op)]:
+            operands.remove(tensor)
+            constants.append(self._range(tensor))
         fixed = {t: self._groups.fixed.get(self._groups.root(t)) for t in operands}
         kinds = set(fixed.values())
         if len(kinds) == 1 and not (constants and kinds != {None}):
@@ -263,12 +273,6 @@ class _Planner:
         values = [t.data for _, t in self._graph.operands(op) if t.dtype == "float32"]
         return [_finite_range(v) for v in values if v is not None]
 
-    def _bound(self, op: Operator) -> None:
-        """Takes the outputs of a float op into account that calibration left to the op table."""
-        for output in op.outputs:
-            if self._is_real(output):
-                self._widen(output, self._range(output))
-
     def _range(self, tensor: int) -> Range:
         """What a tensor can hold: measured, or what its producer's row says."""
         if tensor in self._calibration.ranges:
@@ -277,8 +281,9 @@ class _Planner:
         row = OPS.get(op.name) if op else None
         if op is None or row is None:
             raise self._not_calibrated(tensor)
-        if row.fixed is not None:
-            return row.fixed.range()
+        fixed = row.fixed_for(self._dtypes.get(tensor, DType.INT8))
+        if fixed is not None:
+            return fixed.range()
         found = [self._range(t.index) for _, t in self._activations(op)]
         found += [r for r in self._constants(op) if r is not None]
         return min((r[0] for r in found), default=0.0), max((r[1] for r in found), default=0.0)
@@ -300,23 +305,23 @@ class _Planner:
             return self._groups.fixed[root]
         if root not in self._group_ranges:
             raise self._not_calibrated(tensor)
-        return self._group_ranges[root]
+        return _covering(self._group_ranges[root], self._dtypes[tensor])
 
-    @property
-    def _group_ranges(self) -> dict[int, QParams]:
-        if not hasattr(self, "_group_qparams"):
-            merged: dict[int, Range] = {}
-            for tensor, (low, high) in self._ranges.items():
-                root = self._groups.root(tensor)
-                old = merged.get(root, (low, high))
-                merged[root] = (min(old[0], low), max(old[1], high))
-            self._group_qparams = {root: affine(*found) for root, found in merged.items()}
-        return self._group_qparams
+    @functools.cached_property
+    def _group_ranges(self) -> dict[int, Range]:
+        """The range of each group, by its root."""
+        merged: dict[int, Range] = {}
+        for tensor, (low, high) in self._ranges.items():
+            root = self._groups.root(tensor)
+            old = merged.get(root, (low, high))
+            merged[root] = (min(old[0], low), max(old[1], high))
+        return merged
 
     def _operands(
         self, op: Operator, row: OpRow, tensors: Mapping[int, QParams]
     ) -> Iterator[tuple[int, QParams]]:
         """What `op` must read at parameters other than the tensor's own."""
+        dtype = self._dtype(op)
         for slot, tensor in self._graph.operands(op):
             if tensor.dtype != "float32" or slot == row.bias:
                 continue
@@ -327,13 +332,15 @@ class _Planner:
             elif tensor.data is not None and slot == row.weight:
                 yield slot, self._weight(op, row, tensor.data, tensors)
             elif tensor.data is not None:
-                yield slot, affine(*(_finite_range(tensor.data) or (0.0, 0.0)))
+                yield slot, _covering(_finite_range(tensor.data) or (0.0, 0.0), dtype)
+            elif tensors[tensor.index].dtype is not dtype:
+                yield slot, _covering(self._range(tensor.index), dtype)
 
     def _weight(
         self, op: Operator, row: OpRow, data: FloatArray, tensors: Mapping[int, QParams]
     ) -> QParams:
         self._check_finite(op, data)
-        if row.weight_axis is None:
+        if row.weight_axis is None or not self._choices[op.index].per_channel:
             return symmetric(float(np.abs(data).max(initial=0.0)))
         others = tuple(a for a in range(data.ndim) if a != row.weight_axis)
         absmax = np.abs(data).max(axis=others)
@@ -360,6 +367,11 @@ class _Planner:
                 f"{self._model.where(op)}: its weight or bias holds NaN or infinite values; "
                 "the float model itself is broken (diverged in training, or a damaged file)"
             )
+
+
+def _covering(found: Range, dtype: DType) -> QParams:
+    """Activation parameters that cover a range."""
+    return affine(*found) if dtype is DType.INT8 else symmetric_affine(*found, dtype)
 
 
 def _constant_operand(graph: Graph, op: Operator, slot: int | None) -> FloatArray | None:

@@ -10,7 +10,7 @@ from edgeq.calibrate.data import Sample
 from edgeq.compare import Fidelity
 from edgeq.errors import DataError, VerificationError
 from edgeq.export.exported import BOUNDARY, Exported
-from edgeq.export.plan import Plan
+from edgeq.export.plan import Plan, Stored
 from edgeq.flatbuffer import Operator, Tensor, parse
 from edgeq.model import FloatModel
 from edgeq.qtypes import QParams
@@ -94,10 +94,10 @@ def _breaks(exported: Exported, plan: Plan, op: Operator, is_float: bool) -> boo
     if op.name.startswith("STABLEHLO_"):
         return is_float
     origin = exported.counterpart(op)
-    planned_float = origin is not None and origin.index in plan.float_ops
+    planned_float = origin is not None and origin.index in plan.with_float_activations
     kind = exported.dtype(op)
     return kind == "float32" and not planned_float if is_float else (
-        kind == "int8" and planned_float
+        kind in ("int8", "int16") and planned_float
     )  # fmt: skip
 
 
@@ -129,9 +129,25 @@ def _check_operands(exported: Exported, plan: Plan) -> None:
             continue
         for slot, tensor in exported.graph.operands(op):
             operand = plan.operands.get((origin.index, slot))
+            stored = plan.stored.get((origin.index, slot))
+            if stored is not None:
+                _check_stored(exported, tensor, stored, exported.model.where(origin))
             if operand is not None and tensor.qparams is not None:
                 where = f"operand {slot} of {exported.model.where(origin)}"
                 _check_equal(tensor, operand, where)
+
+
+def _check_stored(exported: Exported, weight: Tensor, stored: Stored, where: str) -> None:
+    """Raises a `VerificationError` unless the weight is stored as planned."""
+    producer = exported.graph.producers.get(weight.index)
+    if producer is not None and producer.name == "DEQUANTIZE" and not stored.dynamic:
+        weight = exported.graph.tensors[producer.inputs[0]]
+    if stored.qparams is not None:
+        _check_equal(weight, stored.qparams, f"the weight of {where}")
+    elif weight.dtype != "float16":
+        raise VerificationError(
+            f"the weight of {where}: planned as float16, stored as {weight.dtype}; report the model"
+        )
 
 
 def _check_equal(tensor: Tensor, planned: QParams, where: str) -> None:

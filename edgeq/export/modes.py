@@ -1,0 +1,151 @@
+"""Which mode each op gets by the recipe, and what to say of ops that a mode has no form for.
+
+A pure decision from the graph, the op tables and the recipe. Knows no ranges and no parameters.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgeq.calibrate.observers import as_observer
+from edgeq.errors import RecipeError, UnsupportedOpError
+from edgeq.flatbuffer import Graph, Operator
+from edgeq.model import FloatModel
+from edgeq.ops import NO_INT16, OPS, WEIGHTS
+from edgeq.qtypes import DType
+from edgeq.recipe import Mode, Recipe, Rule
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one op becomes.
+
+    Attributes:
+        mode: How it is computed.
+        reason: Why it is float, or not what was asked for; empty where there is nothing to say.
+        per_channel: Whether its weight gets a scale for each channel.
+    """
+
+    mode: Mode
+    reason: str = ""
+    per_channel: bool = True
+
+
+Choices = Mapping[int, Choice]
+"""What becomes of each op that reads or writes real numbers, by its index."""
+
+
+def choose(model: FloatModel, recipe: Recipe) -> dict[int, Choice]:
+    """The mode of each op as the recipe has it; `Mode.AUTO` is left for the search to decide.
+
+    Raises:
+        UnsupportedOpError: Ops that have no form in the mode that a strict rule wants.
+        RecipeError: A strict rule that matches no op.
+    """
+    graph = model.graph
+    matched, unsupported, found = set(), [], {}
+    for op in graph.operators:
+        rule = recipe.rule_for(op.name, model.layer(op))
+        matched.add(rule)
+        if not touches_float(graph, op):
+            continue
+        obstacle = static_obstacle(op.name, rule.mode) if rule.mode.is_static else ""
+        if obstacle and rule.strict:
+            unsupported.append((op, obstacle))
+        found[op.index] = _choice(graph, op, rule, obstacle)
+    _check_rules(model, recipe, matched)
+    if unsupported:
+        raise _unsupported(model, unsupported)
+    return found
+
+
+def observers(model: FloatModel, recipe: Recipe) -> dict[int, Any]:
+    """An unused observer for each computed tensor, from the first rule that matches its op.
+
+    Raises:
+        RecipeError: An observer that does not exist.
+    """
+    default = as_observer(recipe.observer)
+    found = dict.fromkeys(model.graph.inputs, default)
+    for op in model.graph.operators:
+        chosen = recipe.rule_for(op.name, model.layer(op)).observer
+        observer = default if chosen is None else as_observer(chosen)
+        found.update(dict.fromkeys(op.outputs, observer))
+    return found
+
+
+def touches_float(graph: Graph, op: Operator) -> bool:
+    """Whether an op reads or writes real numbers."""
+    tensors = [t for t in (*op.inputs, *op.outputs) if t >= 0]
+    return any(graph.tensors[t].dtype == "float32" for t in tensors)
+
+
+def static_obstacle(name: str, mode: Mode) -> str:
+    """Why an op has no form in a static mode; empty if it has one."""
+    if name not in OPS:
+        return "no int8 form in the converter"
+    if mode is Mode.INT16X8 and name in NO_INT16:
+        return "no int16 form in the converter or the kernels"
+    return ""
+
+
+def weight_slot(graph: Graph, op: Operator) -> int | None:
+    """Operand slot of a constant weight that can be stored as integers; None without one."""
+    row = WEIGHTS.get(op.name)
+    if row is None or row.slot >= len(op.inputs) or op.inputs[row.slot] < 0:
+        return None
+    tensor = graph.tensors[op.inputs[row.slot]]
+    stored = tensor.is_constant and tensor.dtype == "float32" and len(tensor.shape) >= 2
+    if row.table:
+        stored = stored and len(tensor.shape) == 2 and getattr(op.options, "axis", 0) == 0
+    return row.slot if stored else None
+
+
+def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
+    mode = rule.mode
+    if mode is Mode.FLOAT or obstacle:
+        return Choice(Mode.FLOAT, obstacle or rule.reason or rule.describe())
+    if mode is Mode.AUTO or mode.is_static:
+        return Choice(mode, per_channel=rule.per_channel)
+    if weight_slot(graph, op) is None:
+        return Choice(Mode.FLOAT, "it has no weight to store")
+    return nearest_form(op.name, Choice(mode, per_channel=rule.per_channel))
+
+
+def nearest_form(name: str, choice: Choice) -> Choice:
+    """The choice itself, or what takes its place where the delegate has no dynamic kernel."""
+    if not choice.mode.is_dynamic:
+        return choice
+    kernels = WEIGHTS[name].dynamic
+    if choice.mode.weight_dtype in kernels:
+        return choice
+    reason = f"the delegate has no {choice.mode.value} {name}"
+    mode = Mode.DYNAMIC_INT8 if DType.INT8 in kernels else Mode.WEIGHT_INT8
+    return replace(choice, mode=mode, reason=reason)
+
+
+def _check_rules(model: FloatModel, recipe: Recipe, matched: set[Rule]) -> None:
+    for rule in recipe.rules:
+        if rule in matched or not rule.strict:
+            continue
+        layers = sorted({model.layer(op) for op in model.graph.operators})
+        names = sorted({op.name for op in model.graph.operators})
+        near = difflib.get_close_matches(rule.layer, layers, 3, 0.3) if rule.layer else []
+        near += difflib.get_close_matches(rule.op.upper(), names, 3, 0.3) if rule.op != "*" else []
+        raise RecipeError(
+            f"the rule {rule.describe()} matches no op (an earlier rule may take them all). "
+            f"Near misses: {', '.join(near) or 'none'}"
+        )
+
+
+def _unsupported(model: FloatModel, found: list[tuple[Operator, str]]) -> UnsupportedOpError:
+    listed = "; ".join(model.where(op) for op, _ in found[:8])
+    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+    return UnsupportedOpError(
+        f"{len(found)} op(s) have {found[0][1]}: {listed}{more}. To keep such ops "
+        f"float, say so in the recipe: Rule(op={found[0][0].name!r}, mode=Mode.FLOAT, "
+        "reason='...'), or take recipe='auto'"
+    )

@@ -1,0 +1,133 @@
+"""Writes the weights of ops that read and write float as integers or float16.
+
+The converter is not asked: it would make some of these ops static and leave others alone. What it
+gets to see of them are custom ops (see `hide`); this edits the file that it gives back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.editor import GraphEditor
+from edgeq.export.exported import ROWS, Exported
+from edgeq.export.plan import Plan, Stored
+from edgeq.flatbuffer import Operator, Tensor, parse_tree, unpack
+from edgeq.model import FloatModel
+from edgeq.qtypes import pack_bits, quantize
+
+_VERSIONS = {"FULLY_CONNECTED": 9, "CONV_2D": 5, "EMBEDDING_LOOKUP": 4}
+"""Version from which an op reads integer weights beside float activations."""
+
+_DEQUANTIZE_VERSIONS = {"float16": 3, "int8": 5, "int4": 6, "int2": 6}
+"""Version of DEQUANTIZE from which it reads a type."""
+
+
+def store_weights(model: FloatModel, plan: Plan, tflite: bytes) -> bytes:
+    """The converted file with the weights stored as planned.
+
+    Args:
+        model: The float model that the plan speaks of.
+        plan: Its `stored` weights are written; nothing else is changed.
+        tflite: The converted file, or the float file itself where nothing had to be converted.
+    """
+    if not plan.stored:
+        return tflite
+    tree = unpack(tflite)
+    exported = Exported(model, parse_tree(tree, len(tflite)).graphs[0])
+    writer = _Writer(GraphEditor(tree), exported, plan)
+    return writer.write()
+
+
+class _Writer:
+    """Replaces the float constants of one file by stored ones."""
+
+    def __init__(self, editor: GraphEditor, exported: Exported, plan: Plan) -> None:
+        self._editor = editor
+        self._graph = exported.graph
+        self._wanted = dict(_wanted(exported, plan))
+        self._weights: dict[tuple[int, Stored], int] = {}
+
+    def write(self) -> bytes:
+        self._editor.replace(self._replacement)
+        return self._editor.finish()
+
+    def _replacement(self, index: int) -> Sequence[Any] | None:
+        op = self._graph.operators[index]
+        if index not in self._wanted:
+            return None
+        slot, stored = self._wanted[index]
+        weight = self._graph.tensors[op.inputs[slot]]
+        if op.name == "GATHER" and stored.dynamic:
+            return self._lookup(op, self._constant(weight, stored))
+        before: list[Any] = []
+        if (weight.index, stored) not in self._weights:
+            source = self._constant(weight, stored)
+            if not stored.dynamic:
+                before, source = self._dequantized(weight, source, stored)
+            self._weights[weight.index, stored] = source
+        inputs = list(op.inputs)
+        inputs[slot] = self._weights[weight.index, stored]
+        version = _VERSIONS.get(op.name, 1) if stored.dynamic else 1
+        options = _DYNAMIC_OPTIONS if stored.dynamic else {}
+        return [*before, self._editor.changed(index, inputs, max(version, op.version), options)]
+
+    def _constant(self, weight: Tensor, stored: Stored) -> int:
+        """Index of the stored constant; it takes the float one's place if that has no other use."""
+        values, kind = _stored_bytes(weight, stored)
+        readers = [op.index for op, _ in self._graph.uses[weight.index]]
+        if all(self._wanted.get(i, (0, None))[1] == stored for i in readers):
+            return self._editor.retyped(weight.index, kind, values, stored.qparams)
+        return self._editor.stored(weight.name, weight.shape, kind, values, stored.qparams)
+
+    def _dequantized(
+        self, weight: Tensor, source: int, stored: Stored
+    ) -> tuple[list[Any], int]:
+        """The op that makes a stored weight float, and the tensor that it writes."""
+        made = self._editor.tensor(f"{weight.name}/float", weight.shape)
+        version = _DEQUANTIZE_VERSIONS[_kind(stored)]
+        return [self._editor.op("DEQUANTIZE", [source], [made], version)], made
+
+    def _lookup(self, op: Operator, table: int) -> Sequence[Any]:
+        """A GATHER of rows as EMBEDDING_LOOKUP, whose kernel makes only the picked rows float."""
+        indices, output = (self._graph.tensors[t] for t in (op.inputs[1], op.outputs[0]))
+        count, width = math.prod(indices.shape), output.shape[-1]
+        flat = self._editor.typed(f"{output.name}/indices", (count,), indices.dtype)
+        rows = self._editor.tensor(f"{output.name}{ROWS}", (count, width))
+        lookup, version = "EMBEDDING_LOOKUP", _VERSIONS["EMBEDDING_LOOKUP"]
+        return [
+            self._editor.reshape(indices.index, flat, (count,)),
+            self._editor.op(lookup, [flat, table], [rows], version),
+            self._editor.reshape(rows, output.index, output.shape),
+        ]
+
+
+_DYNAMIC_OPTIONS = {"asymmetricQuantizeInputs": True}
+"""Options of a dynamic-range op, where its options table has them."""
+
+
+def _wanted(exported: Exported, plan: Plan) -> Any:
+    """`(op, (slot, stored))` of each op of the file whose weight is to be stored."""
+    places = {op: (slot, stored) for (op, slot), stored in plan.stored.items()}
+    for op in exported.graph.operators:
+        origin = exported.counterpart(op)
+        if origin is not None and origin.index in places and origin.name == op.name:
+            yield op.index, places[origin.index]
+
+
+def _kind(stored: Stored) -> str:
+    return "float16" if stored.qparams is None else stored.qparams.dtype.type_name
+
+
+def _stored_bytes(weight: Tensor, stored: Stored) -> tuple[npt.NDArray[np.uint8], str]:
+    """What the file holds of a weight, and its type."""
+    assert weight.data is not None
+    if stored.qparams is None:
+        half = weight.data.astype(np.float16)
+        return half.reshape(-1).view(np.uint8), "float16"
+    integers = quantize(weight.data, stored.qparams)
+    return pack_bits(integers, stored.qparams.dtype), stored.qparams.dtype.type_name
