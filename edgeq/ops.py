@@ -115,9 +115,15 @@ NON_NEGATIVE_OUTPUT = frozenset({"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "SO
 NO_INT16 = frozenset(
     {"LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "EQUAL", "ARG_MAX", "ARG_MIN"}
     | {"SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "HARD_SWISH", "LOG_SOFTMAX", "L2_NORMALIZATION"}
-    | {"PRELU", "RELU_N1_TO_1", "RSQRT", "GELU"}
+    | {"PRELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "RSQRT", "LOG", "GELU"}
+    | {"SQUARED_DIFFERENCE", "CONCATENATION", "DYNAMIC_UPDATE_SLICE", "PADV2", "GATHER_ND"}
+    | {"TILE", "MATRIX_DIAG", "MATRIX_SET_DIAG", "SELECT", "SELECT_V2"}
 )
-"""Ops of the table without a form whose activations are int16 (`quantizable_int16` in oplist)."""
+"""Ops of the table without a form whose activations are int16: the converter or the kernel refuses
+it, or computes wrong numbers (`quantizable_int16` in oplist, and as tried)."""
+
+NO_INT16_BROADCAST = frozenset({"ADD"})
+"""Ops that have an int16 form only where both operands have the output's shape."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class DType(enum.Enum):
     INT8 = "i8"
     INT16 = "i16"
     INT32 = "i32"
+    INT64 = "i64"
 
     @property
     def bits(self) -> int:

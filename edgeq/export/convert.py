@@ -12,7 +12,7 @@ from edgeq.calibrate.data import Sample
 from edgeq.errors import ConversionError, DependencyError, ModelError
 from edgeq.export.annotate import annotate
 from edgeq.export.hide import hide_ops, restore_ops
-from edgeq.export.join import join_integers
+from edgeq.export.join import join_integers, widen_biases
 from edgeq.export.plan import Plan
 from edgeq.export.store import store_weights
 from edgeq.isolation import JobCrashed, JobFailed, Worker
@@ -74,7 +74,7 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
             "Rule(layer=..., mode=Mode.FLOAT, reason='...') or report the model"
         ) from None
     joined = join_integers(model, plan, restore_ops(converted, model.tflite))
-    return store_weights(model, plan, joined)
+    return store_weights(model, plan, widen_biases(joined))
 
 
 def annotated_mlir(model: FloatModel, plan: Plan) -> str:

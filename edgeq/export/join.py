@@ -6,16 +6,18 @@ reader of its input stands in the way; this finishes the ops that the plan makes
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from edgeq.editor import GraphEditor
 from edgeq.export.exported import Exported
 from edgeq.export.plan import Plan
 from edgeq.flatbuffer import Operator, pack, parse, schema, unpack
 from edgeq.model import FloatModel
 from edgeq.ops import OPS
-from edgeq.qtypes import QParams
+from edgeq.qtypes import DType, QParams
 
 _VERSION = 2
 """Version from which an op reads int8, where it is not higher already."""
@@ -30,6 +32,26 @@ def join_integers(model: FloatModel, plan: Plan, tflite: bytes) -> bytes:
         if op.name in OPS and origin is not None and origin.index not in plan.with_float_activations:
             joiner.join(op, [plan.tensors.get(t) for t in origin.outputs])
     return joiner.finish() if joiner.joined else tflite
+
+
+def widen_biases(tflite: bytes) -> bytes:
+    """The file with the biases of int16 convolutions as int64, which their kernels read."""
+    graph = parse(tflite).graphs[0]
+    editor = GraphEditor(unpack(tflite))
+    found = False
+    for op in graph.operators:
+        slot = OPS[op.name].bias if op.name in OPS else None
+        if slot is None or slot >= len(op.inputs) or op.inputs[slot] < 0:
+            continue
+        bias, activation = graph.tensors[op.inputs[slot]], graph.tensors[op.inputs[0]]
+        if op.name not in ("CONV_2D", "DEPTHWISE_CONV_2D") or bias.data is None:
+            continue
+        if activation.dtype == "int16" and bias.dtype == "int32":
+            content = bias.data.astype(np.int64).view(np.uint8)
+            qparams = bias.qparams and replace(bias.qparams, dtype=DType.INT64)
+            editor.retyped(bias.index, "int64", content, qparams)
+            found = True
+    return editor.finish() if found else tflite
 
 
 class _Joiner:

@@ -14,7 +14,7 @@ from edgeq.calibrate.observers import as_observer
 from edgeq.errors import RecipeError, UnsupportedOpError
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import FloatModel
-from edgeq.ops import NO_INT16, OPS, WEIGHTS
+from edgeq.ops import NO_INT16, NO_INT16_BROADCAST, OPS, WEIGHTS
 from edgeq.qtypes import DType
 from edgeq.recipe import Mode, Recipe, Rule
 
@@ -52,7 +52,7 @@ def choose(model: FloatModel, recipe: Recipe) -> dict[int, Choice]:
         matched.add(rule)
         if not touches_float(graph, op):
             continue
-        obstacle = static_obstacle(op.name, rule.mode) if rule.mode.is_static else ""
+        obstacle = static_obstacle(graph, op, rule.mode) if rule.mode.is_static else ""
         if obstacle and rule.strict:
             unsupported.append((op, obstacle))
         found[op.index] = _choice(graph, op, rule, obstacle)
@@ -83,12 +83,15 @@ def touches_float(graph: Graph, op: Operator) -> bool:
     return any(graph.tensors[t].dtype == "float32" for t in tensors)
 
 
-def static_obstacle(name: str, mode: Mode) -> str:
+def static_obstacle(graph: Graph, op: Operator, mode: Mode) -> str:
     """Why an op has no form in a static mode; empty if it has one."""
-    if name not in OPS:
+    if op.name not in OPS:
         return "no int8 form in the converter"
-    if mode is Mode.INT16X8 and name in NO_INT16:
-        return "no int16 form in the converter or the kernels"
+    if mode is Mode.INT16X8:
+        shapes = {graph.tensors[t].shape for t in (*op.inputs, *op.outputs) if t >= 0}
+        broadcast = op.name in NO_INT16_BROADCAST and len(shapes) > 1
+        if op.name in NO_INT16 or broadcast:
+            return "no int16 form in the converter or the kernels"
     return ""
 
 
