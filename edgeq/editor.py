@@ -141,6 +141,29 @@ class GraphEditor:
             operators.extend([op] if new is None else new)
         self._graph.operators = operators
 
+    def round_trip(self, tensor: int, qparams: QParams) -> None:
+        """Puts a QUANTIZE and a DEQUANTIZE between a computed tensor and all that read it."""
+        name = self._graph.tensors[tensor].name.decode()
+        shape = self._graph.tensors[tensor].shape
+        integers = self.typed(f"{name}/integers", shape, qparams.dtype.type_name)
+        self._graph.tensors[integers].quantization = _quantization(qparams)
+        rounded = self.tensor(f"{name}/rounded", shape)
+        pair = [
+            self.op("QUANTIZE", [tensor], [integers]),
+            self.op("DEQUANTIZE", [integers], [rounded], version=2),
+        ]
+        place = 0
+        for index, op in enumerate(self._graph.operators):
+            if tensor in op.outputs:
+                place = index + 1
+            if tensor in op.inputs:
+                self._graph.operators[index] = copied = copy.copy(op)
+                copied.inputs = np.where(op.inputs == tensor, rounded, op.inputs).astype(np.int32)
+        self._graph.operators[place:place] = pair
+        outputs = self._graph.outputs
+        self._graph.outputs = np.where(outputs == tensor, rounded, outputs).astype(np.int32)
+        self._tree.signatureDefs = None
+
     def add_outputs(self, tensors: Sequence[int]) -> None:
         """Makes tensors outputs of the graph; signatures go, since they do not name them."""
         known = set(self._graph.outputs.tolist())

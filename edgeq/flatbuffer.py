@@ -246,7 +246,7 @@ def _damaged(what: str) -> ModelError:
 
 
 def _model(tree: Any, size: int) -> Model:
-    codes = [_op_name(code) for code in _list(tree.operatorCodes)]
+    codes = [op_name(code) for code in _list(tree.operatorCodes)]
     graphs = tuple(_graph(tree, codes, index) for index in range(len(_list(tree.subgraphs))))
     if not graphs:
         raise _damaged("it has no graph")
@@ -256,7 +256,7 @@ def _model(tree: Any, size: int) -> Model:
     return Model(graphs, signatures, size)
 
 
-def _op_name(code: Any) -> tuple[str, int]:
+def op_name(code: Any) -> tuple[str, int]:
     builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
     if builtin not in _OP_NAMES:
         raise _damaged(f"no op has the code {builtin}")

@@ -329,6 +329,11 @@ class HeldOut:
         return bool(self._held)
 
     @property
+    def first(self) -> list[Sample]:
+        """The first samples that were passed on, once the stream has been read."""
+        return self._first
+
+    @property
     def samples(self) -> list[Sample]:
         """What to judge by, once the stream has been read."""
         return self._held or self._first

@@ -11,7 +11,7 @@ from typing import Any
 from edgeq.calibrate.data import Sample
 from edgeq.errors import ConversionError, DependencyError, ModelError
 from edgeq.export.annotate import annotate
-from edgeq.export.hide import hide_ops, restore_ops
+from edgeq.export.hide import hide_ops, restore_ops, stand_ins
 from edgeq.export.join import join_integers, widen_biases
 from edgeq.export.plan import Plan
 from edgeq.export.store import store_weights
@@ -62,10 +62,11 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
     if not plan.tensors:
         return store_weights(model, plan, model.tflite)
     marks = annotate(model.graph, plan)
+    extra = stand_ins(model.graph, plan.tensors)
     hidden = plan.with_float_activations
     source = hide_ops(model.tflite, sorted(hidden)) if hidden else model.tflite
     try:
-        converted = worker.call("edgeq.mlir:quantize", source, marks)
+        converted = worker.call("edgeq.mlir:quantize", source, (*marks, *extra))
     except (JobCrashed, JobFailed) as error:
         culprit = _named_op(model, error.output) or _bisect(worker, model, source, marks)
         raise ConversionError(
@@ -73,7 +74,7 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
             f"{_diagnosis(error.output)}Leave that op float with "
             "Rule(layer=..., mode=Mode.FLOAT, reason='...') or report the model"
         ) from None
-    joined = join_integers(model, plan, restore_ops(converted, model.tflite))
+    joined = join_integers(model, plan, restore_ops(converted, model.tflite, extra))
     return store_weights(model, plan, widen_biases(joined))
 
 

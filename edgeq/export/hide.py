@@ -6,10 +6,29 @@ They go through as custom ops, which it leaves alone, and get their own code and
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from edgeq.flatbuffer import pack, schema, unpack
+import numpy as np
+
+from edgeq.flatbuffer import Graph, op_name, pack, schema, unpack
+from edgeq.mlir import GRAPH_INPUT, Annotation
+from edgeq.qtypes import DType, QParams
 
 _PREFIX = "edgeq_float_"
+
+
+def stand_ins(graph: Graph, planned: Iterable[int]) -> tuple[Annotation, ...]:
+    """Annotations of the float inputs that only hidden ops read; `restore_ops` takes them out.
+
+    Without them the converter (0.5) quantizes no op that has a bias.
+    """
+    known = set(planned)
+    anything = QParams(DType.INT8, (1.0,), (0,))
+    return tuple(
+        Annotation(GRAPH_INPUT, slot, False, anything)
+        for slot, tensor in enumerate(graph.inputs)
+        if tensor not in known and graph.tensors[tensor].dtype == "float32"
+    )
 
 
 def hide_ops(tflite: bytes, indices: Iterable[int]) -> bytes:
@@ -27,9 +46,12 @@ def hide_ops(tflite: bytes, indices: Iterable[int]) -> bytes:
     return pack(tree)
 
 
-def restore_ops(tflite: bytes, source: bytes) -> bytes:
+def restore_ops(tflite: bytes, source: bytes, stand_ins: Iterable[Annotation]) -> bytes:
     """A converted file with the hidden ops made again what they are in `source`."""
     tree, original = unpack(tflite), unpack(source)
+    graph = tree.subgraphs[0]
+    for mark in stand_ins:
+        _bypass(tree, int(graph.inputs[mark.slot]))
     for op in tree.subgraphs[0].operators:
         name = (tree.operatorCodes[op.opcodeIndex].customCode or b"").decode("utf-8", "replace")
         if name.startswith(_PREFIX):
@@ -38,3 +60,23 @@ def restore_ops(tflite: bytes, source: bytes) -> bytes:
             op.builtinOptionsType, op.builtinOptions = old.builtinOptionsType, old.builtinOptions
             op.customOptions = old.customOptions
     return pack(tree)
+
+
+def _bypass(tree: Any, tensor: int) -> None:
+    """Lets the readers of QUANTIZE and DEQUANTIZE behind a float input read the input."""
+    graph = tree.subgraphs[0]
+    integers = _outputs_behind(tree, {tensor}, "QUANTIZE")
+    floats = _outputs_behind(tree, integers, "DEQUANTIZE")
+    for op in graph.operators:
+        op.inputs = np.where(np.isin(op.inputs, list(floats)), tensor, op.inputs).astype(np.int32)
+    gone = integers | floats
+    graph.operators = [op for op in graph.operators if gone.isdisjoint(op.outputs.tolist())]
+
+
+def _outputs_behind(tree: Any, tensors: set[int], name: str) -> set[int]:
+    """What the ops of that name write that read one of the tensors."""
+    return {
+        int(op.outputs[0])
+        for op in tree.subgraphs[0].operators
+        if op_name(tree.operatorCodes[op.opcodeIndex])[0] == name and int(op.inputs[0]) in tensors
+    }

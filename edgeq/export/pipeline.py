@@ -16,7 +16,9 @@ from edgeq.calibrate.data import HeldOut, RepDataset, Sample
 from edgeq.calibrate.run import Calibrator, Checkpoint, input_specs
 from edgeq.errors import ModelError, RecipeError, VerificationError
 from edgeq.export import frontends
+from edgeq.export.auto import Search
 from edgeq.export.convert import check_runs, convert, start_converter
+from edgeq.export.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, Costs
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.modes import choose, observers
 from edgeq.export.plan import make_plan, refuse_quantized
@@ -27,6 +29,7 @@ from edgeq.model import FloatModel
 from edgeq.progress import Progress
 from edgeq.recipe import Mode, Recipe, as_recipe
 from edgeq.report import Report
+from edgeq.runtime.cpu import has_int8_dot_product
 
 TARGETS = ("xnnpack",)
 ENGINES = ("local", "ray")
@@ -41,6 +44,8 @@ def export(
     target: str = "xnnpack",
     calibration: Calibration | str | os.PathLike[str] | None = None,
     min_sqnr_db: float | None = 3.0,
+    measure: bool = False,
+    goal_db: float = 20.0,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> EdgeModel:
@@ -60,6 +65,9 @@ def export(
             only for tracing and judging by.
         min_sqnr_db: Lowest SQNR in dB against the float model that an output may have; None
             accepts any.
+        measure: Whether `recipe="auto"` decides by times measured on this machine. Otherwise it
+            estimates them for a processor with int8 dot products, which phones have.
+        goal_db: SQNR in dB from which on `recipe="auto"` takes the fastest plan.
         threads: Threads for calibration; None takes what this process may use.
         progress: Whether to draw progress bars on standard error; None draws on a terminal.
 
@@ -97,8 +105,14 @@ def export(
             else:
                 calibration = _given(calibration)
                 held.exhaust()
+        if any(choice.mode is Mode.AUTO for choice in choices.values()):
+            with stages.stage("search") as advance:
+                choices = Search(
+                    rewritten, calibration, recipe, choices, held.first, converter,
+                    _costs(measure), goal_db, measure, advance,
+                ).run()  # fmt: skip
         with stages.stage("plan"):
-            plan = make_plan(rewritten, calibration, recipe)
+            plan = make_plan(rewritten, calibration, recipe, choices)
         with stages.stage("convert"):
             tflite = convert(converter, rewritten, plan)
             _check_result_runs(converter, tflite, held.samples[0])
@@ -171,6 +185,12 @@ def calibrate(
                 return distributed.calibrate(rewritten, source, watching, threads, advance)
             rest = itertools.islice(samples, start.samples if start else 0, None)
             return _measure(calibrator, float_model, rest, converter, start, checkpoint)
+
+
+def _costs(measure: bool) -> Costs:
+    """Rates of the processor to plan for: this one's if it is measured on, else a phone's."""
+    here = measure and has_int8_dot_product() is False
+    return WITHOUT_DOT_PRODUCT if here else WITH_DOT_PRODUCT
 
 
 def _check_target(target: str) -> None:

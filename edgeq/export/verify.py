@@ -75,7 +75,7 @@ def verify(
 def check_float_ops(exported: Exported, plan: Plan) -> None:
     """Raises a `VerificationError` where an op is not int8, or not float, as the plan has it."""
     for kind, wrong in (("float", True), ("int8", False)):
-        found = [op for op in exported.graph.operators if _breaks(exported, plan, op, wrong)]
+        found = breaking_ops(exported, plan, wrong)
         if found:
             planned = "int8" if wrong else "float"
             listed = "; ".join(exported.where(op) for op in found[:8])
@@ -85,6 +85,11 @@ def check_float_ops(exported: Exported, plan: Plan) -> None:
                 + ("leave them float with Rule(layer=..., mode=Mode.FLOAT, reason='...')"
                    if wrong else "drop the rule, or let it cover their neighbours as well")
             )  # fmt: skip
+
+
+def breaking_ops(exported: Exported, plan: Plan, is_float: bool) -> list[Operator]:
+    """Ops that compute in float (or, if `is_float` is False, in integers) against the plan."""
+    return [op for op in exported.graph.operators if _breaks(exported, plan, op, is_float)]
 
 
 def _breaks(exported: Exported, plan: Plan, op: Operator, is_float: bool) -> bool:

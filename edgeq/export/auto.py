@@ -1,0 +1,422 @@
+"""Decides `Mode.AUTO`: which ops become static int8, dynamic range, weight-only or stay float.
+
+Every op has an estimated time and a measured loss in each form, and every boundary between float
+and integers has a price. Which ops are static is the minimum cut of that graph; the price of noise
+is raised step by step, which gives plans from the fastest to the most faithful. The few that look
+best are converted and tried on the real interpreter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.data import Sample
+from edgeq.compare import Fidelity
+from edgeq.errors import ConversionError, ModelError
+from edgeq.export.convert import check_runs, convert
+from edgeq.export.costs import Costs, estimate_ns
+from edgeq.export.exported import BOUNDARY, Exported
+from edgeq.export.modes import Choice, Choices, static_obstacle, weight_slot
+from edgeq.export.plan import make_plan
+from edgeq.export.sensitivity import Noise, measure_noise
+from edgeq.export.verify import breaking_ops
+from edgeq.flatbuffer import Operator, parse
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+from edgeq.ops import WEIGHTS
+from edgeq.qtypes import DType
+from edgeq.recipe import Mode, Recipe
+from edgeq.runtime.benchmark import interleaved_latency
+from edgeq.runtime.session import Session
+
+PRICES = tuple(np.logspace(-2, 5, 22))
+"""Prices of noise, in float inferences for each unit of relative noise power."""
+
+SLACK = 1.05
+"""More fidelity is taken for at most this much of the cost of the cheapest good plan."""
+
+NOT_SLOWER = 1.02
+"""A plan that takes this share of the float model's time counts as not slower."""
+
+SIZE_WORTH = 0.15
+"""What the whole size of the float weights is worth, in times of a float inference."""
+
+DYNAMIC_NOISE = 1.5
+"""Noise of a dynamic-range op over that of its weight alone, activations rounded at each run."""
+
+TRIALS = 4
+"""Most plans that are converted and tried."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan on offer.
+
+    Attributes:
+        choices: What becomes of each op.
+        time: Time over the float model's: estimated, or measured if it was tried so.
+        size: Bytes of weights over the float model's.
+        sqnr_db: SQNR of the outputs: estimated, or measured if it was tried.
+    """
+
+    choices: Choices
+    time: float
+    size: float
+    sqnr_db: float
+
+    @property
+    def cost(self) -> float:
+        """Time and size in one number."""
+        return self.time + SIZE_WORTH * self.size
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the search may use.
+
+    Attributes:
+        model: The float model.
+        calibration: Ranges of its tensors.
+        recipe: Pins what it does not leave to the search.
+        choices: The recipe's, with `Mode.AUTO` where the search decides.
+        samples: Inputs to measure noise on; not those that the result is judged by.
+        worker: The converter's process.
+        costs: Rates of the processor to plan for.
+        goal_db: SQNR from which on only time counts.
+        measure: Whether time is measured here instead of estimated.
+        advance: Called now and then, for the progress bar.
+    """
+
+    model: FloatModel
+    calibration: Calibration
+    recipe: Recipe
+    choices: Choices
+    samples: Sequence[Sample]
+    worker: Worker
+    costs: Costs
+    goal_db: float
+    measure: bool
+    advance: Callable[[], None]
+
+    def run(self) -> Choices:
+        """The choices of the best plan."""
+        static = self._all_static()
+        outside = self._outside(static)
+        plan = make_plan(self.model, self.calibration, self.recipe, static)
+        noise = measure_noise(self.model, plan, self.samples, self.advance)
+        cut = _Cut(self.model, self.choices, static, outside, noise, self.costs)
+        return self._best([cut.candidate(price) for price in PRICES]).choices
+
+    def _all_static(self) -> dict[int, Choice]:
+        """Everything static that the converter makes static."""
+        found = {}
+        for index, choice in self.choices.items():
+            op = self.model.graph.operators[index]
+            obstacle = static_obstacle(self.model.graph, op, Mode.STATIC_INT8)
+            if choice.mode is Mode.AUTO:
+                mode = Mode.FLOAT if obstacle else Mode.STATIC_INT8
+                choice = replace(choice, mode=mode, reason=obstacle)
+            found[index] = choice
+        for _ in range(3):
+            tflite = self._converted(found)
+            if tflite is None:
+                return self._without_static(found)
+            plan = make_plan(self.model, self.calibration, self.recipe, found)
+            exported = Exported(self.model, parse(tflite).graphs[0])
+            origins = [exported.counterpart(op) for op in breaking_ops(exported, plan, True)]
+            refused = [o.index for o in origins if o is not None]
+            if not refused:
+                break
+            why = "the converter leaves it float"
+            found.update({i: Choice(Mode.FLOAT, why) for i in refused})
+        return found
+
+    def _without_static(self, choices: Choices) -> dict[int, Choice]:
+        """For models that the converter refuses in int8."""
+        auto = {i for i, c in self.choices.items() if c.mode is Mode.AUTO}
+        why = "the converter or the runtime refuses the model in static int8"
+        return {i: Choice(Mode.FLOAT, why) if i in auto else c for i, c in choices.items()}
+
+    def _converted(self, choices: Choices) -> bytes | None:
+        """The model by these choices; None if the converter or the runtime refuses it."""
+        plan = make_plan(self.model, self.calibration, self.recipe, choices)
+        try:
+            tflite = convert(self.worker, self.model, plan)
+            check_runs(self.worker, tflite, self.samples[0], "the exported model")
+        except (ConversionError, ModelError):
+            return None
+        self.advance()
+        return tflite
+
+    def _outside(self, static: Choices) -> Mapping[str, frozenset[int]]:
+        """Ops that the delegate does not take, in float and in int8."""
+        with Session(self.model.tflite, threads=1) as session:
+            taken = session.coverage().delegated
+        operators = self.model.graph.operators
+        found = {"float32": frozenset(op.index for op in operators if op.index not in taken)}
+        tflite = self._converted(static)
+        found["int8"] = frozenset()
+        if tflite is not None:
+            exported = Exported(self.model, parse(tflite).graphs[0])
+            with Session(tflite, threads=1) as session:
+                taken = session.coverage().delegated
+            left = [op for op in exported.graph.operators if op.index not in taken]
+            origins = [exported.counterpart(op) for op in left if op.name not in BOUNDARY]
+            found["int8"] = frozenset(o.index for o in origins if o is not None)
+        return found
+
+    def _best(self, offers: Sequence[Candidate]) -> Candidate:
+        """The best plan of those that are tried."""
+        tried: list[Candidate] = []
+        for offer in self._worth_trying(offers):
+            tried.append(self._tried(offer))
+            if not self.measure and tried[-1].sqnr_db >= self.goal_db:
+                break
+        return _chosen([c for c in tried if not math.isnan(c.sqnr_db)] or tried, self.goal_db)
+
+    def _worth_trying(self, offers: Sequence[Candidate]) -> list[Candidate]:
+        """The plan that looks best, and then those that are more faithful, or spread if measured."""
+        front = _front(offers)
+        if len(front) <= TRIALS:
+            first = _chosen(front, self.goal_db)
+            return [first, *(c for c in reversed(front) if c is not first)] if front else []
+        start = front.index(_chosen(front, self.goal_db))
+        if self.measure:
+            others = np.linspace(0, len(front) - 1, TRIALS).round().astype(int).tolist()
+            return [front[i] for i in dict.fromkeys([start, *others])]
+        rest = np.linspace(start, len(front) - 1, TRIALS).round().astype(int).tolist()
+        return [front[i] for i in dict.fromkeys(rest)]
+
+    def _tried(self, offer: Candidate) -> Candidate:
+        """An offer with its real SQNR, and its real time if that is measured."""
+        tflite = self._converted(offer.choices)
+        if tflite is None:
+            return replace(offer, sqnr_db=math.nan)
+        with Session(self.model.tflite, threads=1) as reference, Session(tflite, threads=1) as edge:
+            order = [edge.output_names.index(name) for name in reference.output_names]
+            inputs = [reference.input_names.index(name) for name in edge.input_names]
+            totals = [Fidelity() for _ in order]
+            for sample in self.samples:
+                reference.invoke(sample)
+                edge.invoke([sample[i] for i in inputs])
+                actual = edge.outputs()
+                for i, expected in enumerate(reference.outputs()):
+                    totals[i] = totals[i].observe(expected, actual[order[i]])
+            time = offer.time
+            if self.measure:
+                sessions = {"float": reference, "edge": edge}
+                latency = interleaved_latency(sessions, self.samples[0], budget_s=1.0)
+                time = latency["edge"].min_ms / latency["float"].min_ms
+        return replace(offer, time=time, sqnr_db=min(t.sqnr_db for t in totals))
+
+
+def _front(offers: Iterable[Candidate]) -> list[Candidate]:
+    """Offers that no other beats in both cost and SQNR, the cheapest first."""
+    found: list[Candidate] = []
+    for offer in sorted(offers, key=lambda c: (c.cost, -c.sqnr_db)):
+        if not found or offer.sqnr_db > found[-1].sqnr_db + 0.01:
+            found.append(offer)
+    return found
+
+
+def _chosen(offers: Sequence[Candidate], goal_db: float) -> Candidate:
+    """The cheapest plan that reaches the goal, or else the most faithful that is not slower."""
+    not_slower = [c for c in offers if c.time <= NOT_SLOWER] or offers
+    good = [c for c in not_slower if c.sqnr_db >= goal_db]
+    if good:
+        least = min(c.cost for c in good)
+        return max((c for c in good if c.cost <= SLACK * least), key=lambda c: c.sqnr_db)
+    return max(not_slower, key=lambda c: (c.sqnr_db, -c.cost))
+
+
+class _Cut:
+    """The graph whose minimum cuts are plans."""
+
+    def __init__(
+        self,
+        model: FloatModel,
+        choices: Choices,
+        static: Choices,
+        outside: Mapping[str, frozenset[int]],
+        noise: Noise,
+        costs: Costs,
+    ) -> None:
+        self._model = model
+        self._graph = model.graph
+        self._choices = choices
+        self._static = static
+        self._outside = outside
+        self._noise = noise
+        self._costs = costs
+        self._float_ns = sum(self._time(op, "float32") for op in self._graph.operators)
+        self._weights = {
+            op.index: math.prod(self._graph.tensors[op.inputs[slot]].shape)
+            for op in self._graph.operators
+            if (slot := weight_slot(self._graph, op)) is not None
+        }
+        total = sum(self._weights.values())
+        self._byte_ns = SIZE_WORTH * self._float_ns / (4 * total) if total else 0.0
+
+    def candidate(self, price: float) -> Candidate:
+        """The best plan at a price of noise."""
+        unit = price * self._float_ns
+        graph = self._network(unit)
+        _, (integers, _) = nx.minimum_cut(graph, "static", "float")
+        chosen = {index: self._choice(index, index in integers, unit) for index in self._choices}
+        time, noise = self._predicted(chosen)
+        return Candidate(chosen, time, self._size(chosen), -10 * math.log10(max(noise, 1e-12)))
+
+    def _size(self, chosen: Choices) -> float:
+        """Bytes of weights over the float model's."""
+        total = sum(self._weights.values())
+        stored = sum(
+            count * _bytes_each(chosen[index].mode)
+            for index, count in self._weights.items()
+            if index in chosen
+        )
+        return stored / (4 * total) if total else 1.0
+
+    def _price(self, index: int, form: tuple[Mode, float, float], unit: float) -> float:
+        """Nanoseconds that a form costs, its noise and its size included."""
+        mode, time, noise = form
+        size = self._weights.get(index, 0) * _bytes_each(mode)
+        return time + unit * noise + self._byte_ns * size
+
+    def _time(self, op: Operator, form: str) -> float:
+        place = "int8" if form == "int8" else "float32"
+        delegated = op.index not in self._outside[place]
+        return estimate_ns(self._costs, self._graph, op, form, delegated)
+
+    def _others(self, index: int) -> list[tuple[Mode, float, float]]:
+        """`(mode, nanoseconds, noise)` of an op in each form with float activations."""
+        op = self._graph.operators[index]
+        time = self._time(op, "float32")
+        slot = weight_slot(self._graph, op)
+        if slot is None:
+            return [(Mode.FLOAT, time, 0.0)]
+        noise = self._noise.weights.get(index, 0.0)
+        found = [(Mode.FLOAT, time, 0.0), (Mode.WEIGHT_INT8, time, noise)]
+        row = WEIGHTS[op.name]
+        if DType.INT8 in row.dynamic and not row.table:
+            found.append((Mode.DYNAMIC_INT8, self._time(op, "dynamic"), DYNAMIC_NOISE * noise))
+        return found
+
+    def _network(self, unit: float) -> Any:
+        """Static ops end on the side of "static"; what is cut is what the plan costs."""
+        graph = nx.DiGraph()
+        graph.add_nodes_from(["static", "float"])
+        for index, choice in self._choices.items():
+            op = self._graph.operators[index]
+            if choice.mode is not Mode.AUTO:
+                side = ("static", index) if choice.mode.is_static else (index, "float")
+                graph.add_edge(*side)  # without a capacity: never cut
+                continue
+            if not self._static[index].mode.is_static:
+                graph.add_edge(index, "float")
+                continue
+            noise = self._noise.weights.get(index, 0.0)
+            static = (Mode.STATIC_INT8, self._time(op, "int8"), noise)
+            others = [self._price(index, form, unit) for form in self._others(index)]
+            _add(graph, index, "float", self._price(index, static, unit))
+            _add(graph, "static", index, min(others))
+        for tensor in self._graph.tensors:
+            if tensor.dtype == "float32" and not tensor.is_constant:
+                self._add_tensor(graph, tensor.index, unit)
+        return graph
+
+    def _add_tensor(self, graph: Any, tensor: int, unit: float) -> None:
+        """Its noise, and the price of a boundary that goes through it."""
+        producer = self._graph.producers.get(tensor)
+        source: Any = producer.index if producer and producer.index in self._choices else "float"
+        readers = [op.index for op, _ in self._graph.uses.get(tensor, [])]
+        readers = [r for r in dict.fromkeys(readers) if r in self._choices]
+        noise, into, out = ("noise", tensor), ("quantize", tensor), ("dequantize", tensor)
+        _add(graph, noise, "float", unit * self._noise.tensors.get(tensor, 0.0))
+        for op in [*readers, *([source] if source != "float" else [])]:
+            graph.add_edge(op, noise)
+        size = math.prod(self._graph.tensors[tensor].shape)
+        boundary = self._costs.launch_ns + 2 * size * self._costs.boundary_ns
+        _add(graph, into, source, boundary)
+        for op in readers:
+            graph.add_edge(op, into)
+        if source != "float":
+            _add(graph, source, out, boundary)
+            for reader in readers:
+                graph.add_edge(out, reader)
+            if tensor in self._graph.outputs:
+                graph.add_edge(out, "float")
+
+    def _choice(self, index: int, integer: bool, unit: float) -> Choice:
+        given = self._choices[index]
+        if given.mode is not Mode.AUTO:
+            return given
+        if integer and self._static[index].mode.is_static:
+            return replace(given, mode=Mode.STATIC_INT8)
+        mode = min(self._others(index), key=lambda form: self._price(index, form, unit))[0]
+        return replace(given, mode=mode, reason=self._why(index))
+
+    def _why(self, index: int) -> str:
+        """Why an op is not static."""
+        op = self._graph.operators[index]
+        if not self._static[index].mode.is_static:
+            return self._static[index].reason
+        if index in self._outside["int8"] and index not in self._outside["float32"]:
+            return "in int8 it would leave the delegate"
+        if self._time(op, "int8") >= min(t for _, t, _ in self._others(index)):
+            return "int8 would not make it faster"
+        return "in int8 it or its neighbours would cost too much fidelity or conversion"
+
+    def _predicted(self, chosen: Choices) -> tuple[float, float]:
+        """Time over float and relative noise power of a plan."""
+        time = noise = 0.0
+        for index, choice in chosen.items():
+            op = self._graph.operators[index]
+            if choice.mode.is_static:
+                time += self._time(op, "int8")
+                noise += self._noise.weights.get(index, 0.0)
+            else:
+                found = next((f for f in self._others(index) if f[0] is choice.mode), None)
+                time += found[1] if found else self._time(op, "float32")
+                noise += found[2] if found else self._noise.weights.get(index, 0.0)
+        integers = {i for i, c in chosen.items() if c.mode.is_static}
+        for tensor, power in self._noise.tensors.items():
+            producer = self._graph.producers.get(tensor)
+            touched = [op.index for op, _ in self._graph.uses.get(tensor, [])]
+            touched += [producer.index] if producer else []
+            noise += power if integers & set(touched) else 0.0
+        return (time + self._boundaries(integers)) / self._float_ns, noise
+
+    def _boundaries(self, integers: set[int]) -> float:
+        """Nanoseconds of the conversions between float and integers."""
+        total = 0.0
+        for tensor in self._graph.tensors:
+            if tensor.dtype != "float32" or tensor.is_constant:
+                continue
+            producer = self._graph.producers.get(tensor.index)
+            sides = {op.index in integers for op, _ in self._graph.uses.get(tensor.index, [])}
+            sides.add(producer is not None and producer.index in integers)
+            if tensor.index in self._graph.outputs:
+                sides.add(False)
+            if len(sides) == 2:
+                size = math.prod(tensor.shape)
+                total += self._costs.launch_ns + 2 * size * self._costs.boundary_ns
+        return total
+
+
+def _bytes_each(mode: Mode) -> float:
+    """Bytes that a weight takes in the file."""
+    if mode.weight_dtype is not None:
+        return mode.weight_dtype.bits / 8
+    return 2.0 if mode is Mode.FLOAT16 else 4.0
+
+
+def _add(graph: Any, start: Any, end: Any, cost: float) -> None:
+    """An edge whose cut costs that many picoseconds; whole numbers keep the cut exact."""
+    graph.add_edge(start, end, capacity=round(cost * 1000))

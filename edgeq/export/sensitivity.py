@@ -1,0 +1,168 @@
+"""What each op costs in fidelity: the float model with one op quantized after the other.
+
+An op is quantized by what its integers would lose: its weight is rounded, or its result takes a way
+through QUANTIZE and DEQUANTIZE, all in a float model on the delegate. Nothing is converted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.calibrate.data import Sample
+from edgeq.editor import GraphEditor
+from edgeq.export.plan import Plan
+from edgeq.flatbuffer import Operator
+from edgeq.model import FloatModel
+from edgeq.ops import OPS, WEIGHTS, ScaleRule
+from edgeq.qtypes import QParams, dequantize, quantize
+from edgeq.runtime.session import Session, available_cpus
+
+BUDGET_S = 20.0
+"""About how long the measuring may take; a slow model gets fewer samples, and ops in blocks."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise power over signal power at the outputs, summed over the outputs.
+
+    Attributes:
+        weights: Of each op whose weight is rounded to integers.
+        tensors: Of each computed tensor that is rounded to integers.
+    """
+
+    weights: Mapping[int, float]
+    tensors: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """One change of the float model: weights of these ops and these tensors are rounded."""
+
+    weights: tuple[int, ...] = ()
+    tensors: tuple[int, ...] = ()
+
+
+def measure_noise(
+    model: FloatModel,
+    plan: Plan,
+    samples: Sequence[Sample],
+    advance: Callable[[], None],
+    budget_s: float = BUDGET_S,
+) -> Noise:
+    """Measures what rounding each weight and each tensor of a plan does to the outputs.
+
+    Args:
+        model: The float model.
+        plan: All that could be rounded, with its parameters.
+        samples: Inputs; as many are used as the budget allows.
+        advance: Called after each measurement.
+        budget_s: About how many seconds to take.
+    """
+    rounder = _Rounder(model, plan)
+    variants = list(rounder.variants())
+    with Session(model.tflite, threads=1) as session:
+        start = time.perf_counter()
+        references = [_outputs(session, sample) for sample in samples[:8]]
+        each = (time.perf_counter() - start) / len(references)
+    runs = budget_s * available_cpus() / max(each, 1e-3)
+    used = int(np.clip(runs / len(variants), 2, len(references))) if variants else 1
+    size = max(1, round(len(variants) * used / runs))
+    blocks = [variants[i : i + size] for i in range(0, len(variants), size)]
+    def measure(block: Sequence[_Variant]) -> float:
+        joined = _Variant(
+            tuple(w for v in block for w in v.weights), tuple(t for v in block for t in v.tensors)
+        )
+        with Session(rounder.rounded(joined), threads=1) as session:
+            outputs = [_outputs(session, sample) for sample in samples[:used]]
+        advance()
+        return _relative_noise(references[:used], outputs) / len(block)
+
+    weights: dict[int, float] = {}
+    tensors: dict[int, float] = {}
+    with ThreadPoolExecutor(available_cpus(), thread_name_prefix="edgeq-noise") as pool:
+        for block, noise in zip(blocks, pool.map(measure, blocks), strict=True):
+            for variant in block:
+                weights.update(dict.fromkeys(variant.weights, noise))
+                tensors.update(dict.fromkeys(variant.tensors, noise))
+    return Noise(weights, tensors)
+
+
+def _outputs(session: Session, sample: Sample) -> list[npt.NDArray[Any]]:
+    session.invoke(sample)
+    return [np.array(output, np.float64) for output in session.outputs()]
+
+
+def _relative_noise(
+    references: Sequence[Sequence[npt.NDArray[Any]]], outputs: Sequence[Sequence[npt.NDArray[Any]]]
+) -> float:
+    total = 0.0
+    for slot in range(len(references[0])):
+        signal = sum(float(np.square(r[slot]).sum()) for r in references)
+        pairs = zip(references, outputs, strict=True)
+        noise = sum(float(np.square(r[slot] - o[slot]).sum()) for r, o in pairs)
+        total += noise / signal if signal > 0 else 0.0
+    return total
+
+
+class _Rounder:
+    """Makes float models in which some weights and tensors are rounded."""
+
+    def __init__(self, model: FloatModel, plan: Plan) -> None:
+        self._model = model
+        self._graph = model.graph
+        self._plan = plan
+
+    def variants(self) -> Iterator[_Variant]:
+        """Everything that is worth a measurement, in the graph's order."""
+        for tensor in self._graph.inputs:
+            if tensor in self._plan.tensors:
+                yield _Variant(tensors=(tensor,))
+        for op in self._graph.operators:
+            if self._weight(op) is not None:
+                yield _Variant(weights=(op.index,))
+            if op.name in OPS and OPS[op.name].rule is not ScaleRule.SAME:
+                for tensor in op.outputs:
+                    if tensor in self._plan.tensors:
+                        yield _Variant(tensors=(tensor,))
+
+    def rounded(self, variant: _Variant) -> bytes:
+        """The float model with what a variant names rounded."""
+        editor = GraphEditor(self._model.tree)
+        changed: dict[int, dict[int, int]] = {}
+        for index in variant.weights:
+            op = self._graph.operators[index]
+            found = self._weight(op)
+            assert found is not None
+            slot, qparams = found
+            data = self._graph.tensors[op.inputs[slot]].data
+            assert data is not None
+            real = dequantize(quantize(data, qparams), qparams)
+            changed[index] = {slot: editor.constant(f"edgeq/rounded/{index}", real)}
+        if changed:
+            editor.replace(lambda i: self._with_weight(editor, i, changed.get(i)))
+        for tensor in variant.tensors:
+            editor.round_trip(tensor, self._plan.tensors[tensor])
+        return editor.finish()
+
+    def _with_weight(
+        self, editor: GraphEditor, index: int, changed: Mapping[int, int] | None
+    ) -> Sequence[Any] | None:
+        if changed is None:
+            return None
+        op = self._graph.operators[index]
+        inputs = [changed.get(slot, tensor) for slot, tensor in enumerate(op.inputs)]
+        return [editor.changed(index, inputs, op.version, {})]
+
+    def _weight(self, op: Operator) -> tuple[int, QParams] | None:
+        row = WEIGHTS.get(op.name)
+        qparams = self._plan.operands.get((op.index, row.slot)) if row else None
+        if row is None or qparams is None:
+            return None
+        return (row.slot, qparams) if self._graph.tensors[op.inputs[row.slot]].is_constant else None
