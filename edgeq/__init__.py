@@ -12,7 +12,8 @@ from edgeq.errors import (
     VerificationError,
 )
 from edgeq.export.edgemodel import EdgeModel
-from edgeq.export.pipeline import calibrate, export
+from edgeq.export.pipeline import calibrate, export, plan
+from edgeq.export.planned import PlannedModel
 from edgeq.recipe import Mode, Recipe, Rule
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "EdgeqError",
     "Mode",
     "ModelError",
+    "PlannedModel",
     "Recipe",
     "RecipeError",
     "Rule",
@@ -33,4 +35,5 @@ __all__ = [
     "VerificationError",
     "calibrate",
     "export",
+    "plan",
 ]

@@ -28,6 +28,7 @@ from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel
+from edgeq.recipe import PRESETS
 from edgeq.runtime.backend import load_backend
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ DATA_HELP = (
     "Representative inputs: .npy (N, ...), .npz (one array an input), .csv (one row a sample), a "
     "folder of images, .wav or .npy files, or module:function."
 )
+RECIPE_HELP = f"One of {', '.join(PRESETS)}, or a recipe as .json or .yaml."
 DataConfig = Annotated[
     Path | None, typer.Option(help="Options of the data as .json or .yaml, such as size: 224x224.")
 ]
@@ -55,6 +57,15 @@ DataOptions = Annotated[
         "size, crop, resize, mean, std, scale, layout, color. Sound: length.",
     ),
 ]  # fmt: skip
+
+
+Measure = Annotated[
+    bool,
+    typer.Option(help="Let recipe auto decide by times measured on this machine."),
+]
+GoalSqnr = Annotated[
+    float, typer.Option(help="SQNR in dB from which on recipe auto takes the fastest plan.")
+]
 
 
 @contextlib.contextmanager
@@ -165,7 +176,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the .tflite.")],
     data_config: DataConfig = None,
     data_option: DataOptions = None,
-    recipe: Annotated[str, typer.Option(help="Preset name or recipe .json.")] = "auto",
+    recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "auto",
     target: Annotated[str, typer.Option(help="Where the model will run.")] = "xnnpack",
     calibration: Annotated[
         Path | None, typer.Option(help="Plan by this file of edgeq calibrate.")
@@ -173,6 +184,8 @@ def export(
     min_sqnr: Annotated[
         float, typer.Option(help="Lowest SQNR in dB an output may have; -inf accepts any.")
     ] = 3.0,
+    measure: Measure = False,
+    goal_sqnr: GoalSqnr = 20.0,
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads for calibration.", min=1)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
@@ -187,13 +200,49 @@ def export(
         made = run(
             _load_model(model), _load_data(data, data_config, data_option, model),
             recipe=recipe, target=target, calibration=calibration,
-            min_sqnr_db=min_sqnr, threads=threads,
+            min_sqnr_db=min_sqnr, measure=measure, goal_db=goal_sqnr, threads=threads,
         )  # fmt: skip
         _write(output, made.tflite)
         if report is not None:
             _write(report, made.report.to_json().encode())
         made.report.print()
         Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq plan model.tflite --data images.npy\n\n"
+    "edgeq plan model.tflite --data images.npy --recipe dynamic_int8 --json plan.json"
+)
+def plan(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP, metavar="MODEL")],
+    data: Annotated[str, typer.Option(help=DATA_HELP)],
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
+    recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "auto",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Plan by this file of edgeq calibrate.")
+    ] = None,
+    measure: Measure = False,
+    goal_sqnr: GoalSqnr = 20.0,
+    json: Annotated[Path | None, typer.Option(help="Also write the plan as JSON.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads for calibration.", min=1)] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing JSON file.")] = False,
+) -> None:
+    """Shows what an export would make of each op, and why, without exporting."""
+    from edgeq.export.pipeline import plan as run
+
+    with _errors_as_sentences():
+        if json is not None:
+            _check_writable(json, overwrite)
+        made = run(
+            _load_model(model), _load_data(data, data_config, data_option, model), recipe=recipe,
+            calibration=calibration, measure=measure, goal_db=goal_sqnr, threads=threads,
+        )  # fmt: skip
+        if json is not None:
+            _write(json, made.to_json().encode())
+        wide = None if sys.stdout.isatty() else 250
+        made.print(Console(width=wide))
 
 
 @app.command(

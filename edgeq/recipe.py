@@ -204,11 +204,12 @@ class Recipe:
 
     @classmethod
     def _from_plain(cls, content: object) -> Recipe:
-        if isinstance(content, list):
+        if isinstance(content, list) and content:
             return _from_peer(content)
         if not isinstance(content, dict):
             raise RecipeError(
-                f"a recipe is a JSON object. Received: {type(content).__name__} {text[:80]!r}"
+                f"a recipe is a JSON object. Received: {type(content).__name__} "
+                f"{str(content)[:80]!r}"
             )
         if not isinstance(content.get("rules", []), list):
             raise RecipeError(f"'rules' must be a list. Received: {content['rules']!r}")
@@ -342,8 +343,14 @@ def _peer_rule(entry: Any) -> Rule:
         name = str(entry.get("operation", "*"))
         op = "*" if name in ("*", "ALL_SUPPORTED") else name
         layer = str(entry.get("regex", ""))
-        return Rule("" if layer == ".*" else layer, op, _peer_mode(entry), f"operation {name} of the recipe", strict=False,
-                    per_channel=_peer_granularity(entry) == "CHANNELWISE")  # fmt: skip
+        return Rule(
+            "" if layer == ".*" else layer,
+            op,
+            _peer_mode(entry),
+            f"operation {name} of the recipe",
+            per_channel=_peer_granularity(entry) == "CHANNELWISE",
+            strict=False,
+        )
     except (AttributeError, KeyError, TypeError) as error:
         raise RecipeError(
             f"an entry of ai-edge-quantizer's recipe has 'regex', 'operation', 'algorithm_key' and "

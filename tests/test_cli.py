@@ -224,7 +224,7 @@ FAILURES: dict[str, tuple[Prepare, dict[str, str], str]] = {
         "normalise it as for training",
     ),
     "an unknown recipe": (
-        nothing, {"--recipe": "int9"}, "recipe 'int9' is neither a preset (int8, auto) nor a",
+        nothing, {"--recipe": "int9"}, "recipe 'int9' is neither a preset (auto, int8, int16x8,",
     ),
     "a recipe that is none": (
         lambda d: (d / "r.json").write_text("{"), {"--recipe": "r.json"}, "the recipe is not JSON",

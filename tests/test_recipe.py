@@ -78,16 +78,23 @@ def test_rules_with_observers_of_any_kind_can_be_in_a_set() -> None:
         ('{"rules": {}}', "'rules' must be a list. Received: {}"),
         ('{"rules": null}', "'rules' must be a list. Received: None"),
         ('{"rules": ["head"]}', "a rule is a JSON object. Received: 'head'"),
-        ('{"rule": []}', "a recipe has no field 'rule'; it has name, rules, default, observer"),
+        ('{"rule": []}', "a recipe has no field 'rule'; it has name, rules, default, observer, "),
         (
             '{"rules": [{"layers": "x"}]}',
-            "a rule has no field 'layers'; it has layer, op, mode, reason, observer",
+            "a rule has no field 'layers'; it has layer, op, mode, reason, observer, per_channel",
         ),
         (
             '{"rules": [{"mode": "int4"}]}',
-            "no mode is called 'int4'; the modes are static_int8, float",
+            "no mode is called 'int4'; the modes are auto, static_int8, int16x8, dynamic_int8, ",
         ),
         ('{"default": ["float"]}', "no mode is called ['float']"),
+        ('{"strict": "no"}', "Recipe.strict must be true or false. Received: 'no'"),
+        (
+            '[{"regex": ".*"}]',
+            "an entry of ai-edge-quantizer's recipe has 'regex', 'operation', 'algorithm_key' and "
+            "'op_config'; {'regex': '.*'} does not: 'algorithm_key'",
+        ),
+        ('["all"]', "an entry of ai-edge-quantizer's recipe has"),
         ('{"name": 7}', "Recipe.name must be text. Received: 7"),
         ('{"rules": [{"reason": null}]}', "Rule.reason must be text. Received: None"),
         (
@@ -147,14 +154,70 @@ def test_describe(rule: Rule, text: str) -> None:
     assert rule.describe() == text
 
 
-@pytest.mark.parametrize("name", ["int8", "auto"])
-def test_presets_put_every_op_into_int8(name: str) -> None:
-    assert as_recipe(name) is PRESETS[name]
-    assert (PRESETS[name].rules, PRESETS[name].default) == ((), Mode.STATIC_INT8)
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_preset_is_one_mode_for_every_op(name: str) -> None:
+    preset = as_recipe(name)
+    expected = Mode.STATIC_INT8 if name == "int8" else Mode(name)
+    assert (preset.name, preset.rules, preset.default) == (name, (), expected)
+    assert preset.strict is (name != "auto")
 
 
-def test_the_presets_are_those_of_the_readme() -> None:
-    assert sorted(PRESETS) == ["auto", "int8"]
+def test_the_default_is_a_rule_like_any_other() -> None:
+    recipe = Recipe("r", (FLOAT_HEAD,), Mode.WEIGHT_INT4, per_channel=False, strict=False)
+    assert recipe.rule_for("ADD", "head.add") is FLOAT_HEAD
+    rule = recipe.rule_for("ADD", "stem")
+    assert (rule.mode, rule.per_channel, rule.strict) == (Mode.WEIGHT_INT4, False, False)
+
+
+def test_yaml_says_the_same_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: mine\nrules:\n  - {layer: head, mode: float, reason: sensitive}\n")
+    rule = Rule("head", mode=Mode.FLOAT, reason="sensitive")
+    assert as_recipe(path) == Recipe("mine", (rule,))
+    path.write_text("rules: [")
+    with pytest.raises(RecipeError, match="the recipe is not YAML: while parsing"):
+        as_recipe(path)
+
+
+PEER_RECIPES = {
+    "static_wi8_ai8": Mode.STATIC_INT8,
+    "static_wi8_ai16": Mode.INT16X8,
+    "dynamic_wi8_afp32": Mode.DYNAMIC_INT8,
+    "dynamic_wi4_afp32": Mode.DYNAMIC_INT4,
+    "weight_only_wi8_afp32": Mode.WEIGHT_INT8,
+    "weight_only_wi4_afp32": Mode.WEIGHT_INT4,
+}
+
+
+@pytest.mark.parametrize("name", sorted(PEER_RECIPES))
+def test_recipes_of_ai_edge_quantizer_are_read(name: str, tmp_path: Path) -> None:
+    peer = pytest.importorskip("ai_edge_quantizer.recipe")
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(getattr(peer, name)()))
+    rule = as_recipe(path).rule_for("FULLY_CONNECTED", "encoder.0")
+    assert (rule.mode, rule.per_channel, rule.strict) == (PEER_RECIPES[name], True, False)
+
+
+def test_the_last_entry_of_ai_edge_quantizer_wins() -> None:
+    entries = [
+        {"regex": ".*", "operation": "*", "algorithm_key": "min_max_uniform_quantize",
+         "op_config": {"weight_tensor_config": {"num_bits": 8, "granularity": "TENSORWISE"},
+                       "compute_precision": "INTEGER"}},
+        {"regex": "head", "operation": "CONV_2D", "algorithm_key": "no_quantize"},
+        {"regex": ".*", "operation": "INPUT", "algorithm_key": "no_quantize"},
+    ]  # fmt: skip
+    recipe = Recipe.from_json(json.dumps(entries))
+    assert recipe.rule_for("CONV_2D", "head.0").mode is Mode.FLOAT
+    body = recipe.rule_for("CONV_2D", "stem")
+    assert (body.mode, body.per_channel) == (Mode.DYNAMIC_INT8, False)
+    assert len(recipe.rules) == 2
+
+
+def test_bits_that_no_mode_has_are_refused() -> None:
+    entry = {"regex": ".*", "operation": "*", "algorithm_key": "min_max_uniform_quantize",
+             "op_config": {"weight_tensor_config": {"num_bits": 3}}}  # fmt: skip
+    with pytest.raises(RecipeError, match="no mode has 3-bit weights with float activations"):
+        Recipe.from_json(json.dumps([entry]))
 
 
 def test_a_recipe_passes_through_and_a_file_is_read(tmp_path: Path) -> None:
@@ -169,7 +232,7 @@ def test_what_is_no_recipe(tmp_path: Path) -> None:
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     cases: list[tuple[object, str]] = [
         (7, "recipe must be a preset's name, a Recipe or a JSON file. Received: int"),
-        ("int9", r"'int9' is neither a preset \(int8, auto\) nor a readable JSON file"),
+        ("int9", r"'int9' is neither a preset \(auto, int8, .*\) nor a readable JSON file"),
         (tmp_path, "neither a preset .* nor a readable JSON file: .*directory"),
         (tmp_path / "binary.json", "neither a preset .* nor a readable JSON file"),
     ]

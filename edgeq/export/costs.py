@@ -1,4 +1,4 @@
-"""What an op costs in each form, estimated from its shapes; a table of measured rates, nothing else.
+"""What an op costs in each form, estimated from its shapes by tables of measured rates.
 
 Good enough to choose among plans; `measure=True` of an export decides on the machine itself.
 """

@@ -29,7 +29,11 @@ def join_integers(model: FloatModel, plan: Plan, tflite: bytes) -> bytes:
     joiner = _Joiner(unpack(tflite))
     for op in exported.graph.operators:
         origin = exported.counterpart(op)
-        if op.name in OPS and origin is not None and origin.index not in plan.with_float_activations:
+        if (
+            op.name in OPS
+            and origin is not None
+            and origin.index not in plan.with_float_activations
+        ):
             joiner.join(op, [plan.tensors.get(t) for t in origin.outputs])
     return joiner.finish() if joiner.joined else tflite
 

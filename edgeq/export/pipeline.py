@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from edgeq.calibrate import distributed
 from edgeq.calibrate.calibration import Calibration
@@ -20,8 +20,9 @@ from edgeq.export.auto import Search
 from edgeq.export.convert import check_runs, convert, start_converter
 from edgeq.export.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, Costs
 from edgeq.export.edgemodel import EdgeModel
-from edgeq.export.modes import choose, observers
-from edgeq.export.plan import make_plan, refuse_quantized
+from edgeq.export.modes import Choices, choose, observers
+from edgeq.export.plan import Plan, make_plan, refuse_quantized
+from edgeq.export.planned import PlannedModel
 from edgeq.export.rewrite import rewrite
 from edgeq.export.verify import verify
 from edgeq.isolation import Worker
@@ -85,49 +86,126 @@ def export(
     """
     recipe, stages = as_recipe(recipe), Progress.make(progress)
     _check_target(target)
+    search = _SearchOptions(measure, goal_db)
     with start_converter() as converter:
-        data = RepDataset(rep_dataset)
-        with stages.stage("trace"):
-            float_model = frontends.trace(model, sample, data, converter)
-            refuse_quantized(float_model)
-            rewritten = rewrite(float_model)
-        with stages.stage("calibrate", data.length) as advance:
-            held = HeldOut(data.samples(input_specs(float_model), advance))
-            choices = choose(rewritten, recipe)
-            independent = calibration is None
-            if not any(c.mode.is_static or c.mode is Mode.AUTO for c in choices.values()):
-                calibration = Calibration(rewritten.digest, 0, {})
-                held.exhaust()
-            elif calibration is None:
-                calibrator = Calibrator(rewritten, threads, observers(rewritten, recipe))
-                calibration = _measure(calibrator, float_model, held, converter)
-                del calibrator  # a copy of the model that nobody needs any more
-            else:
-                calibration = _given(calibration)
-                held.exhaust()
-        if any(choice.mode is Mode.AUTO for choice in choices.values()):
-            with stages.stage("search") as advance:
-                choices = Search(
-                    rewritten, calibration, recipe, choices, held.first, converter,
-                    _costs(measure), goal_db, measure, advance,
-                ).run()  # fmt: skip
-        with stages.stage("plan"):
-            plan = make_plan(rewritten, calibration, recipe, choices)
+        decided = _decide(
+            model, rep_dataset, sample, recipe, calibration, search, threads, stages, converter
+        )
+        float_model, rewritten, plan = decided.float_model, decided.rewritten, decided.plan
         with stages.stage("convert"):
             tflite = convert(converter, rewritten, plan)
-            _check_result_runs(converter, tflite, held.samples[0])
+            _check_result_runs(converter, tflite, decided.judges[0])
         with stages.stage("verify"):
-            measured = verify(float_model, rewritten, plan, tflite, held.samples, min_sqnr_db)
+            measured = verify(float_model, rewritten, plan, tflite, decided.judges, min_sqnr_db)
     report = Report(
         **vars(measured),
         recipe=recipe.name,
         target=target,
-        calibrated_samples=calibration.samples,
-        independent=independent and held.independent,
+        calibrated_samples=decided.calibration.samples,
+        independent=decided.independent,
         notes=float_model.notes,
         seconds=dict(stages.seconds),
     )
-    return EdgeModel(tflite, float_model, rewritten, plan, calibration, report)
+    return EdgeModel(tflite, float_model, rewritten, plan, decided.calibration, report)
+
+
+def plan(
+    model: object,
+    rep_dataset: object,
+    *,
+    sample: object = None,
+    recipe: str | os.PathLike[str] | Recipe = "auto",
+    calibration: Calibration | str | os.PathLike[str] | None = None,
+    measure: bool = False,
+    goal_db: float = 20.0,
+    threads: int | None = None,
+    progress: bool | None = None,
+) -> PlannedModel:
+    """Decides as `export` does and stops there: nothing is converted for keeps.
+
+    Args and errors are those of `export`.
+
+    Returns:
+        The plan and the model that it speaks of; it can be printed and written as JSON.
+    """
+    recipe, stages = as_recipe(recipe), Progress.make(progress)
+    search = _SearchOptions(measure, goal_db)
+    with start_converter() as converter:
+        decided = _decide(
+            model, rep_dataset, sample, recipe, calibration, search, threads, stages, converter
+        )
+    return PlannedModel(decided.rewritten, decided.plan)
+
+
+@dataclass(frozen=True)
+class _SearchOptions:
+    """What the caller says of `Mode.AUTO`."""
+
+    measure: bool
+    goal_db: float
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """Everything that is known before anything is converted.
+
+    Attributes:
+        float_model: The float model as traced.
+        rewritten: The float model that the plan speaks of.
+        calibration: The ranges that the plan rests on.
+        plan: What becomes an integer and how.
+        judges: Samples to judge the result by.
+        independent: Whether those were kept out of calibration.
+    """
+
+    float_model: FloatModel
+    rewritten: FloatModel
+    calibration: Calibration
+    plan: Plan
+    judges: Sequence[Sample]
+    independent: bool
+
+
+def _decide(
+    model: object,
+    rep_dataset: object,
+    sample: object,
+    recipe: Recipe,
+    calibration: Calibration | str | os.PathLike[str] | None,
+    search: _SearchOptions,
+    threads: int | None,
+    stages: Progress,
+    converter: Worker,
+) -> _Decided:
+    """Trace, rewrite, calibrate, search where the recipe leaves it to edgeq, and plan."""
+    data = RepDataset(rep_dataset)
+    with stages.stage("trace"):
+        float_model = frontends.trace(model, sample, data, converter)
+        refuse_quantized(float_model)
+        rewritten = rewrite(float_model)
+        choices: Choices = choose(rewritten, recipe)
+    with stages.stage("calibrate", data.length) as advance:
+        held = HeldOut(data.samples(input_specs(float_model), advance))
+        given = None if calibration is None else _given(calibration)
+        if not any(c.mode.is_static or c.mode is Mode.AUTO for c in choices.values()):
+            given = Calibration(rewritten.digest, 0, {})
+        if given is None:
+            calibrator = Calibrator(rewritten, threads, observers(rewritten, recipe))
+            found = _measure(calibrator, float_model, held, converter)
+            del calibrator  # a copy of the model that nobody needs any more
+        else:
+            found = given
+            held.exhaust()
+    if any(choice.mode is Mode.AUTO for choice in choices.values()):
+        with stages.stage("search") as advance:
+            choices = Search(
+                rewritten, found, recipe, choices, held.first, converter,
+                _costs(search.measure), search.goal_db, search.measure, advance,
+            ).run()  # fmt: skip
+    with stages.stage("plan"):
+        made = make_plan(rewritten, found, recipe, choices)
+    independent = held.independent and calibration is None
+    return _Decided(float_model, rewritten, found, made, held.samples, independent)
 
 
 def calibrate(

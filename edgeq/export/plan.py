@@ -229,7 +229,8 @@ class _Planner:
     @functools.cached_property
     def _dtypes(self) -> dict[int, DType]:
         """Type of each computed tensor that an integer op writes, or else reads."""
-        written, read = {}, {}
+        written: dict[int, DType] = {}
+        read: dict[int, DType] = {}
         for op, _ in self._integer_ops():
             dtype = self._dtype(op)
             written.update({t: dtype for t in op.outputs if self._is_real(t)})

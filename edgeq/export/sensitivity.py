@@ -75,6 +75,7 @@ def measure_noise(
     used = int(np.clip(runs / len(variants), 2, len(references))) if variants else 1
     size = max(1, round(len(variants) * used / runs))
     blocks = [variants[i : i + size] for i in range(0, len(variants), size)]
+
     def measure(block: Sequence[_Variant]) -> float:
         joined = _Variant(
             tuple(w for v in block for w in v.weights), tuple(t for v in block for t in v.tensors)

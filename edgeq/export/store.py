@@ -84,9 +84,7 @@ class _Writer:
             return self._editor.retyped(weight.index, kind, values, stored.qparams)
         return self._editor.stored(weight.name, weight.shape, kind, values, stored.qparams)
 
-    def _dequantized(
-        self, weight: Tensor, source: int, stored: Stored
-    ) -> tuple[list[Any], int]:
+    def _dequantized(self, weight: Tensor, source: int, stored: Stored) -> tuple[list[Any], int]:
         """The op that makes a stored weight float, and the tensor that it writes."""
         made = self._editor.tensor(f"{weight.name}/float", weight.shape)
         version = _DEQUANTIZE_VERSIONS[_kind(stored)]

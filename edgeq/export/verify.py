@@ -66,6 +66,7 @@ def verify(
         float_latency_ms=latency["float"].min_ms,
         edge_latency_ms=latency["edge"].min_ms,
         float_ops={rewritten.where(operators[i]): why for i, why in plan.float_ops.items()},
+        remarks={rewritten.where(operators[i]): why for i, why in plan.remarks.items()},
         folded=folded,
         runtime=load_backend().describe(),
         int8_dot_product=has_int8_dot_product(),

@@ -28,9 +28,7 @@ def stored_qparams(data: FloatArray, axis: int | None, dtype: DType) -> QParams:
     return symmetric_per_channel(absmax, axis, np.zeros(len(absmax)), dtype)
 
 
-def _best_clip(
-    data: FloatArray, absmax: FloatArray, axis: int | None, dtype: DType
-) -> FloatArray:
+def _best_clip(data: FloatArray, absmax: FloatArray, axis: int | None, dtype: DType) -> FloatArray:
     """Share of each channel's largest magnitude that loses least, `(channels,)`."""
     rows = data.reshape(1, -1) if axis is None else np.moveaxis(data, axis, 0)
     rows = rows.reshape(len(absmax), -1)

@@ -20,6 +20,9 @@ from rich.table import Table
 LOW_SQNR_DB = 15.0
 """Below this an output's SQNR is shown as a warning: accuracy usually suffers."""
 
+NAMED_OPS = 3
+"""So many of the ops that share a reason are named in the text."""
+
 
 @dataclass(frozen=True)
 class OutputFidelity:
@@ -54,6 +57,7 @@ class Measured:
             runs in turn is what other work on the machine disturbs least.
         edge_latency_ms: The same of the exported model, measured in turn with it.
         float_ops: Why each op that stays float does, by where it is.
+        remarks: What is to be said of ops with float activations and stored weights, likewise.
         folded: Planned tensors that the converter folded away, by name.
         runtime: The interpreter that measured, with version.
         int8_dot_product: Whether the processor that measured has int8 dot products, which decide
@@ -72,6 +76,7 @@ class Measured:
     float_latency_ms: float
     edge_latency_ms: float
     float_ops: Mapping[str, str]
+    remarks: Mapping[str, str]
     folded: tuple[str, ...]
     runtime: str
     int8_dot_product: bool | None
@@ -159,7 +164,9 @@ class Report(Measured):
         console = console or Console()
         console.print(self._summary())
         if self.float_ops:
-            console.print(_reasons(self.float_ops))
+            console.print(_reasons("what stayed float, and why", self.float_ops))
+        if self.remarks:
+            console.print(_reasons("what has integer weights alone, and why", self.remarks))
         for note in self.notes:
             console.print(f"note: {note}", highlight=False, markup=False)
         for warning in self.warnings():
@@ -216,10 +223,14 @@ def _counted(places: tuple[str, ...]) -> str:
     return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
 
 
-def _reasons(float_ops: Mapping[str, str]) -> Table:
-    table = Table(title="what stayed float, and why", title_style="bold")
-    for heading in ("op", "reason"):
+def _reasons(title: str, ops: Mapping[str, str]) -> Table:
+    """Ops by the reason that they share; a few of each are named, the JSON has them all."""
+    table = Table(title=title, title_style="bold")
+    for heading in ("ops", "reason"):
         table.add_column(heading, overflow="fold")
-    for place, reason in float_ops.items():
-        table.add_row(escape(place), escape(reason))
+    for reason in dict.fromkeys(ops.values()):
+        places = tuple(place for place, why in ops.items() if why == reason)
+        named = ", ".join(places[:NAMED_OPS]) + (" ..." if len(places) > NAMED_OPS else "")
+        shown = named if len(places) == 1 else f"{_counted(places)}: {named}"
+        table.add_row(escape(shown), escape(reason))
     return table
