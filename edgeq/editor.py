@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeq.flatbuffer import pack, schema
-from edgeq.qtypes import QParams
+from edgeq.qtypes import BlockQParams, QParams
+
+AnyQParams: TypeAlias = QParams | BlockQParams | None
 
 
 class GraphEditor:
@@ -50,21 +52,21 @@ class GraphEditor:
         shape: Sequence[int],
         kind: str,
         content: npt.NDArray[np.uint8],
-        qparams: QParams | None,
+        qparams: AnyQParams,
     ) -> int:
         """Index of a new constant of any type, given as the bytes that the file stores."""
         index = self._append(name, kind, shape, self._buffer(content))
-        self._graph.tensors[index].quantization = _quantization(qparams)
+        self._graph.tensors[index].quantization = self._quantization(name, qparams)
         return index
 
     def retyped(
-        self, tensor: int, kind: str, content: npt.NDArray[np.uint8], qparams: QParams | None
+        self, tensor: int, kind: str, content: npt.NDArray[np.uint8], qparams: AnyQParams
     ) -> int:
         """Gives a constant another type and content; returns its index."""
         entry = copy.copy(self._graph.tensors[tensor])
         old, entry.buffer = entry.buffer, self._buffer(content)
         entry.type = getattr(schema.TensorType, kind.upper())
-        entry.quantization = _quantization(qparams)
+        entry.quantization = self._quantization(entry.name.decode(), qparams)
         self._graph.tensors[tensor] = entry
         if all(t.buffer != old for g in self._tree.subgraphs for t in g.tensors):
             self._tree.buffers[old] = schema.BufferT()
@@ -146,7 +148,7 @@ class GraphEditor:
         name = self._graph.tensors[tensor].name.decode()
         shape = self._graph.tensors[tensor].shape
         integers = self.typed(f"{name}/integers", shape, qparams.dtype.type_name)
-        self._graph.tensors[integers].quantization = _quantization(qparams)
+        self._graph.tensors[integers].quantization = self._quantization(name, qparams)
         rounded = self.tensor(f"{name}/rounded", shape)
         pair = [
             self.op("QUANTIZE", [tensor], [integers]),
@@ -209,11 +211,23 @@ class GraphEditor:
             self._codes[name, version] = len(self._tree.operatorCodes) - 1
         return self._codes[name, version]
 
+    def _quantization(self, name: str, qparams: AnyQParams) -> Any:
+        """The schema's form of the quantization parameters of the tensor of that name."""
+        if not isinstance(qparams, BlockQParams):
+            return qparams and _quantization(qparams)
+        scales = np.asarray(qparams.scale, np.float16)
+        blocks = schema.BlockwiseQuantizationT()
+        blocks.blockSize = qparams.block_size
+        blocks.scales = self.constant(f"{name}/scales", scales)
+        blocks.zeroPoints = -1
+        entry = schema.QuantizationParametersT()
+        entry.detailsType = schema.QuantizationDetails.BlockwiseQuantization
+        entry.details = blocks
+        return entry
 
-def _quantization(qparams: QParams | None) -> Any:
+
+def _quantization(qparams: QParams) -> Any:
     """The schema's form of quantization parameters."""
-    if qparams is None:
-        return None
     entry = schema.QuantizationParametersT()
     entry.scale = np.asarray(qparams.scale, np.float32)
     entry.zeroPoint = np.asarray(qparams.zero_point, np.int64)

@@ -103,6 +103,25 @@ class QParams:
         return f"{name} scale {self.scale[0]:.6g} zero point {self.zero_point[0]}"
 
 
+@dataclass(frozen=True)
+class BlockQParams:
+    """How a weight `(rows, columns)` is stored with a scale for each block of columns of a row.
+
+    Attributes:
+        dtype: Storage type; zero points are 0 and the range is narrow.
+        block_size: Columns that share a scale.
+        scale: `(rows, columns / block_size)`.
+    """
+
+    dtype: DType
+    block_size: int
+    scale: tuple[tuple[float, ...], ...]
+
+    def describe(self) -> str:
+        """Short text for reports."""
+        return f"{self.dtype.type_name} in blocks of {self.block_size}"
+
+
 def float32(value: float) -> float:
     """The float32 nearest to `value`, as a Python float: what the file can store."""
     return float(np.float32(value))
@@ -194,6 +213,14 @@ def quantize(real: FloatArray, qparams: QParams) -> IntArray:
     low, high = qparams.dtype.limits(qparams.narrow_range)
     rounded = np.clip(np.rint(real / scale) + zero_point, low, high)
     return rounded.astype(qparams.dtype.numpy_name)
+
+
+def quantize_blocks(real: FloatArray, qparams: BlockQParams) -> IntArray:
+    """As `quantize`, for a weight `(rows, columns)` in blocks."""
+    top = qparams.dtype.limits(narrow_range=True)[1]
+    scale = np.repeat(np.asarray(qparams.scale), qparams.block_size, axis=1)
+    integers: IntArray = np.clip(np.rint(real / scale), -top, top).astype(qparams.dtype.numpy_name)
+    return integers
 
 
 def dequantize(integers: IntArray, qparams: QParams) -> FloatArray:

@@ -82,6 +82,8 @@ class Rule:
         observer: How the range of the op's outputs is found: a name or an observer (see
             `edgeq.calibrate.observers`), or None for the recipe's.
         per_channel: Whether weights get a scale for each channel, or one for all.
+        block_size: 32, 64, 128 or 256 gives so many neighbours in a row of a dynamic int4
+            FULLY_CONNECTED weight a scale of their own; 0 is one scale for the row.
         strict: Whether it is an error if the rule matches no op, or one that the mode has no form
             for; False leaves such ops float, with that as the reason.
     """
@@ -92,12 +94,14 @@ class Rule:
     reason: str = ""
     observer: object = field(default=None, hash=False)  # it may hold arrays, which have no hash
     per_channel: bool = True
+    block_size: int = 0
     strict: bool = True
 
     def __post_init__(self) -> None:
         _check_text(self, "layer", "op", "reason")
         _check_mode(self, "mode")
         _check_flags(self, "per_channel", "strict")
+        _check_block_size(self)
         try:
             re.compile(self.layer)
         except re.error as error:
@@ -125,6 +129,7 @@ class Recipe:
         default: Mode of every other op.
         observer: How the ranges of all other tensors are found, as in `Rule`.
         per_channel: As in `Rule`, for ops that no rule matches.
+        block_size: As in `Rule`, for ops that no rule matches.
         strict: As in `Rule`, for ops that no rule matches.
     """
 
@@ -133,12 +138,14 @@ class Recipe:
     default: Mode = Mode.STATIC_INT8
     observer: object = field(default="minmax", hash=False)
     per_channel: bool = True
+    block_size: int = 0
     strict: bool = True
 
     def __post_init__(self) -> None:
         _check_text(self, "name")
         _check_mode(self, "default")
         _check_flags(self, "per_channel", "strict")
+        _check_block_size(self)
         if not isinstance(self.rules, tuple | list):
             raise RecipeError(f"Recipe.rules must be a tuple of Rule. Received: {self.rules!r}")
         wrong = [rule for rule in self.rules if not isinstance(rule, Rule)]
@@ -158,6 +165,7 @@ class Recipe:
             reason="the recipe's default",
             observer=self.observer,
             per_channel=self.per_channel,
+            block_size=self.block_size,
             strict=self.strict,
         )
 
@@ -266,6 +274,17 @@ def _check_flags(owner: Rule | Recipe, *names: str) -> None:
             )
 
 
+BLOCK_SIZES = (0, 32, 64, 128, 256)
+
+
+def _check_block_size(owner: Rule | Recipe) -> None:
+    if owner.block_size not in BLOCK_SIZES:
+        raise RecipeError(
+            f"{type(owner).__name__}.block_size must be one of {BLOCK_SIZES}. "
+            f"Received: {owner.block_size!r}"
+        )
+
+
 def _mode(value: object) -> Mode:
     try:
         return Mode(value)
@@ -348,7 +367,10 @@ def _peer_rule(entry: Any) -> Rule:
             op,
             _peer_mode(entry),
             f"operation {name} of the recipe",
-            per_channel=_peer_granularity(entry) == "CHANNELWISE",
+            per_channel=_peer_granularity(entry) != "TENSORWISE",
+            block_size=int(_peer_granularity(entry).rpartition("BLOCKWISE_")[2])
+            if "BLOCKWISE" in _peer_granularity(entry)
+            else 0,
             strict=False,
         )
     except (AttributeError, KeyError, TypeError) as error:

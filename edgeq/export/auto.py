@@ -182,7 +182,7 @@ class Search:
         return _chosen([c for c in tried if not math.isnan(c.sqnr_db)] or tried, self.goal_db)
 
     def _worth_trying(self, offers: Sequence[Candidate]) -> list[Candidate]:
-        """The plan that looks best, then more faithful ones; a spread of all if time is measured."""
+        """The plan that looks best, then more faithful ones; a spread of all if time counts."""
         front = _front(offers)
         if len(front) <= TRIALS:
             first = _chosen(front, self.goal_db)

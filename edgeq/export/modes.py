@@ -27,11 +27,13 @@ class Choice:
         mode: How it is computed.
         reason: Why it is float, or not what was asked for; empty where there is nothing to say.
         per_channel: Whether its weight gets a scale for each channel.
+        block_size: Columns of its weight that share a scale; 0 without blocks.
     """
 
     mode: Mode
     reason: str = ""
     per_channel: bool = True
+    block_size: int = 0
 
 
 Choices = Mapping[int, Choice]
@@ -113,9 +115,17 @@ def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
         return Choice(Mode.FLOAT, obstacle or rule.reason or rule.describe())
     if mode is Mode.AUTO or mode.is_static:
         return Choice(mode, per_channel=rule.per_channel)
-    if weight_slot(graph, op) is None:
+    slot = weight_slot(graph, op)
+    if slot is None:
         return Choice(Mode.FLOAT, "it has no weight to store")
-    return nearest_form(op.name, Choice(mode, per_channel=rule.per_channel))
+    choice = nearest_form(op.name, Choice(mode, per_channel=rule.per_channel))
+    if not rule.block_size:
+        return choice
+    if op.name == "FULLY_CONNECTED" and choice.mode is Mode.DYNAMIC_INT4:
+        if graph.tensors[op.inputs[slot]].shape[-1] % rule.block_size == 0:
+            return replace(choice, block_size=rule.block_size)
+        return replace(choice, reason=f"its columns do not divide into blocks of {rule.block_size}")
+    return replace(choice, reason=choice.reason or "only a dynamic int4 FULLY_CONNECTED can have blocks")
 
 
 def nearest_form(name: str, choice: Choice) -> Choice:

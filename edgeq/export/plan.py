@@ -15,11 +15,12 @@ import numpy as np
 from edgeq.calibrate.calibration import Calibration
 from edgeq.errors import ModelError
 from edgeq.export.modes import Choices, choose, weight_slot
-from edgeq.export.weights import stored_qparams
+from edgeq.export.weights import block_qparams, stored_qparams
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, WEIGHTS, OpRow, ScaleRule
 from edgeq.qtypes import (
+    BlockQParams,
     DType,
     FloatArray,
     QParams,
@@ -44,12 +45,12 @@ class Stored:
     """How the weight of an op that reads and writes float is stored.
 
     Attributes:
-        qparams: Parameters of the integers; None for float16.
+        qparams: Parameters of the integers, of all or in blocks; None for float16.
         dynamic: Whether the kernel takes the integers and quantizes the activation at each run;
             otherwise the weight is made float when the model is loaded.
     """
 
-    qparams: QParams | None
+    qparams: QParams | BlockQParams | None
     dynamic: bool
 
 
@@ -97,7 +98,10 @@ class Plan:
         }
 
 
-def _fields(qparams: QParams) -> dict[str, object]:
+def _fields(qparams: QParams | BlockQParams) -> dict[str, object]:
+    if isinstance(qparams, BlockQParams):
+        shape = {"block_size": qparams.block_size, "scale": [list(row) for row in qparams.scale]}
+        return {"dtype": qparams.dtype.type_name, **shape}
     return {
         "dtype": qparams.dtype.type_name,
         "scale": list(qparams.scale),
@@ -223,7 +227,11 @@ class _Planner:
             dynamic = choice.mode.is_dynamic or WEIGHTS[op.name].table
             dtype = choice.mode.weight_dtype
             axis = WEIGHTS[op.name].axis if choice.per_channel else None
-            qparams = None if dtype is None else stored_qparams(data, axis, dtype)
+            qparams: QParams | BlockQParams | None = None
+            if dtype is not None and choice.block_size:
+                qparams = block_qparams(data, choice.block_size, dtype)
+            elif dtype is not None:
+                qparams = stored_qparams(data, axis, dtype)
             yield (index, slot), Stored(qparams, dynamic and qparams is not None)
 
     @functools.cached_property

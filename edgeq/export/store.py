@@ -18,7 +18,7 @@ from edgeq.export.exported import ROWS, Exported
 from edgeq.export.plan import Plan, Stored
 from edgeq.flatbuffer import Operator, Tensor, parse_tree, unpack
 from edgeq.model import FloatModel
-from edgeq.qtypes import pack_bits, quantize
+from edgeq.qtypes import BlockQParams, pack_bits, quantize, quantize_blocks
 
 _VERSIONS = {"FULLY_CONNECTED": 9, "CONV_2D": 5, "EMBEDDING_LOOKUP": 4}
 """Version from which an op reads integer weights beside float activations."""
@@ -127,5 +127,8 @@ def _stored_bytes(weight: Tensor, stored: Stored) -> tuple[npt.NDArray[np.uint8]
     if stored.qparams is None:
         half = weight.data.astype(np.float16)
         return half.reshape(-1).view(np.uint8), "float16"
-    integers = quantize(weight.data, stored.qparams)
+    if isinstance(stored.qparams, BlockQParams):
+        integers = quantize_blocks(weight.data, stored.qparams)
+    else:
+        integers = quantize(weight.data, stored.qparams)
     return pack_bits(integers, stored.qparams.dtype), stored.qparams.dtype.type_name

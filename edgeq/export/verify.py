@@ -148,11 +148,13 @@ def _check_stored(exported: Exported, weight: Tensor, stored: Stored, where: str
     producer = exported.graph.producers.get(weight.index)
     if producer is not None and producer.name == "DEQUANTIZE" and not stored.dynamic:
         weight = exported.graph.tensors[producer.inputs[0]]
-    if stored.qparams is not None:
+    if isinstance(stored.qparams, QParams):
         _check_equal(weight, stored.qparams, f"the weight of {where}")
-    elif weight.dtype != "float16":
+    wanted = "float16" if stored.qparams is None else stored.qparams.dtype.type_name
+    if weight.dtype != wanted:
         raise VerificationError(
-            f"the weight of {where}: planned as float16, stored as {weight.dtype}; report the model"
+            f"the weight of {where}: the plan has {wanted}, the exported file {weight.dtype}; "
+            "report the model"
         )
 
 

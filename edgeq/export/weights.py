@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeq.qtypes import DType, FloatArray, QParams, symmetric, symmetric_per_channel
+from edgeq.qtypes import BlockQParams, DType, FloatArray, QParams, symmetric, symmetric_per_channel
+
+SMALLEST_BLOCK_SCALE = 2.0**-14
+"""Smallest normal float16."""
 
 CLIPS = np.linspace(1.0, 0.5, 26)
 """Shares of a channel's largest magnitude that are tried as its range."""
@@ -26,6 +29,23 @@ def stored_qparams(data: FloatArray, axis: int | None, dtype: DType) -> QParams:
     if axis is None:
         return symmetric(float(absmax[0]), dtype)
     return symmetric_per_channel(absmax, axis, np.zeros(len(absmax)), dtype)
+
+
+def block_qparams(data: FloatArray, block_size: int, dtype: DType) -> BlockQParams:
+    """Symmetric parameters of a weight `(rows, columns)`, one scale for each block of columns.
+
+    Source:
+        The kernels read the scales as float16; with the 8 leading bits of bfloat16 they are the
+        same in every kernel.
+    """
+    blocks = data.reshape(-1, block_size)
+    absmax = np.abs(blocks).max(axis=1)
+    clipped = absmax * _best_clip(blocks, absmax, 0, dtype)
+    scale = np.maximum(clipped / dtype.limits(narrow_range=True)[1], SMALLEST_BLOCK_SCALE)
+    bits = scale.astype(np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32)
+    rows = rounded.view(np.float32).astype(float).reshape(len(data), -1)
+    return BlockQParams(dtype, block_size, tuple(map(tuple, rows.tolist())))
 
 
 def _best_clip(data: FloatArray, absmax: FloatArray, axis: int | None, dtype: DType) -> FloatArray:

@@ -1,0 +1,151 @@
+"""Each mode on each kind of weighted op: whether it works, and how close it stays to float.
+
+`docs/modes.md` is this table; `scripts/make_docs --modes` writes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from one_op import CASES, OneOp, Step, Value
+
+from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.data import RepDataset, Sample
+from edgeq.calibrate.run import Calibrator, input_specs
+from edgeq.compare import Fidelity
+from edgeq.errors import EdgeqError
+from edgeq.export.convert import check_runs, convert, start_converter
+from edgeq.export.modes import choose
+from edgeq.export.plan import make_plan
+from edgeq.export.verify import check_float_ops, check_qparams
+from edgeq.export.exported import Exported
+from edgeq.flatbuffer import parse
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+from edgeq.recipe import PRESETS, Mode, Recipe
+from edgeq.runtime.session import Session
+
+PAGE = Path(__file__).parent.parent / "docs" / "modes.md"
+STEP_DB = 5
+"""SQNR is written as the next lower multiple, so that other processors' rounding changes nothing."""
+
+
+def _embedding() -> OneOp:
+    table = np.random.default_rng(5).normal(size=(40, 16)).astype(np.float32)
+    rows = Value((1, 6, 16))
+    step = Step("GATHER", (table, "ids"), {"y": rows})
+    return OneOp("GATHER", {"ids": Value((1, 6), "int32", 0, 40)}, (step,))
+
+
+def _case(label: str) -> OneOp:
+    return next(case for case in CASES if case.label == label)
+
+
+OPS = {
+    "dense": _case("FULLY_CONNECTED"),
+    "dense without bias": _case("FULLY_CONNECTED/without bias"),
+    "convolution": _case("CONV_2D"),
+    "depthwise convolution": _case("DEPTHWISE_CONV_2D"),
+    "transposed convolution": _case("TRANSPOSE_CONV"),
+    "batch matmul": _case("BATCH_MATMUL/constant"),
+    "embedding": _embedding(),
+}
+MODES = [name for name in PRESETS if name != "auto"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One mode on one op.
+
+    Attributes:
+        sqnr_db: SQNR of the output; NaN where it does not work.
+        form: What the op became, by the exported file's own counts.
+        reason: Why it does not work, or why it became something else than asked for.
+        delegated: Whether the delegate takes all of it.
+    """
+
+    sqnr_db: float
+    form: str = ""
+    reason: str = ""
+    delegated: bool = False
+
+    def text(self) -> str:
+        """The cell as the page shows it."""
+        if math.isnan(self.sqnr_db):
+            return f"no: {self.reason}"
+        level = int(self.sqnr_db // STEP_DB) * STEP_DB
+        place = "" if self.delegated else ", outside the delegate"
+        why = f" ({self.reason})" if self.reason else ""
+        return f"≥ {level} dB{place}{why}"
+
+
+def cells() -> Iterator[tuple[str, str, Cell]]:
+    """`(mode, op, cell)` of the whole table, on the real converter and kernels."""
+    with start_converter() as worker:
+        for mode in MODES:
+            for name, case in OPS.items():
+                yield mode, name, cell(worker, case, PRESETS[mode])
+
+
+def cell(worker: Worker, case: OneOp, recipe: Recipe) -> Cell:
+    """One export, without the parts that the table does not show."""
+    model = FloatModel(case.build(), "tflite")
+    samples = list(RepDataset(case.draw(12)).samples(input_specs(model)))
+    try:
+        choices = choose(model, recipe)
+        calibration = Calibration(model.digest, 0, {})
+        if recipe.default.is_static:
+            calibration = Calibrator(model, 1).run(samples)
+        plan = make_plan(model, calibration, recipe, choices)
+        tflite = convert(worker, model, plan)
+        check_runs(worker, tflite, samples[0], "the exported model")
+        exported = Exported(model, parse(tflite).graphs[0])
+        check_float_ops(exported, plan)
+        check_qparams(exported, plan)
+    except EdgeqError as error:
+        return Cell(math.nan, reason=str(error).split(":")[0])
+    reason = next(iter({**plan.float_ops, **plan.remarks}.values()), "")
+    return replace(_judged(model, tflite, samples), form=_form(exported), reason=reason)
+
+
+def _form(exported: Exported) -> str:
+    return ", ".join(kind for kind in exported.op_counts() if not kind.startswith("quantize"))
+
+
+def _judged(model: FloatModel, tflite: bytes, samples: list[Sample]) -> Cell:
+    fidelity = Fidelity()
+    with Session(model.tflite) as reference, Session(tflite) as edge:
+        for sample in samples:
+            reference.invoke(sample)
+            edge.invoke(sample)
+            fidelity = fidelity.observe(reference.outputs()[0], edge.outputs()[0])
+        coverage = edge.coverage()
+    return Cell(fidelity.sqnr_db, delegated=len(coverage.delegated) == coverage.total)
+
+
+def page(found: dict[tuple[str, str], Cell]) -> str:
+    """The whole page."""
+    lines = [
+        "# Modes",
+        "",
+        "What each mode makes of an op with a weight, as tried on the real converter and kernels with",
+        f"random weights: the SQNR that its output keeps at least, in steps of {STEP_DB} dB, and whether",
+        "XNNPACK takes all of it. Generated by `scripts/make_docs --modes`.",
+        "",
+        "| mode | " + " | ".join(OPS) + " |",
+        "| --- | " + " | ".join("---" for _ in OPS) + " |",
+    ]
+    for mode in MODES:
+        cells = " | ".join(found[mode, name].text() for name in OPS)
+        lines.append(f"| `{mode}` | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def forms(mode: Mode) -> str:
+    """What an op with float activations is counted as in a mode with a dynamic kernel."""
+    assert mode.weight_dtype is not None
+    return f"float32 with {mode.weight_dtype.type_name} weights"
