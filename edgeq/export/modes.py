@@ -125,7 +125,9 @@ def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
         if graph.tensors[op.inputs[slot]].shape[-1] % rule.block_size == 0:
             return replace(choice, block_size=rule.block_size)
         return replace(choice, reason=f"its columns do not divide into blocks of {rule.block_size}")
-    return replace(choice, reason=choice.reason or "only a dynamic int4 FULLY_CONNECTED can have blocks")
+    return replace(
+        choice, reason=choice.reason or "only a dynamic int4 FULLY_CONNECTED can have blocks"
+    )
 
 
 def nearest_form(name: str, choice: Choice) -> Choice:
