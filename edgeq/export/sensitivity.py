@@ -28,6 +28,10 @@ BUDGET_S = 20.0
 """About how long the measuring may take; a slow model gets fewer samples, and ops in blocks."""
 
 
+RUINED = 1e6
+"""Relative noise of outputs that are no numbers any more."""
+
+
 @dataclass(frozen=True)
 class Noise:
     """Noise power over signal power at the outputs, summed over the outputs.
@@ -71,7 +75,7 @@ def measure_noise(
         start = time.perf_counter()
         references = [_outputs(session, sample) for sample in samples[:8]]
         each = (time.perf_counter() - start) / len(references)
-    runs = budget_s * available_cpus() / max(each, 1e-3)
+    runs = max(budget_s * available_cpus() / max(each, 1e-3), 1.0)
     used = int(np.clip(runs / len(variants), 2, len(references))) if variants else 1
     size = max(1, round(len(variants) * used / runs))
     blocks = [variants[i : i + size] for i in range(0, len(variants), size)]
@@ -109,7 +113,7 @@ def _relative_noise(
         pairs = zip(references, outputs, strict=True)
         noise = sum(float(np.square(r[slot] - o[slot]).sum()) for r, o in pairs)
         total += noise / signal if signal > 0 else 0.0
-    return total
+    return total if np.isfinite(total) else RUINED
 
 
 class _Rounder:

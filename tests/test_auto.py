@@ -1,0 +1,203 @@
+"""The search behind recipe auto: what noise it measures, which plans it offers, what it chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from one_op import OneOp, Step, Value
+
+import edgeq
+from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.data import RepDataset, Sample
+from edgeq.calibrate.run import Calibrator, input_specs
+from edgeq.compare import Fidelity
+from edgeq.export.auto import PRICES, Candidate, Search, _chosen, _Cut, _front
+from edgeq.export.convert import start_converter
+from edgeq.export.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, macs
+from edgeq.export.modes import Choice, choose
+from edgeq.export.plan import make_plan
+from edgeq.export.sensitivity import measure_noise
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+from edgeq.recipe import AUTO, INT8, Mode, Recipe, Rule
+from edgeq.runtime.session import Session
+
+IMAGE = Value((1, 24, 24, 32))
+Array = npt.NDArray[np.float32]
+
+
+def weights(*shape: int) -> Array:
+    return (np.random.default_rng(3).normal(size=shape) / 8).astype(np.float32)
+
+
+def conv(name: str, source: str, kernel: Array, **options: object) -> Step:
+    operands = (source, kernel, np.zeros(32, np.float32))
+    return Step("CONV_2D", operands, {name: IMAGE}, {"strideW": 1, "strideH": 1, **options})
+
+
+def sabotaged() -> OneOp:
+    """Three convolutions; one output channel of the second is a thousand times as loud and unused.
+
+    Its result's range is that channel's, so that 8 bits leave nothing of the others.
+    """
+    loud, deaf = weights(32, 3, 3, 32), weights(32, 3, 3, 32)
+    loud[0] *= 1000
+    deaf[..., 0] = 0
+    steps = (
+        conv("stem", "x", weights(32, 3, 3, 32)),
+        conv("middle", "stem", loud),
+        conv("head", "middle", deaf),
+    )
+    return OneOp("sabotaged", {"x": IMAGE}, steps)
+
+
+def calibrated(case: OneOp) -> tuple[FloatModel, Calibration, list[Sample]]:
+    model = FloatModel(case.build(), "tflite")
+    samples = list(RepDataset(case.draw(8)).samples(input_specs(model)))
+    return model, Calibrator(model, 1).run(samples), samples
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    with start_converter() as started:
+        yield started
+
+
+def search(case: OneOp, worker: Worker, recipe: Recipe = AUTO, goal_db: float = 20.0) -> Search:
+    model, calibration, samples = calibrated(case)
+    choices = choose(model, recipe)
+    return Search(
+        model, calibration, recipe, choices, samples, worker, WITH_DOT_PRODUCT, goal_db,
+        measure=False, advance=lambda: None,
+    )  # fmt: skip
+
+
+def test_noise_is_measured_where_it_arises() -> None:
+    model, calibration, samples = calibrated(sabotaged())
+    plan = make_plan(model, calibration, INT8)
+    noise = measure_noise(model, plan, samples, lambda: None)
+    names = {t: model.graph.tensors[t].name for t in noise.tensors}
+    loudest = max(noise.tensors, key=lambda t: noise.tensors[t])
+    assert names[loudest] == "middle"
+    others = [power for t, power in noise.tensors.items() if t != loudest]
+    assert noise.tensors[loudest] > 100 * max(others)
+    assert set(noise.weights) == {0, 1, 2}
+
+
+def test_noise_in_blocks_names_every_op() -> None:
+    model, calibration, samples = calibrated(sabotaged())
+    plan = make_plan(model, calibration, INT8)
+    blocks = measure_noise(model, plan, samples, lambda: None, budget_s=0.0)
+    assert set(blocks.weights) == {0, 1, 2}
+    assert len({*blocks.weights.values(), *blocks.tensors.values()}) == 1
+
+
+def test_the_guilty_tensor_stays_float_and_the_rest_does_not(worker: Worker) -> None:
+    found = search(sabotaged(), worker).run()
+    assert found[0].mode in (Mode.STATIC_INT8, Mode.DYNAMIC_INT8)
+    assert found[1].mode is not Mode.STATIC_INT8
+    assert found[2].mode in (Mode.WEIGHT_INT8, Mode.FLOAT)
+    assert all("fidelity" in found[i].reason for i in (1, 2))
+
+
+def test_plans_are_offered_from_the_fastest_to_the_most_faithful(worker: Worker) -> None:
+    job = search(sabotaged(), worker)
+    static = job._all_static()
+    plan = make_plan(job.model, job.calibration, INT8, static)
+    noise = measure_noise(job.model, plan, job.samples, lambda: None)
+    cut = _Cut(job.model, job.choices, static, job._outside(static), noise, WITH_DOT_PRODUCT)
+    offers = [cut.candidate(price) for price in PRICES]
+    sqnr = [offer.sqnr_db for offer in offers]
+    assert sqnr == sorted(sqnr)
+    cost = [offer.cost for offer in offers]
+    assert cost == pytest.approx(sorted(cost))
+    assert sqnr[-1] > sqnr[0] + 20
+
+
+def test_the_estimate_of_noise_is_close_to_the_real_one(worker: Worker) -> None:
+    job = search(sabotaged(), worker, goal_db=10.0)
+    found = job.run()
+    with Session(job._converted(found) or b"") as edge, Session(job.model.tflite) as reference:
+        fidelity = Fidelity()
+        for sample in job.samples:
+            reference.invoke(sample)
+            edge.invoke(sample)
+            fidelity = fidelity.observe(reference.outputs()[0], edge.outputs()[0])
+    static = job._all_static()
+    plan = make_plan(job.model, job.calibration, INT8, static)
+    noise = measure_noise(job.model, plan, job.samples, lambda: None)
+    cut = _Cut(job.model, job.choices, static, job._outside(static), noise, WITH_DOT_PRODUCT)
+    offers = [c for c in (cut.candidate(p) for p in PRICES) if c.choices == found]
+    assert offers
+    assert offers[0].sqnr_db == pytest.approx(fidelity.sqnr_db, abs=3)
+
+
+def test_rules_pin_what_the_search_must_leave(worker: Worker) -> None:
+    recipe = Recipe(
+        "pinned",
+        (Rule("stem", mode=Mode.FLOAT, reason="mine"), Rule("head", mode=Mode.STATIC_INT8)),
+        Mode.AUTO,
+        strict=False,
+    )
+    found = search(sabotaged(), worker, recipe).run()
+    assert found[0] == Choice(Mode.FLOAT, "mine")
+    assert found[2].mode is Mode.STATIC_INT8
+
+
+def test_an_op_without_an_int8_form_stays_float_with_the_reason() -> None:
+    rows = Value((1, 64))
+    steps = (
+        Step("FULLY_CONNECTED", ("x", weights(64, 64), None), {"stem": rows}),
+        Step("SIN", ("stem",), {"wave": rows}),
+        Step("FULLY_CONNECTED", ("wave", weights(64, 64), None), {"y": rows}),
+    )
+    case = OneOp("waves", {"x": rows}, steps)
+    made = edgeq.export(case.build(), case.draw(20), progress=False)
+    assert made.report.float_ops == {"SIN at wave (op 1)": "no int8 form in the converter"}
+    assert made.report.sqnr_db > 25
+
+
+def candidate(time: float, size: float, sqnr_db: float) -> Candidate:
+    return Candidate({}, time, size, sqnr_db)
+
+
+def test_offers_that_another_beats_are_dropped() -> None:
+    fast, slow, faithful = candidate(0.5, 0.3, 10), candidate(0.6, 0.3, 9), candidate(0.7, 0.3, 30)
+    assert _front([faithful, slow, fast]) == [fast, faithful]
+
+
+@pytest.mark.parametrize(
+    ("offers", "expected"),
+    [
+        ([(0.5, 0.3, 12), (0.6, 0.3, 21), (0.9, 0.3, 40)], 1),
+        ([(0.5, 0.3, 21), (0.51, 0.3, 25), (0.9, 0.3, 40)], 1),
+        ([(0.5, 0.3, 12), (0.9, 0.3, 18), (1.2, 0.3, 40)], 1),
+        ([(1.3, 0.3, 12), (1.2, 0.3, 18)], 1),
+        ([(1.0, 0.25, 28), (1.0, 1.0, 99)], 0),
+    ],
+    ids=["cheapest that is good", "a little slack", "best not slower", "none is fast", "size"],
+)
+def test_what_is_chosen(offers: list[tuple[float, float, float]], expected: int) -> None:
+    made = [candidate(*offer) for offer in offers]
+    assert _chosen(made, 20.0) is made[expected]
+
+
+def test_multiplications_are_counted() -> None:
+    model = FloatModel(sabotaged().build(), "tflite")
+    assert macs(model.graph, model.graph.operators[0]) == 24 * 24 * 32 * 9 * 32
+    assert macs(model.graph, model.graph.operators[0], channels=48) == 24 * 24 * 32 * 9 * 48
+
+
+@pytest.mark.parametrize("costs", [WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT])
+def test_every_kind_of_op_has_its_rates(costs: object) -> None:
+    assert set(costs.float32) == set(costs.int8) >= set(costs.dynamic)  # type: ignore[attr-defined]
+
+
+def test_auto_reaches_on_the_demo_what_int8_reaches(exported: edgeq.EdgeModel) -> None:
+    assert exported.report.recipe == "auto"
+    assert exported.report.sqnr_db >= 20
+    assert exported.report.size_ratio < 0.5
+    assert exported.report.seconds["search"] > 0
