@@ -24,21 +24,29 @@ class DType(enum.Enum):
     """An integer storage type, by the name the `quant.fake_quant` composite uses."""
 
     INT8 = "i8"
+    UINT8 = "ui8"
     INT16 = "i16"
     INT32 = "i32"
 
     @property
+    def is_signed(self) -> bool:
+        """Whether it holds negative integers."""
+        return self.value.startswith("i")
+
+    @property
     def bits(self) -> int:
         """Width in bits."""
-        return int(self.value[1:])
+        return int(self.value.removeprefix("u")[1:])
 
     @property
     def numpy_name(self) -> str:
         """Name of the numpy dtype that stores it, for example `"int8"`."""
-        return f"int{self.bits}"
+        return f"int{self.bits}" if self.is_signed else f"uint{self.bits}"
 
     def limits(self, narrow_range: bool = False) -> tuple[int, int]:
         """Lowest and highest integer; a narrow range gives up the lowest one."""
+        if not self.is_signed:
+            return int(narrow_range), (1 << self.bits) - 1
         half = 1 << (self.bits - 1)
         return -half + int(narrow_range), half - 1
 

@@ -1,28 +1,33 @@
 """The pipeline, on one page: no other file knows the order of the stages.
 
-load, trace, rewrite, calibrate, plan, annotate, convert, verify.
+load, trace, set the layout, rewrite, calibrate, plan, annotate, convert, set the interface, verify.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from edgeq.calibrate import distributed
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import HeldOut, RepDataset, Sample
+from edgeq.calibrate.observers import Fixed
 from edgeq.calibrate.run import Calibrator, Checkpoint, input_specs
 from edgeq.errors import ModelError, RecipeError, VerificationError
 from edgeq.export import frontends
 from edgeq.export.convert import check_runs, convert, start_converter
 from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.interface import Interface, known_ranges, set_interface
+from edgeq.export.layout import check_layout, fold_transposes, to_nhwc
 from edgeq.export.plan import make_plan, observers, refuse_quantized
 from edgeq.export.rewrite import rewrite
 from edgeq.export.verify import verify
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
+from edgeq.ports import read_io
+from edgeq.portspec import as_port_specs
 from edgeq.progress import Progress
 from edgeq.recipe import Recipe, as_recipe
 from edgeq.report import Report
@@ -39,6 +44,9 @@ def export(
     recipe: str | os.PathLike[str] | Recipe = "auto",
     target: str = "xnnpack",
     calibration: Calibration | str | os.PathLike[str] | None = None,
+    inputs: object = "float32",
+    outputs: object = "float32",
+    layout: str | None = None,
     min_sqnr_db: float | None = 3.0,
     threads: int | None = None,
     progress: bool | None = None,
@@ -57,6 +65,14 @@ def export(
         target: Where the model will run.
         calibration: A calibration of this model, or its file, to plan by; `rep_dataset` is then
             only for tracing and judging by.
+        inputs: What the app passes: `"float32"`, `"int8"`, `"uint8"` or `"int16"`; a range that
+            is known beforehand instead of measured, such as `(0, 1)`; both as
+            `("uint8", (0, 1))`; or a dict of these by input name. `edge_model.io` has the scales.
+            `rep_dataset` stays in real numbers. int8 costs nothing; uint8 and int16 put a QUANTIZE
+            op outside the XNNPACK delegate.
+        outputs: What the app gets, likewise.
+        layout: `"nhwc"` lets the file take and give images as NHWC where the model has NCHW;
+            `rep_dataset` stays as the model takes it. None keeps the model's own.
         min_sqnr_db: Lowest SQNR in dB against the float model that an output may have; None
             accepts any.
         threads: Threads for calibration; None takes what this process may use.
@@ -68,35 +84,41 @@ def export(
     Raises:
         ModelError: The model cannot be read or traced.
         DataError: The data does not fit the model, or holds NaN or infinite values.
-        RecipeError: The recipe does not fit the model, or the target is unknown.
+        RecipeError: The recipe, `inputs`, `outputs` or `layout` does not fit the model, or the
+            target is unknown.
         UnsupportedOpError: Ops that the recipe wants in int8 have no such form.
         ConversionError: The converter refused the model, or died on it.
         VerificationError: The exported file breaks a promise of its plan.
         DependencyError: A package that this kind of model needs is missing.
     """
     recipe, stages = as_recipe(recipe), Progress.make(progress)
+    asked = as_port_specs(inputs, "inputs"), as_port_specs(outputs, "outputs")
     _check_target(target)
+    check_layout(layout)
     with start_converter() as converter:
         data = RepDataset(rep_dataset)
         with stages.stage("trace"):
-            float_model = frontends.trace(model, sample, data, converter)
-            refuse_quantized(float_model)
-            rewritten = rewrite(float_model)
+            float_model = _traced(model, sample, data, converter, layout)
+            rewritten = rewrite(fold_transposes(float_model))
+            interface = Interface.of(rewritten, *asked)
+            known = known_ranges(rewritten, interface)
         with stages.stage("calibrate", data.length) as advance:
             held = HeldOut(data.samples(input_specs(float_model), advance))
             independent = calibration is None
             if calibration is None:
-                calibrator = Calibrator(rewritten, threads, observers(rewritten, recipe))
+                watching = {**observers(rewritten, recipe), **known}
+                calibrator = Calibrator(rewritten, threads, watching)
                 calibration = _measure(calibrator, float_model, held, converter)
                 del calibrator  # a copy of the model that nobody needs any more
             else:
-                calibration = _given(calibration)
+                calibration = _given(calibration, known)
                 held.exhaust()
         with stages.stage("plan"):
             plan = make_plan(rewritten, calibration, recipe)
         with stages.stage("convert"):
-            tflite = convert(converter, rewritten, plan)
-            _check_result_runs(converter, tflite, held.samples[0])
+            converted = convert(converter, rewritten, plan)
+            tflite = set_interface(rewritten, plan, converted, interface)
+            _check_result_runs(converter, tflite, float_model, held.samples[0])
         with stages.stage("verify"):
             measured = verify(float_model, rewritten, plan, tflite, held.samples, min_sqnr_db)
     report = Report(
@@ -118,6 +140,9 @@ def calibrate(
     observer: object = "minmax",
     sample: object = None,
     recipe: str | os.PathLike[str] | Recipe = "auto",
+    inputs: object = "float32",
+    outputs: object = "float32",
+    layout: str | None = None,
     start: Calibration | None = None,
     checkpoint: Checkpoint | None = None,
     engine: str = "local",
@@ -133,6 +158,9 @@ def calibrate(
             `"moving_average"`, or an observer (see `edgeq.calibrate.observers`).
         sample: As for `export`.
         recipe: Its rules may give layers observers of their own.
+        inputs: As for `export`, for the ranges that are known beforehand.
+        outputs: As for `export`, likewise.
+        layout: As for `export`, which must be given the same.
         start: What earlier samples have shown; the first `start.samples` samples are skipped, so
             that the result is that of one run over all of them.
         checkpoint: Called after each sample with a function that gives what was seen so far.
@@ -148,17 +176,19 @@ def calibrate(
         EdgeqError: As for `export`.
     """
     recipe = replace(as_recipe(recipe), observer=observer)
+    asked = as_port_specs(inputs, "inputs"), as_port_specs(outputs, "outputs")
+    check_layout(layout)
     stages = Progress.make(progress)
     source = _source(rep_dataset, engine, start, checkpoint)
     with start_converter() as converter:
         data = RepDataset(source)
         with stages.stage("trace"):
-            float_model = frontends.trace(model, sample, data, converter)
-            refuse_quantized(float_model)
-            rewritten = rewrite(float_model)
+            float_model = _traced(model, sample, data, converter, layout)
+            rewritten = rewrite(fold_transposes(float_model))
         with stages.stage("calibrate", data.length) as advance:
             samples = data.samples(input_specs(float_model), advance)
-            watching = observers(rewritten, recipe)
+            known = known_ranges(rewritten, Interface.of(rewritten, *asked))
+            watching = {**observers(rewritten, recipe), **known}
             calibrator = Calibrator(rewritten, threads, watching)
             if isinstance(source, distributed.Rows):
                 trial = itertools.islice(data.samples(input_specs(float_model)), 1)
@@ -166,6 +196,14 @@ def calibrate(
                 return distributed.calibrate(rewritten, source, watching, threads, advance)
             rest = itertools.islice(samples, start.samples if start else 0, None)
             return _measure(calibrator, float_model, rest, converter, start, checkpoint)
+
+
+def _traced(
+    model: object, sample: object, data: RepDataset, converter: Worker, layout: str | None
+) -> FloatModel:
+    found = frontends.trace(model, sample, data, converter)
+    refuse_quantized(found)
+    return found if layout is None else to_nhwc(found)
 
 
 def _check_target(target: str) -> None:
@@ -207,12 +245,19 @@ def _measure(
     return calibrator.run(itertools.chain(first, stream), start, checkpoint)
 
 
-def _given(calibration: Calibration | str | os.PathLike[str]) -> Calibration:
-    return calibration if isinstance(calibration, Calibration) else Calibration.load(calibration)
+def _given(
+    calibration: Calibration | str | os.PathLike[str], known: Mapping[int, Fixed]
+) -> Calibration:
+    if not isinstance(calibration, Calibration):
+        calibration = Calibration.load(calibration)
+    return replace(calibration, observers={**calibration.observers, **known})
 
 
-def _check_result_runs(converter: Worker, tflite: bytes, sample: Sample) -> None:
+def _check_result_runs(
+    converter: Worker, tflite: bytes, float_model: FloatModel, sample: Sample
+) -> None:
+    held = read_io(tflite).quantize(float_model.by_name(sample))
     try:
-        check_runs(converter, tflite, sample, "the exported model")
+        check_runs(converter, tflite, held, "the exported model")
     except ModelError as error:
         raise VerificationError(str(error)) from None
