@@ -11,6 +11,7 @@ from edgeq.errors import (
     UnsupportedOpError,
     VerificationError,
 )
+from edgeq.export.dequantize import dequantize
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.pipeline import calibrate, export
 from edgeq.recipe import Mode, Recipe, Rule
@@ -32,5 +33,6 @@ __all__ = [
     "UnsupportedOpError",
     "VerificationError",
     "calibrate",
+    "dequantize",
     "export",
 ]
