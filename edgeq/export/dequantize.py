@@ -45,8 +45,8 @@ def dequantize(tflite: bytes | bytearray | str | os.PathLike[str]) -> bytes:
         tflite: The file, or its bytes, from any converter.
 
     Raises:
-        ModelError: Not a .tflite file, or damaged; nothing in it is quantized; or it is quantized in
-            a way that has no float form.
+        ModelError: Not a .tflite file, or damaged; nothing in it is quantized; or there is no float
+            form of it.
     """
     with Worker() as worker:
         made = _Dequantizer(completed(frontend.read_file(tflite, worker))).run()
