@@ -18,8 +18,8 @@ from edgeq.errors import RecipeError
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel
-from edgeq.portspec import PortSpec, as_port_specs
 from edgeq.ports import IO, Port, read_io
+from edgeq.portspec import PortSpec, as_port_specs
 from edgeq.qtypes import DType, QParams, affine, float32
 from edgeq.recipe import Mode, Recipe, Rule
 from edgeq.runtime.backend import load_backend
