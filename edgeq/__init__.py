@@ -11,6 +11,7 @@ from edgeq.errors import (
     UnsupportedOpError,
     VerificationError,
 )
+from edgeq.export.dequantize import dequantize
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.pipeline import calibrate, export, plan
 from edgeq.export.planned import PlannedModel
@@ -34,6 +35,7 @@ __all__ = [
     "UnsupportedOpError",
     "VerificationError",
     "calibrate",
+    "dequantize",
     "export",
     "plan",
 ]

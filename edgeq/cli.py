@@ -28,6 +28,7 @@ from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel
+from edgeq.portspec import DTYPES, PortSpec
 from edgeq.recipe import PRESETS
 from edgeq.runtime.backend import load_backend
 
@@ -65,6 +66,17 @@ Measure = Annotated[
 ]
 GoalSqnr = Annotated[
     float, typer.Option(help="SQNR in dB from which on recipe auto takes the fastest plan.")
+]
+
+PortRange = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        metavar="LOW HIGH",
+        help="Range of its real numbers that is known beforehand, instead of measured.",
+    ),
+]
+Layout = Annotated[
+    str | None, typer.Option(help="nhwc: take and give images as NHWC where the model has NCHW.")
 ]
 
 
@@ -169,6 +181,9 @@ def options(
     epilog="Examples:\n\n"
     "edgeq export model.tflite --data images.npy -o model_int8.tflite\n\n"
     "edgeq export my_package.net:build --data my_package.net:samples -o net.tflite --recipe r.json"
+    "\n\n"
+    "edgeq export model.tflite --data images.npy -o camera.tflite --inputs uint8 --input-range 0 1 "
+    "--layout nhwc"
 )
 def export(
     model: Annotated[str, typer.Argument(help=MODEL_HELP, metavar="MODEL")],
@@ -181,6 +196,13 @@ def export(
     calibration: Annotated[
         Path | None, typer.Option(help="Plan by this file of edgeq calibrate.")
     ] = None,
+    inputs: Annotated[
+        str, typer.Option(help=f"What the app passes: {', '.join(DTYPES)}.")
+    ] = "float32",
+    outputs: Annotated[str, typer.Option(help="What the app gets, likewise.")] = "float32",
+    input_range: PortRange = None,
+    output_range: PortRange = None,
+    layout: Layout = None,
     min_sqnr: Annotated[
         float, typer.Option(help="Lowest SQNR in dB an output may have; -inf accepts any.")
     ] = 3.0,
@@ -199,7 +221,8 @@ def export(
                 _check_writable(path, overwrite)
         made = run(
             _load_model(model), _load_data(data, data_config, data_option, model),
-            recipe=recipe, target=target, calibration=calibration,
+            recipe=recipe, target=target, calibration=calibration, layout=layout,
+            inputs=PortSpec(inputs, input_range), outputs=PortSpec(outputs, output_range),
             min_sqnr_db=min_sqnr, measure=measure, goal_db=goal_sqnr, threads=threads,
         )  # fmt: skip
         _write(output, made.tflite)
@@ -258,6 +281,9 @@ def calibrate(
     data_config: DataConfig = None,
     data_option: DataOptions = None,
     observer: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED)}.")] = "minmax",
+    input_range: PortRange = None,
+    output_range: PortRange = None,
+    layout: Layout = None,
     resume: Annotated[bool, typer.Option(help="Go on where an earlier run ended.")] = False,
     save_every: Annotated[float, typer.Option(help="Seconds between saves.", min=0.0)] = 5.0,
     threads: Annotated[int | None, typer.Option(help="Threads.", min=1)] = None,
@@ -280,7 +306,8 @@ def calibrate(
         checkpoint = _Checkpoint(partial, save_every)
         made = run(
             _load_model(model), _load_data(data, data_config, data_option, model),
-            observer=observer, start=start, checkpoint=checkpoint, threads=threads,
+            observer=observer, start=start, checkpoint=checkpoint, threads=threads, layout=layout,
+            inputs=PortSpec(range=input_range), outputs=PortSpec(range=output_range),
         )  # fmt: skip
         made.save(output)
         partial.unlink(missing_ok=True)
@@ -299,6 +326,21 @@ class _Checkpoint:
         if time.monotonic() - self._last >= self._seconds:
             state().save(self._path)
             self._last = time.monotonic()
+
+
+@app.command(epilog="Example:\n\nedgeq dequantize model_int8.tflite -o model_float.tflite")
+def dequantize(
+    model: Annotated[Path, typer.Argument(help="A quantized .tflite file.", metavar="MODEL")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the .tflite.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
+) -> None:
+    """Turns a quantized .tflite file back into a float32 one, which computes nearly the same."""
+    from edgeq.export.dequantize import dequantize as run
+
+    with _errors_as_sentences():
+        _check_writable(output, overwrite)
+        _write(output, run(model))
+        Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example:\n\nedgeq inspect model_int8.tflite")

@@ -1,6 +1,6 @@
-"""`GraphEditor`: adds tensors, constants, ops and outputs to the main graph of a .tflite file.
+"""`GraphEditor` adds to the main graph of a .tflite file; `TensorMerger` takes ops out of a graph.
 
-The only way edgeq changes a float file. Knows the file format, nothing of what the ops mean.
+Know the file format, nothing of what the ops mean.
 """
 
 from __future__ import annotations
@@ -237,6 +237,7 @@ def _quantization(qparams: QParams) -> Any:
 
 _OPTIONS = {
     "ADD": "AddOptions",
+    "MEAN": "ReducerOptions",
     "MUL": "MulOptions",
     "PACK": "PackOptions",
     "REDUCE_MIN": "ReducerOptions",
@@ -245,3 +246,107 @@ _OPTIONS = {
     "RESHAPE": "ReshapeOptions",
 }
 """Name of the options table of each op that edgeq adds."""
+
+
+class TensorMerger:
+    """Takes ops out of a graph and makes what they read and what they write one tensor.
+
+    Args:
+        tree: The file's object tree, which is changed by `apply`.
+        graph: Index of the graph in it.
+    """
+
+    def __init__(self, tree: Any, graph: int = 0) -> None:
+        self._tree = tree
+        self._index = graph
+        self._graph = tree.subgraphs[graph]
+        self._computed = {int(t) for op in self._graph.operators for t in op.outputs}
+        self._results = {int(t) for t in self._graph.outputs}
+        self._same: dict[int, int] = {}
+        self._dropped: set[int] = set()
+
+    def root(self, tensor: int) -> int:
+        """The tensor that stands for `tensor`."""
+        while tensor in self._same:
+            tensor = self._same[tensor]
+        return tensor
+
+    def merge(self, one: int, other: int) -> int:
+        """Makes two tensors one.
+
+        Returns:
+            Index of the one that stands for both: inputs, constants and variables before outputs of
+            the graph, and these before all others, so that ports keep their names.
+        """
+        pair = self.root(one), self.root(other)
+        kept = max(pair, key=self._rank)
+        self._same.update({gone: kept for gone in pair if gone != kept})
+        return kept
+
+    def drop(self, op: int) -> None:
+        """Takes an op out."""
+        self._dropped.add(op)
+
+    def _rank(self, tensor: int) -> int:
+        return 2 if tensor not in self._computed else int(tensor in self._results)
+
+    def apply(self) -> None:
+        """Changes the tree, and takes out of it what nothing mentions any more."""
+        graph = self._graph
+        graph.operators = [op for i, op in enumerate(graph.operators) if i not in self._dropped]
+        _renumber(self._tree, self._index, self.root)
+        prune(self._tree)
+
+
+def op_code(tree: Any, name: str, version: int) -> int:
+    """Index of a builtin op's code with that version, which is added where there is none."""
+    wanted = getattr(schema.BuiltinOperator, name)
+    for index, code in enumerate(tree.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == wanted and code.version == version:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.deprecatedBuiltinCode = wanted, min(wanted, 127)
+    code.version = version
+    tree.operatorCodes.append(code)
+    return len(tree.operatorCodes) - 1
+
+
+def prune(tree: Any) -> None:
+    """Takes tensors, op codes and constants out of an object tree that nothing mentions."""
+    for index, graph in enumerate(tree.subgraphs):
+        named = set[int]()
+        _renumber(tree, index, lambda t, named=named: named.add(t) or t)  # type: ignore[misc]
+        place = {old: new for new, old in enumerate(sorted(named - {-1}))}
+        graph.tensors = [graph.tensors[old] for old in place]
+        _renumber(tree, index, lambda t, place=place: place.get(t, -1))  # type: ignore[misc]
+    operators = [op for graph in tree.subgraphs for op in graph.operators or ()]
+    codes = {old: new for new, old in enumerate(sorted({op.opcodeIndex for op in operators}))}
+    tree.operatorCodes = [tree.operatorCodes[old] for old in codes]
+    for op in operators:
+        op.opcodeIndex = codes[op.opcodeIndex]
+    kept = {tensor.buffer for graph in tree.subgraphs for tensor in graph.tensors}
+    kept |= {entry.buffer for entry in tree.metadata or ()} | {*map(int, tree.metadataBuffer or ())}
+    for index, buffer in enumerate(tree.buffers):
+        if index not in kept:
+            buffer.data = None
+
+
+def _renumber(tree: Any, index: int, number: Callable[[int], int]) -> None:
+    """Calls `number` on every mention of a tensor of a graph, and puts its result there."""
+
+    def renumbered(tensors: Any) -> Any:
+        return tensors if tensors is None else np.asarray([number(int(t)) for t in tensors], "i4")
+
+    graph = tree.subgraphs[index]
+    graph.inputs, graph.outputs = renumbered(graph.inputs), renumbered(graph.outputs)
+    for op in graph.operators or ():
+        op.inputs, op.outputs = renumbered(op.inputs), renumbered(op.outputs)
+        op.intermediates = renumbered(op.intermediates)
+    for tensor in graph.tensors:
+        details = getattr(tensor.quantization, "details", None)
+        if isinstance(details, schema.BlockwiseQuantizationT):
+            details.scales, details.zeroPoints = number(details.scales), number(details.zeroPoints)
+    for signature in tree.signatureDefs or ():
+        if signature.subgraphIndex == index:
+            for entry in (*(signature.inputs or ()), *(signature.outputs or ())):
+                entry.tensorIndex = number(entry.tensorIndex)

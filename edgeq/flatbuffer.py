@@ -176,9 +176,21 @@ def unpack(data: bytes) -> Any:
             f"in {len(data)} bytes"
         )
     try:
-        return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+        tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
     except _READ_ERRORS as error:
         raise _damaged(f"its tables point outside the file ({error})") from None
+    for index, buffer in enumerate(_list(tree.buffers)):
+        if buffer.size:
+            _bring_in(buffer, data, index)
+    return tree
+
+
+def _bring_in(buffer: Any, data: bytes, index: int) -> None:
+    """Gives a buffer what the file holds for it behind its tables, as some converters write it."""
+    if buffer.offset + buffer.size > len(data):
+        raise _damaged(f"buffer {index} lies outside the file")
+    buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+    buffer.offset = buffer.size = 0
 
 
 class _Builder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers has no annotations

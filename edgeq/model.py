@@ -9,8 +9,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy.typing as npt
 
 from edgeq.errors import ModelError
 from edgeq.flatbuffer import Graph, Model, Operator, Signature, Tensor, parse_tree, unpack
@@ -25,12 +28,14 @@ class FloatModel:
     Attributes:
         tflite: The float .tflite file.
         origin: Framework that it came from, for example `"pytorch"`.
-        notes: What the front end did that the user should know, one sentence each.
+        notes: What was done to it that the user should know, one sentence each.
+        nhwc: Inputs that the file takes as NHWC, but the user's model as NCHW, by name.
     """
 
     tflite: bytes
     origin: str
     notes: tuple[str, ...] = ()
+    nhwc: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self._model.graphs) != 1:
@@ -39,9 +44,9 @@ class FloatModel:
                 "signatures); export one signature without loops or branches at a time"
             )
 
-    def __reduce__(self) -> tuple[type[FloatModel], tuple[bytes, str, tuple[str, ...]]]:
+    def __reduce__(self) -> tuple[type[FloatModel], tuple[object, ...]]:
         """Goes to another process as the file alone; what was read from it is read again there."""
-        return FloatModel, (self.tflite, self.origin, self.notes)
+        return FloatModel, (self.tflite, self.origin, self.notes, self.nhwc)
 
     @functools.cached_property
     def _model(self) -> Model:
@@ -81,6 +86,11 @@ class FloatModel:
     def where(self, op: Operator) -> str:
         """How errors and reports name an op, for example `CONV_2D at features.0.conv (op 3)`."""
         return f"{op.name} at {self.layer(op) or '?'} (op {op.index})"
+
+    def by_name(self, sample: Sequence[npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of a sample by input name."""
+        names = [name for name, _ in self.input_tensors()]
+        return dict(zip(names, sample, strict=True))
 
     def input_tensors(self) -> tuple[tuple[str, Tensor], ...]:
         """`(signature name, tensor)` of each input, in the graph's order."""

@@ -26,27 +26,36 @@ class DType(enum.Enum):
     INT2 = "i2"
     INT4 = "i4"
     INT8 = "i8"
+    UINT8 = "ui8"
     INT16 = "i16"
     INT32 = "i32"
     INT64 = "i64"
 
     @property
+    def is_signed(self) -> bool:
+        """Whether it holds negative integers."""
+        return self.value.startswith("i")
+
+    @property
     def bits(self) -> int:
         """Width in bits."""
-        return int(self.value[1:])
+        return int(self.value.removeprefix("u")[1:])
 
     @property
     def type_name(self) -> str:
         """Name of the tensor type in a file, for example `"int4"`."""
-        return f"int{self.bits}"
+        return f"int{self.bits}" if self.is_signed else f"uint{self.bits}"
 
     @property
     def numpy_name(self) -> str:
         """Name of the smallest numpy dtype that holds it, for example `"int8"` of INT4."""
-        return f"int{max(self.bits, 8)}"
+        bits = max(self.bits, 8)
+        return f"int{bits}" if self.is_signed else f"uint{bits}"
 
     def limits(self, narrow_range: bool = False) -> tuple[int, int]:
         """Lowest and highest integer; a narrow range gives up the lowest one."""
+        if not self.is_signed:
+            return int(narrow_range), (1 << self.bits) - 1
         half = 1 << (self.bits - 1)
         return -half + int(narrow_range), half - 1
 

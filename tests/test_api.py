@@ -32,6 +32,7 @@ PUBLIC = [
     "UnsupportedOpError",
     "VerificationError",
     "calibrate",
+    "dequantize",
     "export",
 ]
 

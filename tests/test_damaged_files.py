@@ -23,9 +23,11 @@ from mutations import WAYS, Base, bases, mutant
 
 import edgeq
 from edgeq.compare import Fidelity
+from edgeq.errors import ModelError
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.flatbuffer import completed, pack, parse, unpack
 from edgeq.isolation import MEMORY_USED, JobCrashed, JobFailed, Worker
+from edgeq.model import FloatModel
 from edgeq.runtime.session import Session
 
 MUTANTS = 200
@@ -189,3 +191,21 @@ def _wrong_with(model: EdgeModel, data: Sequence[Sequence[np.ndarray]]) -> str:
 
 if __name__ == "__main__":
     _report([(int(b), int(s)) for b, s in (name.split(":") for name in sys.argv[1:])])
+
+
+def behind_the_tables(tflite: bytes, missing: int = 0) -> bytes:
+    """The file with its largest constant behind the tables, less `missing` bytes at its end."""
+    tree = unpack(tflite)
+    buffer = max(tree.buffers, key=lambda b: 0 if b.data is None else len(b.data))
+    content = bytes(buffer.data)
+    buffer.data, buffer.offset, buffer.size = None, 1 << 30, len(content)
+    buffer.offset = len(pack(tree))
+    return pack(tree) + content[: len(content) - missing]
+
+
+def test_constants_behind_the_tables_are_read(demo_model: FloatModel) -> None:
+    moved = parse(behind_the_tables(demo_model.tflite)).graphs[0]
+    for tensor, expected in zip(moved.tensors, demo_model.graph.tensors, strict=True):
+        assert np.array_equal(tensor.data, expected.data)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"buffer \d+ lies outside the file"):
+        parse(behind_the_tables(demo_model.tflite, missing=1))

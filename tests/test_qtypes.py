@@ -162,6 +162,7 @@ def test_integers_survive_the_way_there_and_back(q: int, zero_point: int, scale:
     [
         (DType.INT8, False, (-128, 127)),
         (DType.INT8, True, (-127, 127)),
+        (DType.UINT8, False, (0, 255)),
         (DType.INT16, True, (-32767, 32767)),
         (DType.INT32, False, (-(2**31), 2**31 - 1)),
     ],

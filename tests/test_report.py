@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as arrays
 from edgeq.compare import Fidelity
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.flatbuffer import parse
+from edgeq.ports import IO, Port
 from edgeq.progress import Progress
 from edgeq.report import OutputFidelity, Report
 
@@ -31,6 +32,8 @@ def report(**changes: Any) -> Report:
         "float_bytes": 400_000,
         "edge_bytes": 100_000,
         "op_counts": {"int8": 71, "quantize/dequantize": 2},
+        "transposes": 1,
+        "io": IO((Port("x", (1, 4), "float32"),), (Port("logits", (1, 2), "float32"),)),
         "outputs": (OutputFidelity("logits", 34.56, 0.25), OutputFidelity("boxes", 21.04, 1.5)),
         "judged_samples": 16,
         "delegated_ops": 70,

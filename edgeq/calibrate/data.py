@@ -29,15 +29,25 @@ class InputSpec:
         name: Name in the signature.
         shape: Static shape, batch included.
         dtype: numpy dtype name, for example `"float32"`.
+        order: Axes of what the user gives, in the order in which the model takes them; empty where
+            both are the same.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    order: tuple[int, ...] = ()
+
+    @property
+    def given_shape(self) -> tuple[int, ...]:
+        """Shape of what the user gives, batch included."""
+        if not self.order:
+            return self.shape
+        return tuple(self.shape[self.order.index(axis)] for axis in range(len(self.shape)))
 
     def describe(self) -> str:
         """For example `'image' float32 (1, 3, 224, 224)`."""
-        return f"{self.name!r} {self.dtype} {self.shape}"
+        return f"{self.name!r} {self.dtype} {self.given_shape}"
 
 
 class RepDataset:
@@ -240,11 +250,12 @@ def _as_input(value: Any, spec: InputSpec, index: int) -> Array:
             f"{where}: the value at {position} is {array[position]}; calibration needs finite "
             f"numbers. Drop the sample or mend the preprocessing"
         )
-    if array.ndim == len(spec.shape) - 1 and array.shape == spec.shape[1:]:
+    shape = spec.given_shape
+    if array.ndim == len(shape) - 1 and array.shape == shape[1:]:
         array = array[None]
-    if array.shape[1:] != spec.shape[1:] or array.ndim != len(spec.shape):
-        raise DataError(f"{where}: the model takes shape {spec.shape}. Received: {array.shape}")
-    return array
+    if array.shape[1:] != shape[1:] or array.ndim != len(shape):
+        raise DataError(f"{where}: the model takes shape {shape}. Received: {array.shape}")
+    return np.ascontiguousarray(array.transpose(spec.order)) if spec.order else array
 
 
 def _cast(array: Array, wanted: np.dtype[Any], where: str) -> Array:

@@ -161,8 +161,7 @@ class _SampleError(DataError):
 class _Job:
     """What is the same for all shards."""
 
-    tflite: bytes
-    origin: str
+    model: FloatModel
     rows: Rows
     observers: Mapping[int, Any]
     threads: int
@@ -197,7 +196,7 @@ def calibrate(
     """
     ray = check_installed()
     with _connected(ray):
-        job = _Job(model.tflite, model.origin, rows, dict(observers or {}), threads or 1)
+        job = _Job(model, rows, dict(observers or {}), threads or 1)
         cpus = _reserved_cpus(ray, job.threads)
         workers = int(ray.cluster_resources().get("CPU", 1)) // cpus
         shards = _shards(len(rows), _batch(input_specs(model)), SHARDS_PER_WORKER * workers)
@@ -339,8 +338,7 @@ def _run_shard(job: _Job, shard: range) -> Calibration | EdgeqError:
 
 
 def _calibration(job: _Job, shard: range) -> Calibration:
-    model = FloatModel(job.tflite, job.origin)
-    inputs = input_specs(model)
+    model, inputs = job.model, input_specs(job.model)
     items = _Shard(job.rows, shard, inputs)
     samples = _named(RepDataset(items).samples(inputs), shard.start)
     try:

@@ -31,6 +31,9 @@ Checkpoint = Callable[[Callable[[], Calibration]], None]
 
 Vector = npt.NDArray[np.float32]
 
+TO_NHWC = (0, 2, 3, 1)
+"""The axes of an NCHW array in the order of NHWC."""
+
 
 def input_specs(model: FloatModel) -> tuple[InputSpec, ...]:
     """What each input of the model takes.
@@ -50,7 +53,8 @@ def input_specs(model: FloatModel) -> tuple[InputSpec, ...]:
                 f"input {name!r} is of type {tensor.dtype}, which has no numpy form; export the "
                 "part of the model behind it"
             )
-        specs.append(InputSpec(name, tensor.shape, tensor.dtype))
+        order = TO_NHWC if name in model.nhwc else ()
+        specs.append(InputSpec(name, tensor.shape, tensor.dtype, order))
     if not specs:
         raise ModelError("the model has no input, so there is nothing to calibrate")
     return tuple(specs)

@@ -209,10 +209,10 @@ class Search:
                 actual = edge.outputs()
                 for i, expected in enumerate(reference.outputs()):
                     totals[i] = totals[i].observe(expected, actual[order[i]])
-            time = offer.time
+            time, first = offer.time, self.samples[0]
             if self.measure:
-                sessions = {"float": reference, "edge": edge}
-                latency = interleaved_latency(sessions, self.samples[0], budget_s=1.0)
+                runs = {"float": (reference, first), "edge": (edge, [first[i] for i in inputs])}
+                latency = interleaved_latency(runs, budget_s=1.0)
                 time = latency["edge"].min_ms / latency["float"].min_ms
         return replace(offer, time=time, sqnr_db=min(t.sqnr_db for t in totals))
 

@@ -10,33 +10,10 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.export.convert import annotated_mlir
 from edgeq.export.plan import Plan
 from edgeq.files import write_whole
-from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel
+from edgeq.ports import IO
 from edgeq.report import Report
 from edgeq.runtime.session import Session
-
-
-@dataclass(frozen=True)
-class Port:
-    """One input or output of the exported file.
-
-    Attributes:
-        name: Name in the signature.
-        shape: Shape, batch included.
-        dtype: numpy dtype name of what the app passes or gets.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclass(frozen=True)
-class IO:
-    """Inputs and outputs of the exported file, in order."""
-
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +22,8 @@ class EdgeModel:
 
     Attributes:
         tflite: The .tflite file.
-        float_model: The float model as traced, which it was measured against.
+        float_model: The float model as traced, in the layout that was asked for, which it was
+            measured against.
         rewritten: The float model that the plan speaks of: the same numbers by other ops.
         plan: What became an integer and how.
         calibration: The ranges that the plan rests on.
@@ -61,16 +39,8 @@ class EdgeModel:
 
     @property
     def io(self) -> IO:
-        """Names, shapes and types of the inputs and outputs."""
-        model = parse(self.tflite)
-        graph, signature = model.graphs[0], model.signatures[0]
-
-        def ports(pairs: tuple[tuple[str, int], ...], order: tuple[int, ...]) -> tuple[Port, ...]:
-            tensors = [(name, graph.tensors[i]) for name, i in pairs]
-            tensors.sort(key=lambda pair: order.index(pair[1].index))
-            return tuple(Port(name, t.shape, t.dtype) for name, t in tensors)
-
-        return IO(ports(signature.inputs, graph.inputs), ports(signature.outputs, graph.outputs))
+        """Names, shapes, types and scales of the inputs and outputs."""
+        return self.report.io
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the .tflite file, whole or not at all, and returns its path."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.model import FloatModel
+from edgeq.qtypes import DType
 
 BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
 """Ops between float and integer, which no float model has."""
@@ -68,13 +69,18 @@ class Exported:
         kinds = [t.dtype for t in tensors]
         return next((k for k in ("float32", "int16", "int8") if k in kinds), kinds[-1])
 
-    def integer_tensor(self, name: str) -> Tensor | None:
-        """The integer tensor of a float model's name; None if the converter folded it away."""
+    def integer_tensor(self, name: str, dtype: DType) -> Tensor | None:
+        """What a tensor of the float model became; None if the converter folded it away.
+
+        Args:
+            name: Its name in the float model.
+            dtype: What it was planned to become; ports may be of another type than what they hold.
+        """
         tensor = self._by_name.get(name)
-        if tensor is None or tensor.qparams is not None:
+        if tensor is None or (tensor.qparams is not None and tensor.qparams.dtype is dtype):
             return tensor
         producer = self.graph.producers.get(tensor.index)
-        if producer is not None and producer.name == "DEQUANTIZE":
+        if producer is not None and producer.name in BOUNDARY:
             return self.graph.tensors[producer.inputs[0]]
         readers = [op for op, _ in self.graph.uses.get(tensor.index, []) if op.name == "QUANTIZE"]
         return self.graph.tensors[readers[0].outputs[0]] if readers else None

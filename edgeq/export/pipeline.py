@@ -1,18 +1,19 @@
 """The pipeline, on one page: no other file knows the order of the stages.
 
-load, trace, rewrite, calibrate, plan, annotate, convert, verify.
+load, trace, set the layout, rewrite, calibrate, plan, annotate, convert, set the interface, verify.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgeq.calibrate import distributed
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import HeldOut, RepDataset, Sample
+from edgeq.calibrate.observers import Fixed
 from edgeq.calibrate.run import Calibrator, Checkpoint, input_specs
 from edgeq.errors import ModelError, RecipeError, VerificationError
 from edgeq.export import frontends
@@ -20,6 +21,8 @@ from edgeq.export.auto import Search
 from edgeq.export.convert import check_runs, convert, start_converter
 from edgeq.export.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, Costs
 from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.interface import Interface, known_ranges, set_interface
+from edgeq.export.layout import check_layout, fold_transposes, to_nhwc
 from edgeq.export.modes import Choices, choose, observers
 from edgeq.export.plan import Plan, make_plan, refuse_quantized
 from edgeq.export.planned import PlannedModel
@@ -27,6 +30,8 @@ from edgeq.export.rewrite import rewrite
 from edgeq.export.verify import verify
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
+from edgeq.ports import read_io
+from edgeq.portspec import PortSpecs, as_port_specs
 from edgeq.progress import Progress
 from edgeq.recipe import Mode, Recipe, as_recipe
 from edgeq.report import Report
@@ -44,6 +49,9 @@ def export(
     recipe: str | os.PathLike[str] | Recipe = "auto",
     target: str = "xnnpack",
     calibration: Calibration | str | os.PathLike[str] | None = None,
+    inputs: object = "float32",
+    outputs: object = "float32",
+    layout: str | None = None,
     min_sqnr_db: float | None = 3.0,
     measure: bool = False,
     goal_db: float = 20.0,
@@ -64,6 +72,14 @@ def export(
         target: Where the model will run.
         calibration: A calibration of this model, or its file, to plan by; `rep_dataset` is then
             only for tracing and judging by.
+        inputs: What the app passes: `"float32"`, `"int8"`, `"uint8"` or `"int16"`; a range that
+            is known beforehand instead of measured, such as `(0, 1)`; both as
+            `("uint8", (0, 1))`; or a dict of these by input name. `edge_model.io` has the scales.
+            `rep_dataset` stays in real numbers. int8 costs nothing; uint8 and int16 put a QUANTIZE
+            op outside the XNNPACK delegate.
+        outputs: What the app gets, likewise.
+        layout: `"nhwc"` lets the file take and give images as NHWC where the model has NCHW;
+            `rep_dataset` stays as the model takes it. None keeps the model's own.
         min_sqnr_db: Lowest SQNR in dB against the float model that an output may have; None
             accepts any.
         measure: Whether `recipe="auto"` decides by times measured on this machine. Otherwise it
@@ -78,23 +94,27 @@ def export(
     Raises:
         ModelError: The model cannot be read or traced.
         DataError: The data does not fit the model, or holds NaN or infinite values.
-        RecipeError: The recipe does not fit the model, or the target is unknown.
+        RecipeError: The recipe, `inputs`, `outputs` or `layout` does not fit the model, or the
+            target is unknown.
         UnsupportedOpError: Ops that the recipe wants in int8 have no such form.
         ConversionError: The converter refused the model, or died on it.
         VerificationError: The exported file breaks a promise of its plan.
         DependencyError: A package that this kind of model needs is missing.
     """
     recipe, stages = as_recipe(recipe), Progress.make(progress)
+    asked = as_port_specs(inputs, "inputs"), as_port_specs(outputs, "outputs")
     _check_target(target)
-    search = _SearchOptions(measure, goal_db)
+    check_layout(layout)
+    request = _Request(
+        model, rep_dataset, sample, recipe, calibration, *asked, layout, measure, goal_db, threads
+    )
     with start_converter() as converter:
-        decided = _decide(
-            model, rep_dataset, sample, recipe, calibration, search, threads, stages, converter
-        )
+        decided = _decide(request, stages, converter)
         float_model, rewritten, plan = decided.float_model, decided.rewritten, decided.plan
         with stages.stage("convert"):
-            tflite = convert(converter, rewritten, plan)
-            _check_result_runs(converter, tflite, decided.judges[0])
+            converted = convert(converter, rewritten, plan)
+            tflite = set_interface(rewritten, plan, converted, decided.interface)
+            _check_result_runs(converter, tflite, float_model, decided.judges[0])
         with stages.stage("verify"):
             measured = verify(float_model, rewritten, plan, tflite, decided.judges, min_sqnr_db)
     report = Report(
@@ -116,33 +136,47 @@ def plan(
     sample: object = None,
     recipe: str | os.PathLike[str] | Recipe = "auto",
     calibration: Calibration | str | os.PathLike[str] | None = None,
+    inputs: object = "float32",
+    outputs: object = "float32",
+    layout: str | None = None,
     measure: bool = False,
     goal_db: float = 20.0,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> PlannedModel:
-    """Decides as `export` does and stops there: nothing is converted for keeps.
+    """Decides as `export` does and stops there.
 
     Args and errors are those of `export`.
 
     Returns:
         The plan and the model that it speaks of; it can be printed and written as JSON.
     """
-    recipe, stages = as_recipe(recipe), Progress.make(progress)
-    search = _SearchOptions(measure, goal_db)
+    asked = as_port_specs(inputs, "inputs"), as_port_specs(outputs, "outputs")
+    check_layout(layout)
+    request = _Request(
+        model, rep_dataset, sample, as_recipe(recipe), calibration, *asked, layout, measure,
+        goal_db, threads,
+    )  # fmt: skip
     with start_converter() as converter:
-        decided = _decide(
-            model, rep_dataset, sample, recipe, calibration, search, threads, stages, converter
-        )
+        decided = _decide(request, Progress.make(progress), converter)
     return PlannedModel(decided.rewritten, decided.plan)
 
 
 @dataclass(frozen=True)
-class _SearchOptions:
-    """What the caller says of `Mode.AUTO`."""
+class _Request:
+    """What the caller of `export` or `plan` asks for; see there."""
 
+    model: object
+    rep_dataset: object
+    sample: object
+    recipe: Recipe
+    calibration: Calibration | str | os.PathLike[str] | None
+    inputs: PortSpecs
+    outputs: PortSpecs
+    layout: str | None
     measure: bool
     goal_db: float
+    threads: int | None
 
 
 @dataclass(frozen=True)
@@ -152,6 +186,7 @@ class _Decided:
     Attributes:
         float_model: The float model as traced.
         rewritten: The float model that the plan speaks of.
+        interface: Types of the inputs and outputs.
         calibration: The ranges that the plan rests on.
         plan: What becomes an integer and how.
         judges: Samples to judge the result by.
@@ -160,37 +195,30 @@ class _Decided:
 
     float_model: FloatModel
     rewritten: FloatModel
+    interface: Interface
     calibration: Calibration
     plan: Plan
     judges: Sequence[Sample]
     independent: bool
 
 
-def _decide(
-    model: object,
-    rep_dataset: object,
-    sample: object,
-    recipe: Recipe,
-    calibration: Calibration | str | os.PathLike[str] | None,
-    search: _SearchOptions,
-    threads: int | None,
-    stages: Progress,
-    converter: Worker,
-) -> _Decided:
+def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
     """Trace, rewrite, calibrate, search where the recipe leaves it to edgeq, and plan."""
-    data = RepDataset(rep_dataset)
+    data, recipe = RepDataset(asked.rep_dataset), asked.recipe
     with stages.stage("trace"):
-        float_model = frontends.trace(model, sample, data, converter)
-        refuse_quantized(float_model)
-        rewritten = rewrite(float_model)
+        float_model = _traced(asked.model, asked.sample, data, converter, asked.layout)
+        rewritten = rewrite(fold_transposes(float_model))
+        interface = Interface.of(rewritten, asked.inputs, asked.outputs)
+        known = known_ranges(rewritten, interface)
         choices: Choices = choose(rewritten, recipe)
     with stages.stage("calibrate", data.length) as advance:
         held = HeldOut(data.samples(input_specs(float_model), advance))
-        given = None if calibration is None else _given(calibration)
+        given = None if asked.calibration is None else _given(asked.calibration, known)
         if not any(c.mode.is_static or c.mode is Mode.AUTO for c in choices.values()):
             given = Calibration(rewritten.digest, 0, {})
         if given is None:
-            calibrator = Calibrator(rewritten, threads, observers(rewritten, recipe))
+            watching = {**observers(rewritten, recipe), **known}
+            calibrator = Calibrator(rewritten, asked.threads, watching)
             found = _measure(calibrator, float_model, held, converter)
             del calibrator  # a copy of the model that nobody needs any more
         else:
@@ -200,12 +228,12 @@ def _decide(
         with stages.stage("search") as advance:
             choices = Search(
                 rewritten, found, recipe, choices, held.first, converter,
-                _costs(search.measure), search.goal_db, search.measure, advance,
+                _costs(asked.measure), asked.goal_db, asked.measure, advance,
             ).run()  # fmt: skip
     with stages.stage("plan"):
         made = make_plan(rewritten, found, recipe, choices)
-    independent = held.independent and calibration is None
-    return _Decided(float_model, rewritten, found, made, held.samples, independent)
+    independent = held.independent and asked.calibration is None
+    return _Decided(float_model, rewritten, interface, found, made, held.samples, independent)
 
 
 def calibrate(
@@ -215,6 +243,9 @@ def calibrate(
     observer: object = "minmax",
     sample: object = None,
     recipe: str | os.PathLike[str] | Recipe = "auto",
+    inputs: object = "float32",
+    outputs: object = "float32",
+    layout: str | None = None,
     start: Calibration | None = None,
     checkpoint: Checkpoint | None = None,
     engine: str = "local",
@@ -230,6 +261,9 @@ def calibrate(
             `"moving_average"`, or an observer (see `edgeq.calibrate.observers`).
         sample: As for `export`.
         recipe: Its rules may give layers observers of their own.
+        inputs: As for `export`, for the ranges that are known beforehand.
+        outputs: As for `export`, likewise.
+        layout: As for `export`, which must be given the same.
         start: What earlier samples have shown; the first `start.samples` samples are skipped, so
             that the result is that of one run over all of them.
         checkpoint: Called after each sample with a function that gives what was seen so far.
@@ -245,17 +279,19 @@ def calibrate(
         EdgeqError: As for `export`.
     """
     recipe = replace(as_recipe(recipe), observer=observer)
+    asked = as_port_specs(inputs, "inputs"), as_port_specs(outputs, "outputs")
+    check_layout(layout)
     stages = Progress.make(progress)
     source = _source(rep_dataset, engine, start, checkpoint)
     with start_converter() as converter:
         data = RepDataset(source)
         with stages.stage("trace"):
-            float_model = frontends.trace(model, sample, data, converter)
-            refuse_quantized(float_model)
-            rewritten = rewrite(float_model)
+            float_model = _traced(model, sample, data, converter, layout)
+            rewritten = rewrite(fold_transposes(float_model))
         with stages.stage("calibrate", data.length) as advance:
             samples = data.samples(input_specs(float_model), advance)
-            watching = observers(rewritten, recipe)
+            known = known_ranges(rewritten, Interface.of(rewritten, *asked))
+            watching = {**observers(rewritten, recipe), **known}
             calibrator = Calibrator(rewritten, threads, watching)
             if isinstance(source, distributed.Rows):
                 trial = itertools.islice(data.samples(input_specs(float_model)), 1)
@@ -269,6 +305,14 @@ def _costs(measure: bool) -> Costs:
     """Rates of the processor to plan for: this one's if it is measured on, else a phone's."""
     here = measure and has_int8_dot_product() is False
     return WITHOUT_DOT_PRODUCT if here else WITH_DOT_PRODUCT
+
+
+def _traced(
+    model: object, sample: object, data: RepDataset, converter: Worker, layout: str | None
+) -> FloatModel:
+    found = frontends.trace(model, sample, data, converter)
+    refuse_quantized(found)
+    return found if layout is None else to_nhwc(found)
 
 
 def _check_target(target: str) -> None:
@@ -310,12 +354,19 @@ def _measure(
     return calibrator.run(itertools.chain(first, stream), start, checkpoint)
 
 
-def _given(calibration: Calibration | str | os.PathLike[str]) -> Calibration:
-    return calibration if isinstance(calibration, Calibration) else Calibration.load(calibration)
+def _given(
+    calibration: Calibration | str | os.PathLike[str], known: Mapping[int, Fixed]
+) -> Calibration:
+    if not isinstance(calibration, Calibration):
+        calibration = Calibration.load(calibration)
+    return replace(calibration, observers={**calibration.observers, **known})
 
 
-def _check_result_runs(converter: Worker, tflite: bytes, sample: Sample) -> None:
+def _check_result_runs(
+    converter: Worker, tflite: bytes, float_model: FloatModel, sample: Sample
+) -> None:
+    held = read_io(tflite).quantize(float_model.by_name(sample))
     try:
-        check_runs(converter, tflite, sample, "the exported model")
+        check_runs(converter, tflite, held, "the exported model")
     except ModelError as error:
         raise VerificationError(str(error)) from None

@@ -13,6 +13,7 @@ from edgeq.export.exported import BOUNDARY, Exported
 from edgeq.export.plan import Plan, Stored
 from edgeq.flatbuffer import Operator, Tensor, parse
 from edgeq.model import FloatModel
+from edgeq.ports import IO, read_io
 from edgeq.qtypes import QParams
 from edgeq.report import Measured, OutputFidelity
 from edgeq.runtime.backend import load_backend
@@ -43,20 +44,25 @@ def verify(
         VerificationError: An op is float without being planned so, parameters in the file differ
             from the plan, an output is not finite, or its SQNR is below `min_sqnr_db`.
     """
-    exported = Exported(rewritten, parse(tflite).graphs[0])
+    exported, io = Exported(rewritten, parse(tflite).graphs[0]), read_io(tflite)
     check_float_ops(exported, plan)
     folded = check_qparams(exported, plan)
     with Session(float_model.tflite, threads=1) as reference, Session(tflite, threads=1) as edge:
-        outputs = _fidelity(reference, edge, samples)
+        outputs = _fidelity(float_model, io, reference, edge, samples)
         _check_sqnr(outputs, min_sqnr_db)
         coverage = edge.coverage()
-        latency = interleaved_latency({"float": reference, "edge": edge}, samples[0])
+        latency = interleaved_latency(
+            {"float": (reference, samples[0]),
+             "edge": (edge, io.quantize(float_model.by_name(samples[0])))}
+        )  # fmt: skip
     outside = [op for op in exported.graph.operators if op.index not in coverage.delegated]
     operators = rewritten.graph.operators
     return Measured(
         float_bytes=len(float_model.tflite),
         edge_bytes=len(tflite),
         op_counts=exported.op_counts(),
+        transposes=sum(op.name == "TRANSPOSE" for op in exported.graph.operators),
+        io=io,
         outputs=outputs,
         judged_samples=len(samples),
         delegated_ops=len(coverage.delegated),
@@ -119,7 +125,7 @@ def check_qparams(exported: Exported, plan: Plan) -> tuple[str, ...]:
     folded = []
     for index, planned in plan.tensors.items():
         name = exported.model.graph.tensors[index].name
-        found = exported.integer_tensor(name)
+        found = exported.integer_tensor(name, planned.dtype)
         if found is None:
             folded.append(name)
         else:
@@ -172,36 +178,27 @@ def _check_equal(tensor: Tensor, planned: QParams, where: str) -> None:
 
 
 def _fidelity(
-    reference: Session, edge: Session, samples: Sequence[Sample]
+    float_model: FloatModel, io: IO, reference: Session, edge: Session, samples: Sequence[Sample]
 ) -> tuple[OutputFidelity, ...]:
-    order = [edge.output_names.index(name) for name in reference.output_names]
-    totals = [Fidelity() for _ in order]
+    totals = {name: Fidelity() for name in reference.output_names}
     for number, sample in enumerate(samples):
         reference.invoke(sample)
-        edge.invoke(_in_order(sample, reference, edge))
-        actual = edge.outputs()
-        for i, expected in enumerate(reference.outputs()):
+        edge.invoke(io.quantize(float_model.by_name(sample)))
+        actual = io.dequantize(edge.outputs())
+        for name, expected in zip(totals, reference.outputs(), strict=True):
             if not np.isfinite(expected).all():
                 raise DataError(
-                    f"output {reference.output_names[i]!r} of the float model itself is not finite "
+                    f"output {name!r} of the float model itself is not finite "
                     f"on held-out sample {number}; drop the sample or mend the model"
                 )
-            if not np.isfinite(actual[order[i]]).all():
+            if not np.isfinite(actual[name]).all():
                 raise VerificationError(
-                    f"output {reference.output_names[i]!r} of the exported model is not finite "
-                    f"on sample {number}"
+                    f"output {name!r} of the exported model is not finite on sample {number}"
                 )
-            totals[i] = totals[i].observe(expected, actual[order[i]])
-    names = reference.output_names
+            totals[name] = totals[name].observe(expected, actual[name])
     return tuple(
-        OutputFidelity(name, total.sqnr_db, total.largest)
-        for name, total in zip(names, totals, strict=True)
+        OutputFidelity(name, total.sqnr_db, total.largest) for name, total in totals.items()
     )
-
-
-def _in_order(sample: Sample, reference: Session, edge: Session) -> Sample:
-    named = dict(zip(reference.input_names, sample, strict=True))
-    return tuple(named[name] for name in edge.input_names)
 
 
 def _check_sqnr(outputs: Sequence[OutputFidelity], min_sqnr_db: float | None) -> None:

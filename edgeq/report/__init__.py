@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgeq.ports import IO
+
 LOW_SQNR_DB = 15.0
 """Below this an output's SQNR is shown as a warning: accuracy usually suffers."""
 
@@ -47,6 +49,8 @@ class Measured:
         float_bytes: Size of the float .tflite.
         edge_bytes: Size of the exported file.
         op_counts: Number of ops by dtype, for example `{"int8": 71, "float32": 0}`.
+        transposes: Number of TRANSPOSE ops in the exported file.
+        io: Its inputs and outputs.
         outputs: Fidelity of each output.
         judged_samples: Number of samples that `outputs` rests on.
         delegated_ops: Number of ops that the delegate took.
@@ -67,6 +71,8 @@ class Measured:
     float_bytes: int
     edge_bytes: int
     op_counts: Mapping[str, int]
+    transposes: int
+    io: IO
     outputs: tuple[OutputFidelity, ...]
     judged_samples: int
     delegated_ops: int
@@ -119,7 +125,7 @@ class Report(Measured):
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, with the ratios; what is not a finite number is None."""
-        fields = asdict(self)
+        fields = {**asdict(self), "io": self.io.to_dict()}
         for output in fields["outputs"]:
             for name in ("sqnr_db", "largest_error"):
                 output[name] = output[name] if math.isfinite(output[name]) else None
@@ -196,6 +202,7 @@ class Report(Measured):
         counts = ", ".join(f"{count} {dtype}" for dtype, count in self.op_counts.items())
         table.add_row("ops", "", counts, "")
         table.add_row("ops left float", "", str(len(self.float_ops)), "")
+        table.add_row("transposes", "", str(self.transposes), "")
         pieces = f"{self.partitions} partition{'s' if self.partitions != 1 else ''}"
         table.add_row(
             "in the XNNPACK delegate", "", f"{self.delegated_ops} of {self.total_ops}, {pieces}", ""
@@ -205,6 +212,11 @@ class Report(Measured):
         table.add_section()
         for output in self.outputs:
             table.add_row(escape(f"SQNR of {output.name}"), "", f"{output.sqnr_db:.1f} dB", "")
+        for side, ports in (("input", self.io.inputs), ("output", self.io.outputs)):
+            for port in ports:
+                if port.qparams is not None:
+                    name = escape(f"{side} {port.name}")
+                    table.add_row(name, "float32", port.qparams.describe(), "")
         kind = "held-out" if self.independent else "calibration"
         table.caption = (
             f"calibrated on {self.calibrated_samples} samples, judged on {self.judged_samples} "

@@ -29,30 +29,29 @@ class Latency:
 
 
 def interleaved_latency(
-    sessions: Mapping[str, Session],
-    sample: Sequence[npt.NDArray[Any]],
+    runs: Mapping[str, tuple[Session, Sequence[npt.NDArray[Any]]]],
     budget_s: float = 0.25,
     most_runs: int = 50,
 ) -> dict[str, Latency]:
-    """Times every session on the same sample, one run each in turn.
+    """Times every session on its sample, one run each in turn.
 
     Args:
-        sessions: Loaded models by name.
-        sample: Arrays in input order.
+        runs: Loaded models by name, with the arrays of one sample in input order.
         budget_s: Stop after this many seconds, but not before three rounds.
         most_runs: Most timed runs of each.
     """
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    for session in sessions.values():
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for session, sample in runs.values():
         session.invoke(sample)
     end = time.perf_counter() + budget_s
     for round_number in range(most_runs):
         if round_number >= 3 and time.perf_counter() > end:
             break
-        for name, session in sessions.items():
+        for name, (session, sample) in runs.items():
             start = time.perf_counter()
             session.invoke(sample)
             times[name].append((time.perf_counter() - start) * 1000)
     return {
-        name: Latency(statistics.median(runs), min(runs), len(runs)) for name, runs in times.items()
+        name: Latency(statistics.median(found), min(found), len(found))
+        for name, found in times.items()
     }

@@ -18,6 +18,7 @@ from edgeq.model import FloatModel
 from edgeq.runtime.backend import load_backend
 
 CHECK_LIMIT_S = 60.0
+KERNEL_CHECK = "edgeq.export.frontends.tflite:check_kernels"
 CHECK_MEMORY_BYTES = 2 << 30
 """What a check may take besides the copies of the file itself that it makes."""
 
@@ -33,12 +34,22 @@ def trace(model: bytes | bytearray | str | os.PathLike[str], worker: Worker) -> 
     Raises:
         ModelError: No such file, not a .tflite file, damaged, or with several subgraphs.
     """
-    tflite = bytes(model) if isinstance(model, bytes | bytearray) else _read(Path(model))
-    _check(worker, "edgeq.flatbuffer:parse_only", tflite, "its reader")
+    tflite = read_file(model, worker)
     found = FloatModel(completed(tflite), "tflite")
-    _check(worker, "edgeq.export.frontends.tflite:check_kernels", found.tflite, "the runtime")
+    _check(worker, KERNEL_CHECK, found.tflite, "the runtime")
     _check(worker, "edgeq.mlir:import_only", found.tflite, "the converter's importer")
     return found
+
+
+def read_file(model: bytes | bytearray | str | os.PathLike[str], worker: Worker) -> bytes:
+    """The bytes of a .tflite file that Python can read without harm.
+
+    Raises:
+        ModelError: No such file, not a .tflite file, or damaged.
+    """
+    tflite = bytes(model) if isinstance(model, bytes | bytearray) else _read(Path(model))
+    _check(worker, "edgeq.flatbuffer:parse_only", tflite, "its reader")
+    return tflite
 
 
 def check_kernels(tflite: bytes) -> None:
