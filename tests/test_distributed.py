@@ -19,10 +19,11 @@ from one_op import OneOp, Step, Value
 
 import edgeq
 from edgeq import demo
+from edgeq.calibrate import cluster as machinery
 from edgeq.calibrate import distributed
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import RepDataset
-from edgeq.calibrate.distributed import Rows
+from edgeq.calibrate.rows import Rows
 from edgeq.calibrate.run import Calibrator, input_specs
 from edgeq.errors import DataError, DependencyError, EdgeqError, RecipeError
 from edgeq.model import FloatModel
@@ -202,7 +203,7 @@ class Deadly(Broken):
 def test_workers_that_always_die_end_in_an_error(
     cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributed, "MAX_RETRIES", 1)
+    monkeypatch.setattr(machinery, "MAX_RETRIES", 1)
     with pytest.raises(EdgeqError, match=r"items 0 to 8 .* up to 2 attempts"):
         distributed.calibrate(root_model(batch=16), Rows(Deadly()))
 
@@ -226,7 +227,6 @@ def test_a_mapped_file_is_sent_as_its_name(cluster: Any, tmp_path: Path) -> None
         (lambda: lambda: iter([1]), "a list, an array"),
         (lambda: "images.npy", "a list, an array"),
         (lambda: type("Loader", (), {"dataset": []})(), r"\.dataset"),
-        (lambda: type("Rows", (), {"take_all": list})(), r"\.take_all"),
     ],
 )
 def test_what_cannot_be_indexed_is_refused(make: Callable[[], object], advice: str) -> None:
@@ -282,7 +282,7 @@ def test_options_that_do_not_go_together(options: Mapping[str, Any], message: st
     ("count", "batch", "wanted"), [(1, 1, 8), (51, 4, 8), (3, 4, 2), (0, 1, 1)]
 )
 def test_shards_cover_everything_once(count: int, batch: int, wanted: int) -> None:
-    shards = distributed._shards(count, batch, wanted)
+    shards = machinery._shards(count, batch, wanted)
     assert [i for shard in shards for i in shard] == list(range(count))
     assert len(shards) <= wanted
     assert all(len(shard) % batch == 0 for shard in shards[:-1])

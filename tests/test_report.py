@@ -7,22 +7,12 @@ import math
 import time
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 
-from edgeq.compare import Fidelity
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.flatbuffer import parse
 from edgeq.progress import Progress
 from edgeq.report import OutputFidelity, Report
-
-
-def floats(values: object) -> npt.NDArray[np.float32]:
-    return np.asarray(values, np.float32)
 
 
 def report(**changes: Any) -> Report:
@@ -178,53 +168,6 @@ def test_a_real_report_agrees_with_its_file(exported: EdgeModel) -> None:
     assert [o.name for o in made.outputs] == [port.name for port in exported.io.outputs]
     assert set(made.seconds) == {"trace", "calibrate", "plan", "convert", "verify"}
     assert json.loads(made.to_json())["edge_bytes"] == made.edge_bytes
-
-
-@pytest.mark.parametrize(
-    ("expected", "actual", "sqnr_db", "largest"),
-    [
-        ([3.0, 4.0], [3.0, 4.5], 20.0, 0.5),
-        ([3.0, 4.0], [3.0, 4.0], math.inf, 0.0),
-        ([0.0, 0.0], [0.0, 0.0], math.inf, 0.0),
-        ([0.0, 0.0], [0.0, 1.0], -math.inf, 1.0),
-        ([1.0], [-1.0], -20 * math.log10(2), 2.0),
-        ([1e30], [1.1e30], 20.0, 1e29),
-    ],
-)
-def test_fidelity(
-    expected: list[float], actual: list[float], sqnr_db: float, largest: float
-) -> None:
-    found = Fidelity().observe(floats(expected), floats(actual))
-    assert found.sqnr_db == pytest.approx(sqnr_db, abs=1e-4)
-    assert found.largest == pytest.approx(largest, rel=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [np.bool_, np.int32, np.int64])
-def test_fidelity_of_outputs_that_are_not_real(dtype: type) -> None:
-    one: npt.NDArray[Any] = np.asarray([1, 0, 1, 1], dtype)
-    other: npt.NDArray[Any] = np.asarray([1, 0, 0, 1], dtype)
-    assert Fidelity().observe(one, one).sqnr_db == math.inf
-    assert Fidelity().observe(one, other).sqnr_db == pytest.approx(10 * math.log10(3))
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_fidelity_of_what_is_no_number_passes_no_bound(value: float) -> None:
-    found = Fidelity().observe(floats([value, 1.0]), floats([2.0, 1.0]))
-    found = found.observe(floats([1.0, 1.0]), floats([1.0, 1.0]))
-    assert not found.sqnr_db >= 3.0
-    assert not np.isfinite(found.largest)
-
-
-pairs = arrays.arrays(np.float32, (6, 2), elements=st.floats(-1e3, 1e3, width=32))
-
-
-@given(pairs, st.integers(0, 6))
-def test_fidelity_streams(values: npt.NDArray[np.float32], cut: int) -> None:
-    whole = Fidelity().observe(values[:, 0], values[:, 1])
-    parts = Fidelity().observe(values[:cut, 0], values[:cut, 1])
-    parts = parts.observe(values[cut:, 0], values[cut:, 1])
-    assert (parts.signal, parts.noise) == pytest.approx((whole.signal, whole.noise))
-    assert parts.largest == whole.largest
 
 
 def test_progress_is_silent_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,10 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 
-from edgeq.calibrate import distributed
+from edgeq.calibrate import cluster, distributed
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import HeldOut, RepDataset, Sample
+from edgeq.calibrate.rows import Rows
 from edgeq.calibrate.run import Calibrator, Checkpoint, input_specs
 from edgeq.errors import ModelError, RecipeError, VerificationError
 from edgeq.export import frontends
@@ -28,7 +29,6 @@ from edgeq.recipe import Recipe, as_recipe
 from edgeq.report import Report
 
 TARGETS = ("xnnpack",)
-ENGINES = ("local", "ray")
 
 
 def export(
@@ -137,7 +137,8 @@ def calibrate(
             that the result is that of one run over all of them.
         checkpoint: Called after each sample with a function that gives what was seen so far.
         engine: `"local"`, or `"ray"` to share the work among the machines of a Ray cluster;
-            `rep_dataset` is then an array, a dict of arrays, or has `__len__` and `__getitem__`.
+            `rep_dataset` is then an array, a dict of arrays, a `ray.data.Dataset`, or has `__len__`
+            and `__getitem__`.
         threads: As for `export`; with Ray, of each task, where None is one.
         progress: As for `export`.
 
@@ -160,7 +161,7 @@ def calibrate(
             samples = data.samples(input_specs(float_model), advance)
             watching = observers(rewritten, recipe)
             calibrator = Calibrator(rewritten, threads, watching)
-            if isinstance(source, distributed.Rows):
+            if isinstance(source, Rows):
                 trial = itertools.islice(data.samples(input_specs(float_model)), 1)
                 _measure(calibrator, float_model, trial, converter)
                 return distributed.calibrate(rewritten, source, watching, threads, advance)
@@ -177,17 +178,12 @@ def _source(
     rep_dataset: object, engine: str, start: Calibration | None, checkpoint: Checkpoint | None
 ) -> object:
     """The data in the form that the engine reads; fails before any work is done."""
-    if engine not in ENGINES:
-        raise RecipeError(f"engine must be one of {', '.join(ENGINES)}. Received: {engine!r}")
-    if engine == "local":
-        return rep_dataset
-    if start is not None or checkpoint is not None:
+    if engine == "ray" and not (start is None and checkpoint is None):
         raise RecipeError(
             "engine='ray' takes neither start nor checkpoint: calibrate the samples that are left "
             "and call start.merge(...) with the result"
         )
-    distributed.check_installed()
-    return distributed.Rows(rep_dataset)
+    return cluster.source(rep_dataset, engine)
 
 
 def _measure(

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgeq.calibrate.data import Sample
-from edgeq.compare import Fidelity
 from edgeq.errors import DataError, VerificationError
 from edgeq.export.exported import BOUNDARY, Exported
 from edgeq.export.plan import Plan
+from edgeq.fidelity import Fidelity
 from edgeq.flatbuffer import Operator, Tensor, parse
 from edgeq.model import FloatModel
 from edgeq.qtypes import QParams
