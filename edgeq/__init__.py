@@ -11,14 +11,17 @@ from edgeq.errors import (
     UnsupportedOpError,
     VerificationError,
 )
+from edgeq.export.comparison import compare, evaluate
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.pipeline import calibrate, export
 from edgeq.recipe import Mode, Recipe, Rule
+from edgeq.report.comparison import Comparison
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Calibration",
+    "Comparison",
     "ConversionError",
     "DataError",
     "DependencyError",
@@ -32,5 +35,7 @@ __all__ = [
     "UnsupportedOpError",
     "VerificationError",
     "calibrate",
+    "compare",
+    "evaluate",
     "export",
 ]

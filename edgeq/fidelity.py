@@ -123,7 +123,7 @@ class Fidelity:
         signal, noise = self.signal.value, self.noise.value
         if noise == 0:
             return math.inf
-        return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+        return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf
 
     @property
     def cosine(self) -> float:

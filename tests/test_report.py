@@ -15,13 +15,17 @@ from edgeq.progress import Progress
 from edgeq.report import OutputFidelity, Report
 
 
+def fidelity(name: str, sqnr_db: float, largest: float) -> OutputFidelity:
+    return OutputFidelity(name, sqnr_db, largest, largest / 4, 0.75, None)
+
+
 def report(**changes: Any) -> Report:
     """A report without anything to warn of, but for `changes`."""
     facts: dict[str, Any] = {
         "float_bytes": 400_000,
         "edge_bytes": 100_000,
         "op_counts": {"int8": 71, "quantize/dequantize": 2},
-        "outputs": (OutputFidelity("logits", 34.56, 0.25), OutputFidelity("boxes", 21.04, 1.5)),
+        "outputs": (fidelity("logits", 34.56, 0.25), fidelity("boxes", 21.04, 1.5)),
         "judged_samples": 16,
         "delegated_ops": 70,
         "total_ops": 73,
@@ -78,7 +82,7 @@ def test_one_partition_is_not_many() -> None:
 def test_square_brackets_of_the_user_are_text(text: str) -> None:
     written = report(
         recipe=text,
-        outputs=(OutputFidelity(text, 1.0, 1.0),),
+        outputs=(fidelity(text, 1.0, 1.0),),
         float_ops={text: f"because {text}"},
         notes=(f"see {text}",),
     ).text()
@@ -99,7 +103,10 @@ def test_json_has_every_fact_and_the_ratios() -> None:
     made = report(float_ops={"GELU at a (op 3)": "why"}, notes=("note",), folded=("pad",))
     fields = json.loads(made.to_json())
     assert fields.keys() == made.to_dict().keys()
-    assert fields["outputs"][0] == {"name": "logits", "sqnr_db": 34.56, "largest_error": 0.25}
+    assert fields["outputs"][0] == {
+        "name": "logits", "sqnr_db": 34.56, "largest_error": 0.25, "mean_error": 0.0625,
+        "cosine": 0.75, "top1_agreement": None,
+    }  # fmt: skip
     assert (fields["size_ratio"], fields["latency_ratio"]) == (0.25, 0.25)
     assert fields["float_ops"] == {"GELU at a (op 3)": "why"}
     assert (fields["notes"], fields["folded"], fields["independent"]) == (["note"], ["pad"], True)
@@ -110,9 +117,10 @@ def test_json_stays_strict_where_a_number_is_not_finite(value: float) -> None:
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
 
-    made = report(outputs=(OutputFidelity("y", value, value),))
+    made = report(outputs=(fidelity("y", value, value),))
     fields = json.loads(made.to_json(), parse_constant=refuse)
-    assert fields["outputs"] == [{"name": "y", "sqnr_db": None, "largest_error": None}]
+    (output,) = fields["outputs"]
+    assert (output["sqnr_db"], output["largest_error"], output["cosine"]) == (None, None, 0.75)
 
 
 @pytest.mark.parametrize(
@@ -130,14 +138,14 @@ def test_json_stays_strict_where_a_number_is_not_finite(value: float) -> None:
         ),
         ({"edge_latency_ms": 8.0}, []),
         (
-            {"outputs": (OutputFidelity("a", 14.9, 1), OutputFidelity("b", 15.0, 1))},
+            {"outputs": (fidelity("a", 14.9, 1), fidelity("b", 15.0, 1))},
             ["output 'a' keeps only 14.9 dB; check the task's accuracy"],
         ),
         (
-            {"outputs": (OutputFidelity("a", math.nan, 1),)},
+            {"outputs": (fidelity("a", math.nan, 1),)},
             ["output 'a' keeps only nan dB; check the task's accuracy"],
         ),
-        ({"outputs": (OutputFidelity("a", math.inf, 0),)}, []),
+        ({"outputs": (fidelity("a", math.inf, 0),)}, []),
         (
             {"independent": False, "judged_samples": 3},
             ["the SQNR is judged on samples that calibration may have seen; give at least 10"],

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
-import numpy as np
-
 from edgeq.calibrate.data import Sample
-from edgeq.errors import DataError, VerificationError
+from edgeq.errors import VerificationError
 from edgeq.export.exported import BOUNDARY, Exported
+from edgeq.export.judge import Judge
 from edgeq.export.plan import Plan
-from edgeq.fidelity import Fidelity
-from edgeq.flatbuffer import Operator, Tensor, parse
+from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import FloatModel
 from edgeq.qtypes import QParams
 from edgeq.report import Measured, OutputFidelity
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.benchmark import interleaved_latency
 from edgeq.runtime.cpu import has_int8_dot_product
-from edgeq.runtime.session import Session
 
 
 def verify(
@@ -43,11 +41,15 @@ def verify(
         VerificationError: An op is float without being planned so, parameters in the file differ
             from the plan, an output is not finite, or its SQNR is below `min_sqnr_db`.
     """
-    exported = Exported(rewritten, parse(tflite).graphs[0])
+    edge_model = FloatModel(tflite, "edgeq")
+    exported = Exported(rewritten, edge_model.graph)
     check_float_ops(exported, plan)
     folded = check_qparams(exported, plan)
-    with Session(float_model.tflite, threads=1) as reference, Session(tflite, threads=1) as edge:
-        outputs = _fidelity(reference, edge, samples)
+    judge = Judge((float_model, edge_model))
+    with contextlib.closing(judge.load()) as runner:
+        reference, edge = runner.sessions
+        seen = judge.total(judge.one(runner, sample) for sample in samples).outputs
+        outputs = tuple(map(OutputFidelity.of, judge.output_names, seen))
         _check_sqnr(outputs, min_sqnr_db)
         coverage = edge.coverage()
         latency = interleaved_latency({"float": reference, "edge": edge}, samples[0])
@@ -145,39 +147,6 @@ def _check_equal(tensor: Tensor, planned: QParams, where: str) -> None:
             f"{where}: the plan has {planned.describe()}, the exported file has {shown}. "
             "The converter changed it; report the model"
         )
-
-
-def _fidelity(
-    reference: Session, edge: Session, samples: Sequence[Sample]
-) -> tuple[OutputFidelity, ...]:
-    order = [edge.output_names.index(name) for name in reference.output_names]
-    totals = [Fidelity() for _ in order]
-    for number, sample in enumerate(samples):
-        reference.invoke(sample)
-        edge.invoke(_in_order(sample, reference, edge))
-        actual = edge.outputs()
-        for i, expected in enumerate(reference.outputs()):
-            if not np.isfinite(expected).all():
-                raise DataError(
-                    f"output {reference.output_names[i]!r} of the float model itself is not finite "
-                    f"on held-out sample {number}; drop the sample or mend the model"
-                )
-            if not np.isfinite(actual[order[i]]).all():
-                raise VerificationError(
-                    f"output {reference.output_names[i]!r} of the exported model is not finite "
-                    f"on sample {number}"
-                )
-            totals[i] = totals[i].observe(expected, actual[order[i]])
-    names = reference.output_names
-    return tuple(
-        OutputFidelity(name, total.sqnr_db, total.largest)
-        for name, total in zip(names, totals, strict=True)
-    )
-
-
-def _in_order(sample: Sample, reference: Session, edge: Session) -> Sample:
-    named = dict(zip(reference.input_names, sample, strict=True))
-    return tuple(named[name] for name in edge.input_names)
 
 
 def _check_sqnr(outputs: Sequence[OutputFidelity], min_sqnr_db: float | None) -> None:

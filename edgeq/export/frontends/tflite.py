@@ -28,16 +28,26 @@ def handles(model: object) -> bool:
 
 
 def trace(model: bytes | bytearray | str | os.PathLike[str], worker: Worker) -> FloatModel:
-    """Reads and checks a float .tflite.
+    """Reads and checks a float .tflite that is to be exported.
 
     Raises:
         ModelError: No such file, not a .tflite file, damaged, or with several subgraphs.
+    """
+    found = load(model, worker)
+    _check(worker, "edgeq.mlir:import_only", found.tflite, "the converter's importer")
+    return found
+
+
+def load(model: bytes | bytearray | str | os.PathLike[str], worker: Worker) -> FloatModel:
+    """Reads and checks a .tflite that is only to be run, and may be quantized.
+
+    Raises:
+        ModelError: As for `trace`.
     """
     tflite = bytes(model) if isinstance(model, bytes | bytearray) else _read(Path(model))
     _check(worker, "edgeq.flatbuffer:parse_only", tflite, "its reader")
     found = FloatModel(completed(tflite), "tflite")
     _check(worker, "edgeq.export.frontends.tflite:check_kernels", found.tflite, "the runtime")
-    _check(worker, "edgeq.mlir:import_only", found.tflite, "the converter's importer")
     return found
 
 
