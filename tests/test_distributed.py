@@ -333,7 +333,7 @@ def test_what_is_not_finite_is_named_by_its_sample(
 def test_a_label_that_is_no_class_is_named_by_its_sample(cluster: Any, edge: EdgeModel) -> None:
     labels = np.zeros(30, int)
     labels[[17, 23]] = 10
-    with pytest.raises(DataError, match="^sample 17: the label 10 is no class"):
+    with pytest.raises(DataError, match=r"^sample 17: the label 10 is no class"):
         edgeq.evaluate(edge, demo.load_data().test[:30], labels, engine="ray")
 
 
@@ -350,7 +350,7 @@ def slower_from_behind(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @pytest.fixture(scope="module")
 def ray_data(cluster: Any, edge: EdgeModel) -> Any:
-    """64 labelled test images of the demo in 8 blocks, of which the first is the last to be made."""
+    """64 labelled test images of the demo in 8 blocks; the first is the last to be made."""
     data = pytest.importorskip("ray.data", reason="needs pip install 'ray[data]'")
     images, labels = demo.load_data().test[:64], demo.load_data().labels[:64]
     name = edge.io.inputs[0].name

@@ -220,8 +220,8 @@ def _store(ray: Any, job: _Job[Result]) -> Any:
         return ray.put(job)
     except (TypeError, AttributeError, pickle.PicklingError) as error:
         raise DataError(
-            "the data set or an observer cannot be sent to other processes, as it cannot be "
-            f"pickled: {error}. Open files in __getitem__ rather than in __init__"
+            "the data set, its labels or an observer cannot be sent to other processes, as it "
+            f"cannot be pickled: {error}. Open files in __getitem__ rather than in __init__"
         ) from None
 
 
