@@ -309,7 +309,7 @@ def test_compare_prints_and_writes_what_the_function_finds(
         "--labels", "labels.npy", "--json", "found.json",
     )  # fmt: skip
     assert found.exit_code == 0, found.stderr
-    assert json.loads(Path("found.json").read_text()) == expected.to_dict()
+    assert json.loads(Path("found.json").read_text()) == json.loads(expected.to_json())
     change = expected.metrics["accuracy"]
     for text in (
         f"{expected.sqnr_db:.1f} dB", "20 samples", "accuracy",
