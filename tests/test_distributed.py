@@ -260,7 +260,7 @@ def right_logit(outputs: Images, targets: npt.NDArray[np.int64]) -> float:
     return float(outputs[np.arange(len(targets)), targets].mean())
 
 
-METRICS = {"accuracy": "accuracy", "top5": "top5", "own": right_logit}
+METRICS: dict[str, Any] = {"accuracy": "accuracy", "top5": "top5", "own": right_logit}
 
 
 def test_a_comparison_is_that_of_one_process_though_a_node_dies(
@@ -364,7 +364,7 @@ def ray_data(cluster: Any, edge: EdgeModel) -> Any:
 def test_a_ray_dataset_is_compared_in_its_order(cluster: Any, ray_data: Any, edge: Any) -> None:
     images, labels = demo.load_data().test[:64], demo.load_data().labels[:64]
     expected = edgeq.compare(edge, edge, images, labels=labels, metrics=METRICS)
-    asked = {"labels": "class", "metrics": METRICS}
+    asked: dict[str, Any] = {"labels": "class", "metrics": METRICS}
     assert edgeq.compare(edge, edge, ray_data, **asked, engine="ray") == expected
     assert not ray_data.context.execution_options.preserve_order
     unlabelled = ray_data.drop_columns(["class"])
