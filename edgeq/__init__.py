@@ -11,16 +11,19 @@ from edgeq.errors import (
     UnsupportedOpError,
     VerificationError,
 )
+from edgeq.export.comparison import compare, evaluate
 from edgeq.export.dequantize import dequantize
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.pipeline import calibrate, export, plan
 from edgeq.export.planned import PlannedModel
 from edgeq.recipe import Mode, Recipe, Rule
+from edgeq.report.comparison import Comparison
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Calibration",
+    "Comparison",
     "ConversionError",
     "DataError",
     "DependencyError",
@@ -35,7 +38,9 @@ __all__ = [
     "UnsupportedOpError",
     "VerificationError",
     "calibrate",
+    "compare",
     "dequantize",
+    "evaluate",
     "export",
     "plan",
 ]

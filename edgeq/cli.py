@@ -23,7 +23,7 @@ from rich.table import Table
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import InputSpec
 from edgeq.calibrate.observers import NAMED
-from edgeq.calibrate.readers import open_with_settings, parse_setting, read_settings
+from edgeq.calibrate.readers import open_data, open_with_settings, parse_setting, read_settings
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
@@ -42,10 +42,14 @@ app = typer.Typer(
 )
 
 MODEL_HELP = "A float .tflite file, or module:function that returns a PyTorch module."
-DATA_HELP = (
-    "Representative inputs: .npy (N, ...), .npz (one array an input), .csv (one row a sample), a "
-    "folder of images, .wav or .npy files, or module:function."
-)
+Model = Annotated[str, typer.Argument(help=MODEL_HELP, metavar="MODEL")]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="Representative inputs: .npy (N, ...), .npz (one array an input), .csv (one row a "
+        "sample), a folder of images, .wav or .npy files, or module:function."
+    ),
+]
 RECIPE_HELP = f"One of {', '.join(PRESETS)}, or a recipe as .json or .yaml."
 DataConfig = Annotated[
     Path | None, typer.Option(help="Options of the data as .json or .yaml, such as size: 224x224.")
@@ -58,6 +62,11 @@ DataOptions = Annotated[
         "size, crop, resize, mean, std, scale, layout, color. Sound: length.",
     ),
 ]  # fmt: skip
+Threads = Annotated[
+    int | None,
+    typer.Option(help="Samples that run side by side; by default one for each CPU.", min=1),
+]
+Overwrite = Annotated[bool, typer.Option(help="Replace an existing output.")]
 
 
 Measure = Annotated[
@@ -186,8 +195,8 @@ def options(
     "--layout nhwc"
 )
 def export(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP, metavar="MODEL")],
-    data: Annotated[str, typer.Option(help=DATA_HELP)],
+    model: Model,
+    data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the .tflite.")],
     data_config: DataConfig = None,
     data_option: DataOptions = None,
@@ -209,8 +218,8 @@ def export(
     measure: Measure = False,
     goal_sqnr: GoalSqnr = 20.0,
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads for calibration.", min=1)] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Exports a model to int8, verifies it, and prints what was measured."""
     from edgeq.export.pipeline import export as run
@@ -238,8 +247,8 @@ def export(
     "edgeq plan model.tflite --data images.npy --recipe dynamic_int8 --json plan.json"
 )
 def plan(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP, metavar="MODEL")],
-    data: Annotated[str, typer.Option(help=DATA_HELP)],
+    model: Model,
+    data: Data,
     data_config: DataConfig = None,
     data_option: DataOptions = None,
     recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "auto",
@@ -249,8 +258,8 @@ def plan(
     measure: Measure = False,
     goal_sqnr: GoalSqnr = 20.0,
     json: Annotated[Path | None, typer.Option(help="Also write the plan as JSON.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads for calibration.", min=1)] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing JSON file.")] = False,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Shows what an export would make of each op, and why, without exporting."""
     from edgeq.export.pipeline import plan as run
@@ -275,8 +284,8 @@ def plan(
     "edgeq export model.tflite --data images.npy --calibration calibration.json -o int8.tflite"
 )
 def calibrate(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP, metavar="MODEL")],
-    data: Annotated[str, typer.Option(help=DATA_HELP)],
+    model: Model,
+    data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the .json.")],
     data_config: DataConfig = None,
     data_option: DataOptions = None,
@@ -286,8 +295,8 @@ def calibrate(
     layout: Layout = None,
     resume: Annotated[bool, typer.Option(help="Go on where an earlier run ended.")] = False,
     save_every: Annotated[float, typer.Option(help="Seconds between saves.", min=0.0)] = 5.0,
-    threads: Annotated[int | None, typer.Option(help="Threads.", min=1)] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measures the ranges of a model's tensors on data and writes them to a file.
 
@@ -332,7 +341,7 @@ class _Checkpoint:
 def dequantize(
     model: Annotated[Path, typer.Argument(help="A quantized .tflite file.", metavar="MODEL")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the .tflite.")],
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Turns a quantized .tflite file back into a float32 one, which computes nearly the same."""
     from edgeq.export.dequantize import dequantize as run
@@ -341,6 +350,45 @@ def dequantize(
         _check_writable(output, overwrite)
         _write(output, run(model))
         Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq compare model.tflite model_int8.tflite --data images.npy\n\n"
+    "edgeq compare model.tflite int8.tflite --data images.npy --labels labels.npy --json found.json"
+)
+def compare(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP, metavar="FLOAT")],
+    edge: Annotated[Path, typer.Argument(help="The .tflite to compare with it.", metavar="EDGE")],
+    data: Data,
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Right class of each sample, .npy (N,); adds the accuracy.")
+    ] = None,
+    output_name: Annotated[
+        str | None, typer.Option(help="Output with the class scores, if there are several.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the comparison as JSON.")
+    ] = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Runs a float model and its integer form on the same data and shows how far they are apart."""
+    from edgeq.export.comparison import compare as run
+
+    with _errors_as_sentences():
+        if json_file is not None:
+            _check_writable(json_file, overwrite)
+        made = run(
+            _load_model(model), edge, _load_data(data, data_config, data_option, model),
+            labels=None if labels is None else open_data(labels),
+            output=output_name, threads=threads,
+        )  # fmt: skip
+        if json_file is not None:
+            _write(json_file, made.to_json().encode())
+        made.print()
 
 
 @app.command(epilog="Example:\n\nedgeq inspect model_int8.tflite")

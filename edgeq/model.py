@@ -94,5 +94,19 @@ class FloatModel:
 
     def input_tensors(self) -> tuple[tuple[str, Tensor], ...]:
         """`(signature name, tensor)` of each input, in the graph's order."""
-        names = {index: name for name, index in self.signature.inputs}
-        return tuple((names.get(i, ""), self.graph.tensors[i]) for i in self.graph.inputs)
+        return self._named(self.graph.inputs, self.signature.inputs)
+
+    def output_tensors(self) -> tuple[tuple[str, Tensor], ...]:
+        """`(signature name, tensor)` of each output, in the graph's order."""
+        return self._named(self.graph.outputs, self.signature.outputs)
+
+    def _named(
+        self, indices: tuple[int, ...], signature: tuple[tuple[str, int], ...]
+    ) -> tuple[tuple[str, Tensor], ...]:
+        """Tensors with their names; one tensor may be there under several of them."""
+        left: dict[int, list[str]] = {}
+        for name, index in signature:
+            left.setdefault(index, []).append(name)
+        return tuple(
+            (left[i].pop(0) if left.get(i) else "", self.graph.tensors[i]) for i in indices
+        )

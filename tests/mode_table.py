@@ -16,13 +16,13 @@ from one_op import CASES, OneOp, Step, Value
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import RepDataset, Sample
 from edgeq.calibrate.run import Calibrator, input_specs
-from edgeq.compare import Fidelity
 from edgeq.errors import EdgeqError
 from edgeq.export.convert import check_runs, convert, start_converter
 from edgeq.export.exported import Exported
 from edgeq.export.modes import choose
 from edgeq.export.plan import make_plan
 from edgeq.export.verify import check_float_ops, check_qparams
+from edgeq.fidelity import Fidelity
 from edgeq.flatbuffer import parse
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel

@@ -19,6 +19,7 @@ from edgeq.runtime.session import Session
 
 PUBLIC = [
     "Calibration",
+    "Comparison",
     "ConversionError",
     "DataError",
     "DependencyError",
@@ -32,7 +33,9 @@ PUBLIC = [
     "UnsupportedOpError",
     "VerificationError",
     "calibrate",
+    "compare",
     "dequantize",
+    "evaluate",
     "export",
 ]
 
@@ -73,14 +76,16 @@ def fresh(source: str) -> str:
         "import edgeq.export.plan, edgeq.calibrate.data",
         "from edgeq.calibrate.data import RepDataset; from edgeq.export.frontends import torch",
         "import importlib; importlib.import_module('edgeq.export.pipeline'); import edgeq.cli",
+        "from edgeq.export.comparison import compare; import edgeq.report.comparison",
     ],
 )
 def test_functions_win_over_the_packages_that_share_their_names(statement: str) -> None:
     source = (
         f"{statement}\nimport edgeq, inspect\n"
-        "print(inspect.isfunction(edgeq.export), inspect.isfunction(edgeq.calibrate))"
+        "names = 'export', 'calibrate', 'compare', 'evaluate'\n"
+        "print([inspect.isfunction(getattr(edgeq, name)) for name in names])"
     )
-    assert fresh(source) == "True True"
+    assert fresh(source) == str([True] * 4)
 
 
 def test_importing_edgeq_imports_no_framework() -> None:

@@ -13,13 +13,13 @@ import edgeq
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import RepDataset, Sample
 from edgeq.calibrate.run import Calibrator, input_specs
-from edgeq.compare import Fidelity
 from edgeq.export.auto import PRICES, Candidate, Search, _chosen, _Cut, _front
 from edgeq.export.convert import start_converter
 from edgeq.export.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, macs
 from edgeq.export.modes import Choice, choose
 from edgeq.export.plan import make_plan
 from edgeq.export.sensitivity import measure_noise
+from edgeq.fidelity import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.recipe import AUTO, INT8, Mode, Recipe, Rule

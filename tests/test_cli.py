@@ -19,6 +19,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import edgeq
 from edgeq.cli import app
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.files import write_whole
@@ -26,7 +27,7 @@ from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel
 from edgeq.recipe import Mode, Recipe, Rule
 
-COMMANDS = ["calibrate", "export", "dequantize", "inspect", "demo"]
+COMMANDS = ["plan", "calibrate", "compare", "export", "dequantize", "inspect", "demo"]
 ENVIRONMENT = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
 EDGEQ = str(Path(sys.executable).with_name("edgeq"))
 
@@ -287,6 +288,84 @@ def test_an_interrupted_export_says_so(demo_files: Files, monkeypatch: pytest.Mo
     assert found.exit_code == 130
     assert "interrupted; nothing was written" in found.stderr
     assert not Path("int8.tflite").exists()
+
+
+@pytest.fixture
+def compared_files(demo_files: Files, exported: EdgeModel) -> Files:
+    """With the exported model as `int8.tflite`, and the class of each image as `labels.npy`."""
+    exported.save(demo_files / "int8.tflite")
+    np.save(demo_files / "labels.npy", np.arange(20) % 10)
+    return demo_files
+
+
+def test_compare_prints_and_writes_what_the_function_finds(
+    compared_files: Files, exported: EdgeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(compared_files)
+    images, labels = np.load("images.npy"), np.load("labels.npy")
+    expected = edgeq.compare(exported, exported, images, labels=labels)
+    found = run(
+        "compare", "model.tflite", "int8.tflite", "--data", "images.npy",
+        "--labels", "labels.npy", "--json", "found.json",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.stderr
+    assert json.loads(Path("found.json").read_text()) == json.loads(expected.to_json())
+    change = expected.metrics["accuracy"]
+    for text in (
+        f"{expected.sqnr_db:.1f} dB", "20 samples", "accuracy",
+        f"{change.float_value:.4f}", f"{change.edge_value:.4f}", f"{change.difference:+.4f}",
+    ):  # fmt: skip
+        assert text in found.stdout
+
+
+def test_compare_without_labels_shows_the_outputs_alone(
+    compared_files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(compared_files)
+    found = run("compare", "model.tflite", "int8.tflite", "--data", "images.npy", "--threads", "1")
+    assert found.exit_code == 0, found.stderr
+    assert "cosine" in found.stdout
+    assert "accuracy" not in found.stdout
+
+
+COMPARE_FAILURES: dict[str, tuple[Prepare, dict[str, str], str]] = {
+    "no edge model": (
+        nothing, {"EDGE": "no.tflite"}, "the edge model: cannot read the model no.tflite: No such",
+    ),
+    "half a float model": (
+        lambda d: truncate(d / "model.tflite"), {}, "the float model: the .tflite file is damaged",
+    ),
+    "no labels": (
+        nothing, {"--labels": "no.npy"}, "cannot read the data no.npy: No such file or directory",
+    ),
+    "too few labels": (
+        lambda d: np.save(d / "labels.npy", np.arange(19)), {"--labels": "labels.npy"},
+        "there are 19 labels for 20 items",
+    ),
+    "no such output": (
+        nothing, {"--labels": "labels.npy", "--output-name": "boxes"}, "Received: 'boxes'",
+    ),
+    "a file that exists": (
+        nothing, {"--json": "images.npy"}, "images.npy exists; pass --overwrite to replace it",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", COMPARE_FAILURES)
+def test_a_comparison_that_fails_is_one_sentence(
+    case: str, compared_files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, changes, message = COMPARE_FAILURES[case]
+    prepare(compared_files)
+    monkeypatch.chdir(compared_files)
+    options = {"--data": "images.npy", **changes}
+    edge = options.pop("EDGE", "int8.tflite")
+    arguments = (part for option in options.items() for part in option)
+    found = run("compare", "model.tflite", edge, *arguments)
+    assert found.exit_code == 2, found.output
+    assert found.stderr.startswith("error: ")
+    assert message in found.stderr
+    assert found.stderr.count("\n") == 1
 
 
 def test_inspect_lists_every_op(tmp_path: Path, exported: EdgeModel) -> None:

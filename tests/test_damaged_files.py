@@ -22,9 +22,9 @@ import pytest
 from mutations import WAYS, Base, bases, mutant
 
 import edgeq
-from edgeq.compare import Fidelity
 from edgeq.errors import ModelError
 from edgeq.export.edgemodel import EdgeModel
+from edgeq.fidelity import Fidelity
 from edgeq.flatbuffer import completed, pack, parse, unpack
 from edgeq.isolation import MEMORY_USED, JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel

@@ -13,10 +13,10 @@ from one_op import CASES, OneOp, Step, Value
 from test_cli import run
 
 import edgeq
-from edgeq.compare import Fidelity
 from edgeq.errors import ModelError
 from edgeq.export.dequantize import float_version
 from edgeq.export.edgemodel import EdgeModel
+from edgeq.fidelity import Fidelity
 from edgeq.flatbuffer import Graph, pack, parse, schema, unpack
 from edgeq.model import FloatModel
 from edgeq.ports import read_io

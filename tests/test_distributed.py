@@ -1,4 +1,4 @@
-"""Calibration on a real Ray cluster of three nodes on this machine, one of which dies."""
+"""Calibration and comparison on a real Ray cluster of three nodes on this machine; one dies."""
 
 from __future__ import annotations
 
@@ -19,12 +19,20 @@ from one_op import OneOp, Step, Value
 
 import edgeq
 from edgeq import demo
+from edgeq.calibrate import cluster as machinery
 from edgeq.calibrate import distributed
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import RepDataset
-from edgeq.calibrate.distributed import Rows
+from edgeq.calibrate.rows import Rows
 from edgeq.calibrate.run import Calibrator, input_specs
-from edgeq.errors import DataError, DependencyError, EdgeqError, RecipeError
+from edgeq.errors import (
+    DataError,
+    DependencyError,
+    EdgeqError,
+    RecipeError,
+    VerificationError,
+)
+from edgeq.export.edgemodel import EdgeModel
 from edgeq.model import FloatModel
 
 ray = pytest.importorskip("ray")
@@ -202,7 +210,7 @@ class Deadly(Broken):
 def test_workers_that_always_die_end_in_an_error(
     cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributed, "MAX_RETRIES", 1)
+    monkeypatch.setattr(machinery, "MAX_RETRIES", 1)
     with pytest.raises(EdgeqError, match=r"items 0 to 8 .* up to 2 attempts"):
         distributed.calibrate(root_model(batch=16), Rows(Deadly()))
 
@@ -226,7 +234,6 @@ def test_a_mapped_file_is_sent_as_its_name(cluster: Any, tmp_path: Path) -> None
         (lambda: lambda: iter([1]), "a list, an array"),
         (lambda: "images.npy", "a list, an array"),
         (lambda: type("Loader", (), {"dataset": []})(), r"\.dataset"),
-        (lambda: type("Rows", (), {"take_all": list})(), r"\.take_all"),
     ],
 )
 def test_what_cannot_be_indexed_is_refused(make: Callable[[], object], advice: str) -> None:
@@ -241,6 +248,164 @@ def test_data_that_cannot_be_sent_is_refused(cluster: Any) -> None:
 
     with pytest.raises(DataError, match="cannot be pickled"):
         distributed.calibrate(root_model(batch=1), Rows(Locked()))
+
+
+@pytest.fixture(scope="module")
+def edge() -> EdgeModel:
+    return edgeq.export(demo.float_model_path(), demo.load_data().calibration[:24])
+
+
+def right_logit(outputs: Images, targets: npt.NDArray[np.int64]) -> float:
+    """A metric of one's own: the mean of the right class's logit."""
+    return float(outputs[np.arange(len(targets)), targets].mean())
+
+
+METRICS: dict[str, Any] = {"accuracy": "accuracy", "top5": "top5", "own": right_logit}
+
+
+def test_a_comparison_is_that_of_one_process_though_a_node_dies(
+    cluster: Any, tmp_path: Path, edge: EdgeModel
+) -> None:
+    images, labels = demo.load_data().test[:96], demo.load_data().labels[:96]
+    expected = edgeq.compare(edge, edge, images, labels=labels, metrics=METRICS)
+    doomed = list(cluster.worker_nodes)[-1]
+    watcher = remove_at_work(cluster, doomed, tmp_path)
+
+    slow = SlowImages(images, tmp_path)
+    found = edgeq.compare(edge, edge, slow, labels=labels, metrics=METRICS, engine="ray")
+
+    watcher.join(timeout=10)
+    cluster.add_node(**NODE)
+    assert not watcher.is_alive()
+    assert found == expected
+    assert found.samples == len(images)
+    by_node = read_by(tmp_path)
+    again = set(by_node.pop(doomed.node_id)) & {i for read in by_node.values() for i in read}
+    assert again, "the dead node's shard was run again elsewhere"
+
+
+def test_an_evaluation_is_that_of_one_process(cluster: Any, edge: EdgeModel) -> None:
+    pairs = list(zip(demo.load_data().test[:30], demo.load_data().labels, strict=False))
+    expected = edgeq.evaluate(edge, pairs, metrics=METRICS)
+    assert edgeq.evaluate(edge, pairs, metrics=METRICS, engine="ray", threads=2) == expected
+
+
+def test_batches_with_labels_are_cut_into_shards(cluster: Any) -> None:
+    rows = np.random.default_rng(0).normal(size=(51, 4)).astype(np.float32)
+    labels = np.arange(51) % 4
+    model = FloatModel(
+        OneOp(
+            "ABS", {"x": Value((4, 4))}, (Step("ABS", ("x",), {"y": Value((4, 4))}, {}),)
+        ).build(),
+        "tflite",
+    )
+    expected = edgeq.evaluate(model, rows, labels, metrics={"rows": lambda o, t: float(len(o))})
+    chosen = {"accuracy": "accuracy", "rows": lambda o, t: float(len(o))}
+    found = edgeq.evaluate(model, {"x": rows}, labels, metrics=chosen, engine="ray")
+    assert found["rows"] == expected["rows"] == 48
+    assert found["accuracy"] == (np.abs(rows[:48]).argmax(1) == labels[:48]).mean()
+
+
+@pytest.mark.parametrize(
+    ("float_op", "edge_op", "kind", "who"),
+    [
+        ("SQRT", "ABS", DataError, "float model itself"),
+        ("ABS", "SQRT", VerificationError, "exported model"),
+    ],
+)
+def test_what_is_not_finite_is_named_by_its_sample(
+    cluster: Any, float_op: str, edge_op: str, kind: type[EdgeqError], who: str
+) -> None:
+    value = Value((1, 4))
+    models = [
+        OneOp(name, {"x": value}, (Step(name, ("x",), {"y": value}, {}),)).build()
+        for name in (float_op, edge_op)
+    ]
+    batches = [np.ones((1 + i % 3, 4), np.float32) for i in range(40)]
+    batches[34][1, 0] = -1
+    with pytest.raises(kind, match=rf"^sample 68: output 'y' of the {who}") as found:
+        edgeq.compare(*models, batches, engine="ray")
+    with pytest.raises(kind) as expected:
+        edgeq.compare(*models, batches)
+    assert str(found.value) == str(expected.value)
+
+
+def test_a_label_that_is_no_class_is_named_by_its_sample(cluster: Any, edge: EdgeModel) -> None:
+    labels = np.zeros(30, int)
+    labels[[17, 23]] = 10
+    with pytest.raises(DataError, match=r"^sample 17: the label 10 is no class"):
+        edgeq.evaluate(edge, demo.load_data().test[:30], labels, engine="ray")
+
+
+def test_labels_are_counted_before_any_work(edge: EdgeModel) -> None:
+    with pytest.raises(DataError, match="there are 3 labels for 4 items"):
+        edgeq.evaluate(edge, list(demo.load_data().test[:4]), [1, 2, 3], engine="ray")
+
+
+def slower_from_behind(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Blocks end in another order than that of the data."""
+    time.sleep(0.2 if row["place"] == 0 else 0.0)
+    return {name: value for name, value in row.items() if name != "place"}
+
+
+@pytest.fixture(scope="module")
+def ray_data(cluster: Any, edge: EdgeModel) -> Any:
+    """64 labelled test images of the demo in 8 blocks; the first is the last to be made."""
+    data = pytest.importorskip("ray.data", reason="needs pip install 'ray[data]'")
+    images, labels = demo.load_data().test[:64], demo.load_data().labels[:64]
+    name = edge.io.inputs[0].name
+    rows = [
+        {name: image, "class": int(label), "place": place}
+        for place, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
+    return data.from_items(rows, override_num_blocks=8).map(slower_from_behind)
+
+
+def test_a_ray_dataset_is_compared_in_its_order(cluster: Any, ray_data: Any, edge: Any) -> None:
+    images, labels = demo.load_data().test[:64], demo.load_data().labels[:64]
+    expected = edgeq.compare(edge, edge, images, labels=labels, metrics=METRICS)
+    asked: dict[str, Any] = {"labels": "class", "metrics": METRICS}
+    assert edgeq.compare(edge, edge, ray_data, **asked, engine="ray") == expected
+    assert not ray_data.context.execution_options.preserve_order
+    unlabelled = ray_data.drop_columns(["class"])
+    asked["labels"] = labels
+    assert edgeq.compare(edge, edge, unlabelled, **asked, engine="ray") == expected
+    evaluated = edgeq.evaluate(edge, ray_data, "class", engine="ray")
+    assert evaluated == {"accuracy": expected.metrics["accuracy"].edge_value}
+
+
+def test_a_ray_dataset_calibrates_like_an_array(cluster: Any, ray_data: Any) -> None:
+    images = demo.load_data().test[:64]
+    model = demo.float_model_path()
+    found = edgeq.calibrate(model, ray_data.drop_columns(["class"]), observer="mse", engine="ray")
+    assert found == edgeq.calibrate(model, images, observer="mse")
+    assert found.samples == 64
+
+
+def test_a_ray_dataset_with_other_columns_is_refused(cluster: Any, ray_data: Any) -> None:
+    with pytest.raises(DataError, match="sample 0 names the input 'class', which the model"):
+        edgeq.calibrate(demo.float_model_path(), ray_data, engine="ray")
+
+
+def test_nan_in_a_ray_dataset_is_named_by_its_row(cluster: Any, ray_data: Any, edge: Any) -> None:
+    name = edge.io.inputs[0].name
+
+    def spoilt(row: dict[str, Any]) -> dict[str, Any]:
+        first = row[name] == demo.load_data().test[41]
+        return {name: np.where(first.all(), np.float32(np.nan), row[name])}
+
+    with pytest.raises(DataError, match=rf"^sample 41, input '{name}': .* is nan"):
+        edgeq.compare(edge, edge, ray_data.map(spoilt), engine="ray")
+
+
+def test_an_empty_ray_dataset_is_refused(cluster: Any, ray_data: Any, edge: Any) -> None:
+    with pytest.raises(DataError, match="the representative data is empty"):
+        edgeq.compare(edge, edge, ray_data.filter(lambda row: False), engine="ray")
+
+
+def test_a_ray_dataset_goes_with_ray(cluster: Any, ray_data: Any, edge: Any) -> None:
+    with pytest.raises(DataError, match=r"cannot be iterated: .*iter_rows"):
+        edgeq.compare(edge, edge, ray_data)
 
 
 WITHOUT_A_CLUSTER = """
@@ -282,7 +447,7 @@ def test_options_that_do_not_go_together(options: Mapping[str, Any], message: st
     ("count", "batch", "wanted"), [(1, 1, 8), (51, 4, 8), (3, 4, 2), (0, 1, 1)]
 )
 def test_shards_cover_everything_once(count: int, batch: int, wanted: int) -> None:
-    shards = distributed._shards(count, batch, wanted)
+    shards = machinery._shards(count, batch, wanted)
     assert [i for shard in shards for i in shard] == list(range(count))
     assert len(shards) <= wanted
     assert all(len(shard) % batch == 0 for shard in shards[:-1])

@@ -8,7 +8,7 @@ from one_op import CASES, OneOp, Step, Value
 
 import edgeq
 from edgeq import Mode, Recipe, Rule, UnsupportedOpError
-from edgeq.compare import Fidelity
+from edgeq.fidelity import Fidelity
 from edgeq.flatbuffer import Graph, Operator, parse
 from edgeq.ops import OPS, ScaleRule
 from edgeq.runtime.session import Session

@@ -19,11 +19,11 @@ import pytest
 
 import edgeq
 from edgeq.calibrate.data import RepDataset
-from edgeq.compare import Fidelity
 from edgeq.errors import DataError, ModelError, UnsupportedOpError
 from edgeq.export import frontends
 from edgeq.export.convert import start_converter
 from edgeq.export.edgemodel import EdgeModel
+from edgeq.fidelity import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.recipe import Mode, Recipe, Rule

@@ -7,9 +7,9 @@ of the inputs, nothing of the model behind them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,10 @@ from edgeq.errors import DataError
 
 Array = npt.NDArray[Any]
 Sample = tuple[Array, ...]
-"""One array for each input of the model, in the model's order, of exactly its shape and dtype."""
+"""One array for each input of the model, in the model's order, of exactly its shape and dtype.
+
+Where the data has labels, the array of the sample's labels follows.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,71 @@ class InputSpec:
         return f"{self.name!r} {self.dtype} {self.given_shape}"
 
 
+class Labelled(NamedTuple):
+    """An item, and the label of its row or the labels of its rows."""
+
+    inputs: Any
+    label: Any
+
+
+class Labels:
+    """Where the labels of items are.
+
+    Args:
+        given: An array or list with a label for each item, or the labels of its rows for each
+            batch; the name of the column that holds them in items that are dicts; or None, where
+            they are the last value of items that are tuples, as `(inputs, label)`.
+
+    Raises:
+        DataError: `given` is none of these.
+    """
+
+    def __init__(self, given: object = None) -> None:
+        if _is_tensor(given):
+            given = _array(given, "labels")
+        if not (given is None or isinstance(given, str) or has_items(given)):
+            raise DataError(
+                "labels must be an array or a list with one for each item of the data, the name of "
+                "a column of dicts, or None where items are (inputs, label). "
+                f"Received: {type(given).__name__}"
+            )
+        self._given: Any = given
+
+    def check(self, count: int) -> None:
+        """Raises a `DataError` unless there is a label for each of `count` items."""
+        if isinstance(self._given, str) or self._given is None or len(self._given) == count:
+            return
+        raise DataError(
+            f"there are {len(self._given)} labels for {count} items of the data; give one for each "
+            "item, and for a batch the array of its labels"
+        )
+
+    def attach(self, item: Any, index: int) -> Labelled:
+        """An item with its label.
+
+        Raises:
+            DataError: There is none.
+        """
+        if isinstance(self._given, str):
+            if not isinstance(item, Mapping) or self._given not in item:
+                found = ", ".join(map(str, item)) if isinstance(item, Mapping) else _kind(item)
+                raise DataError(
+                    f"sample {index} has no column {self._given!r} for its label. Received: {found}"
+                )
+            inputs = {name: value for name, value in item.items() if name != self._given}
+            return Labelled(inputs, item[self._given])
+        if self._given is not None:
+            if index >= len(self._given):
+                self.check(index + 1)
+            return Labelled(item, self._given[index])
+        if not isinstance(item, tuple | list) or len(item) < 2:
+            raise DataError(
+                f"sample {index} has no label: pass labels=, or items of (inputs, label). "
+                f"Received: {_kind(item)}"
+            )
+        return Labelled(item[0] if len(item) == 2 else tuple(item[:-1]), item[-1])
+
+
 class RepDataset:
     """The user's representative data, read item by item.
 
@@ -57,15 +125,21 @@ class RepDataset:
         source: An array `(N, ...)`; a dict of such arrays by input name; a list, iterator or
             generator function of arrays, tuples or dicts; a `torch.utils.data.DataLoader`; or any
             other iterable, such as a `tf.data.Dataset`.
+        labels: Where the labels are, if they are wanted; items that are `Labelled` bring them.
 
     Raises:
-        DataError: `source` is none of these.
+        DataError: `source` is none of these, or has not as many items as there are labels.
     """
 
-    def __init__(self, source: object) -> None:
+    def __init__(self, source: object, labels: Labels | None = None) -> None:
         self._batched = any(kind.__name__ == "DataLoader" for kind in type(source).__mro__)
+        self._labels = labels
         self._items = _item_iterator(source)
         self._length = _length(source)
+        if labels is not None:
+            if self._length is not None:
+                labels.check(self._length)
+            self._items = (labels.attach(item, i) for i, item in enumerate(self._items))
         self.first = self._peek()
 
     @property
@@ -85,7 +159,8 @@ class RepDataset:
         Returns:
             An array, or a tuple, list or dict of them, as the source gives it.
         """
-        return _map_arrays(self.first, lambda a: a[:1]) if self._batched else self.first
+        first = self.first.inputs if isinstance(self.first, Labelled) else self.first
+        return _map_arrays(first, lambda a: a[:1]) if self._batched else first
 
     def samples(
         self, inputs: tuple[InputSpec, ...], item_done: Callable[[], None] = lambda: None
@@ -104,21 +179,79 @@ class RepDataset:
                 infinite values. The message names the item's index and the input.
         """
         rest: Sample | None = None
-        found = False
+        found, index = False, -1
         for index, item in enumerate(self._items):
-            arrays = tuple(
-                _as_input(value, spec, index)
-                for value, spec in zip(_select(item, inputs, index), inputs, strict=True)
-            )
-            whole, rest = _split(arrays, rest, inputs, index)
+            whole, rest = _split(_arrays(item, inputs, index), rest, inputs, index)
             found = found or bool(whole)
             yield from whole
             item_done()
+        if self._labels is not None:
+            self._labels.check(index + 1)
         if not found:
             raise DataError(
                 f"the representative data has fewer rows than the model's batch of "
                 f"{inputs[0].shape[0]}: give more rows, or trace the model with batch 1"
             )
+
+
+def _arrays(item: Any, inputs: tuple[InputSpec, ...], index: int) -> Sample:
+    """An item's array for each input, and that of its labels if it has any."""
+    values = item.inputs if isinstance(item, Labelled) else item
+    arrays = tuple(
+        _as_input(value, spec, index)
+        for value, spec in zip(_select(values, inputs, index), inputs, strict=True)
+    )
+    if not isinstance(item, Labelled):
+        return arrays
+    return (*arrays, _label_array(item.label, arrays, inputs, index))
+
+
+def _label_array(label: Any, arrays: Sample, inputs: tuple[InputSpec, ...], index: int) -> Array:
+    """The labels of an item, `(rows, ...)`."""
+    array = _array(label, f"sample {index}, label")
+    if array.dtype.kind not in "biufUS":
+        raise DataError(f"sample {index}: a label must be numbers or text. Received: {array.dtype}")
+    rows = arrays[0].shape[:1]
+    if array.ndim and array.shape[:1] == rows:
+        return array
+    if rows == (1,) or all(a.shape == s.shape for a, s in zip(arrays, inputs, strict=True)):
+        return array[None]
+    raise DataError(
+        f"sample {index} has {rows[0]} rows, but its labels have the shape {array.shape}; give one "
+        "label for each row"
+    )
+
+
+def joined(parts: Sequence[Array], what: str) -> Array:
+    """Arrays one behind the other, along their first axis.
+
+    Raises:
+        DataError: They differ in their other axes.
+    """
+    try:
+        return np.concatenate(parts)
+    except ValueError:
+        shapes = ", ".join(sorted({str(part.shape[1:]) for part in parts}))
+        raise DataError(
+            f"{what} must have one shape; a row of them has the shapes {shapes}"
+        ) from None
+
+
+def _kind(value: object) -> str:
+    """How errors name a value of the wrong kind."""
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + (f" of shape {tuple(shape)}" if shape is not None else "")
+
+
+def has_items(value: object) -> bool:
+    """Whether it can be read by index."""
+    kind = type(value)
+    return (
+        hasattr(kind, "__len__")
+        and hasattr(kind, "__getitem__")
+        and not isinstance(value, Mapping | str | bytes)
+        and getattr(value, "ndim", 1) > 0
+    )
 
 
 def _is_tensor(value: object) -> bool:
@@ -135,7 +268,10 @@ def _item_iterator(source: object) -> Iterator[Any]:
     if isinstance(source, Mapping):
         return _column_rows(source)
     if isinstance(source, Iterable) and not isinstance(source, str | bytes):
-        return iter(source)
+        try:
+            return iter(source)
+        except TypeError as error:  # a ray.data.Dataset says here what to iterate instead
+            raise DataError(f"the representative data cannot be iterated: {error}") from None
     if isinstance(source, Callable):  # type: ignore[arg-type]  # typing asks for its parameters
         made = source()  # type: ignore[operator]
         if isinstance(made, Iterable):
@@ -279,18 +415,20 @@ def _split(
     Returns:
         The whole samples, and the rows that are left over.
     """
-    if rest is None and all(a.shape == s.shape for a, s in zip(arrays, inputs, strict=True)):
+    # Labels, which stand behind the inputs, need not have the batch's shape.
+    if rest is None and all(a.shape == s.shape for a, s in zip(arrays, inputs, strict=False)):
         return [arrays], None
     rows = {a.shape[:1] for a in arrays}
     batches = {spec.shape[:1] for spec in inputs}
     if len(rows) != 1 or len(batches) != 1:
-        shapes = ", ".join(f"{s.name!r} {a.shape}" for a, s in zip(arrays, inputs, strict=True))
+        shapes = ", ".join(f"{s.name!r} {a.shape}" for a, s in zip(arrays, inputs, strict=False))
         raise DataError(
             f"sample {index} cannot be split into the model's batch: its inputs have {shapes}, "
             f"the model takes {'; '.join(spec.describe() for spec in inputs)}"
         )
     if rest is not None:
-        arrays = tuple(np.concatenate(pair) for pair in zip(rest, arrays, strict=True))
+        pairs = zip(rest, arrays, strict=True)
+        arrays = tuple(joined(pair, f"sample {index}: the labels") for pair in pairs)
     count, batch = arrays[0].shape[0], inputs[0].shape[0]
     end = count - count % batch
     whole = [

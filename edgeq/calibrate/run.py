@@ -8,7 +8,7 @@ op table), nothing of what is planned with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,8 +130,8 @@ class Calibrator:
             start.check_model(self._model)
             start = Calibration(start.model, 0, self._fresh).merge(start)
         seen = _Seen(self, start)
-        with Crew(self.instrumented.tflite, self._threads) as crew:
-            for one in crew.map(samples, self._read):
+        with Crew(self._load, self._threads) as crew:
+            for one in crew.map(samples, self._measure):
                 if not (np.isfinite(one.low).all() and np.isfinite(one.high).all()):
                     raise self._not_finite(one.low, one.high, seen.count)
                 seen.add(one)
@@ -139,8 +139,12 @@ class Calibrator:
                     checkpoint(seen.calibration)
         return seen.calibration()
 
-    def _read(self, session: Session) -> _Sample:
-        """What the last run of a session shows; called on several threads at once."""
+    def _load(self) -> Session:
+        return Session(self.instrumented.tflite, threads=1)
+
+    def _measure(self, session: Session, sample: Sequence[npt.NDArray[Any]]) -> _Sample:
+        """What one sample shows; called on several threads at once."""
+        session.invoke(sample)
         places = self.instrumented
         # A place of -1 reads the 0 behind the last measured value.
         view = session.view(places.measured) if places.maxima else np.zeros(0, np.float32)

@@ -6,15 +6,14 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from edgeq import demo
+from edgeq.export.comparison import compare, evaluate
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.pipeline import export
 from edgeq.files import write_whole
-from edgeq.runtime.session import Session
 
 
 def run_demo(output: Path) -> EdgeModel:
@@ -51,20 +50,14 @@ def _model() -> tuple[Any, str]:
 
 def model_accuracy(tflite: bytes, data: demo.DemoData) -> float:
     """Share of the bundled test images that a .tflite of the demo model gets right."""
-    logits = []
-    with Session(tflite) as session:
-        for image in data.test:
-            session.invoke((image[np.newaxis],))
-            logits.append(session.outputs()[0])
-    return demo.accuracy(np.concatenate(logits), data.labels)
+    return evaluate(tflite, data.test, data.labels, progress=False)["accuracy"]
 
 
 def _accuracy_table(made: EdgeModel, data: demo.DemoData) -> Table:
-    before = model_accuracy(made.float_model.tflite, data)
-    after = model_accuracy(made.tflite, data)
+    found = compare(made, made, data.test, labels=data.labels, progress=False).metrics["accuracy"]
     table = Table(title=f"accuracy on {len(data.labels)} test images", title_style="bold")
     for heading in ("float", "int8", "difference"):
         table.add_column(heading, justify="right")
-    difference = f"{(after - before) * 100:+.1f} points"
-    table.add_row(f"{before:.1%}", f"{after:.1%}", difference)
+    difference = f"{found.difference * 100:+.1f} points"
+    table.add_row(f"{found.float_value:.1%}", f"{found.edge_value:.1%}", difference)
     return table

@@ -8,6 +8,7 @@ best are converted and tried on the real interpreter.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,11 +19,11 @@ import numpy as np
 
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import Sample
-from edgeq.compare import Fidelity
-from edgeq.errors import ConversionError, ModelError
+from edgeq.errors import ConversionError, ModelError, VerificationError
 from edgeq.export.convert import check_runs, convert
 from edgeq.export.costs import Costs, estimate_ns
 from edgeq.export.exported import BOUNDARY, Exported
+from edgeq.export.judge import Judge, Runner
 from edgeq.export.modes import Choice, Choices, static_obstacle, weight_slot
 from edgeq.export.plan import make_plan
 from edgeq.export.sensitivity import Noise, measure_noise
@@ -199,22 +200,22 @@ class Search:
         tflite = self._converted(offer.choices)
         if tflite is None:
             return replace(offer, sqnr_db=math.nan)
-        with Session(self.model.tflite, threads=1) as reference, Session(tflite, threads=1) as edge:
-            order = [edge.output_names.index(name) for name in reference.output_names]
-            inputs = [reference.input_names.index(name) for name in edge.input_names]
-            totals = [Fidelity() for _ in order]
-            for sample in self.samples:
-                reference.invoke(sample)
-                edge.invoke([sample[i] for i in inputs])
-                actual = edge.outputs()
-                for i, expected in enumerate(reference.outputs()):
-                    totals[i] = totals[i].observe(expected, actual[order[i]])
-            time, first = offer.time, self.samples[0]
-            if self.measure:
-                runs = {"float": (reference, first), "edge": (edge, [first[i] for i in inputs])}
-                latency = interleaved_latency(runs, budget_s=1.0)
-                time = latency["edge"].min_ms / latency["float"].min_ms
-        return replace(offer, time=time, sqnr_db=min(t.sqnr_db for t in totals))
+        judge = Judge((self.model, FloatModel(tflite, "edgeq")))
+        with contextlib.closing(judge.load()) as runner:
+            try:
+                seen = judge.total(judge.one(runner, s) for s in self.samples).outputs
+            except VerificationError:
+                return replace(offer, sqnr_db=math.nan)
+            time = self._measured_time(runner, judge) if self.measure else offer.time
+        return replace(offer, time=time, sqnr_db=min(output.sqnr_db for output in seen))
+
+    def _measured_time(self, runner: Runner, judge: Judge) -> float:
+        """Latency of the tried plan over the float model's."""
+        first = self.samples[0]
+        both = zip(("float", "edge"), runner.sessions, judge.links, strict=True)
+        runs = {name: (session, link.stored(first)) for name, session, link in both}
+        latency = interleaved_latency(runs, budget_s=1.0)
+        return latency["edge"].min_ms / latency["float"].min_ms
 
 
 def _front(offers: Iterable[Candidate]) -> list[Candidate]:

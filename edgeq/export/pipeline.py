@@ -10,10 +10,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgeq.calibrate import distributed
+from edgeq.calibrate import cluster, distributed
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import HeldOut, RepDataset, Sample
 from edgeq.calibrate.observers import Fixed
+from edgeq.calibrate.rows import Rows
 from edgeq.calibrate.run import Calibrator, Checkpoint, input_specs
 from edgeq.errors import ModelError, RecipeError, VerificationError
 from edgeq.export import frontends
@@ -38,7 +39,6 @@ from edgeq.report import Report
 from edgeq.runtime.cpu import has_int8_dot_product
 
 TARGETS = ("xnnpack",)
-ENGINES = ("local", "ray")
 
 
 def export(
@@ -268,7 +268,8 @@ def calibrate(
             that the result is that of one run over all of them.
         checkpoint: Called after each sample with a function that gives what was seen so far.
         engine: `"local"`, or `"ray"` to share the work among the machines of a Ray cluster;
-            `rep_dataset` is then an array, a dict of arrays, or has `__len__` and `__getitem__`.
+            `rep_dataset` is then an array, a dict of arrays, a `ray.data.Dataset`, or has `__len__`
+            and `__getitem__`.
         threads: As for `export`; with Ray, of each task, where None is one.
         progress: As for `export`.
 
@@ -293,7 +294,7 @@ def calibrate(
             known = known_ranges(rewritten, Interface.of(rewritten, *asked))
             watching = {**observers(rewritten, recipe), **known}
             calibrator = Calibrator(rewritten, threads, watching)
-            if isinstance(source, distributed.Rows):
+            if isinstance(source, Rows):
                 trial = itertools.islice(data.samples(input_specs(float_model)), 1)
                 _measure(calibrator, float_model, trial, converter)
                 return distributed.calibrate(rewritten, source, watching, threads, advance)
@@ -324,17 +325,12 @@ def _source(
     rep_dataset: object, engine: str, start: Calibration | None, checkpoint: Checkpoint | None
 ) -> object:
     """The data in the form that the engine reads; fails before any work is done."""
-    if engine not in ENGINES:
-        raise RecipeError(f"engine must be one of {', '.join(ENGINES)}. Received: {engine!r}")
-    if engine == "local":
-        return rep_dataset
-    if start is not None or checkpoint is not None:
+    if engine == "ray" and not (start is None and checkpoint is None):
         raise RecipeError(
             "engine='ray' takes neither start nor checkpoint: calibrate the samples that are left "
             "and call start.merge(...) with the result"
         )
-    distributed.check_installed()
-    return distributed.Rows(rep_dataset)
+    return cluster.source(rep_dataset, engine)
 
 
 def _measure(

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
-import numpy as np
-
 from edgeq.calibrate.data import Sample
-from edgeq.compare import Fidelity
-from edgeq.errors import DataError, VerificationError
+from edgeq.errors import VerificationError
 from edgeq.export.exported import BOUNDARY, Exported
+from edgeq.export.judge import Judge
 from edgeq.export.plan import Plan, Stored
-from edgeq.flatbuffer import Operator, Tensor, parse
+from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import FloatModel
-from edgeq.ports import IO, read_io
+from edgeq.ports import read_io
 from edgeq.qtypes import QParams
 from edgeq.report import Measured, OutputFidelity
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.benchmark import interleaved_latency
 from edgeq.runtime.cpu import has_int8_dot_product
-from edgeq.runtime.session import Session
 
 
 def verify(
@@ -44,11 +42,15 @@ def verify(
         VerificationError: An op is float without being planned so, parameters in the file differ
             from the plan, an output is not finite, or its SQNR is below `min_sqnr_db`.
     """
-    exported, io = Exported(rewritten, parse(tflite).graphs[0]), read_io(tflite)
+    edge_model, io = FloatModel(tflite, "edgeq"), read_io(tflite)
+    exported = Exported(rewritten, edge_model.graph)
     check_float_ops(exported, plan)
     folded = check_qparams(exported, plan)
-    with Session(float_model.tflite, threads=1) as reference, Session(tflite, threads=1) as edge:
-        outputs = _fidelity(float_model, io, reference, edge, samples)
+    judge = Judge((float_model, edge_model))
+    with contextlib.closing(judge.load()) as runner:
+        reference, edge = runner.sessions
+        seen = judge.total(judge.one(runner, sample) for sample in samples).outputs
+        outputs = tuple(map(OutputFidelity.of, judge.output_names, seen))
         _check_sqnr(outputs, min_sqnr_db)
         coverage = edge.coverage()
         latency = interleaved_latency(
@@ -175,30 +177,6 @@ def _check_equal(tensor: Tensor, planned: QParams, where: str) -> None:
             f"{where}: the plan has {planned.describe()}, the exported file has {shown}. "
             "The converter changed it; report the model"
         )
-
-
-def _fidelity(
-    float_model: FloatModel, io: IO, reference: Session, edge: Session, samples: Sequence[Sample]
-) -> tuple[OutputFidelity, ...]:
-    totals = {name: Fidelity() for name in reference.output_names}
-    for number, sample in enumerate(samples):
-        reference.invoke(sample)
-        edge.invoke(io.quantize(float_model.by_name(sample)))
-        actual = io.dequantize(edge.outputs())
-        for name, expected in zip(totals, reference.outputs(), strict=True):
-            if not np.isfinite(expected).all():
-                raise DataError(
-                    f"output {name!r} of the float model itself is not finite "
-                    f"on held-out sample {number}; drop the sample or mend the model"
-                )
-            if not np.isfinite(actual[name]).all():
-                raise VerificationError(
-                    f"output {name!r} of the exported model is not finite on sample {number}"
-                )
-            totals[name] = totals[name].observe(expected, actual[name])
-    return tuple(
-        OutputFidelity(name, total.sqnr_db, total.largest) for name, total in totals.items()
-    )
 
 
 def _check_sqnr(outputs: Sequence[OutputFidelity], min_sqnr_db: float | None) -> None:

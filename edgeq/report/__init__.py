@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgeq.fidelity import Fidelity
 from edgeq.ports import IO
 
 LOW_SQNR_DB = 15.0
@@ -34,11 +35,25 @@ class OutputFidelity:
         name: Name in the signature.
         sqnr_db: Signal to quantization noise ratio in dB.
         largest_error: Largest absolute difference, in the output's own unit.
+        mean_error: Mean absolute difference, likewise.
+        cosine: Cosine of the angle between the two outputs, all samples taken as one vector.
+        top1_agreement: Share of score vectors (of an output of two or more axes, those along the
+            last one) whose highest entry is the same; None where the last axis has one entry.
     """
 
     name: str
     sqnr_db: float
     largest_error: float
+    mean_error: float
+    cosine: float
+    top1_agreement: float | None
+
+    @classmethod
+    def of(cls, name: str, seen: Fidelity) -> OutputFidelity:
+        """What some samples have shown of an output."""
+        return cls(
+            name, seen.sqnr_db, seen.largest, seen.mean_error, seen.cosine, seen.top1_agreement
+        )
 
 
 @dataclass(frozen=True)
@@ -125,11 +140,8 @@ class Report(Measured):
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, with the ratios; what is not a finite number is None."""
-        fields = {**asdict(self), "io": self.io.to_dict()}
-        for output in fields["outputs"]:
-            for name in ("sqnr_db", "largest_error"):
-                output[name] = output[name] if math.isfinite(output[name]) else None
-        return {**fields, "size_ratio": self.size_ratio, "latency_ratio": self.latency_ratio}
+        ratios = {"size_ratio": self.size_ratio, "latency_ratio": self.latency_ratio}
+        return {**strict({**asdict(self), "io": self.io.to_dict()}), **ratios}
 
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
@@ -180,9 +192,7 @@ class Report(Measured):
 
     def text(self) -> str:
         """The report as plain text."""
-        buffer = io.StringIO()
-        self.print(Console(file=buffer, width=100, color_system=None))
-        return buffer.getvalue()
+        return printed(self.print)
 
     def _summary(self) -> Table:
         table = Table(
@@ -223,6 +233,22 @@ class Report(Measured):
             f"{kind} samples, run by {self.runtime}, {sum(self.seconds.values()):.1f} s in all"
         )
         return table
+
+
+def strict(value: Any) -> Any:
+    """Plain values as JSON has them: what is not a finite number is None."""
+    if isinstance(value, dict):
+        return {name: strict(entry) for name, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(map(strict, value))
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def printed(write: Callable[[Console], None]) -> str:
+    """What is written to a terminal, as plain text."""
+    buffer = io.StringIO()
+    write(Console(file=buffer, width=100, color_system=None))
+    return buffer.getvalue()
 
 
 def _kilobytes(count: int) -> str:

@@ -1,4 +1,4 @@
-"""`Crew`: several sessions of one model that run samples side by side; results come in order."""
+"""`Crew`: several copies of what runs samples, side by side; results come in order."""
 
 from __future__ import annotations
 
@@ -7,33 +7,43 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy.typing as npt
 
-from edgeq.runtime.session import Session, available_cpus
+from edgeq.runtime.session import available_cpus
 
+
+class Closable(Protocol):
+    """What a thread holds, such as a session."""
+
+    def close(self) -> None:
+        """Lets go of it."""
+        ...
+
+
+Member = TypeVar("Member", bound=Closable)
 Result = TypeVar("Result")
 
 
-class Crew:
-    """One single-threaded session for each thread.
+class Crew(Generic[Member]):
+    """Threads, each with a member of its own, for example a single-threaded session.
 
     Samples side by side use cores better than threads within one sample, and what is computed does
     not depend on their number.
 
     Args:
-        tflite: The model.
+        load: Makes a member.
         threads: How many; None takes what this process may use.
     """
 
-    def __init__(self, tflite: bytes, threads: int | None = None) -> None:
-        self._tflite = tflite
+    def __init__(self, load: Callable[[], Member], threads: int | None = None) -> None:
+        self._load = load
         self._count = threads or available_cpus()
-        self._sessions: dict[int, Session] = {}
+        self._members: dict[int, Member] = {}
         self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="edgeq-crew")
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Crew[Member]:
         return self
 
     def __exit__(
@@ -43,15 +53,15 @@ class Crew:
         traceback: TracebackType | None,
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-        for session in self._sessions.values():
-            session.close()
+        for member in self._members.values():
+            member.close()
 
     def map(
         self,
         samples: Iterable[Sequence[npt.NDArray[Any]]],
-        read: Callable[[Session], Result],
+        work: Callable[[Member, Sequence[npt.NDArray[Any]]], Result],
     ) -> Iterator[Result]:
-        """Runs each sample and yields what `read` takes from its session, in the samples' order.
+        """Yields what `work` makes of each sample with its thread's member, in the samples' order.
 
         At most two samples a thread are under way, so the memory does not grow with their number.
         """
@@ -59,20 +69,22 @@ class Crew:
         for sample in samples:
             # The caller may fill the same arrays again while this sample waits.
             copied = [array.copy() for array in sample]
-            running.append(self._pool.submit(self._run, copied, read))
+            running.append(self._pool.submit(self._run, work, copied))
             if len(running) > 2 * self._count:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
 
-    def _run(self, sample: list[npt.NDArray[Any]], read: Callable[[Session], Result]) -> Result:
-        session = self._session()
-        session.invoke(sample)
-        return read(session)
+    def _run(
+        self,
+        work: Callable[[Member, Sequence[npt.NDArray[Any]]], Result],
+        sample: Sequence[npt.NDArray[Any]],
+    ) -> Result:
+        return work(self._member(), sample)
 
-    def _session(self) -> Session:
-        """This thread's own session, loaded while other threads may run already."""
+    def _member(self) -> Member:
+        """This thread's own member, loaded while other threads may run already."""
         thread = threading.get_ident()
-        if thread not in self._sessions:
-            self._sessions[thread] = Session(self._tflite, threads=1)
-        return self._sessions[thread]
+        if thread not in self._members:
+            self._members[thread] = self._load()
+        return self._members[thread]

@@ -29,15 +29,24 @@ def handles(model: object) -> bool:
 
 
 def trace(model: bytes | bytearray | str | os.PathLike[str], worker: Worker) -> FloatModel:
-    """Reads and checks a float .tflite.
+    """Reads and checks a float .tflite that is to be exported.
 
     Raises:
         ModelError: No such file, not a .tflite file, damaged, or with several subgraphs.
     """
-    tflite = read_file(model, worker)
-    found = FloatModel(completed(tflite), "tflite")
-    _check(worker, KERNEL_CHECK, found.tflite, "the runtime")
+    found = load(model, worker)
     _check(worker, "edgeq.mlir:import_only", found.tflite, "the converter's importer")
+    return found
+
+
+def load(model: bytes | bytearray | str | os.PathLike[str], worker: Worker) -> FloatModel:
+    """Reads and checks a .tflite that is only to be run, and may be quantized.
+
+    Raises:
+        ModelError: As for `trace`.
+    """
+    found = FloatModel(completed(read_file(model, worker)), "tflite")
+    _check(worker, KERNEL_CHECK, found.tflite, "the runtime")
     return found
 
 

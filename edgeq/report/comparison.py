@@ -1,0 +1,106 @@
+"""The comparison of two models: how far their outputs are apart, and what that costs the task.
+
+Plain values, with a text form for the terminal and JSON for programs. Knows nothing of how the
+numbers were measured.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edgeq.report import OutputFidelity, printed, strict
+
+
+@dataclass(frozen=True)
+class MetricChange:
+    """One metric of both models on the same samples.
+
+    Attributes:
+        float_value: Value of the float model.
+        edge_value: Value of the other model.
+        difference: The other model's value less the float model's.
+        low: Lower end of the 95 % interval of the difference: what other samples of the same kind
+            would show, by a bootstrap that resamples rows for both models alike.
+        high: Upper end.
+    """
+
+    float_value: float
+    edge_value: float
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A float model and another model of it on the same samples.
+
+    Attributes:
+        samples: Number of samples that both models ran.
+        outputs: How far each output is apart.
+        metrics: What was asked for, by name.
+        runtime: The interpreter that ran the models, with version.
+    """
+
+    samples: int
+    outputs: tuple[OutputFidelity, ...]
+    metrics: Mapping[str, MetricChange]
+    runtime: str
+
+    @property
+    def sqnr_db(self) -> float:
+        """The worst output's SQNR in dB."""
+        return min(o.sqnr_db for o in self.outputs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as plain values; what is not a finite number is None."""
+        fields: dict[str, Any] = strict(asdict(self))
+        return fields
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def print(self, console: Console | None = None) -> None:
+        """Writes the comparison to a terminal, by default standard output."""
+        console = console or Console()
+        console.print(self._fidelity())
+        if self.metrics:
+            console.print(self._metrics())
+
+    def text(self) -> str:
+        """The comparison as plain text."""
+        return printed(self.print)
+
+    def _fidelity(self) -> Table:
+        table = Table(title="edge model against float model", title_style="bold")
+        table.add_column("output", overflow="fold")
+        for heading in ("SQNR", "cosine", "mean error", "largest error", "same top-1"):
+            table.add_column(heading, justify="right")
+        for o in self.outputs:
+            agreement = "" if o.top1_agreement is None else f"{o.top1_agreement:.2%}"
+            table.add_row(
+                escape(o.name), f"{o.sqnr_db:.1f} dB", f"{o.cosine:.6f}", f"{o.mean_error:.4g}",
+                f"{o.largest_error:.4g}", agreement,
+            )  # fmt: skip
+        table.caption = f"{self.samples} samples, run by {self.runtime}"
+        return table
+
+    def _metrics(self) -> Table:
+        table = Table(title="metrics", title_style="bold")
+        table.add_column("", overflow="fold")
+        for heading in ("float", "edge", "difference", "95 % interval"):
+            table.add_column(heading, justify="right")
+        for name, m in self.metrics.items():
+            table.add_row(
+                escape(name), f"{m.float_value:.4f}", f"{m.edge_value:.4f}",
+                f"{m.difference:+.4f}", f"{m.low:+.4f} to {m.high:+.4f}",
+            )  # fmt: skip
+        return table
