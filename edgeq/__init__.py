@@ -13,6 +13,7 @@ from edgeq.errors import (
 )
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.pipeline import calibrate, export
+from edgeq.linter import LintResult, lint
 from edgeq.recipe import Mode, Recipe, Rule
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "DependencyError",
     "EdgeModel",
     "EdgeqError",
+    "LintResult",
     "Mode",
     "ModelError",
     "Recipe",
@@ -33,4 +35,5 @@ __all__ = [
     "VerificationError",
     "calibrate",
     "export",
+    "lint",
 ]

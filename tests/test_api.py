@@ -24,6 +24,7 @@ PUBLIC = [
     "DependencyError",
     "EdgeModel",
     "EdgeqError",
+    "LintResult",
     "Mode",
     "ModelError",
     "Recipe",
@@ -33,6 +34,7 @@ PUBLIC = [
     "VerificationError",
     "calibrate",
     "export",
+    "lint",
 ]
 
 HEAVY = ["torch", "jax", "keras", "tensorflow", "litert_torch", "litert_converter", "typer", "ray"]

@@ -26,7 +26,7 @@ from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel
 from edgeq.recipe import Mode, Recipe, Rule
 
-COMMANDS = ["calibrate", "export", "inspect", "demo"]
+COMMANDS = ["calibrate", "export", "inspect", "lint", "demo"]
 ENVIRONMENT = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
 EDGEQ = str(Path(sys.executable).with_name("edgeq"))
 

@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from delegation import check_prediction, taken
 from one_op import CASES, OneOp, Step, Value
 from planted import PLANTED, Outcome, Planted
 
 import edgeq
 from edgeq.errors import ModelError
 from edgeq.export.edgemodel import EdgeModel
-from edgeq.flatbuffer import Graph, parse
+from edgeq.flatbuffer import parse
 from edgeq.qtypes import DType, QParams
-from edgeq.runtime.session import Session
 from edgeq.targets import TARGETS, Effect, OpView, Target, TensorView, op_view
 
 XNNPACK, EDGETPU, PORTABLE = TARGETS["xnnpack"], TARGETS["edgetpu"], TARGETS["portable"]
 SAMPLES = 12
-
-
-def taken(tflite: bytes) -> set[int]:
-    """The ops that the real delegate takes."""
-    with Session(tflite, threads=1) as session:
-        return set(session.coverage().delegated)
-
-
-def predicted(graph: Graph) -> set[int]:
-    return {op for op, obstacles in XNNPACK.placement(graph).items() if not obstacles}
-
-
-def names(graph: Graph, ops: set[int]) -> list[str]:
-    return [f"{graph.operators[i].name} {i}" for i in sorted(ops)]
-
-
-def check_prediction(tflite: bytes) -> None:
-    graph = parse(tflite).graphs[0]
-    assert names(graph, predicted(graph)) == names(graph, taken(tflite))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)

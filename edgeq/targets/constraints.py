@@ -78,7 +78,7 @@ class Target:
     Attributes:
         name: Name as users write it.
         title: Name in sentences.
-        premises: Constraints that the others rest on: where one is broken, no other is asked.
+        premises: Constraints that all later ones rest on: behind a broken one no other is asked.
         constraints: All other constraints.
         whole: What follows for an op from the obstacles of others, by graph and placement.
     """
@@ -91,12 +91,12 @@ class Target:
 
     def broken(self, op: OpView) -> tuple[tuple[Constraint, str], ...]:
         """The constraints that `op` breaks, each with what was found."""
-        for group in (self.premises, self.constraints):
-            found = [(c, c.found(op)) for c in group]
-            broken = tuple((c, what) for c, what in found if what is not None)
-            if broken:
-                return broken
-        return ()
+        for premise in self.premises:
+            what = premise.found(op)
+            if what is not None:
+                return ((premise, what),)
+        found = [(c, c.found(op)) for c in self.constraints]
+        return tuple((c, what) for c, what in found if what is not None)
 
     def obstacles(self, op: OpView) -> tuple[str, ...]:
         """Why the target does not run `op`, one sentence each; empty where it does."""

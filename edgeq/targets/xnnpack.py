@@ -1,7 +1,7 @@
 """The XNNPACK delegate of ai-edge-litert 2.3: the ops it takes in float, int8 and dynamic range.
 
 Most of it is what the delegate checks before it takes an op (`xnnpack_delegate.cc`); an op that
-fails there runs on the plain kernels without a word. What the library below it refuses is found only
+fails there runs on the plain kernels without a word. What the library below it refuses shows only
 when the model is loaded, and then the whole model does not load.
 """
 
