@@ -251,6 +251,13 @@ def _float(
     return one(name, operands, *results, **options).build()
 
 
+def _sliced(end: int = 8, step: int = 1, **options: Any) -> bytes:
+    """A STRIDED_SLICE of the rows from 2 on."""
+    shape = (1, 8, 4) if "shrinkAxisMask" in options else (1, 6 // step, 8, 4)
+    bounds = (_ints(0, 2, 0, 0), _ints(1, end, 8, 4), _ints(1, step, 1, 1))
+    return _float("STRIDED_SLICE", (Value((1, 8, 8, 4)), *bounds), Value(shape), **options)
+
+
 def _float_variants() -> list[Planted]:
     image, weights, bias = Value((1, 8, 8, 4)), np.ones((6, 3, 3, 4), np.float32), np.ones(6, "f")
     computed = Value((6, 3, 3, 4))
@@ -297,6 +304,11 @@ def _float_variants() -> list[Planted]:
                        Value((1, 17, 17, 6)), padding=VALID, **tall), TAKEN),
         Planted("CONCATENATION of one", _float("CONCATENATION", (image,), image, axis=3), OUTSIDE),
         Planted("ADD of integers", _float("ADD", (vector("int32"),) * 2, vector("int32")), OUTSIDE),
+        Planted("SIGN", _float("SIGN", (image,), image), OUTSIDE),
+        Planted("STRIDED_SLICE", _sliced(), TAKEN),
+        Planted("STRIDED_SLICE with gaps", _sliced(step=2), OUTSIDE),
+        Planted("STRIDED_SLICE that drops an axis", _sliced(shrinkAxisMask=2), OUTSIDE),
+        Planted("STRIDED_SLICE beyond the end", _sliced(end=9), TAKEN),
         Planted("BATCH_MATMUL, left transposed",
                 _float("BATCH_MATMUL", (Value((2, 16, 5)), Value((2, 16, 8))), Value((2, 5, 8)),
                        adjX=True), TAKEN),

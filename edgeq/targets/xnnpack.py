@@ -24,7 +24,7 @@ VALID_PADDING = 1
 
 
 @dataclass(frozen=True)
-class _Form:
+class Form:
     """How the delegate takes one op.
 
     Attributes:
@@ -42,27 +42,27 @@ class _Form:
     results: tuple[int, int] = (1, 1)
 
 
-_UNARY = _Form(integer=True)
-_FLOAT_UNARY = _Form(integer=False)
-_BINARY = _Form(integer=True, data=(0, 1), operands=(2, 2))
-_FLOAT_BINARY = _Form(integer=False, data=(0, 1), operands=(2, 2))
-_SHAPED = _Form(integer=True, static=(1,), operands=(2, 2))
-_CONVOLUTION = _Form(integer=True, static=(1, 2), operands=(3, 3))
+_UNARY = Form(integer=True)
+_FLOAT_UNARY = Form(integer=False)
+_BINARY = Form(integer=True, data=(0, 1), operands=(2, 2))
+_FLOAT_BINARY = Form(integer=False, data=(0, 1), operands=(2, 2))
+_SHAPED = Form(integer=True, static=(1,), operands=(2, 2))
+_CONVOLUTION = Form(integer=True, static=(1, 2), operands=(3, 3))
 
-_FORMS: dict[str, _Form] = {
+FORMS: dict[str, Form] = {
     "CONV_2D": _CONVOLUTION,
     "DEPTHWISE_CONV_2D": _CONVOLUTION,
-    "TRANSPOSE_CONV": _Form(True, data=(2,), static=(0, 1, 3), operands=(3, 4)),
-    "FULLY_CONNECTED": _Form(True, static=(1, 2), operands=(2, 3)),
+    "TRANSPOSE_CONV": Form(True, data=(2,), static=(0, 1, 3), operands=(3, 4)),
+    "FULLY_CONNECTED": Form(True, static=(1, 2), operands=(2, 3)),
     "BATCH_MATMUL": _BINARY,
     **dict.fromkeys(("ADD", "SUB", "MUL"), _BINARY),
-    "CONCATENATION": _Form(True, data=None, operands=(2, 5)),
+    "CONCATENATION": Form(True, data=None, operands=(2, 5)),
     **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), _SHAPED),
     **dict.fromkeys(("PAD", "RESIZE_BILINEAR", "TRANSPOSE"), _SHAPED),
-    "RESHAPE": _Form(True, static=(1,), operands=(1, 2)),
-    "SLICE": _Form(True, static=(1, 2), operands=(3, 3)),
-    "STRIDED_SLICE": _Form(True, static=(1, 2, 3), operands=(4, 4)),
-    "SPLIT": _Form(True, data=(1,), static=(0,), operands=(2, 2), results=(2, 4)),
+    "RESHAPE": Form(True, static=(1,), operands=(1, 2)),
+    "SLICE": Form(True, static=(1, 2), operands=(3, 3)),
+    "STRIDED_SLICE": Form(True, static=(1, 2, 3), operands=(4, 4)),
+    "SPLIT": Form(True, data=(1,), static=(0,), operands=(2, 2), results=(2, 4)),
     **dict.fromkeys(("MAX_POOL_2D", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH"), _UNARY),
     **dict.fromkeys(("LOGISTIC", "TANH", "ELU", "LEAKY_RELU", "QUANTIZE", "DEQUANTIZE"), _UNARY),
     "AVERAGE_POOL_2D": _FLOAT_UNARY,
@@ -71,7 +71,7 @@ _FORMS: dict[str, _Form] = {
     **dict.fromkeys(("ABS", "NEG", "CEIL", "FLOOR", "ROUND", "SQUARE"), _FLOAT_UNARY),
     **dict.fromkeys(("EXP", "LOG", "SIN", "COS", "SQRT", "RSQRT"), _FLOAT_UNARY),
     **dict.fromkeys(("DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"), _FLOAT_BINARY),
-    "PRELU": _Form(False, data=(0, 1), static=(1,), operands=(2, 2)),
+    "PRELU": Form(False, data=(0, 1), static=(1,), operands=(2, 2)),
 }
 """The ops that the delegate has."""
 
@@ -88,7 +88,7 @@ _SAME_PARAMETERS = (
 
 def _activations(op: OpView) -> Iterator[TensorView]:
     """What an op computes from and its results: no weights, biases, axes or shapes."""
-    form = _FORMS[op.name]
+    form = FORMS[op.name]
     slots = range(len(op.inputs)) if form.data is None else form.data
     yield from (t for t in map(op.operand, slots) if t is not None)
     yield from op.outputs
@@ -123,7 +123,7 @@ def delegated_op(op: OpView) -> str | None:
 
     Source: the list of ops in `xnnpack_delegate.cc`.
     """
-    return None if op.name in _FORMS else f"it has no {op.name}"
+    return None if op.name in FORMS else f"it has no {op.name}"
 
 
 @constraint()
@@ -132,7 +132,7 @@ def number_of_operands(op: OpView) -> str | None:
 
     Source: the checks of the number of inputs and outputs in `xnnpack_delegate.cc`.
     """
-    form = _FORMS.get(op.name)
+    form = FORMS.get(op.name)
     if form is None:
         return None
     for count, (low, high), what in (
@@ -151,7 +151,7 @@ def data_type(op: OpView) -> str | None:
 
     Source: the checks of tensor types in `xnnpack_delegate.cc`; int16 is never taken.
     """
-    form = _FORMS.get(op.name)
+    form = FORMS.get(op.name)
     if form is None or op.name in ("QUANTIZE", "DEQUANTIZE"):
         return None
     types = [t.dtype for t in _activations(op)]
@@ -201,7 +201,7 @@ def per_tensor_activations(op: OpView) -> str | None:
 
     Source: the checks of tensor types in `xnnpack_delegate.cc`.
     """
-    if op.name not in _FORMS or _is_unpacking(op):
+    if op.name not in FORMS or _is_unpacking(op):
         return None
     weight = _weight(op) if op.name == "BATCH_MATMUL" and _first(op).dtype == "float32" else None
     for tensor in _activations(op):
@@ -234,7 +234,7 @@ def rank(op: OpView) -> str | None:
 
     Source: `XNN_MAX_TENSOR_DIMS`.
     """
-    return None if op.name in _RANK_UNCHECKED or op.name not in _FORMS else _rank(op)
+    return None if op.name in _RANK_UNCHECKED or op.name not in FORMS else _rank(op)
 
 
 @constraint(*_RANK_UNCHECKED, effect=Effect.REFUSAL)
@@ -246,23 +246,13 @@ def rank_unchecked(op: OpView) -> str | None:
     return _rank(op)
 
 
-@constraint("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "RESIZE_BILINEAR")
-def four_dimensions(op: OpView) -> str | None:
-    """XNNPACK takes images as 4-dimensional tensors.
-
-    Source: the checks of tensor shapes in `xnnpack_delegate.cc`.
-    """
-    wrong = [len(t.shape) for t in _activations(op) if len(t.shape) != 4]
-    return f"{wrong[0]} dimensions" if wrong else None
-
-
 @constraint()
 def static_operands(op: OpView) -> str | None:
     """XNNPACK needs weights, biases, shapes, axes, paddings and slopes as constants.
 
     Source: `CheckTensorStaticAllocation` in `xnnpack_delegate.cc`.
     """
-    static = _FORMS[op.name].static if op.name in _FORMS else ()
+    static = FORMS[op.name].static if op.name in FORMS else ()
     for slot in static:
         operand = op.operand(slot)
         if operand is not None and not operand.is_constant:
@@ -377,30 +367,6 @@ def weight_channel_axis(op: OpView) -> str | None:
     if op.name == "BATCH_MATMUL":
         axis = len(weight.shape) - (2 if op.option("adjY") else 1)
     return None if weight.qparams.axis == axis else f"scales along axis {weight.qparams.axis}"
-
-
-@constraint("CONV_2D")
-def groups(op: OpView) -> str | None:
-    """XNNPACK needs as many input channels as the filter has, or a multiple of them.
-
-    Source: `VisitConv2DNode` in `xnnpack_delegate.cc`.
-    """
-    source, weight = _first(op), _weight(op)
-    assert weight is not None
-    few = source.shape[3] < weight.shape[3]
-    return f"{source.shape[3]} of {weight.shape[3]} input channels" if few else None
-
-
-@constraint("DEPTHWISE_CONV_2D")
-def depth_multiplier(op: OpView) -> str | None:
-    """XNNPACK needs a depth multiplier that divides the number of output channels.
-
-    Source: `CheckDepthwiseConvolutionParams` in `xnnpack_delegate.cc`.
-    """
-    weight, multiplier = _weight(op), op.option("depthMultiplier", 1)
-    assert weight is not None
-    good = multiplier > 0 and weight.shape[3] % multiplier == 0
-    return None if good else f"{weight.shape[3]} channels by {multiplier}"
 
 
 @constraint("TRANSPOSE_CONV")
@@ -596,24 +562,6 @@ def slice_steps(op: OpView) -> str | None:
     return f"strides {_listed(strides.data.tolist())}"
 
 
-@constraint("STRIDED_SLICE")
-def slice_bounds(op: OpView) -> str | None:
-    """XNNPACK needs a STRIDED_SLICE that ends inside its input.
-
-    Source: `VisitStridedSliceNode` in `xnnpack_delegate.cc`.
-    """
-    begin, end = op.operand(1), op.operand(2)
-    if begin is None or begin.data is None or end is None or end.data is None:
-        return None
-    for axis, extent in enumerate(_first(op).shape[: len(begin.data)]):
-        last = 0 if op.option("endMask") >> axis & 1 else int(end.data[axis])
-        if op.option("offset", False):
-            last += 0 if op.option("beginMask") >> axis & 1 else int(begin.data[axis])
-        if last > extent:
-            return f"end {last} of {extent} along axis {axis}"
-    return None
-
-
 def _unpacked_constants(graph: Graph, placement: Placement) -> Placement:
     """A DEQUANTIZE of a constant stays outside as soon as one of its readers does."""
     found = dict(placement)
@@ -633,12 +581,12 @@ XNNPACK = Target(
     (delegated_op, number_of_operands, data_type, conversion_type),
     (
         weight_type, per_tensor_activations, fused_activation, rank, rank_unchecked,
-        four_dimensions, static_operands, weight_matrix, weight_zero_point,
+        static_operands, weight_matrix, weight_zero_point,
         weight_zero_point_refused, dynamic_weight_zero_point, right_operand,
-        dynamic_right_operand, weight_channel_axis, groups, depth_multiplier, transposed_padding,
+        dynamic_right_operand, weight_channel_axis, transposed_padding,
         requantization_scale, bias_scales, addition_scales, product_scales, rescaling,
         negative_slope, reshape_parameters, same_parameters, pool_strides, block_size,
-        softmax_beta, slice_size, slice_steps, slice_bounds,
+        softmax_beta, slice_size, slice_steps,
     ),
     _unpacked_constants,
 )  # fmt: skip
