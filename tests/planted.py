@@ -146,6 +146,7 @@ def convolution(
     weight_type: str = "",
     shape: tuple[int, ...] = (),
     result: Stored = ONE,
+    bias_shape: tuple[int, ...] = (-1,),
 ) -> bytes:
     """A CONV_2D, DEPTHWISE_CONV_2D, TRANSPOSE_CONV or FULLY_CONNECTED with int8 weights.
 
@@ -157,12 +158,14 @@ def convolution(
         weight_type: Another type of the weights.
         shape: Another shape of the weights.
         result: Parameters of the output.
+        bias_shape: Another shape of the bias.
     """
     shape = shape or _FILTER[name]
     channels, axis = _CHANNELS[name], 3 if name == "DEPTHWISE_CONV_2D" else 0
     weight = weight or Stored((0.01,) * channels, axis=axis)
     weights = np.random.default_rng(0).integers(-127, 127, shape).astype(np.int8)
     biases = np.zeros(channels, np.float32 if kind == "float32" else np.int32)
+    biases = biases.reshape(bias_shape)
     if name == "FULLY_CONNECTED":
         case = one(name, (Value((2, shape[1]), kind, 0, 9), weights, biases), Value((2, 8), kind))
     elif name == "TRANSPOSE_CONV":
@@ -173,10 +176,11 @@ def convolution(
         result_shape = (1, 8, 8, channels)
         case = one(name, (_image(kind), weights, biases), Value(result_shape, kind), **options)
     stored: dict[str | int, Stored] = {1: weight}
+    per_channel = not isinstance(weight.scale, float)
     if kind != "float32":
         slot = 3 if name == "TRANSPOSE_CONV" else 2
         source = "x2" if name == "TRANSPOSE_CONV" else "x0"
-        default = Stored(weight.scale, 0, 0)
+        default = Stored(weight.scale, 0, len(bias_shape) - 1 if per_channel else 0)
         stored |= {source: ONE, "y0": result, slot: bias or default}
     return plant(case, stored, {1: weight_type} if weight_type else None)
 
@@ -398,6 +402,11 @@ def _forms() -> list[Planted]:
             Planted(f"{fully} int2, {kind}", convolution(fully, kind, weight_type="int2"), TAKEN),
             Planted(f"{fully} int2, {kind}, 18 channels",
                     convolution(fully, kind, weight_type="int2", shape=(8, 18)), OUTSIDE),
+            Planted(f"{fully} bias of 4 dimensions, {kind}",
+                    convolution(fully, kind, bias_shape=(1, 1, 1, 8)),
+                    OUTSIDE if kind == "int8" else TAKEN),
+            Planted(f"{fully} bias of 4 dimensions, per-tensor, {kind}",
+                    convolution(fully, kind, Stored(0.01), bias_shape=(1, 1, 1, 8)), TAKEN),
             Planted(f"CONV_2D int4, {kind}", convolution("CONV_2D", kind, weight_type="int4"),
                     OUTSIDE),
             Planted(f"{fully} per-channel zero points, {kind}",

@@ -381,7 +381,10 @@ def test_the_demo_has_no_errors(exported: EdgeModel) -> None:
     assert len(result.ops) == exported.report.total_ops
 
 
-@pytest.mark.parametrize("recipe", ["static_wi8_ai8", "dynamic_wi8_afp32"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["static_wi8_ai8", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "weight_only_wi4_afp32"],
+)
 def test_what_a_peer_exports_has_no_errors(
     recipe: str, demo_model: FloatModel, demo_images: Any, tmp_path: Path
 ) -> None:

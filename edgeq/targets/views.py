@@ -121,14 +121,17 @@ def _tensor_view(graph: Graph, tensor: Tensor, qparams: QParams | None) -> Tenso
     )  # fmt: skip
 
 
+UNPACKED = ("int8", "float16")
+"""Types of constants that run times turn into floats once, when they load a weight-only file."""
+
+
 def is_unpacked(graph: Graph, tensor: Tensor) -> bool:
-    """Whether a tensor is a constant that DEQUANTIZE turns into floats, as in weight-only files."""
+    """Whether a tensor is what DEQUANTIZE makes of a constant when the model is loaded."""
     producer = graph.producers.get(tensor.index)
-    return (
-        producer is not None
-        and producer.name == "DEQUANTIZE"
-        and graph.tensors[producer.inputs[0]].is_constant
-    )
+    if producer is None or producer.name != "DEQUANTIZE":
+        return False
+    source = graph.tensors[producer.inputs[0]]
+    return source.is_constant and source.dtype in UNPACKED
 
 
 def _bias(name: str, inputs: list[TensorView | None], slot: int) -> TensorView | None:

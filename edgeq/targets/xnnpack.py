@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from edgeq.flatbuffer import Graph
 from edgeq.targets.constraints import Effect, Placement, Target, constraint
-from edgeq.targets.views import OpView, TensorView, is_unpacked
+from edgeq.targets.views import UNPACKED, OpView, TensorView, is_unpacked
 
 QUANTIZED = ("int8", "uint8")
 RANK_MAX = 6
@@ -109,7 +109,7 @@ def _is_unpacking(op: OpView) -> bool:
         op.name == "DEQUANTIZE"
         and source is not None
         and source.is_constant
-        and source.dtype in ("int8", "float16")
+        and source.dtype in UNPACKED
     )
 
 
@@ -276,6 +276,18 @@ def weight_matrix(op: OpView) -> str | None:
     step = {"int4": 2, "int2": 4}.get(weight.dtype, 1)
     odd = weight.shape[1] % step != 0
     return f"{weight.shape[1]} input channels in {weight.dtype}" if odd else None
+
+
+@constraint("FULLY_CONNECTED")
+def bias_axis(op: OpView) -> str | None:
+    """XNNPACK takes an int32 bias with scales along dimension 0: a bias of one dimension.
+
+    Source: `CheckTensorFloat32OrFloat16OrQCInt32Type` in `xnnpack_delegate.cc`.
+    """
+    bias = op.operand(2)
+    if bias is None or bias.qparams is None or not bias.qparams.axis:
+        return None
+    return f"shape {'x'.join(map(str, bias.shape))}"
 
 
 @constraint("FULLY_CONNECTED", "TRANSPOSE_CONV")
@@ -581,7 +593,7 @@ XNNPACK = Target(
     (delegated_op, number_of_operands, data_type, conversion_type),
     (
         weight_type, per_tensor_activations, fused_activation, rank, rank_unchecked,
-        static_operands, weight_matrix, weight_zero_point,
+        static_operands, weight_matrix, bias_axis, weight_zero_point,
         weight_zero_point_refused, dynamic_weight_zero_point, right_operand,
         dynamic_right_operand, weight_channel_axis, transposed_padding,
         requantization_scale, bias_scales, addition_scales, product_scales, rescaling,
