@@ -16,6 +16,7 @@ from edgeq.export.dequantize import dequantize
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.pipeline import calibrate, export, plan
 from edgeq.export.planned import PlannedModel
+from edgeq.linter import LintResult, lint
 from edgeq.recipe import Mode, Recipe, Rule
 from edgeq.report.comparison import Comparison
 
@@ -29,6 +30,7 @@ __all__ = [
     "DependencyError",
     "EdgeModel",
     "EdgeqError",
+    "LintResult",
     "Mode",
     "ModelError",
     "PlannedModel",
@@ -42,5 +44,6 @@ __all__ = [
     "dequantize",
     "evaluate",
     "export",
+    "lint",
     "plan",
 ]

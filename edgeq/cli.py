@@ -1,6 +1,7 @@
 """The command line: thin wrappers over the public functions, with help that shows examples.
 
-Exit codes: 0 done, 1 a promise of the exported model is broken, 2 could not run.
+Exit codes: 0 done, 1 a promise of the exported model is broken or lint found errors, 2 could not
+run.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from edgeq.calibrate.readers import open_data, open_with_settings, parse_setting
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
+from edgeq.linter import lint as check
 from edgeq.model import FloatModel
 from edgeq.portspec import DTYPES, PortSpec
 from edgeq.recipe import PRESETS
 from edgeq.runtime.backend import load_backend
+from edgeq.targets import TARGETS
 
 app = typer.Typer(
     name="edgeq",
@@ -417,6 +420,31 @@ def _graph_table(graph: Any) -> Table:
             shape = "x".join(map(str, tensor.shape))
             table.add_row(str(op.index), escape(op.name), escape(tensor.name), shape, stored)
     return table
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq lint model_int8.tflite\n\n"
+    "edgeq lint model_int8.tflite --target edgetpu --json lint.json"
+)
+def lint(
+    model: Annotated[Path, typer.Argument(help="A .tflite file of any tool.", metavar="MODEL")],
+    target: Annotated[
+        str, typer.Option(help=f"Where it will run: {', '.join(TARGETS)}.")
+    ] = "xnnpack",
+    json: Annotated[Path | None, typer.Option(help="Also write the findings as JSON.")] = None,
+) -> None:
+    """Checks the quantization of a .tflite file, and which ops a target runs.
+
+    Ends with 1 if there are errors: wrong numbers, or a model that does not load.
+    """
+    with _errors_as_sentences():
+        found = check(model, target)
+        if json is not None:
+            _write(json, found.to_json().encode())
+        found.print(Console(width=None if sys.stdout.isatty() else 250))
+        if found.errors:
+            raise typer.Exit(1)
 
 
 @app.command(epilog="Example:\n\nedgeq demo --output edgeq-demo")

@@ -25,6 +25,7 @@ PUBLIC = [
     "DependencyError",
     "EdgeModel",
     "EdgeqError",
+    "LintResult",
     "Mode",
     "ModelError",
     "Recipe",
@@ -37,6 +38,7 @@ PUBLIC = [
     "dequantize",
     "evaluate",
     "export",
+    "lint",
 ]
 
 HEAVY = ["torch", "jax", "keras", "tensorflow", "litert_torch", "litert_converter", "typer", "ray"]

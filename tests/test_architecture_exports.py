@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import tables
+from delegation import check_prediction
 
 import edgeq
 
@@ -64,3 +65,6 @@ def test_export_is_small_faithful_and_all_integer(name: str) -> None:
     assert report.independent
     assert report.size_ratio <= LARGEST_SIZE_RATIO
     assert report.sqnr_db >= SQNR_FLOOR_DB[name]
+    check_prediction(edge.float_model.tflite)
+    check_prediction(edge.tflite)
+    assert edgeq.lint(edge.tflite).errors == ()

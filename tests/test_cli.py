@@ -23,11 +23,11 @@ import edgeq
 from edgeq.cli import app
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.files import write_whole
-from edgeq.flatbuffer import parse
+from edgeq.flatbuffer import pack, parse, unpack
 from edgeq.model import FloatModel
 from edgeq.recipe import Mode, Recipe, Rule
 
-COMMANDS = ["plan", "calibrate", "compare", "export", "dequantize", "inspect", "demo"]
+COMMANDS = ["plan", "calibrate", "compare", "export", "dequantize", "inspect", "lint", "demo"]
 ENVIRONMENT = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
 EDGEQ = str(Path(sys.executable).with_name("edgeq"))
 
@@ -450,3 +450,23 @@ def test_a_file_is_written_into_folders_that_are_made(tmp_path: Path) -> None:
     path = write_whole(tmp_path / "a" / "b" / "model.tflite", b"content")
     assert path.read_bytes() == b"content"
     assert [p.name for p in path.parent.iterdir()] == ["model.tflite"]
+
+
+def test_lint_ends_with_0_1_or_2_and_writes_json(demo_files: Files, exported: EdgeModel) -> None:
+    good, bad, found = (demo_files / name for name in ("good.tflite", "bad.tflite", "lint.json"))
+    good.write_bytes(exported.tflite)
+    tree = unpack(exported.tflite)
+    names = [op.name for op in parse(exported.tflite).graphs[0].operators]
+    op = tree.subgraphs[0].operators[names.index("CONV_2D")]
+    bias = tree.subgraphs[0].tensors[op.inputs[2]].quantization
+    bias.scale = bias.scale * 2
+    bad.write_bytes(pack(tree))
+    clean = run("lint", good)
+    assert (clean.exit_code, clean.stdout.splitlines()[-1][:8]) == (0, "0 errors")
+    wrong = run("lint", bad, "--json", found)
+    assert wrong.exit_code == 1
+    assert "bias-scale" in wrong.stdout
+    assert json.loads(found.read_text())["errors"] == 1
+    assert run("lint", bad, "--target", "phone").exit_code == 2
+    missing = run("lint", demo_files / "none.tflite")
+    assert (missing.exit_code, missing.stderr.count("\n")) == (2, 1)

@@ -33,7 +33,7 @@ def test_the_recipe_of_the_guide_is_one() -> None:
     assert Recipe.from_json(text).rules[0].op == "FLOOR"
 
 
-def test_the_op_page_is_that_of_the_table() -> None:
+def test_the_generated_pages_are_those_of_the_code() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "make_docs"), "--check"]
     assert subprocess.run(command, check=False).returncode == 0
 
