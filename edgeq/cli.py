@@ -53,6 +53,7 @@ Data = Annotated[
         "sample), a folder of images, .wav or .npy files, or module:function."
     ),
 ]
+TARGET_HELP = f"Where the model will run: {', '.join(TARGETS)}."
 RECIPE_HELP = f"One of {', '.join(PRESETS)}, or a recipe as .json or .yaml."
 DataConfig = Annotated[
     Path | None, typer.Option(help="Options of the data as .json or .yaml, such as size: 224x224.")
@@ -204,7 +205,7 @@ def export(
     data_config: DataConfig = None,
     data_option: DataOptions = None,
     recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "auto",
-    target: Annotated[str, typer.Option(help="Where the model will run.")] = "xnnpack",
+    target: Annotated[str, typer.Option(help=TARGET_HELP)] = "xnnpack",
     calibration: Annotated[
         Path | None, typer.Option(help="Plan by this file of edgeq calibrate.")
     ] = None,
@@ -255,6 +256,7 @@ def plan(
     data_config: DataConfig = None,
     data_option: DataOptions = None,
     recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "auto",
+    target: Annotated[str, typer.Option(help=TARGET_HELP)] = "xnnpack",
     calibration: Annotated[
         Path | None, typer.Option(help="Plan by this file of edgeq calibrate.")
     ] = None,
@@ -272,7 +274,8 @@ def plan(
             _check_writable(json, overwrite)
         made = run(
             _load_model(model), _load_data(data, data_config, data_option, model), recipe=recipe,
-            calibration=calibration, measure=measure, goal_db=goal_sqnr, threads=threads,
+            target=target, calibration=calibration, measure=measure, goal_db=goal_sqnr,
+            threads=threads,
         )  # fmt: skip
         if json is not None:
             _write(json, made.to_json().encode())

@@ -38,6 +38,7 @@ def report(**changes: Any) -> Report:
         "edge_latency_ms": 2.0,
         "float_ops": {},
         "remarks": {},
+        "obstacles": {},
         "folded": (),
         "runtime": "ai_edge_litert 2.3.0",
         "int8_dot_product": True,

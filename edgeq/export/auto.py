@@ -25,6 +25,7 @@ from edgeq.export.costs import Costs, estimate_ns
 from edgeq.export.exported import BOUNDARY, Exported
 from edgeq.export.judge import Judge, Runner
 from edgeq.export.modes import Choice, Choices, static_obstacle, weight_slot
+from edgeq.export.placement import refused_ops
 from edgeq.export.plan import make_plan
 from edgeq.export.sensitivity import Noise, measure_noise
 from edgeq.export.verify import breaking_ops
@@ -36,6 +37,7 @@ from edgeq.qtypes import DType
 from edgeq.recipe import Mode, Recipe
 from edgeq.runtime.benchmark import interleaved_latency
 from edgeq.runtime.session import Session
+from edgeq.targets import TARGETS
 
 PRICES = tuple(np.logspace(-2, 5, 22))
 """Prices of noise, in float inferences for each unit of relative noise power."""
@@ -125,6 +127,10 @@ class Search:
                 mode = Mode.FLOAT if obstacle else Mode.STATIC_INT8
                 choice = replace(choice, mode=mode, reason=obstacle)
             found[index] = choice
+        plan = make_plan(self.model, self.calibration, self.recipe, found)
+        for index, why in refused_ops(self.model, plan, TARGETS["xnnpack"]).items():
+            if self.choices[index].mode is Mode.AUTO:
+                found[index] = Choice(Mode.FLOAT, why)
         for _ in range(3):
             tflite = self._converted(found)
             if tflite is None:

@@ -25,6 +25,7 @@ from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.interface import Interface, known_ranges, set_interface
 from edgeq.export.layout import check_layout, fold_transposes, to_nhwc
 from edgeq.export.modes import Choices, choose, observers
+from edgeq.export.placement import check_loads
 from edgeq.export.plan import Plan, make_plan, refuse_quantized
 from edgeq.export.planned import PlannedModel
 from edgeq.export.rewrite import rewrite
@@ -34,11 +35,10 @@ from edgeq.model import FloatModel
 from edgeq.ports import read_io
 from edgeq.portspec import PortSpecs, as_port_specs
 from edgeq.progress import Progress
-from edgeq.recipe import Mode, Recipe, as_recipe
+from edgeq.recipe import AUTO, INT8, Mode, Recipe, as_recipe
 from edgeq.report import Report
 from edgeq.runtime.cpu import has_int8_dot_product
-
-TARGETS = ("xnnpack",)
+from edgeq.targets import TARGETS
 
 
 def export(
@@ -69,7 +69,8 @@ def export(
             tenth (16 at most) is kept back to judge the result by.
         sample: Input to trace a PyTorch model with; by default the first representative sample.
         recipe: Preset name, `Recipe`, or path of a recipe's JSON.
-        target: Where the model will run.
+        target: Where the model will run: `"xnnpack"`; `"edgetpu"` or `"portable"` (what both and
+            the plain kernels run), for which `recipe="auto"` is `"int8"`.
         calibration: A calibration of this model, or its file, to plan by; `rep_dataset` is then
             only for tracing and judging by.
         inputs: What the app passes: `"float32"`, `"int8"`, `"uint8"` or `"int16"`; a range that
@@ -101,13 +102,14 @@ def export(
         VerificationError: The exported file breaks a promise of its plan.
         DependencyError: A package that this kind of model needs is missing.
     """
-    recipe, stages = as_recipe(recipe), Progress.make(progress)
+    stages = Progress.make(progress)
     asked = as_port_specs(inputs, "inputs"), as_port_specs(outputs, "outputs")
-    _check_target(target)
+    recipe = _recipe_for(target, recipe)
     check_layout(layout)
     request = _Request(
-        model, rep_dataset, sample, recipe, calibration, *asked, layout, measure, goal_db, threads
-    )
+        model, rep_dataset, sample, recipe, target, calibration, *asked, layout, measure, goal_db,
+        threads,
+    )  # fmt: skip
     with start_converter() as converter:
         decided = _decide(request, stages, converter)
         float_model, rewritten, plan = decided.float_model, decided.rewritten, decided.plan
@@ -116,7 +118,9 @@ def export(
             tflite = set_interface(rewritten, plan, converted, decided.interface)
             _check_result_runs(converter, tflite, float_model, decided.judges[0])
         with stages.stage("verify"):
-            measured = verify(float_model, rewritten, plan, tflite, decided.judges, min_sqnr_db)
+            measured = verify(
+                float_model, rewritten, plan, tflite, decided.judges, min_sqnr_db, TARGETS[target]
+            )
     report = Report(
         **vars(measured),
         recipe=recipe.name,
@@ -135,6 +139,7 @@ def plan(
     *,
     sample: object = None,
     recipe: str | os.PathLike[str] | Recipe = "auto",
+    target: str = "xnnpack",
     calibration: Calibration | str | os.PathLike[str] | None = None,
     inputs: object = "float32",
     outputs: object = "float32",
@@ -153,13 +158,14 @@ def plan(
     """
     asked = as_port_specs(inputs, "inputs"), as_port_specs(outputs, "outputs")
     check_layout(layout)
+    recipe = _recipe_for(target, recipe)
     request = _Request(
-        model, rep_dataset, sample, as_recipe(recipe), calibration, *asked, layout, measure,
-        goal_db, threads,
+        model, rep_dataset, sample, recipe, target, calibration, *asked, layout, measure, goal_db,
+        threads,
     )  # fmt: skip
     with start_converter() as converter:
         decided = _decide(request, Progress.make(progress), converter)
-    return PlannedModel(decided.rewritten, decided.plan)
+    return PlannedModel(decided.rewritten, decided.plan, TARGETS[target])
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,7 @@ class _Request:
     rep_dataset: object
     sample: object
     recipe: Recipe
+    target: str
     calibration: Calibration | str | os.PathLike[str] | None
     inputs: PortSpecs
     outputs: PortSpecs
@@ -232,6 +239,7 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
             ).run()  # fmt: skip
     with stages.stage("plan"):
         made = make_plan(rewritten, found, recipe, choices)
+        check_loads(rewritten, made, TARGETS[asked.target])
     independent = held.independent and asked.calibration is None
     return _Decided(float_model, rewritten, interface, found, made, held.samples, independent)
 
@@ -316,9 +324,12 @@ def _traced(
     return found if layout is None else to_nhwc(found)
 
 
-def _check_target(target: str) -> None:
+def _recipe_for(target: str, recipe: str | os.PathLike[str] | Recipe) -> Recipe:
+    """The recipe; only XNNPACK runs float and integers side by side, which "auto" makes use of."""
     if target not in TARGETS:
         raise RecipeError(f"target must be one of {', '.join(TARGETS)}. Received: {target!r}")
+    found = as_recipe(recipe)
+    return INT8 if found == AUTO and target != "xnnpack" else found
 
 
 def _source(

@@ -11,9 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgeq.export.modes import touches_float
+from edgeq.export.placement import planned_obstacles
 from edgeq.export.plan import Plan
 from edgeq.flatbuffer import Operator
 from edgeq.model import FloatModel
+from edgeq.targets import Target
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class PlannedOp:
         op: Builtin operator name.
         mode: What it computes in, and what its weight is stored as.
         qparams: Parameters of its first output, or of its stored weight; empty without any.
+        obstacle: Why the target will not run it; empty where it does.
         reason: Why it is float, or not what was asked for.
     """
 
@@ -34,6 +37,7 @@ class PlannedOp:
     op: str
     mode: str
     qparams: str
+    obstacle: str
     reason: str
 
 
@@ -44,10 +48,12 @@ class PlannedModel:
     Attributes:
         model: The float model, rewritten for the target.
         plan: What becomes an integer and how.
+        target: Where it is to run.
     """
 
     model: FloatModel
     plan: Plan
+    target: Target
 
     @property
     def ops(self) -> tuple[PlannedOp, ...]:
@@ -61,22 +67,25 @@ class PlannedModel:
     def print(self, console: Console | None = None) -> None:
         """Writes the plan to a terminal, by default standard output."""
         table = Table(title=f"plan: {len(self.ops)} ops", title_style="bold")
-        for heading in ("#", "layer", "op", "mode", "parameters", "reason"):
+        for heading in ("#", "layer", "op", "mode", "parameters", self.target.title, "reason"):
             table.add_column(heading, overflow="fold")
         for line in self.ops:
             table.add_row(
                 str(line.index), escape(line.layer), line.op, line.mode, line.qparams,
-                escape(line.reason),
+                escape(line.obstacle or "yes"), escape(line.reason),
             )  # fmt: skip
         (console or Console()).print(table)
 
     def _lines(self) -> Iterator[PlannedOp]:
         graph, plan = self.model.graph, self.plan
+        obstacles = planned_obstacles(self.model, plan, self.target)
         for op in graph.operators:
             if touches_float(graph, op):
                 mode, qparams = self._form(op)
                 reason = plan.float_ops.get(op.index) or plan.remarks.get(op.index, "")
-                yield PlannedOp(op.index, self.model.layer(op), op.name, mode, qparams, reason)
+                obstacle = "; ".join(obstacles[op.index])
+                layer = self.model.layer(op)
+                yield PlannedOp(op.index, layer, op.name, mode, qparams, obstacle, reason)
 
     def _form(self, op: Operator) -> tuple[str, str]:
         plan = self.plan

@@ -18,6 +18,7 @@ from edgeq.report import Measured, OutputFidelity
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.benchmark import interleaved_latency
 from edgeq.runtime.cpu import has_int8_dot_product
+from edgeq.targets import Target
 
 
 def verify(
@@ -27,6 +28,7 @@ def verify(
     tflite: bytes,
     samples: Sequence[Sample],
     min_sqnr_db: float | None,
+    target: Target,
 ) -> Measured:
     """Checks an exported file against its plan and the float model.
 
@@ -37,6 +39,7 @@ def verify(
         tflite: The exported file.
         samples: Samples to compare the two models on.
         min_sqnr_db: Lowest SQNR in dB that an output may have; None accepts any.
+        target: Where the file is to run.
 
     Raises:
         VerificationError: An op is float without being planned so, parameters in the file differ
@@ -58,6 +61,7 @@ def verify(
              "edge": (edge, io.quantize(float_model.by_name(samples[0])))}
         )  # fmt: skip
     outside = [op for op in exported.graph.operators if op.index not in coverage.delegated]
+    obstacles = target.placement(exported.graph)
     operators = rewritten.graph.operators
     return Measured(
         float_bytes=len(float_model.tflite),
@@ -71,6 +75,11 @@ def verify(
         total_ops=coverage.total,
         partitions=coverage.partitions,
         undelegated=tuple(exported.where(op) for op in outside),
+        obstacles={
+            exported.where(op): "; ".join(obstacles[op.index])
+            for op in exported.graph.operators
+            if obstacles[op.index]
+        },
         float_latency_ms=latency["float"].min_ms,
         edge_latency_ms=latency["edge"].min_ms,
         float_ops={rewritten.where(operators[i]): why for i, why in plan.float_ops.items()},

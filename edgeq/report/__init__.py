@@ -72,6 +72,7 @@ class Measured:
         total_ops: Number of ops in the file.
         partitions: Number of pieces that the delegate runs.
         undelegated: Ops outside the delegate, by where they are.
+        obstacles: Why the target does not run an op, by where it is.
         float_latency_ms: Fastest inference of the float model, one thread. The fastest of many
             runs in turn is what other work on the machine disturbs least.
         edge_latency_ms: The same of the exported model, measured in turn with it.
@@ -94,6 +95,7 @@ class Measured:
     total_ops: int
     partitions: int
     undelegated: tuple[str, ...]
+    obstacles: Mapping[str, str]
     float_latency_ms: float
     edge_latency_ms: float
     float_ops: Mapping[str, str]
@@ -185,6 +187,8 @@ class Report(Measured):
             console.print(_reasons("what stayed float, and why", self.float_ops))
         if self.remarks:
             console.print(_reasons("what has integer weights alone, and why", self.remarks))
+        if self.obstacles:
+            console.print(_reasons(f"what {self.target} does not run, and why", self.obstacles))
         for note in self.notes:
             console.print(f"note: {note}", highlight=False, markup=False)
         for warning in self.warnings():
