@@ -6,7 +6,7 @@ The only way edgeq changes a float file. Knows the file format, nothing of what 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,24 @@ class GraphEditor:
                 setattr(op.builtinOptions, field, value)
         return op
 
+    def copied(
+        self, index: int, inputs: Sequence[int], outputs: Sequence[int], **options: object
+    ) -> Any:
+        """A copy of the op at `index` that reads and writes other tensors; not in the graph yet.
+
+        Args:
+            index: Its place among the ops.
+            inputs: Tensor indices.
+            outputs: Tensor indices.
+            **options: Fields of its options object that the copy has otherwise.
+        """
+        op = copy.copy(self._graph.operators[index])
+        op.inputs, op.outputs = np.asarray(inputs, np.int32), np.asarray(outputs, np.int32)
+        op.builtinOptions = copy.copy(op.builtinOptions)
+        for field, value in options.items():
+            setattr(op.builtinOptions, field, value)
+        return op
+
     def append(self, op: Any) -> None:
         """Puts an op behind all others."""
         self._graph.operators.append(op)
@@ -84,6 +102,33 @@ class GraphEditor:
             new = replacement(index)
             operators.extend([op] if new is None else new)
         self._graph.operators = operators
+
+    def substitute(self, tensors: Mapping[int, int]) -> None:
+        """Has every op that reads a key of `tensors` read its value instead, over and over."""
+        for place, op in enumerate(self._graph.operators):
+            inputs = [_last(tensors, int(t)) for t in op.inputs]
+            if inputs != list(op.inputs):
+                self._graph.operators[place] = self.copied(place, inputs, op.outputs)
+
+    def prune(self) -> None:
+        """Drops the ops whose results nobody reads, and the values of constants likewise."""
+        read, kept = set(self._graph.outputs.tolist()), []
+        for op in reversed(self._graph.operators):
+            if len(op.outputs) == 0 or not read.isdisjoint(op.outputs.tolist()):
+                read.update(op.inputs.tolist())
+                kept.append(op)
+        self._graph.operators = kept[::-1]
+        buffers = {True: set[int](), False: set[int]()}
+        for index, tensor in enumerate(self._graph.tensors):
+            buffers[index in read].add(tensor.buffer)
+        for buffer in buffers[False] - buffers[True]:
+            self._tree.buffers[buffer] = schema.BufferT()
+        self._constants = {k: t for k, t in self._constants.items() if t in read}
+
+    @property
+    def tree(self) -> Any:
+        """The object tree as it stands; to be read only."""
+        return self._tree
 
     def add_outputs(self, tensors: Sequence[int]) -> None:
         """Makes tensors outputs of the graph; signatures go, since they do not name them."""
@@ -124,12 +169,27 @@ class GraphEditor:
         return self._codes[name]
 
 
+def _last(tensors: Mapping[int, int], tensor: int) -> int:
+    while tensor in tensors:
+        tensor = tensors[tensor]
+    return tensor
+
+
 _OPTIONS = {
     "ADD": "AddOptions",
+    "BATCH_MATMUL": "BatchMatMulOptions",
+    "CONCATENATION": "ConcatenationOptions",
+    "CONV_2D": "Conv2DOptions",
+    "DEPTH_TO_SPACE": "DepthToSpaceOptions",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "GELU": "GeluOptions",
+    "LEAKY_RELU": "LeakyReluOptions",
+    "MEAN": "ReducerOptions",
     "MUL": "MulOptions",
     "PACK": "PackOptions",
     "REDUCE_MIN": "ReducerOptions",
     "REDUCE_MAX": "ReducerOptions",
+    "SUB": "SubOptions",
     "SUM": "ReducerOptions",
 }
-"""Name of the options table of each op that edgeq adds."""
+"""Name of the options table of each op that edgeq adds with options."""
