@@ -84,11 +84,16 @@ class GraphEditor:
             outputs: Tensor indices.
             **options: Fields of its options object that the copy has otherwise.
         """
-        op = copy.copy(self._graph.operators[index])
-        op.inputs, op.outputs = np.asarray(inputs, np.int32), np.asarray(outputs, np.int32)
+        op = self._copy(self._graph.operators[index], inputs, outputs)
         op.builtinOptions = copy.copy(op.builtinOptions)
         for field, value in options.items():
             setattr(op.builtinOptions, field, value)
+        return op
+
+    @staticmethod
+    def _copy(op: Any, inputs: Sequence[int], outputs: Sequence[int]) -> Any:
+        op = copy.copy(op)
+        op.inputs, op.outputs = np.asarray(inputs, np.int32), np.asarray(outputs, np.int32)
         return op
 
     def append(self, op: Any) -> None:
@@ -104,11 +109,15 @@ class GraphEditor:
         self._graph.operators = operators
 
     def substitute(self, tensors: Mapping[int, int]) -> None:
-        """Has every op that reads a key of `tensors` read its value instead, over and over."""
+        """Puts the value of each key of `tensors` in its place, wherever an op reads or writes it.
+
+        A value may be a key itself.
+        """
         for place, op in enumerate(self._graph.operators):
-            inputs = [_last(tensors, int(t)) for t in op.inputs]
-            if inputs != list(op.inputs):
-                self._graph.operators[place] = self.copied(place, inputs, op.outputs)
+            old = op.inputs.tolist(), op.outputs.tolist()
+            new = tuple([_last(tensors, t) for t in side] for side in old)
+            if new != old:
+                self._graph.operators[place] = self._copy(op, *new)
 
     def prune(self) -> None:
         """Drops the ops whose results nobody reads, and the values of constants likewise."""

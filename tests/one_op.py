@@ -118,6 +118,10 @@ _OPTIONS_OF = {
 """Options that are not named after their op."""
 
 
+_FIRST_VERSION = {"BROADCAST_TO": 2}
+"""Version of an op that the runtime has none of before."""
+
+
 def _options_kind(name: str) -> str | None:
     """Class name of an op's options without the schema's final `T`; None if it has none."""
     if name in _OPTIONS_OF:
@@ -198,7 +202,7 @@ class _Builder:
         code = schema.OperatorCodeT()
         code.builtinCode = getattr(schema.BuiltinOperator, name)
         code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-        code.version = 1
+        code.version = _FIRST_VERSION.get(name, 1)
         self._model.operatorCodes.append(code)
         return len(self._model.operatorCodes) - 1
 

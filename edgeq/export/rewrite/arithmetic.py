@@ -116,10 +116,10 @@ def _affine_chain(site: Site, op: Operator) -> Sequence[Any] | None:
         factor = inner_factor * factor
         count += 1
     multiplies, adds = bool((factor != 1).any()), bool((summand != 0).any())
-    if count <= multiplies + adds:
-        return None
     if not multiplies and not adds and op.fused_activation == "NONE":
         return site.alias(op, source)
+    if count <= max(multiplies + adds, 1):
+        return None
     return _multiply_add(site, op, source, factor, summand if adds or not multiplies else None)
 
 

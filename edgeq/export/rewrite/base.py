@@ -30,7 +30,7 @@ class Site:
     Attributes:
         graph: What is matched.
         editor: What the new ops, tensors and constants are made with.
-        same: Tensors that nobody needs any more, with the one that holds the same values.
+        same: Tensors that are not needed any more, each with the one that takes its place.
     """
 
     def __init__(self, graph: Graph, editor: GraphEditor) -> None:
@@ -91,10 +91,19 @@ class Site:
         return self.editor.constant(f"{layer(self.graph, op)}/{name}", array)
 
     def alias(self, op: Operator, tensor: int) -> Sequence[Any] | None:
-        """Has all readers of `op` read `tensor`; None where the graph itself puts its output out."""
-        if op.outputs[0] in self.graph.outputs:
+        """Lets `tensor`, which has the same values, stand for what `op` computes.
+
+        None where the graph puts both out, and neither name may go.
+        """
+        output = op.outputs[0]
+        if tensor in self.same:
             return None
-        self.same[op.outputs[0]] = tensor
+        if output not in self.graph.outputs:
+            self.same[output] = tensor
+        elif tensor in self.graph.producers and tensor not in self.graph.outputs:
+            self.same[tensor] = output
+        else:
+            return None
         return []
 
     def binary(

@@ -43,8 +43,8 @@ def _scaled(site: Site, op: Operator) -> Sequence[Any] | None:
     if found is None:
         return None
     source, (factor, summand) = found
-    before = site.producer(source, *_OUTPUT_AXIS)
-    if before is None or before.fused_activation != "NONE" or not site.is_read_once(source):
+    before = _convolution_before(site, source)
+    if before is None:
         return None
     channels = site.shape(source)[-1]
     if any(v.size not in (1, channels) or v.size != v.shape[-1:][0] if v.ndim else False
@@ -68,6 +68,14 @@ def _scaled(site: Site, op: Operator) -> Sequence[Any] | None:
     ]
 
 
+def _convolution_before(site: Site, tensor: int) -> Operator | None:
+    """What computes a tensor for one op alone, if what that op does could go into its weights."""
+    before = site.producer(tensor, *_OUTPUT_AXIS)
+    if before is None or before.fused_activation != "NONE" or not site.is_read_once(tensor):
+        return None
+    return before
+
+
 def _scale_and_shift(site: Site, op: Operator) -> Sequence[Any] | None:
     """A MUL and an ADD for each channel as one depthwise convolution, with weights of its own."""
     found, output = affine(site, op), op.outputs[0]
@@ -78,6 +86,8 @@ def _scale_and_shift(site: Site, op: Operator) -> Sequence[Any] | None:
     if before.fused_activation != "NONE" or not site.is_read_once(found[0]):
         return None
     shape, (source, (factor, _)) = site.shape(output), inner
+    if _convolution_before(site, source) is not None:
+        return None
     factor, summand = factor * found[1][0], found[1][1]
     if len(shape) != 4 or any(v.size != shape[3] or v.shape[-1] != shape[3]
                               for v in (factor, summand)):  # fmt: skip

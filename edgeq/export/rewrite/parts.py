@@ -23,17 +23,17 @@ def joined(
     """CONCATENATIONs of any number of tensors, as a tree where they are many."""
     if len(tensors) <= JOINED_MAX:
         return [site.editor.op("CONCATENATION", tensors, [output], axis=axis)]
-    ops, results, result_shapes = [], [], []
-    size = -(-len(tensors) // JOINED_MAX) if len(tensors) < JOINED_MAX**2 else JOINED_MAX
-    for start in range(0, len(tensors), size):
-        group, group_shapes = tensors[start : start + size], shapes[start : start + size]
-        shape = list(group_shapes[0])
-        shape[axis] = sum(s[axis] for s in group_shapes)
-        result = group[0] if len(group) == 1 else site.tensor(op, shape)
-        if len(group) > 1:
-            ops += joined(site, op, group, group_shapes, axis, result)
-        results.append(result)
+    ops, results, result_shapes, start = [], list[int](), list[Sequence[int]](), 0
+    while start < len(tensors):
+        too_many = len(tensors) - start + len(results) - JOINED_MAX
+        stop = start + max(1, min(JOINED_MAX, too_many + 1))
+        group, shape = tensors[start:stop], list(shapes[start])
+        shape[axis] = sum(s[axis] for s in shapes[start:stop])
+        results.append(group[0] if len(group) == 1 else site.tensor(op, shape))
         result_shapes.append(shape)
+        if len(group) > 1:
+            ops += joined(site, op, group, shapes[start:stop], axis, results[-1])
+        start = stop
     return ops + joined(site, op, results, result_shapes, axis, output)
 
 
