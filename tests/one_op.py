@@ -359,8 +359,7 @@ CASES: tuple[OneOp, ...] = (
     _unary("RELU_0_TO_1"),
     _unary("LEAKY_RELU", alpha=0.1),
     _one("PRELU", (_IMAGE, _weights(1, 1, 4)), _IMAGE),
-    # The rewrite stage makes it ADD, MUL and MUL, which the delegate takes.
-    _unary("HARD_SWISH", Value((1, 8, 8, 4), low=-6.0, high=6.0), becomes="MUL"),
+    _unary("HARD_SWISH", Value((1, 8, 8, 4), low=-6.0, high=6.0)),
     _unary("GELU"),
     _one("CONCATENATION/ranges far apart", (_IMAGE, Value((1, 8, 8, 2), low=0.0, high=0.3)),
          Value((1, 8, 8, 6)), axis=3),

@@ -38,6 +38,7 @@ class Rewritten:
         ops: Names of the rewritten model's ops, in order.
         has_int8: Whether the model as it stands can be made int8 at all.
         is_delegated: Whether the delegate takes the whole int8 model afterwards.
+        loss_db: SQNR that the int8 model may lose: more ops round more often.
         situation: What is special about the case.
     """
 
@@ -46,6 +47,7 @@ class Rewritten:
     ops: tuple[str, ...]
     has_int8: bool = True
     is_delegated: bool = True
+    loss_db: float = 0.2
     situation: str = ""
 
     @property
@@ -151,10 +153,10 @@ def _shuffled() -> OneOp:
 
 
 def _there_and_back() -> OneOp:
-    """A scale for each channel in the layout of PyTorch, around one-dimensional convolutions."""
-    wave = Value((1, 1, 32, 4))
+    """A scale for each channel in the layout of PyTorch, between one-dimensional convolutions."""
+    wave, fused = Value((1, 1, 32, 4)), {**CONV, "fusedActivationFunction": RELU}
     chain = _Chain().then(
-        "CONV_2D", ("x", _weights(4, 1, 3, 4), _weights(4)), Value((1, 1, 30, 4)), **CONV
+        "CONV_2D", ("x", _weights(4, 1, 3, 4), _weights(4)), Value((1, 1, 30, 4)), **fused
     )
     chain = chain.then("TRANSPOSE", ("-", _ints(0, 3, 1, 2)), Value((1, 4, 1, 30)))
     chain = chain.then("RESHAPE", ("-", _ints(1, 4, 30)), Value((1, 4, 30)))
@@ -200,7 +202,9 @@ def _wave() -> OneOp:
 
 
 def _hard_sigmoid() -> OneOp:
-    chain = _Chain().then("ADD", ("x", _floats(3)), IMAGE).then("MAXIMUM", ("-", _scalar(0.0)), IMAGE)
+    chain = (
+        _Chain().then("ADD", ("x", _floats(3)), IMAGE).then("MAXIMUM", ("-", _scalar(0.0)), IMAGE)
+    )
     chain = chain.then("MINIMUM", ("-", _scalar(6.0)), IMAGE)
     return chain.then("DIV", ("-", _scalar(6.0)), IMAGE).model("hard sigmoid", x=IMAGE)
 
@@ -208,6 +212,26 @@ def _hard_sigmoid() -> OneOp:
 def _clamp(low: float, high: float) -> OneOp:
     chain = _Chain().then("MINIMUM", ("x", _scalar(high)), IMAGE)
     return chain.then("MAXIMUM", ("-", _scalar(low)), IMAGE).model("clamp", x=IMAGE)
+
+
+def _normalised() -> OneOp:
+    """A layer normalisation as it arrives from PyTorch."""
+    each, column = Value((10,)), Value((1, 10, 1))
+    x = Value((1, 10, 16), low=1.0, high=5.0)
+    return OneOp("normalised", {"x": x}, (
+        Step("MEAN", ("x", _ints(0, 2)), {"m": each}),
+        Step("RESHAPE", ("m", _ints(1, 10, 1)), {"m1": column}),
+        Step("SQUARED_DIFFERENCE", ("x", "m1"), {"d": x}),
+        Step("MEAN", ("d", _ints(0, 2)), {"v": each}),
+        Step("ADD", ("v", _scalar(0.01)), {"e": each}),
+        Step("RSQRT", ("e",), {"r": each}),
+        Step("MUL", ("r", "m"), {"p": each}),
+        Step("SUB", (_scalar(0.0), "p"), {"n": each}),
+        Step("RESHAPE", ("r", _ints(1, 10, 1)), {"r1": column}),
+        Step("MUL", ("x", "r1"), {"s": x}),
+        Step("RESHAPE", ("n", _ints(1, 10, 1)), {"n1": column}),
+        Step("ADD", ("s", "n1"), {"y": x}),
+    ))  # fmt: skip
 
 
 def _pad_conv(size: int, kernel: int, stride: int) -> OneOp:
@@ -220,7 +244,6 @@ def _pad_conv(size: int, kernel: int, stride: int) -> OneOp:
     ).model("pad", x=x)  # fmt: skip
 
 
-_RELU6_LIMITS = _clamp(0.0, 6.0)
 _TRANSPOSED = Value((1, 4, 8, 8))
 
 CASES: tuple[Rewritten, ...] = (
@@ -242,7 +265,7 @@ CASES: tuple[Rewritten, ...] = (
               .then("RESHAPE", ("-", _ints(8, 32)), Value((8, 32))).model("twice", x=IMAGE),
               ("RESHAPE",), situation="twice"),
     Rewritten("elementwise op behind RESHAPE or TRANSPOSE", _there_and_back(),
-              ("CONV_2D", "CONV_2D"), situation="between convolutions"),
+              ("CONV_2D", "MUL", "CONV_2D"), situation="between convolutions"),
     Rewritten("elementwise op behind RESHAPE or TRANSPOSE", _residual(), ("ADD",),
               situation="two operands"),
     Rewritten("MEAN behind RESHAPE or TRANSPOSE",
@@ -306,9 +329,19 @@ CASES: tuple[Rewritten, ...] = (
               has_int8=False, is_delegated=False, situation="a half"),
     Rewritten("power", _one("POW", ("x", _scalar(-0.5)), POSITIVE, POSITIVE), ("RSQRT",),
               has_int8=False, is_delegated=False, situation="minus a half"),
+    Rewritten("centred product", _normalised(),
+              ("MEAN", "RESHAPE", "SUB", "MUL", "MEAN", "ADD", "RSQRT", "RESHAPE", "MUL"),
+              is_delegated=False, situation="of a normalisation"),
+    Rewritten("repeated op",
+              OneOp("twice", {"x": IMAGE}, (
+                  Step("MUL", ("x", _scalar(0.5)), {"a": IMAGE}),
+                  Step("MUL", ("x", _scalar(0.5)), {"b": IMAGE}),
+                  Step("LOGISTIC", ("a",), {"c": IMAGE}),
+                  Step("MUL", ("b", "c"), {"y": IMAGE}),
+              )), ("MUL", "LOGISTIC", "MUL")),
     Rewritten("sum of many", _many("ADD_N", 3, ROWS), ("ADD", "ADD"), has_int8=False),
     Rewritten("squared difference", _two("SQUARED_DIFFERENCE", IMAGE, Value((1, 8, 8, 1)), IMAGE),
-              ("SUB", "MUL")),
+              ("SUB", "MUL"), loss_db=3.5),
     Rewritten("average over the whole map",
               _one("AVERAGE_POOL_2D", ("x",), SPOT, filterWidth=8, filterHeight=8, strideW=8,
                    strideH=8, padding=VALID), ("MEAN",)),
@@ -346,14 +379,16 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("clamp", _clamp(0.0, 6.0), ("MUL",), situation="0 to 6"),
     Rewritten("clamp", _clamp(-1.0, 1.0), ("MUL",), situation="-1 to 1"),
     Rewritten("clamp", _clamp(0.0, 2.5), ("MUL", "MUL"), situation="0 to 2.5"),
+    Rewritten("clamp", _clamp(-1.5, 2.0), ("MUL", "ADD", "MUL", "ADD"),
+              loss_db=2, situation="-1.5 to 2"),
     Rewritten("clamp", _hard_sigmoid(), ("ADD", "MUL"), situation="hard sigmoid"),
-    Rewritten("hard swish", _one("HARD_SWISH", ("x",), IMAGE), ("ADD", "MUL", "MUL")),
+    Rewritten("hard swish", _one("HARD_SWISH", ("x",), IMAGE), ("ADD", "MUL", "MUL"), loss_db=1),
     Rewritten("PRELU", _one("PRELU", ("x", np.full((1, 1, 4), 0.25, np.float32)), IMAGE),
-              ("LEAKY_RELU",), situation="equal slopes"),
+              ("LEAKY_RELU",), loss_db=1, situation="equal slopes"),
     Rewritten("PRELU", _one("PRELU", ("x", _spread(7, (1, 1, 4)) / 4), IMAGE),
               ("MUL", "MUL", "SUB")),
     Rewritten("PRELU", _one("PRELU", ("x", _weights(1, 1, 4)), IMAGE),
-              ("MUL", "MUL", "MUL", "SUB"), situation="negative slopes"),
+              ("MUL", "MUL", "MUL", "SUB"), loss_db=1, situation="negative slopes"),
     Rewritten("absolute value", _one("ABS", ("x",), IMAGE), ("LEAKY_RELU",)),
 )  # fmt: skip
 """At least one case for each rewrite."""

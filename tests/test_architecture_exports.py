@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import tables
 
 import edgeq
+from edgeq.export.edgemodel import EdgeModel
+from edgeq.runtime.session import Session
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
@@ -13,6 +17,8 @@ architectures = pytest.importorskip("architectures")
 
 SAMPLES = 40
 LARGEST_SIZE_RATIO = 0.32
+ROUNDING = 1e-5
+"""Largest difference that float rounding makes in a whole model, as a share of the largest output."""
 
 SQNR_FLOOR_DB = {
     "densenet121": 10.8,
@@ -36,6 +42,19 @@ SQNR_FLOOR_DB = {
 """About 2 dB below what each architecture reached when it was added; the slowest to trace first."""
 
 
+def _check_rewritten(edge: EdgeModel, samples: npt.NDArray[np.float32]) -> None:
+    """The rewrites change the float numbers by no more than float rounding does."""
+    with (
+        Session(edge.float_model.tflite, threads=1) as before,
+        Session(edge.rewritten.tflite, threads=1) as after,
+    ):
+        for sample in samples:
+            expected, actual = before.run(sample[None]), after.run(sample[None])
+            for name, array in expected.items():
+                rounding = ROUNDING * np.abs(array).max()
+                np.testing.assert_allclose(actual[name], array, rtol=0, atol=rounding)
+
+
 @pytest.mark.parametrize("name", SQNR_FLOOR_DB)
 def test_export_is_small_faithful_and_all_integer(name: str) -> None:
     torch.set_num_threads(1)
@@ -45,6 +64,7 @@ def test_export_is_small_faithful_and_all_integer(name: str) -> None:
     # The floors are tested below, so that a miss shows in the table.
     edge = edgeq.export(model, data, recipe="int8", min_sqnr_db=None, threads=1, progress=False)
     report = edge.report
+    _check_rewritten(edge, data[:3])
     tables.add_row(
         "architectures in int8",
         {
@@ -53,6 +73,8 @@ def test_export_is_small_faithful_and_all_integer(name: str) -> None:
             "size ratio": report.size_ratio,
             "delegated": report.delegated_ops,
             "ops": report.total_ops,
+            "float ops before": len(edge.float_model.graph.operators),
+            "after rewrites": len(edge.rewritten.graph.operators),
             "partitions": report.partitions,
             "latency ratio": report.latency_ratio,
             "trace s": report.seconds["trace"],

@@ -16,6 +16,7 @@ import numpy as np
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.observers import as_observer
 from edgeq.errors import ModelError, RecipeError, UnsupportedOpError
+from edgeq.export.rewrite import REWRITES
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, OpRow, ScaleRule
@@ -151,8 +152,14 @@ def _check_rules(model: FloatModel, recipe: Recipe, matched: set[Rule]) -> None:
         near += difflib.get_close_matches(rule.op.upper(), names, 3, 0.3) if rule.op != "*" else []
         raise RecipeError(
             f"the rule {rule.describe()} matches no op (an earlier rule may take them all). "
-            f"Near misses: {', '.join(near) or 'none'}"
+            f"{_rewritten_hint(rule.op)}Near misses: {', '.join(near) or 'none'}"
         )
+
+
+def _rewritten_hint(name: str) -> str:
+    if all(name not in row.ops for row in REWRITES):
+        return ""
+    return f"{name} may be what is rewritten into other ops: then name its layer instead. "
 
 
 def _unsupported(model: FloatModel, ops: list[Operator]) -> UnsupportedOpError:

@@ -21,6 +21,9 @@ _NARROWED = {("NONE", name): name for name in _RELUS} | {
 }
 """The one activation that does what a fused one and another behind it do."""
 
+BOUND_MAX = 1e6
+"""A range longer than this is no clamp."""
+
 
 def _fused(site: Site, op: Operator) -> Sequence[Any] | None:
     before = site.producer(op.inputs[0], *_FUSES)
@@ -45,16 +48,26 @@ def _carried(site: Site, op: Operator) -> Sequence[Any]:
 
 
 def _relu_0_to_1(site: Site, op: Operator) -> Sequence[Any]:
-    return _clipped(site, op, op.inputs[0], 1.0)
+    return _clipped(site, op, op.inputs[0], 0.0, 1.0)
 
 
-def _clipped(site: Site, op: Operator, source: int, high: float) -> Sequence[Any]:
-    """`min(max(x, 0), high)` as `relu6(x * 6 / high) * high / 6`."""
-    scaled = site.tensor(op, site.shape(op.outputs[0]))
-    up, down = site.constant(op, "six", 6 / high), site.constant(op, "sixth", high / 6)
+def _clipped(site: Site, op: Operator, source: int, low: float, high: float) -> list[Any]:
+    """`relu6((x - low) * s) / s + low`, where `s = 6 / (high - low)`."""
+    shape, scale = site.shape(op.outputs[0]), 6 / (high - low)
+    scaled = site.tensor(op, shape)
+    up, down = site.constant(op, "up", scale), site.constant(op, "down", 1 / scale)
+    if low == 0:
+        return [
+            site.binary("MUL", source, up, scaled, "RELU6"),
+            site.binary("MUL", scaled, down, op.outputs[0]),
+        ]
+    clipped, short = site.tensor(op, shape), site.tensor(op, shape)
+    start, end = site.constant(op, "start", -low * scale), site.constant(op, "low", low)
     return [
-        site.binary("MUL", source, up, scaled, "RELU6"),
-        site.binary("MUL", scaled, down, op.outputs[0]),
+        site.binary("MUL", source, up, scaled),
+        site.binary("ADD", scaled, start, clipped, "RELU6"),
+        site.binary("MUL", clipped, down, short),
+        site.binary("ADD", short, end, op.outputs[0]),
     ]
 
 
@@ -74,14 +87,13 @@ def _clamp(site: Site, op: Operator) -> Sequence[Any] | None:
     return _range(site, op, source, 0.0, own) if site.is_non_negative(source) else None
 
 
-def _range(
-    site: Site, op: Operator, source: int, low: float, high: float
-) -> Sequence[Any] | None:
+def _range(site: Site, op: Operator, source: int, low: float, high: float) -> Sequence[Any] | None:
     if (low, high) == (-1, 1):
         return [site.editor.op("RELU_N1_TO_1", [source], op.outputs)]
     if (low, high) == (0, 6):
         return [site.editor.op("RELU6", [source], op.outputs)]
-    return _clipped(site, op, source, high) if low == 0 and 1e-3 < high < 1e3 else None
+    is_sound = 0 < high - low < BOUND_MAX and max(abs(low), abs(high)) < 16 * (high - low)
+    return _clipped(site, op, source, low, high) if is_sound else None
 
 
 def _bound(site: Site, op: Operator) -> tuple[int, float] | None:

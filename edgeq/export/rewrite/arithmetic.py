@@ -139,14 +139,69 @@ def _multiply_add(
     if (factor != 1).any():
         scaled = output if summand is None else site.tensor(op, site.shape(output))
         fused = activation if summand is None else "NONE"
-        ops.append(
-            site.binary("MUL", source, site.constant(op, "factor", factor), scaled, fused)
-        )
+        ops.append(site.binary("MUL", source, site.constant(op, "factor", factor), scaled, fused))
         source = scaled
     if summand is not None:
         shift = site.constant(op, "summand", summand)
         ops.append(site.binary("ADD", source, shift, output, activation))
     return ops
+
+
+def _centred(site: Site, op: Operator) -> Sequence[Any] | None:
+    """`x * r - m * r`, as normalisations are written, as `(x - m) * r`."""
+    for product, rest in (op.inputs, op.inputs[::-1]):
+        found = _product_minus(site, product, rest)
+        if found is None:
+            continue
+        source, mean, factor = found
+        ops, shape = [], site.shape(rest)
+        if site.shape(mean) != shape:
+            aligned = site.tensor(op, shape)
+            ops.append(site.reshape(op, mean, aligned, shape))
+            mean = aligned
+        centred = site.tensor(op, site.shape(source))
+        return [
+            *ops,
+            site.binary("SUB", source, mean, centred),
+            site.binary("MUL", centred, factor, op.outputs[0], op.fused_activation),
+        ]
+    return None
+
+
+def _product_minus(site: Site, product: int, rest: int) -> tuple[int, int, int] | None:
+    """`(x, m, r)` where `product` is `x * r` and `rest` is `-m * r`, `r` reshaped alike."""
+    scaled = site.producer(product, "MUL")
+    negated = site.producer(_unshaped(site, rest), "SUB")
+    if scaled is None or negated is None or not _is_zero(site, negated.inputs[0]):
+        return None
+    inner = site.producer(negated.inputs[1], "MUL")
+    if inner is None or any(o.fused_activation != "NONE" for o in (scaled, negated, inner)):
+        return None
+    for source, factor in (scaled.inputs, scaled.inputs[::-1]):
+        for mean, other in (inner.inputs, inner.inputs[::-1]):
+            is_same = _unshaped(site, factor) == _unshaped(site, other)
+            shapes = {site.shape(t) for t in (*inner.inputs, *inner.outputs)}
+            if is_same and len(shapes) == 1 and site.shape(factor) == site.shape(rest):
+                return (source, mean, factor) if site.shape(source) == site.shape(product) else None
+    return None
+
+
+def _unshaped(site: Site, tensor: int) -> int:
+    """The tensor before any RESHAPE."""
+    while op := site.producer(tensor, "RESHAPE"):
+        tensor = op.inputs[0]
+    return tensor
+
+
+def _is_zero(site: Site, tensor: int) -> bool:
+    value = site.value(tensor)
+    return value is not None and not value.any()
+
+
+def _twin(site: Site, op: Operator) -> Sequence[Any] | None:
+    """What an op before it has computed already."""
+    twin = site.twin(op)
+    return None if twin is None else site.alias(op, twin.outputs[0])
 
 
 def _broadcasting(site: Site, op: Operator) -> Sequence[Any] | None:
@@ -173,6 +228,15 @@ def _aligned(narrow: Sequence[int], full: Sequence[int]) -> list[tuple[int, int]
 
 
 REWRITES = (
+    Rewrite(
+        "repeated op", (*_AFFINE, "RESHAPE", "TRANSPOSE", "MEAN", "PAD"),
+        "the first of two that compute the same", "once is enough", True, _twin,
+    ),
+    Rewrite(
+        "centred product", ("ADD",), "SUB, MUL instead of two products and their difference",
+        "the products are far larger than the difference, and so are their int8 steps", False,
+        _centred,
+    ),
     Rewrite(
         "broadcast operand", _BROADCASTING, "the op itself, which broadcasts",
         "int8 BROADCAST_TO and TILE are not delegated", True, _broadcasting,

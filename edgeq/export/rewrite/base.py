@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ _KEEPS_SIGN = frozenset(
     | {"SLICE", "STRIDED_SLICE", "SPLIT", "PAD", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
 )
 """Ops whose output is not below 0 where none of their inputs is."""
+
+
+COMPARED_MAX = 1 << 12
+"""Constants of more bytes are not compared by value."""
 
 
 class Site:
@@ -67,6 +72,27 @@ class Site:
         real = [t.index for _, t in self.graph.operands(op) if t.dtype == "float32"]
         return op.name in _KEEPS_SIGN and all(self.is_non_negative(t) for t in real)
 
+    def twin(self, op: Operator) -> Operator | None:
+        """The first op of the graph, if another, that computes the same."""
+        first = self._firsts[self._key(op)]
+        return None if first is op else first
+
+    @functools.cached_property
+    def _firsts(self) -> dict[object, Operator]:
+        return {self._key(op): op for op in reversed(self.graph.operators)}
+
+    def _key(self, op: Operator) -> object:
+        """Equal for ops that compute the same."""
+        is_plain = op.options is None or op.name == "RESHAPE"  # whose shape is an operand
+        options = {} if is_plain else vars(op.options)
+        return op.name, tuple(self._operand(t) for t in op.inputs), len(op.outputs), repr(options)
+
+    def _operand(self, tensor: int) -> object:
+        value = self.value(tensor)
+        if value is None or value.nbytes > COMPARED_MAX:
+            return tensor
+        return value.dtype.str, value.shape, value.tobytes()
+
     def constant_operand(self, op: Operator) -> tuple[int, Array] | None:
         """`(computed operand, constant)` of a binary op that has one of each, of equal shape."""
         if len(op.inputs) != 2:
@@ -106,9 +132,7 @@ class Site:
             return None
         return []
 
-    def binary(
-        self, name: str, one: int, other: int, output: int, activation: str = "NONE"
-    ) -> Any:
+    def binary(self, name: str, one: int, other: int, output: int, activation: str = "NONE") -> Any:
         """A new ADD, SUB or MUL."""
         fused = getattr(schema.ActivationFunctionType, activation)
         return self.editor.op(name, [one, other], [output], fusedActivationFunction=fused)

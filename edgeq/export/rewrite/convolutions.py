@@ -63,9 +63,7 @@ def _scaled(site: Site, op: Operator) -> Sequence[Any] | None:
         site.constant(before, "bias", bias.ravel() * factor + summand),
     ]
     fused = getattr(schema.ActivationFunctionType, op.fused_activation)
-    return [
-        site.editor.copied(before.index, inputs, op.outputs, fusedActivationFunction=fused)
-    ]
+    return [site.editor.copied(before.index, inputs, op.outputs, fusedActivationFunction=fused)]
 
 
 def _convolution_before(site: Site, tensor: int) -> Operator | None:

@@ -84,10 +84,7 @@ class _Factors:
         if before == after:
             return [] if source == target else [Step(target, None)]
         runs = _runs(before, after)
-        ways = [
-            self._way(source, target, groups)
-            for groups in (self._source, self._now, runs)
-        ]
+        ways = [self._way(source, target, groups) for groups in (self._source, self._now, runs)]
         return min((way for way in ways if way), key=len)
 
     def _way(self, source: Shape, target: Shape, groups: list[list[int]]) -> list[Step]:
@@ -109,9 +106,7 @@ class _Factors:
         return steps if steps[-1].shape == target else [*steps, Step(target, None)]
 
 
-def _with_units(
-    source: Shape, target: Shape, sizes: list[int], order: list[int]
-) -> Shape | None:
+def _with_units(source: Shape, target: Shape, sizes: list[int], order: list[int]) -> Shape | None:
     """The one TRANSPOSE from source to target that does it, dimensions of size 1 included."""
     if [d for d in source if d != 1] != sizes or len(source) != len(target):
         return None

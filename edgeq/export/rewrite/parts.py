@@ -49,9 +49,7 @@ def repeated(
     part = tensor if copies == 1 else site.tensor(op, part_shape)
     ops = [] if copies == 1 else repeated(site, op, tensor, shape, axis, copies, part)
     tensors = [part] * JOINED_MAX + [tensor] * rest
-    return ops + joined(
-        site, op, tensors, [part_shape] * JOINED_MAX + [shape] * rest, axis, output
-    )
+    return ops + joined(site, op, tensors, [part_shape] * JOINED_MAX + [shape] * rest, axis, output)
 
 
 def _concatenation(site: Site, op: Operator) -> Sequence[Any] | None:

@@ -57,9 +57,7 @@ def _padded_max(site: Site, op: Operator) -> Sequence[Any] | None:
         return None
     if margins.shape != (4, 2) or margins[[0, 3]].any() or site.shape(pad.inputs[0])[1:3] == (0, 0):
         return None
-    inner = [
-        s.without(*(int(m) for m in margins[axis])) for axis, s in enumerate(sides, 1)
-    ]
+    inner = [s.without(*(int(m) for m in margins[axis])) for axis, s in enumerate(sides, 1)]
     if any(s is None for s in inner):
         return None
     found = [s for s in inner if s is not None]
