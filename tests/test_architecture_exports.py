@@ -18,7 +18,7 @@ architectures = pytest.importorskip("architectures")
 SAMPLES = 40
 LARGEST_SIZE_RATIO = 0.32
 ROUNDING = 1e-5
-"""Largest difference that float rounding makes in a whole model, as a share of the largest output."""
+"""Largest difference that float rounding makes in a whole model, over the largest output."""
 
 SQNR_FLOOR_DB = {
     "densenet121": 10.8,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeq.export.rewrite.base import Site
+from edgeq.export.rewrite.base import Shape, Site
 from edgeq.flatbuffer import Operator, schema
 
 
@@ -63,7 +63,8 @@ def windows(site: Site, op: Operator) -> tuple[Window, Window]:
     """The window of a convolution or pool along height and width."""
     options = op.options
     if hasattr(options, "filterHeight"):
-        kernels, dilations = (options.filterHeight, options.filterWidth), (1, 1)
+        kernels: Shape = (options.filterHeight, options.filterWidth)
+        dilations = (1, 1)
     else:
         kernels = site.shape(op.inputs[1])[1:3]
         dilations = (options.dilationHFactor, options.dilationWFactor)
