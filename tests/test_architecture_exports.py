@@ -21,13 +21,13 @@ ROUNDING = 1e-5
 """Largest difference that float rounding makes in a whole model, over the largest output."""
 
 SQNR_FLOOR_DB = {
-    "densenet121": 10.8,
+    "densenet121": 12.8,
     "ghostnet": 14.4,
     "efficientnet_b0": 11.2,
     "regnet_y_400mf": 10.9,
     "mobilenet_v3_large": 13.6,
-    "convnext_tiny": 10.4,
-    "repvgg_a0": 12.6,
+    "convnext_tiny": 14.8,
+    "repvgg_a0": 13.6,
     "mobilenet_v2": 14.8,
     "efficientnet_lite0": 13.9,
     "mobilenet_v1": 14.4,
@@ -36,7 +36,7 @@ SQNR_FLOOR_DB = {
     "unet": 20.4,
     "mobileone_s0": 9.0,
     "squeezenet1_1": 16.6,
-    "audio_net": 16.9,
+    "audio_net": 20.7,
     "mlp": 29.3,
 }
 """About 2 dB below what each architecture reached when it was added; the slowest to trace first."""

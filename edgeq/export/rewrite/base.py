@@ -42,6 +42,7 @@ class Site:
         self.graph = graph
         self.editor = editor
         self.same: dict[int, int] = {}
+        self._non_negative: dict[int, bool] = {}
 
     def shape(self, tensor: int) -> Shape:
         """Shape of a tensor that was there at the start of the pass."""
@@ -62,6 +63,11 @@ class Site:
 
     def is_non_negative(self, tensor: int) -> bool:
         """Whether a tensor is known to have no value below 0."""
+        if tensor not in self._non_negative:
+            self._non_negative[tensor] = self._cannot_be_negative(tensor)
+        return self._non_negative[tensor]
+
+    def _cannot_be_negative(self, tensor: int) -> bool:
         data, op = self.value(tensor), self.graph.producers.get(tensor)
         if data is not None:
             return bool((data >= 0).all())

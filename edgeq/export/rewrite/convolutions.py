@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,8 +44,8 @@ def _scaled(site: Site, op: Operator) -> Sequence[Any] | None:
     if found is None:
         return None
     source, (factor, summand) = found
-    before = _convolution_before(site, source)
-    if before is None:
+    before = site.producer(source, *_OUTPUT_AXIS)
+    if before is None or before.fused_activation != "NONE" or not site.is_read_once(source):
         return None
     channels = site.shape(source)[-1]
     if any(v.size not in (1, channels) or v.size != v.shape[-1:][0] if v.ndim else False
@@ -66,40 +67,30 @@ def _scaled(site: Site, op: Operator) -> Sequence[Any] | None:
     return [site.editor.copied(before.index, inputs, op.outputs, fusedActivationFunction=fused)]
 
 
-def _convolution_before(site: Site, tensor: int) -> Operator | None:
-    """What computes a tensor for one op alone, if what that op does could go into its weights."""
-    before = site.producer(tensor, *_OUTPUT_AXIS)
-    if before is None or before.fused_activation != "NONE" or not site.is_read_once(tensor):
+def _channel_scale(site: Site, op: Operator) -> Sequence[Any] | None:
+    """A MUL by a constant for each channel as a depthwise convolution."""
+    found = site.constant_operand(op)
+    shape, output = site.shape(op.outputs[0]), op.outputs[0]
+    if found is None or len(shape) < 2 or found[1].shape[-1:] != (found[1].size,):
         return None
-    return before
-
-
-def _scale_and_shift(site: Site, op: Operator) -> Sequence[Any] | None:
-    """A MUL and an ADD for each channel as one depthwise convolution, with weights of its own."""
-    found, output = affine(site, op), op.outputs[0]
-    before = None if found is None else site.producer(found[0], "MUL")
-    inner = None if before is None else affine(site, before)
-    if found is None or before is None or inner is None:
-        return None
-    if before.fused_activation != "NONE" or not site.is_read_once(found[0]):
-        return None
-    shape, (source, (factor, _)) = site.shape(output), inner
-    if _convolution_before(site, source) is not None:
-        return None
-    factor, summand = factor * found[1][0], found[1][1]
-    if len(shape) != 4 or any(v.size != shape[3] or v.shape[-1] != shape[3]
-                              for v in (factor, summand)):  # fmt: skip
+    source, factor = found
+    if factor.size != shape[-1] or np.ptp(factor) == 0:
         return None
     weights = site.constant(op, "factor", factor.reshape(1, 1, 1, -1))
-    bias = site.constant(op, "summand", summand.ravel())
-    return [
-        site.editor.op(
-            "DEPTHWISE_CONV_2D", [source, weights, bias], op.outputs,
-            padding=schema.Padding.VALID, strideH=1, strideW=1, dilationHFactor=1,
-            dilationWFactor=1, depthMultiplier=1,
-            fusedActivationFunction=getattr(schema.ActivationFunctionType, op.fused_activation),
-        )
-    ]  # fmt: skip
+    bias = site.constant(op, "bias", np.zeros(factor.size))
+    before, after = [], []
+    if len(shape) != 4:
+        image = (1, 1, math.prod(shape[:-1]), shape[-1])
+        whole, scaled = site.tensor(op, image), site.tensor(op, image)
+        before = [site.reshape(op, source, whole, image)]
+        after = [site.reshape(op, scaled, output, shape)]
+        source, output = whole, scaled
+    scale = site.editor.op(
+        "DEPTHWISE_CONV_2D", [source, weights, bias], [output],
+        padding=schema.Padding.VALID, strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1,
+        depthMultiplier=1, fusedActivationFunction=op.options.fusedActivationFunction,
+    )  # fmt: skip
+    return [*before, scale, *after]
 
 
 def _wave(site: Site, op: Operator) -> Sequence[Any] | None:
@@ -145,9 +136,9 @@ REWRITES = (
         "each int8 op rounds once more", False, _scaled,
     ),
     Rewrite(
-        "scale and shift of channels", ("ADD", "SUB"), "DEPTHWISE_CONV_2D of 1x1",
+        "scale of channels", ("MUL",), "DEPTHWISE_CONV_2D of 1x1",
         "its int8 weights have a scale for each channel, those of a MUL one for all", False,
-        _scale_and_shift,
+        _channel_scale,
     ),
     Rewrite(
         "strided convolution of a wave", _CONVOLUTIONS, "RESHAPE, CONV_2D without stride",

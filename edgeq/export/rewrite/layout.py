@@ -135,7 +135,12 @@ def _transposed(site: Site, moved: Operator, value: Array) -> Array | None:
 
 
 def _reshaped(source: Shape, target: Shape, value: Array) -> Array | None:
-    """A constant that fits `source` as `value` fits `target`: they differ in dimensions of 1."""
+    """A constant that fits `source` as `value` fits `target`, if it has such a form.
+
+    It has if the two differ in dimensions of 1 only, or if there is one value for each channel.
+    """
+    if value.size == value.shape[-1] and source[-1:] == target[-1:]:
+        return value.ravel()
     if [d for d in source if d != 1] != [d for d in target if d != 1]:
         return None
     full = iter([v for v, d in zip(value.shape, target, strict=True) if d != 1])
