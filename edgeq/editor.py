@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.flatbuffer import pack, schema
+from edgeq.flatbuffer import op_name, pack, schema
 from edgeq.qtypes import BlockQParams, QParams
 
 AnyQParams: TypeAlias = QParams | BlockQParams | None
@@ -114,21 +114,36 @@ class GraphEditor:
         wanted = self.constant("edgeq/shape", np.asarray(shape, np.int32))
         return self.op("RESHAPE", [source, wanted], [target], newShape=list(shape))
 
-    def changed(
-        self, index: int, inputs: Sequence[int], version: int, options: Mapping[str, object]
+    def copied(
+        self,
+        index: int,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        version: int | None = None,
+        **options: object,
     ) -> Any:
-        """A copy of an op with other inputs and version, and options where its table has them."""
-        op = copy.copy(self._graph.operators[index])
-        op.inputs = np.asarray(inputs, np.int32)
+        """A copy of the op at `index` that reads and writes other tensors; not in the graph yet.
+
+        Args:
+            index: Its place among the ops.
+            inputs: Tensor indices.
+            outputs: Tensor indices.
+            version: Op version, if it is another.
+            **options: Fields of its options object that the copy has otherwise.
+        """
+        op = self._copy(self._graph.operators[index], inputs, outputs)
         code = self._tree.operatorCodes[op.opcodeIndex]
-        if version != code.version:
-            names = vars(schema.BuiltinOperator)
-            kind = max(code.builtinCode, code.deprecatedBuiltinCode)
-            op.opcodeIndex = self._code(next(n for n, v in names.items() if v == kind), version)
+        if version is not None and version != code.version:
+            op.opcodeIndex = self._code(op_name(code)[0], version)
         op.builtinOptions = copy.copy(op.builtinOptions)
         for field, value in options.items():
-            if hasattr(op.builtinOptions, field):
-                setattr(op.builtinOptions, field, value)
+            setattr(op.builtinOptions, field, value)
+        return op
+
+    @staticmethod
+    def _copy(op: Any, inputs: Sequence[int], outputs: Sequence[int]) -> Any:
+        op = copy.copy(op)
+        op.inputs, op.outputs = np.asarray(inputs, np.int32), np.asarray(outputs, np.int32)
         return op
 
     def append(self, op: Any) -> None:
@@ -165,6 +180,37 @@ class GraphEditor:
         outputs = self._graph.outputs
         self._graph.outputs = np.where(outputs == tensor, rounded, outputs).astype(np.int32)
         self._tree.signatureDefs = None
+
+    def substitute(self, tensors: Mapping[int, int]) -> None:
+        """Puts the value of each key of `tensors` in its place, wherever an op reads or writes it.
+
+        A value may be a key itself.
+        """
+        for place, op in enumerate(self._graph.operators):
+            old = op.inputs.tolist(), op.outputs.tolist()
+            new = tuple([_last(tensors, t) for t in side] for side in old)
+            if new != old:
+                self._graph.operators[place] = self._copy(op, *new)
+
+    def prune(self) -> None:
+        """Drops the ops whose results nobody reads, and the values of constants likewise."""
+        read, kept = set(self._graph.outputs.tolist()), []
+        for op in reversed(self._graph.operators):
+            if len(op.outputs) == 0 or not read.isdisjoint(op.outputs.tolist()):
+                read.update(op.inputs.tolist())
+                kept.append(op)
+        self._graph.operators = kept[::-1]
+        buffers = {True: set[int](), False: set[int]()}
+        for index, tensor in enumerate(self._graph.tensors):
+            buffers[index in read].add(tensor.buffer)
+        for buffer in buffers[False] - buffers[True]:
+            self._tree.buffers[buffer] = schema.BufferT()
+        self._constants = {k: t for k, t in self._constants.items() if t in read}
+
+    @property
+    def tree(self) -> Any:
+        """The object tree as it stands; to be read only."""
+        return self._tree
 
     def add_outputs(self, tensors: Sequence[int]) -> None:
         """Makes tensors outputs of the graph; signatures go, since they do not name them."""
@@ -235,17 +281,31 @@ def _quantization(qparams: QParams) -> Any:
     return entry
 
 
+def _last(tensors: Mapping[int, int], tensor: int) -> int:
+    while tensor in tensors:
+        tensor = tensors[tensor]
+    return tensor
+
+
 _OPTIONS = {
     "ADD": "AddOptions",
+    "BATCH_MATMUL": "BatchMatMulOptions",
+    "CONCATENATION": "ConcatenationOptions",
+    "CONV_2D": "Conv2DOptions",
+    "DEPTH_TO_SPACE": "DepthToSpaceOptions",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "GELU": "GeluOptions",
+    "LEAKY_RELU": "LeakyReluOptions",
     "MEAN": "ReducerOptions",
     "MUL": "MulOptions",
     "PACK": "PackOptions",
     "REDUCE_MIN": "ReducerOptions",
     "REDUCE_MAX": "ReducerOptions",
+    "SUB": "SubOptions",
     "SUM": "ReducerOptions",
     "RESHAPE": "ReshapeOptions",
 }
-"""Name of the options table of each op that edgeq adds."""
+"""Name of the options table of each op that edgeq adds with options."""
 
 
 class TensorMerger:

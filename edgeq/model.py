@@ -81,7 +81,7 @@ class FloatModel:
 
     def layer(self, op: Operator) -> str:
         """Layer path of an op in the framework's words, for example `features.0.conv`."""
-        return _REPEAT.sub("", self.graph.tensors[op.outputs[0]].name) if op.outputs else ""
+        return layer(self.graph, op)
 
     def where(self, op: Operator) -> str:
         """How errors and reports name an op, for example `CONV_2D at features.0.conv (op 3)`."""
@@ -110,3 +110,8 @@ class FloatModel:
         return tuple(
             (left[i].pop(0) if left.get(i) else "", self.graph.tensors[i]) for i in indices
         )
+
+
+def layer(graph: Graph, op: Operator) -> str:
+    """Layer path of an op: the name of what it computes, without the number of a repeat."""
+    return _REPEAT.sub("", graph.tensors[op.outputs[0]].name) if op.outputs else ""

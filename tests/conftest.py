@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,21 @@ import edgeq
 from edgeq import demo
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.run import Calibrator
+from edgeq.export.convert import start_converter
 from edgeq.export.edgemodel import EdgeModel
+from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 
 pytest_plugins = ["tables"]
 
 SAMPLES = 20
+
+
+@pytest.fixture(scope="session")
+def converter() -> Iterator[Worker]:
+    """The converter's child process."""
+    with start_converter() as worker:
+        yield worker
 
 
 @pytest.fixture(scope="session")

@@ -118,6 +118,10 @@ _OPTIONS_OF = {
 """Options that are not named after their op."""
 
 
+_FIRST_VERSION = {"BROADCAST_TO": 2}
+"""Version of an op that the runtime has none of before."""
+
+
 def _options_kind(name: str) -> str | None:
     """Class name of an op's options without the schema's final `T`; None if it has none."""
     if name in _OPTIONS_OF:
@@ -198,7 +202,7 @@ class _Builder:
         code = schema.OperatorCodeT()
         code.builtinCode = getattr(schema.BuiltinOperator, name)
         code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-        code.version = 1
+        code.version = _FIRST_VERSION.get(name, 1)
         self._model.operatorCodes.append(code)
         return len(self._model.operatorCodes) - 1
 
@@ -355,8 +359,7 @@ CASES: tuple[OneOp, ...] = (
     _unary("RELU_0_TO_1"),
     _unary("LEAKY_RELU", alpha=0.1),
     _one("PRELU", (_IMAGE, _weights(1, 1, 4)), _IMAGE),
-    # The rewrite stage makes it ADD, MUL and MUL, which the delegate takes.
-    _unary("HARD_SWISH", Value((1, 8, 8, 4), low=-6.0, high=6.0), becomes="MUL"),
+    _unary("HARD_SWISH", Value((1, 8, 8, 4), low=-6.0, high=6.0)),
     _unary("GELU"),
     _one("CONCATENATION/ranges far apart", (_IMAGE, Value((1, 8, 8, 2), low=0.0, high=0.3)),
          Value((1, 8, 8, 6)), axis=3),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from one_op import CASES, OneOp, Step, Value
+from stages import to_int8
 
 import edgeq
 from edgeq import Mode, Recipe, Rule, UnsupportedOpError
 from edgeq.fidelity import Fidelity
 from edgeq.flatbuffer import Graph, Operator, parse
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
 from edgeq.ops import OPS, ScaleRule
 from edgeq.runtime.session import Session
 
@@ -76,14 +79,14 @@ def _check_outputs(case: OneOp, float_model: bytes, edge_model: bytes) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
-def test_op_runs_in_int8(case: OneOp) -> None:
+def test_op_runs_in_int8(case: OneOp, converter: Worker) -> None:
     float_model = case.build()
-    edge = edgeq.export(float_model, case.draw(SAMPLES), recipe="int8", progress=False)
-    graph = parse(edge.tflite).graphs[0]
+    edge_model = to_int8(converter, FloatModel(float_model, "tflite"), case.draw(SAMPLES))
+    graph = parse(edge_model).graphs[0]
     _check_integer(case, graph)
     _check_scales(graph)
     _check_weights(case, graph)
-    _check_outputs(case, float_model, edge.tflite)
+    _check_outputs(case, float_model, edge_model)
 
 
 def test_every_row_has_a_case() -> None:
@@ -101,7 +104,7 @@ def _around(name: str) -> OneOp:
     return OneOp(name, {"x": rows}, steps)
 
 
-@pytest.mark.parametrize("name", ["NEG", "FLOOR", "SIN"])
+@pytest.mark.parametrize("name", ["CEIL", "FLOOR", "SIN"])
 def test_op_without_row_is_refused_with_the_way_out(name: str) -> None:
     case = _around(name)
     with pytest.raises(UnsupportedOpError) as caught:
@@ -111,11 +114,11 @@ def test_op_without_row_is_refused_with_the_way_out(name: str) -> None:
 
 
 def test_op_without_row_stays_float_by_rule_with_its_reason() -> None:
-    case = _around("NEG")
-    recipe = Recipe(rules=(Rule(op="NEG", mode=Mode.FLOAT, reason="the sign is cheap"),))
+    case = _around("FLOOR")
+    recipe = Recipe(rules=(Rule(op="FLOOR", mode=Mode.FLOAT, reason="whole numbers are cheap"),))
     edge = edgeq.export(case.build(), case.draw(SAMPLES), recipe=recipe, progress=False)
     graph = parse(edge.tflite).graphs[0]
     inner = [op for op in graph.operators if op.name not in BOUNDARY]
-    assert {op.name for op in inner if "float32" in _dtypes(graph, op)} == {"NEG"}
-    assert {op.name for op in inner if "int8" in _dtypes(graph, op)} == {"RELU", "ABS"}
-    assert edge.report.float_ops == {"NEG at middle (op 1)": "the sign is cheap"}
+    assert {op.name for op in inner if "float32" in _dtypes(graph, op)} == {"FLOOR"}
+    assert {op.name for op in inner if "int8" in _dtypes(graph, op)} == {"MUL", "LEAKY_RELU"}
+    assert edge.report.float_ops == {"FLOOR at middle (op 1)": "whole numbers are cheap"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,12 +21,14 @@ from edgeq.calibrate.observers import Fixed
 from edgeq.editor import TensorMerger, op_code
 from edgeq.errors import RecipeError
 from edgeq.export.exported import Exported
+from edgeq.export.modes import Choice, Choices
 from edgeq.export.plan import Plan
 from edgeq.flatbuffer import Operator, pack, parse, schema, unpack
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, ScaleRule
 from edgeq.portspec import PortSpec, PortSpecs
 from edgeq.qtypes import DType, QParams, affine, symmetric
+from edgeq.recipe import Mode
 
 KEEPS_ALL = frozenset({
     "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "CONCATENATION", "PACK", "DEPTH_TO_SPACE",
@@ -57,6 +59,24 @@ class Interface:
             inputs.resolve({name: tensors[i].dtype for name, i in signature.inputs}),
             outputs.resolve({name: tensors[i].dtype for name, i in signature.outputs}),
         )
+
+    def pinned(self, model: FloatModel, choices: Choices) -> dict[int, Choice]:
+        """The choices, with the ops next to integer ports static where `Mode.AUTO` would decide."""
+        graph = model.graph
+        taken = {t for name, t in model.signature.inputs if _is_integer(self.inputs.get(name))}
+        given = {t for name, t in model.signature.outputs if _is_integer(self.outputs.get(name))}
+        beside = {op.index for t in taken for op, _ in graph.uses.get(t, [])}
+        beside |= {graph.producers[t].index for t in given if t in graph.producers}
+        return {
+            index: replace(choice, mode=Mode.STATIC_INT8)
+            if index in beside and choice.mode is Mode.AUTO
+            else choice
+            for index, choice in choices.items()
+        }
+
+
+def _is_integer(spec: PortSpec | None) -> bool:
+    return spec is not None and spec.dtype != "float32"
 
 
 def known_ranges(model: FloatModel, interface: Interface) -> dict[int, Fixed]:
@@ -122,7 +142,7 @@ def set_interface(model: FloatModel, plan: Plan, tflite: bytes, interface: Inter
 
 
 def _dtype(spec: PortSpec) -> DType:
-    return next(kind for kind in DType if kind.numpy_name == spec.dtype)
+    return next(kind for kind in DType if kind.type_name == spec.dtype)
 
 
 def _converted(qparams: QParams, dtype: DType) -> QParams:

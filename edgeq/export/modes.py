@@ -12,6 +12,7 @@ from typing import Any
 
 from edgeq.calibrate.observers import as_observer
 from edgeq.errors import RecipeError, UnsupportedOpError
+from edgeq.export.rewrite import REWRITES
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import FloatModel
 from edgeq.ops import NO_INT16, NO_INT16_BROADCAST, OPS, WEIGHTS
@@ -152,8 +153,14 @@ def _check_rules(model: FloatModel, recipe: Recipe, matched: set[Rule]) -> None:
         near += difflib.get_close_matches(rule.op.upper(), names, 3, 0.3) if rule.op != "*" else []
         raise RecipeError(
             f"the rule {rule.describe()} matches no op (an earlier rule may take them all). "
-            f"Near misses: {', '.join(near) or 'none'}"
+            f"{_rewritten_hint(rule.op)}Near misses: {', '.join(near) or 'none'}"
         )
+
+
+def _rewritten_hint(name: str) -> str:
+    if all(name not in row.ops for row in REWRITES):
+        return ""
+    return f"{name} may be what is rewritten into other ops: then name its layer instead. "
 
 
 def _unsupported(model: FloatModel, found: list[tuple[Operator, str]]) -> UnsupportedOpError:

@@ -217,7 +217,7 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
         rewritten = rewrite(fold_transposes(float_model))
         interface = Interface.of(rewritten, asked.inputs, asked.outputs)
         known = known_ranges(rewritten, interface)
-        choices: Choices = choose(rewritten, recipe)
+        choices: Choices = interface.pinned(rewritten, choose(rewritten, recipe))
     with stages.stage("calibrate", data.length) as advance:
         held = HeldOut(data.samples(input_specs(float_model), advance))
         given = None if asked.calibration is None else _given(asked.calibration, known)

@@ -163,7 +163,7 @@ class _Rounder:
             return None
         op = self._graph.operators[index]
         inputs = [changed.get(slot, tensor) for slot, tensor in enumerate(op.inputs)]
-        return [editor.changed(index, inputs, op.version, {})]
+        return [editor.copied(index, inputs, op.outputs)]
 
     def _weight(self, op: Operator) -> tuple[int, QParams] | None:
         row = WEIGHTS.get(op.name)

@@ -73,8 +73,10 @@ class _Writer:
         inputs = list(op.inputs)
         inputs[slot] = self._weights[weight.index, stored]
         version = _VERSIONS.get(op.name, 1) if stored.dynamic else 1
-        options = _DYNAMIC_OPTIONS if stored.dynamic else {}
-        return [*before, self._editor.changed(index, inputs, max(version, op.version), options)]
+        version = max(version, op.version)
+        options = {k: v for k, v in _DYNAMIC_OPTIONS.items() if hasattr(op.options, k)}
+        chosen = options if stored.dynamic else {}
+        return [*before, self._editor.copied(index, inputs, op.outputs, version, **chosen)]
 
     def _constant(self, weight: Tensor, stored: Stored) -> int:
         """Index of the stored constant; it takes the float one's place if that has no other use."""

@@ -114,7 +114,7 @@ def op_view(
 
 
 def _tensor_view(graph: Graph, tensor: Tensor, qparams: QParams | None) -> TensorView:
-    dtype = tensor.dtype if qparams is None else qparams.dtype.numpy_name
+    dtype = tensor.dtype if qparams is None else qparams.dtype.type_name
     return TensorView(
         tensor.shape, dtype, qparams or tensor.qparams,
         tensor.is_constant or is_unpacked(graph, tensor), tensor.data,

@@ -1,0 +1,72 @@
+"""Rewrites a float model into ops that stay integer on the delegate, with the same numbers.
+
+Each rewrite is exact up to float rounding. Knows the graph, nothing of quantization parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from edgeq.editor import GraphEditor
+from edgeq.export.rewrite import activations, arithmetic, convolutions, layout, parts, pooling
+from edgeq.export.rewrite.base import Rewrite, Site
+from edgeq.flatbuffer import Graph, Operator, parse_tree
+from edgeq.model import FloatModel
+
+REWRITES: tuple[Rewrite, ...] = (
+    *layout.REWRITES,
+    *parts.REWRITES,
+    *arithmetic.REWRITES,
+    *pooling.REWRITES,
+    *convolutions.REWRITES,
+    *activations.REWRITES,
+)
+"""Every rewrite; the first that fits an op is applied."""
+
+PASSES_MAX = 100
+"""One rewrite may make room for the next. A model that is not done by then is left as it is."""
+
+
+def rewrite(model: FloatModel, rewrites: Sequence[Rewrite] = REWRITES) -> FloatModel:
+    """The model with all rewrites applied as often as they fit; the model itself if none does."""
+    editor, graph = GraphEditor(model.tree), model.graph
+    for _ in range(PASSES_MAX):
+        if not _pass(Site(graph, editor), rewrites):
+            break
+        graph = parse_tree(editor.tree, len(model.tflite)).graphs[0]
+    return model if graph is model.graph else replace(model, tflite=editor.finish())
+
+
+def _pass(site: Site, rewrites: Sequence[Rewrite]) -> bool:
+    """Applies what fits each op once; tells whether anything did."""
+    changed = []
+
+    def replacement(index: int) -> Sequence[Any] | None:
+        new = _first(site, site.graph.operators[index], rewrites)
+        changed.append(new is not None)
+        return new
+
+    site.editor.replace(replacement)
+    site.editor.substitute(site.same)
+    site.editor.prune()
+    return any(changed)
+
+
+def _first(site: Site, op: Operator, rewrites: Sequence[Rewrite]) -> Sequence[Any] | None:
+    if not _is_plain(site.graph, op):
+        return None
+    found = (r.apply(site, op) for r in rewrites if op.name in r.ops)
+    return next((new for new in found if new is not None), None)
+
+
+def _is_plain(graph: Graph, op: Operator) -> bool:
+    """Whether an op computes real numbers, and all shapes are known."""
+    return all(graph.tensors[t].dtype == "float32" for t in op.outputs) and all(
+        -1 not in graph.tensors[t].shape for t in _tensors(op)
+    )
+
+
+def _tensors(op: Operator) -> Iterator[int]:
+    return (t for t in (*op.inputs, *op.outputs) if t >= 0)

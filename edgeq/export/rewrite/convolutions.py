@@ -1,0 +1,148 @@
+"""Convolutions: what stands around them goes into their weights and padding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgeq.export.rewrite.arithmetic import affine
+from edgeq.export.rewrite.base import Rewrite, Site
+from edgeq.export.rewrite.windows import windows
+from edgeq.flatbuffer import Operator, schema
+
+_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+_OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
+
+CHANNEL_GROUP = 8
+"""The int8 kernels work on groups of this many input channels and fill what is missing."""
+
+
+def _padding(site: Site, op: Operator) -> Sequence[Any] | None:
+    """Reads what is padded, where SAME pads alike."""
+    pad = site.producer(op.inputs[0], "PAD")
+    margins = None if pad is None else site.value(pad.inputs[1])
+    if pad is None or margins is None or op.options.padding != schema.Padding.VALID:
+        return None
+    if margins.shape != (4, 2) or margins[[0, 3]].any():
+        return None
+    inner = [
+        side.without(*(int(m) for m in margins[axis]))
+        for axis, side in enumerate(windows(site, op), 1)
+    ]
+    if not all(side is not None and side.is_same for side in inner):
+        return None
+    inputs, same = [pad.inputs[0], *op.inputs[1:]], schema.Padding.SAME
+    return [site.editor.copied(op.index, inputs, op.outputs, padding=same)]
+
+
+def _scaled(site: Site, op: Operator) -> Sequence[Any] | None:
+    """A convolution with the MUL or ADD behind it in its weights and bias."""
+    found = affine(site, op)
+    if found is None:
+        return None
+    source, (factor, summand) = found
+    before = site.producer(source, *_OUTPUT_AXIS)
+    if before is None or before.fused_activation != "NONE" or not site.is_read_once(source):
+        return None
+    channels = site.shape(source)[-1]
+    if any(v.size not in (1, channels) or v.size != v.shape[-1:][0] if v.ndim else False
+           for v in (factor, summand)):  # fmt: skip
+        return None
+    axis = _OUTPUT_AXIS[before.name]
+    weights = site.value(before.inputs[1])
+    bias = site.value(before.inputs[2]) if len(before.inputs) > 2 else np.zeros(channels)
+    if weights is None or bias is None or before.options is None:
+        return None
+    factor, summand = (np.broadcast_to(v.ravel(), channels) for v in (factor, summand))
+    shape = [-1 if a == axis else 1 for a in range(weights.ndim)]
+    inputs = [
+        before.inputs[0],
+        site.constant(before, "weights", weights * factor.reshape(shape)),
+        site.constant(before, "bias", bias.ravel() * factor + summand),
+    ]
+    fused = getattr(schema.ActivationFunctionType, op.fused_activation)
+    return [site.editor.copied(before.index, inputs, op.outputs, fusedActivationFunction=fused)]
+
+
+def _channel_scale(site: Site, op: Operator) -> Sequence[Any] | None:
+    """A MUL by a constant for each channel as a depthwise convolution."""
+    found = site.constant_operand(op)
+    shape, output = site.shape(op.outputs[0]), op.outputs[0]
+    if found is None or len(shape) < 2 or found[1].shape[-1:] != (found[1].size,):
+        return None
+    source, factor = found
+    if factor.size != shape[-1] or np.ptp(factor) == 0:
+        return None
+    weights = site.constant(op, "factor", factor.reshape(1, 1, 1, -1))
+    bias = site.constant(op, "bias", np.zeros(factor.size))
+    before, after = [], []
+    if len(shape) != 4:
+        image = (1, 1, math.prod(shape[:-1]), shape[-1])
+        whole, scaled = site.tensor(op, image), site.tensor(op, image)
+        before = [site.reshape(op, source, whole, image)]
+        after = [site.reshape(op, scaled, output, shape)]
+        source, output = whole, scaled
+    scale = site.editor.op(
+        "DEPTHWISE_CONV_2D", [source, weights, bias], [output],
+        padding=schema.Padding.VALID, strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1,
+        depthMultiplier=1, fusedActivationFunction=op.options.fusedActivationFunction,
+    )  # fmt: skip
+    return [*before, scale, *after]
+
+
+def _wave(site: Site, op: Operator) -> Sequence[Any] | None:
+    """A strided one-dimensional convolution of few channels, with the stride turned to channels."""
+    rows, columns = windows(site, op)
+    (batch, _, width, channels), output = site.shape(op.inputs[0]), op.outputs[0]
+    stride, weights = columns.stride, site.value(op.inputs[1])
+    if weights is None or rows.size != 1 or rows.kernel != 1 or stride == 1 or columns.is_padded:
+        return None
+    if op.options.dilationWFactor != 1 or channels * stride > CHANNEL_GROUP or width % stride:
+        return None
+    if op.name == "DEPTHWISE_CONV_2D":
+        if channels != 1:
+            return None
+        weights = np.transpose(weights, (3, 1, 2, 0))
+    taps = -(-columns.kernel // stride)
+    kernel = np.zeros((len(weights), 1, taps * stride, channels), np.float32)
+    kernel[:, :, : columns.kernel] = weights
+    folded = (batch, 1, width // stride, channels * stride)
+    source = site.tensor(op, folded)
+    parameters = [
+        site.constant(op, "weights", kernel.reshape(len(weights), 1, taps, channels * stride)),
+        op.inputs[2],
+    ]
+    return [
+        site.reshape(op, op.inputs[0], source, folded),
+        site.editor.op(
+            "CONV_2D", [source, *parameters], [output], padding=schema.Padding.VALID,
+            strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1,
+            fusedActivationFunction=op.options.fusedActivationFunction,
+        ),
+    ]  # fmt: skip
+
+
+REWRITES = (
+    Rewrite(
+        "padding of a convolution", _CONVOLUTIONS, "padding SAME, where it pads alike",
+        "PAD copies the tensor", True, _padding,
+    ),
+    Rewrite(
+        "scale and shift behind a convolution", ("MUL", "ADD", "SUB", "DIV"),
+        "the convolution with other weights and bias",
+        "each int8 op rounds once more", False, _scaled,
+    ),
+    Rewrite(
+        "scale of channels", ("MUL",), "DEPTHWISE_CONV_2D of 1x1",
+        "its int8 weights have a scale for each channel, those of a MUL one for all", False,
+        _channel_scale,
+    ),
+    Rewrite(
+        "strided convolution of a wave", _CONVOLUTIONS, "RESHAPE, CONV_2D without stride",
+        f"the int8 kernels work on {CHANNEL_GROUP} channels at a time, and a wave has one", False,
+        _wave,
+    ),
+)  # fmt: skip

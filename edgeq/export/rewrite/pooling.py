@@ -1,0 +1,149 @@
+"""Pools: what stands in for the int8 ones that the delegate leaves out, and their padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgeq.export.rewrite.base import Rewrite, Site
+from edgeq.export.rewrite.parts import joined, repeated
+from edgeq.export.rewrite.windows import Window, windows
+from edgeq.flatbuffer import Operator, schema
+
+INFINITY = 1e30
+"""A pad value below the negative of this stands for minus infinity."""
+
+UPSCALED_MAX = 4
+"""Largest factor of a RESIZE_NEAREST_NEIGHBOR that is made of copies."""
+
+
+def _global_average(site: Site, op: Operator) -> Sequence[Any] | None:
+    sides = windows(site, op)
+    if any(s.outputs != 1 or s.kernel < s.size for s in sides) or op.fused_activation != "NONE":
+        return None
+    axes = site.ints(op, "axes", [1, 2])
+    return [site.editor.op("MEAN", [op.inputs[0], axes], op.outputs, keepDims=True)]
+
+
+def _average(site: Site, op: Operator) -> Sequence[Any] | None:
+    """A depthwise convolution; not where the window would reach over the edge."""
+    sides = windows(site, op)
+    if any(s.is_padded for s in sides):
+        return None
+    rows, columns = sides
+    channels = site.shape(op.inputs[0])[3]
+    kernel = np.full((1, rows.kernel, columns.kernel, channels), 1 / (rows.kernel * columns.kernel))
+    weights = [site.constant(op, "weights", kernel), site.constant(op, "bias", np.zeros(channels))]
+    fused = getattr(schema.ActivationFunctionType, op.fused_activation)
+    return [
+        site.editor.op(
+            "DEPTHWISE_CONV_2D", [op.inputs[0], *weights], op.outputs,
+            padding=schema.Padding.VALID, strideH=rows.stride, strideW=columns.stride,
+            dilationHFactor=1, dilationWFactor=1, depthMultiplier=1, fusedActivationFunction=fused,
+        )
+    ]  # fmt: skip
+
+
+def _padded_max(site: Site, op: Operator) -> Sequence[Any] | None:
+    """A max pool of what was padded with minus infinity."""
+    sides = windows(site, op)
+    pad = site.producer(op.inputs[0], "PADV2")
+    if pad is None or any(s.is_padded for s in sides):
+        return None
+    margins, value = site.value(pad.inputs[1]), site.value(pad.inputs[2])
+    if margins is None or value is None or not (value < -INFINITY).all():
+        return None
+    if margins.shape != (4, 2) or margins[[0, 3]].any() or site.shape(pad.inputs[0])[1:3] == (0, 0):
+        return None
+    inner = [s.without(*(int(m) for m in margins[axis])) for axis, s in enumerate(sides, 1)]
+    if any(s is None for s in inner):
+        return None
+    found = [s for s in inner if s is not None]
+    if all(s.is_same for s in found):
+        same = schema.Padding.SAME
+        return [site.editor.copied(op.index, pad.inputs[:1], op.outputs, padding=same)]
+    return _edged_pool(site, op, pad.inputs[0], found)
+
+
+def _edged_pool(
+    site: Site, op: Operator, source: int, sides: Sequence[Window]
+) -> Sequence[Any] | None:
+    """Pads with zeros, or with copies of the edge: the maximum of a window stays the same."""
+    shape = list(site.shape(source))
+    if site.is_non_negative(source):
+        pads = [[0, 0], *[[s.before, s.after] for s in sides], [0, 0]]
+        padded = site.tensor(op, [d + sum(p) for d, p in zip(shape, pads, strict=True)])
+        ops = [site.editor.op("PAD", [source, site.ints(op, "margins", pads)], [padded])]
+        return [*ops, site.editor.copied(op.index, [padded], op.outputs)]
+    if any(max(s.before, s.after) >= s.kernel for s in sides):
+        return None
+    ops = []
+    for axis, side in enumerate(sides, 1):
+        source, more = _edged(site, op, source, shape, axis, side)
+        shape[axis] += side.before + side.after
+        ops += more
+    return [*ops, site.editor.copied(op.index, [source], op.outputs)]
+
+
+def _edged(
+    site: Site, op: Operator, source: int, shape: Sequence[int], axis: int, side: Window
+) -> tuple[int, list[Any]]:
+    """The tensor with its first and last row repeated, and the ops that make it."""
+    row = [1 if a == axis else d for a, d in enumerate(shape)]
+    tensors, shapes, ops = [source], [shape], []
+    for count, place, behind in ((side.before, 0, 0), (side.after, shape[axis] - 1, 1)):
+        if count == 0:
+            continue
+        begin = [place if a == axis else 0 for a in range(len(shape))]
+        edge = site.tensor(op, row)
+        ops.append(site.slice(op, source, edge, begin, row))
+        tensors[len(tensors) * behind : len(tensors) * behind] = [edge] * count
+        shapes[len(shapes) * behind : len(shapes) * behind] = [row] * count
+    if len(tensors) == 1:
+        return source, ops
+    result = site.tensor(op, [sum(s[axis] for s in shapes) if a == axis else d
+                              for a, d in enumerate(shape)])  # fmt: skip
+    return result, ops + joined(site, op, tensors, shapes, axis, result)
+
+
+def _nearest(site: Site, op: Operator) -> Sequence[Any] | None:
+    """Copies of the channels, moved into space."""
+    source, output = op.inputs[0], op.outputs[0]
+    (_, height, width, channels), (batch, rows, columns, _) = site.shape(source), site.shape(output)
+    factor = rows // height
+    if op.options.alignCorners or not 1 < factor <= UPSCALED_MAX:
+        return None
+    if (height * factor, width * factor) != (rows, columns):
+        return None
+    shape = (batch, height, width, channels)
+    deep = site.tensor(op, (batch, height, width, channels * factor**2))
+    return [
+        *repeated(site, op, source, shape, 3, factor**2, deep),
+        site.editor.op("DEPTH_TO_SPACE", [deep], [output], blockSize=factor),
+    ]
+
+
+REWRITES = (
+    Rewrite(
+        "average over the whole map", ("AVERAGE_POOL_2D",), "MEAN",
+        "int8 AVERAGE_POOL_2D is not delegated, MEAN is", False, _global_average,
+    ),
+    Rewrite(
+        "average without padding", ("AVERAGE_POOL_2D",),
+        "DEPTHWISE_CONV_2D with equal weights",
+        "int8 AVERAGE_POOL_2D is not delegated", False, _average,
+    ),
+    Rewrite(
+        "max pool padded with minus infinity", ("MAX_POOL_2D",),
+        "MAX_POOL_2D with padding SAME, or behind a PAD with zeros where nothing is negative, "
+        "or behind a CONCATENATION with copies of the edge",
+        "PADV2 is not delegated", True, _padded_max,
+    ),
+    Rewrite(
+        "nearest neighbour, whole factors", ("RESIZE_NEAREST_NEIGHBOR",),
+        "CONCATENATION of copies, DEPTH_TO_SPACE",
+        "RESIZE_NEAREST_NEIGHBOR is not delegated", True, _nearest,
+    ),
+)  # fmt: skip

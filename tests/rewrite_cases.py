@@ -1,0 +1,403 @@
+"""Small float models, each holding what one rewrite takes the place of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from one_op import (
+    INFINITY,
+    RELU,
+    SAME,
+    VALID,
+    Array,
+    OneOp,
+    Step,
+    Value,
+)
+
+IMAGE = Value((1, 8, 8, 4))
+POSITIVE = Value((1, 8, 8, 4), low=0.1, high=4.0)
+SPOT = Value((1, 1, 1, 4))
+ROWS = Value((2, 16))
+CONV = {"padding": VALID, "strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1}
+TWICE = {"strideW": 2, "strideH": 2}
+POOL = {**TWICE, "filterWidth": 2, "filterHeight": 2, "padding": VALID}
+POOL3 = {**TWICE, "filterWidth": 3, "filterHeight": 3, "padding": VALID}
+BORDER = np.asarray([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32)
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A model and what becomes of it.
+
+    Attributes:
+        name: Name of the rewrite in the table.
+        model: The model.
+        ops: Names of the rewritten model's ops, in order.
+        has_int8: Whether the model as it stands can be made int8 at all.
+        is_delegated: Whether the delegate takes the whole int8 model afterwards.
+        loss_db: SQNR that the int8 model may lose: more ops round more often.
+        situation: What is special about the case.
+    """
+
+    name: str
+    model: OneOp
+    ops: tuple[str, ...]
+    has_int8: bool = True
+    is_delegated: bool = True
+    loss_db: float = 0.2
+    situation: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name for the test."""
+        return f"{self.name}, {self.situation}" if self.situation else self.name
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Ops one behind the other; `"x"` is the input and `"-"` what the op before has made."""
+
+    steps: list[Step] = field(default_factory=list)
+
+    def then(
+        self, name: str, operands: tuple[str | Array | None, ...], output: Value, **options: object
+    ) -> _Chain:
+        last = f"t{len(self.steps) - 1}" if self.steps else "x"
+        named = tuple(last if isinstance(o, str) and o == "-" else o for o in operands)
+        step = Step(name, named, {f"t{len(self.steps)}": output}, options)
+        return _Chain([*self.steps, step])
+
+    def model(self, label: str, **inputs: Value) -> OneOp:
+        return OneOp(label, inputs, tuple(self.steps))
+
+
+def _one(
+    name: str, operands: tuple[str | Array | None, ...], output: Value, x: Value = IMAGE,
+    **options: object,
+) -> OneOp:  # fmt: skip
+    return _Chain().then(name, operands, output, **options).model(name, x=x)
+
+
+def _several(name: str, operands: tuple[str | Array, ...], *outputs: Value, x: Value = IMAGE,
+             **options: object) -> OneOp:  # fmt: skip
+    named: Mapping[str, Value] = {f"y{i}": value for i, value in enumerate(outputs)}
+    return OneOp(name, {"x": x}, (Step(name, operands, named, options),))
+
+
+def _weights(*shape: int) -> Array:
+    return np.random.default_rng(shape).normal(0, 0.5, shape).astype(np.float32)
+
+
+def _floats(*values: float) -> Array:
+    return np.asarray(values, np.float32)
+
+
+def _scalar(value: float) -> Array:
+    return np.asarray(value, np.int32 if isinstance(value, int) else np.float32)
+
+
+def _ints(*values: object) -> Array:
+    return np.asarray(values, np.int32)
+
+
+def _conv(chain: _Chain, inputs: int = 4, outputs: int = 6, size: int = 6) -> _Chain:
+    operands = ("-", _weights(outputs, 3, 3, inputs), _weights(outputs))
+    return chain.then("CONV_2D", operands, Value((1, size, size, outputs)), **CONV)
+
+
+_AFTER_CONV = Value((1, 6, 6, 6))
+
+
+def _relu(name: str) -> OneOp:
+    return _conv(_Chain()).then(name, ("-",), _AFTER_CONV).model(name, x=IMAGE)
+
+
+def _two(name: str, one: Value, other: Value, output: Value) -> OneOp:
+    return _Chain().then(name, ("x", "z"), output).model(name, x=one, z=other)
+
+
+def _padded_pool(x: Value, behind_relu: bool, size: int) -> OneOp:
+    chain = _Chain()
+    channels = x.shape[3]
+    if behind_relu:
+        chain = chain.then("ADD", ("-", _floats(0.5)), x, fusedActivationFunction=RELU)
+    padded = Value((1, size + 2, size + 2, channels))
+    out = (size - 1) // 2 + 1
+    chain = chain.then("PADV2", ("-", BORDER, _scalar(-INFINITY)), padded)
+    return chain.then("MAX_POOL_2D", ("-",), Value((1, out, out, channels)), **POOL3).model(
+        "MAX_POOL_2D", x=x
+    )
+
+
+def _batch_norm(chain: _Chain, shape: tuple[int, ...], value: Value) -> _Chain:
+    for name, seed in (("SUB", 1), ("MUL", 2), ("MUL", 3)):
+        chain = chain.then(name, ("-", _spread(seed, shape)), value)
+    return chain.then("ADD", ("-", _spread(4, shape)), value, fusedActivationFunction=RELU)
+
+
+def _spread(seed: int, shape: tuple[int, ...]) -> Array:
+    values = np.random.default_rng(seed).uniform(0.2, 2.0, shape)
+    return values.astype(np.float32)
+
+
+def _shuffled() -> OneOp:
+    """The channel shuffle as it arrives from PyTorch."""
+    chain = _Chain().then("TRANSPOSE", ("x", _ints(0, 3, 1, 2)), Value((1, 4, 8, 8)))
+    chain = chain.then("RESHAPE", ("-", _ints(1, 2, 2, 8, 8)), Value((1, 2, 2, 8, 8)))
+    chain = chain.then("TRANSPOSE", ("-", _ints(0, 2, 1, 3, 4)), Value((1, 2, 2, 8, 8)))
+    chain = chain.then("RESHAPE", ("-", _ints(1, 4, 8, 8)), Value((1, 4, 8, 8)))
+    return chain.then("TRANSPOSE", ("-", _ints(0, 2, 3, 1)), IMAGE).model("shuffle", x=IMAGE)
+
+
+def _there_and_back() -> OneOp:
+    """A scale for each channel in the layout of PyTorch, between one-dimensional convolutions."""
+    wave, fused = Value((1, 1, 32, 4)), {**CONV, "fusedActivationFunction": RELU}
+    chain = _Chain().then(
+        "CONV_2D", ("x", _weights(4, 1, 3, 4), _weights(4)), Value((1, 1, 30, 4)), **fused
+    )
+    chain = chain.then("TRANSPOSE", ("-", _ints(0, 3, 1, 2)), Value((1, 4, 1, 30)))
+    chain = chain.then("RESHAPE", ("-", _ints(1, 4, 30)), Value((1, 4, 30)))
+    chain = chain.then("MUL", ("-", _spread(5, (1, 4, 1))), Value((1, 4, 30)))
+    chain = chain.then("RELU", ("-",), Value((1, 4, 30)))
+    chain = chain.then("RESHAPE", ("-", _ints(1, 4, 1, 30)), Value((1, 4, 1, 30)))
+    chain = chain.then("TRANSPOSE", ("-", _ints(0, 2, 3, 1)), Value((1, 1, 30, 4)))
+    return chain.then(
+        "CONV_2D", ("-", _weights(5, 1, 3, 4), _weights(5)), Value((1, 1, 28, 5)), **CONV
+    ).model("there and back", x=wave)
+
+
+def _residual() -> OneOp:
+    """A sum of two tensors that both were transposed."""
+    moved = Value((1, 4, 8, 8))
+    return OneOp("residual", {"x": IMAGE, "z": IMAGE}, (
+        Step("TRANSPOSE", ("x", _ints(0, 3, 1, 2)), {"a": moved}),
+        Step("TRANSPOSE", ("z", _ints(0, 3, 1, 2)), {"b": moved}),
+        Step("ADD", ("a", "b"), {"c": moved}),
+        Step("TRANSPOSE", ("c", _ints(0, 2, 3, 1)), {"y": IMAGE}),
+    ))  # fmt: skip
+
+
+def _spread_and_added() -> OneOp:
+    full = Value((2, 8, 8, 4))
+    return OneOp("broadcast", {"x": SPOT, "z": full}, (
+        Step("BROADCAST_TO", ("x", _ints(2, 8, 8, 4)), {"a": full}),
+        Step("ADD", ("a", "z"), {"y": full}),
+    ))  # fmt: skip
+
+
+def _many(name: str, count: int, output: Value, **options: object) -> OneOp:
+    inputs = {f"x{i}": ROWS for i in range(count)}
+    return OneOp(name, inputs, (Step(name, tuple(inputs), {"y": output}, options),))
+
+
+def _wave() -> OneOp:
+    return _Chain().then("PAD", ("x", _ints([0, 0], [0, 0], [8, 8], [0, 0])),
+                         Value((1, 1, 80, 1))).then(
+        "DEPTHWISE_CONV_2D", ("-", _weights(1, 1, 18, 8), _weights(8)), Value((1, 1, 16, 8)),
+        **{**CONV, "strideW": 4}, depthMultiplier=8,
+    ).model("wave", x=Value((1, 1, 64, 1)))  # fmt: skip
+
+
+def _hard_sigmoid() -> OneOp:
+    chain = (
+        _Chain().then("ADD", ("x", _floats(3)), IMAGE).then("MAXIMUM", ("-", _scalar(0.0)), IMAGE)
+    )
+    chain = chain.then("MINIMUM", ("-", _scalar(6.0)), IMAGE)
+    return chain.then("DIV", ("-", _scalar(6.0)), IMAGE).model("hard sigmoid", x=IMAGE)
+
+
+def _clamp(low: float, high: float) -> OneOp:
+    chain = _Chain().then("MINIMUM", ("x", _scalar(high)), IMAGE)
+    return chain.then("MAXIMUM", ("-", _scalar(low)), IMAGE).model("clamp", x=IMAGE)
+
+
+def _normalised() -> OneOp:
+    """A layer normalisation as it arrives from PyTorch."""
+    each, column = Value((10,)), Value((1, 10, 1))
+    x = Value((1, 10, 16), low=1.0, high=5.0)
+    return OneOp("normalised", {"x": x}, (
+        Step("MEAN", ("x", _ints(0, 2)), {"m": each}),
+        Step("RESHAPE", ("m", _ints(1, 10, 1)), {"m1": column}),
+        Step("SQUARED_DIFFERENCE", ("x", "m1"), {"d": x}),
+        Step("MEAN", ("d", _ints(0, 2)), {"v": each}),
+        Step("ADD", ("v", _scalar(0.01)), {"e": each}),
+        Step("RSQRT", ("e",), {"r": each}),
+        Step("MUL", ("r", "m"), {"p": each}),
+        Step("SUB", (_scalar(0.0), "p"), {"n": each}),
+        Step("RESHAPE", ("r", _ints(1, 10, 1)), {"r1": column}),
+        Step("MUL", ("x", "r1"), {"s": x}),
+        Step("RESHAPE", ("n", _ints(1, 10, 1)), {"n1": column}),
+        Step("ADD", ("s", "n1"), {"y": x}),
+    ))  # fmt: skip
+
+
+def _pad_conv(size: int, kernel: int, stride: int) -> OneOp:
+    x = Value((1, size, size, 4))
+    out = (size + 2 - kernel) // stride + 1
+    chain = _Chain().then("PAD", ("x", BORDER), Value((1, size + 2, size + 2, 4)))
+    return chain.then(
+        "CONV_2D", ("-", _weights(6, kernel, kernel, 4), _weights(6)), Value((1, out, out, 6)),
+        **{**CONV, "strideW": stride, "strideH": stride},
+    ).model("pad", x=x)  # fmt: skip
+
+
+_TRANSPOSED = Value((1, 4, 8, 8))
+
+CASES: tuple[Rewritten, ...] = (
+    Rewritten("renamed dimensions",
+              _one("SQUEEZE", ("x",), Value((8, 4)), Value((1, 8, 1, 4)), squeezeDims=_ints(0, 2)),
+              ("RESHAPE",)),
+    Rewritten("renamed dimensions", _one("EXPAND_DIMS", ("x", _scalar(1)), Value((2, 1, 16)), ROWS),
+              ("RESHAPE",), situation="one more"),
+    Rewritten("chain of RESHAPE and TRANSPOSE", _shuffled(), ("RESHAPE", "TRANSPOSE", "RESHAPE"),
+              situation="channel shuffle"),
+    Rewritten("chain of RESHAPE and TRANSPOSE",
+              _one("TRANSPOSE", ("x", _ints(0, 3, 1, 2)), Value((1, 4, 1, 8)), Value((1, 1, 8, 4))),
+              ("TRANSPOSE",), situation="one TRANSPOSE stays"),
+    Rewritten("chain of RESHAPE and TRANSPOSE",
+              _one("TRANSPOSE", ("x", _ints(0, 3, 1, 2)), Value((1, 4, 1, 1)), SPOT),
+              ("RESHAPE",), situation="only dimensions of 1 move"),
+    Rewritten("chain of RESHAPE and TRANSPOSE",
+              _Chain().then("RESHAPE", ("x", _ints(64, 4)), Value((64, 4)))
+              .then("RESHAPE", ("-", _ints(8, 32)), Value((8, 32))).model("twice", x=IMAGE),
+              ("RESHAPE",), situation="twice"),
+    Rewritten("chain of RESHAPE and TRANSPOSE",
+              _Chain().then("TRANSPOSE", ("x", _ints(1, 0)), Value((16, 2)))
+              .then("RESHAPE", ("-", _ints(2, 16)), ROWS).model("alike", x=ROWS),
+              ("TRANSPOSE", "RESHAPE"), situation="equal shapes alone are not enough"),
+    Rewritten("elementwise op behind RESHAPE or TRANSPOSE", _there_and_back(),
+              ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D"), situation="between convolutions"),
+    Rewritten("elementwise op behind RESHAPE or TRANSPOSE", _residual(), ("ADD",),
+              situation="two operands"),
+    Rewritten("MEAN behind RESHAPE or TRANSPOSE",
+              _Chain().then("TRANSPOSE", ("x", _ints(0, 3, 1, 2)), _TRANSPOSED)
+              .then("MEAN", ("-", _ints(2, 3)), Value((1, 4))).model("mean", x=IMAGE), ("MEAN",)),
+    Rewritten("MEAN behind RESHAPE or TRANSPOSE",
+              _Chain().then("RESHAPE", ("x", _ints(1, 16, 4)), Value((1, 16, 4)))
+              .then("MEAN", ("-", _ints(1)), Value((1, 4))).model("mean", x=Value((1, 16, 1, 4))),
+              ("MEAN",), situation="a dimension of 1 less"),
+    Rewritten("empty padding",
+              _conv(_Chain().then("PAD", ("x", BORDER * 0), IMAGE)).model("pad", x=IMAGE),
+              ("CONV_2D",), has_int8=False),
+    Rewritten("padding of padding",
+              _Chain().then("PAD", ("x", BORDER), Value((1, 10, 10, 4)))
+              .then("PAD", ("-", BORDER), Value((1, 12, 12, 4))).model("pad", x=IMAGE), ("PAD",)),
+    Rewritten("long concatenation", _many("CONCATENATION", 7, Value((2, 112)), axis=-1),
+              ("CONCATENATION",) * 2),
+    Rewritten("stack", _many("PACK", 3, Value((2, 3, 16)), axis=1, valuesCount=3),
+              ("RESHAPE",) * 3 + ("CONCATENATION",)),
+    Rewritten("long split",
+              _several("SPLIT", (_scalar(1), "x"), *(Value((2, 2)),) * 8, x=ROWS, numSplits=8),
+              ("SLICE",) * 8),
+    Rewritten("uneven split",
+              _several("SPLIT_V", ("x", _ints(1, 3), _scalar(3)), Value((1, 8, 8, 1)),
+                       Value((1, 8, 8, 3)), numSplits=2), ("SLICE",) * 2),
+    Rewritten("unstack", _several("UNPACK", ("x",), ROWS, ROWS, x=Value((2, 2, 16)), axis=1, num=2),
+              ("SLICE", "SLICE", "RESHAPE", "RESHAPE")),
+    Rewritten("strided slice without gaps",
+              _one("STRIDED_SLICE",
+                   ("x", _ints(0, -1, 0, 0), _ints(1, 0, -1, 4), _ints(1, 1, 1, 1)),
+                   Value((1, 7, 4)), shrinkAxisMask=2, beginMask=8), ("SLICE", "RESHAPE")),
+    Rewritten("gather of neighbours", _one("GATHER", ("x", _scalar(3)), Value((1, 8, 4)), axis=2),
+              ("SLICE", "RESHAPE"), situation="one"),
+    Rewritten("gather of neighbours", _one("GATHER", ("x", _ints(1, 2, 3)), Value((1, 8, 8, 3)),
+                                           axis=3), ("SLICE",)),
+    Rewritten("whole slice",
+              _conv(_Chain().then("SLICE", ("x", _ints(0, 0, 0, 0), _ints(1, 8, -1, 4)), IMAGE))
+              .model("slice", x=IMAGE), ("CONV_2D",), has_int8=False),
+    Rewritten("copies", _one("TILE", ("x", _ints(1, 1, 7, 2)), Value((1, 8, 56, 8))),
+              ("CONCATENATION",) * 3),
+    Rewritten("copies", _one("BROADCAST_TO", ("x", _ints(3, 4, 2, 16)), Value((3, 4, 2, 16)), ROWS),
+              ("RESHAPE", "CONCATENATION", "CONCATENATION"), has_int8=False,
+              situation="of more dimensions"),
+    Rewritten("broadcast operand", _spread_and_added(), ("ADD",), has_int8=False),
+    Rewritten("division by a constant", _one("DIV", ("x", _floats(7, 0.3, -2, 5)), IMAGE),
+              ("DEPTHWISE_CONV_2D",), situation="for each channel"),
+    Rewritten("division by a constant", _one("DIV", ("x", _floats(7)), IMAGE), ("MUL",)),
+    Rewritten("chain of constants",
+              _batch_norm(_Chain(), (), IMAGE).model("batch norm", x=IMAGE), ("MUL", "ADD")),
+    Rewritten("scale of channels",
+              _batch_norm(_Chain(), (1, 1, 1, 4), IMAGE).model("batch norm", x=IMAGE),
+              ("DEPTHWISE_CONV_2D",)),
+    Rewritten("scale of channels",
+              _batch_norm(_Chain(), (16,), Value((2, 16))).model("batch norm", x=ROWS),
+              ("RESHAPE", "DEPTHWISE_CONV_2D", "RESHAPE"), situation="of rows"),
+    Rewritten("scale and shift behind a convolution",
+              _batch_norm(_conv(_Chain()), (1, 1, 1, 6), _AFTER_CONV).model("batch norm", x=IMAGE),
+              ("CONV_2D",)),
+    Rewritten("negation", _one("NEG", ("x",), IMAGE), ("MUL",), has_int8=False),
+    Rewritten("square", _one("SQUARE", ("x",), IMAGE), ("MUL",), has_int8=False),
+    Rewritten("power", _one("POW", ("x", _scalar(2.0)), IMAGE), ("MUL",), has_int8=False,
+              situation="2"),
+    Rewritten("power", _one("POW", ("x", _scalar(3.0)), IMAGE), ("MUL", "MUL"), has_int8=False,
+              situation="3"),
+    Rewritten("power", _one("POW", ("x", _scalar(0.5)), POSITIVE, POSITIVE), ("SQRT",),
+              has_int8=False, is_delegated=False, situation="a half"),
+    Rewritten("power", _one("POW", ("x", _scalar(-0.5)), POSITIVE, POSITIVE), ("RSQRT",),
+              has_int8=False, is_delegated=False, situation="minus a half"),
+    Rewritten("centred product", _normalised(),
+              ("MEAN", "RESHAPE", "SUB", "MUL", "MEAN", "ADD", "RSQRT", "RESHAPE", "MUL"),
+              is_delegated=False, situation="of a normalisation"),
+    Rewritten("repeated op",
+              OneOp("twice", {"x": IMAGE}, (
+                  Step("MUL", ("x", _scalar(0.5)), {"a": IMAGE}),
+                  Step("MUL", ("x", _scalar(0.5)), {"b": IMAGE}),
+                  Step("LOGISTIC", ("a",), {"c": IMAGE}),
+                  Step("MUL", ("b", "c"), {"y": IMAGE}),
+              )), ("MUL", "LOGISTIC", "MUL")),
+    Rewritten("sum of many", _many("ADD_N", 3, ROWS), ("ADD", "ADD"), has_int8=False),
+    Rewritten("squared difference", _two("SQUARED_DIFFERENCE", IMAGE, Value((1, 8, 8, 1)), IMAGE),
+              ("SUB", "MUL"), loss_db=3.5),
+    Rewritten("average over the whole map",
+              _one("AVERAGE_POOL_2D", ("x",), SPOT, filterWidth=8, filterHeight=8, strideW=8,
+                   strideH=8, padding=VALID), ("MEAN",)),
+    Rewritten("average without padding",
+              _one("AVERAGE_POOL_2D", ("x",), Value((1, 4, 4, 4)), **POOL), ("DEPTHWISE_CONV_2D",)),
+    Rewritten("average without padding",
+              _one("AVERAGE_POOL_2D", ("x",), Value((1, 4, 4, 4)), **{**POOL3, "padding": SAME}),
+              ("AVERAGE_POOL_2D",), is_delegated=False, situation="with padding it stays"),
+    Rewritten("max pool padded with minus infinity", _padded_pool(IMAGE, False, 8),
+              ("SLICE", "CONCATENATION", "SLICE", "CONCATENATION", "MAX_POOL_2D"),
+              situation="any numbers"),
+    Rewritten("max pool padded with minus infinity", _padded_pool(IMAGE, True, 8),
+              ("ADD", "PAD", "MAX_POOL_2D"), situation="nothing negative"),
+    Rewritten("max pool padded with minus infinity",
+              _padded_pool(Value((1, 7, 7, 4)), False, 7), ("MAX_POOL_2D",), situation="as SAME"),
+    Rewritten("nearest neighbour, whole factors",
+              _one("RESIZE_NEAREST_NEIGHBOR", ("x", _ints(16, 16)), Value((1, 16, 16, 4)),
+                   halfPixelCenters=True), ("CONCATENATION", "DEPTH_TO_SPACE")),
+    Rewritten("nearest neighbour, whole factors",
+              _one("RESIZE_NEAREST_NEIGHBOR", ("x", _ints(24, 24)), Value((1, 24, 24, 4))),
+              ("CONCATENATION", "CONCATENATION", "DEPTH_TO_SPACE"), situation="of three"),
+    Rewritten("padding of a convolution", _pad_conv(7, 3, 2), ("CONV_2D",)),
+    Rewritten("padding of a convolution", _pad_conv(8, 3, 2), ("PAD", "CONV_2D"),
+              situation="other than SAME it stays"),
+    Rewritten("strided convolution of a wave", _wave(), ("PAD", "RESHAPE", "CONV_2D")),
+    Rewritten("fused activation", _relu("RELU"), ("CONV_2D",), situation="RELU"),
+    Rewritten("fused activation", _relu("RELU6"), ("CONV_2D",), situation="RELU6"),
+    Rewritten("fused activation", _relu("RELU_N1_TO_1"), ("CONV_2D",), situation="RELU_N1_TO_1"),
+    Rewritten("carried activation", _one("RELU", ("x",), IMAGE), ("MUL",), situation="RELU"),
+    Rewritten("carried activation", _one("RELU6", ("x",), IMAGE), ("MUL",), situation="RELU6"),
+    Rewritten("carried activation", _one("RELU_N1_TO_1", ("x",), IMAGE), ("MUL",),
+              situation="RELU_N1_TO_1"),
+    Rewritten("RELU_0_TO_1", _one("RELU_0_TO_1", ("x",), IMAGE), ("MUL", "MUL")),
+    Rewritten("clamp", _one("MAXIMUM", ("x", _scalar(0.0)), IMAGE), ("MUL",), situation="below 0"),
+    Rewritten("clamp", _clamp(0.0, 6.0), ("MUL",), situation="0 to 6"),
+    Rewritten("clamp", _clamp(-1.0, 1.0), ("MUL",), situation="-1 to 1"),
+    Rewritten("clamp", _clamp(0.0, 2.5), ("MUL", "MUL"), situation="0 to 2.5"),
+    Rewritten("clamp", _clamp(-1.5, 2.0), ("MUL", "ADD", "MUL", "ADD"),
+              loss_db=2, situation="-1.5 to 2"),
+    Rewritten("clamp", _hard_sigmoid(), ("ADD", "MUL"), situation="hard sigmoid"),
+    Rewritten("hard swish", _one("HARD_SWISH", ("x",), IMAGE), ("ADD", "MUL", "MUL"), loss_db=1),
+    Rewritten("PRELU", _one("PRELU", ("x", np.full((1, 1, 4), 0.25, np.float32)), IMAGE),
+              ("LEAKY_RELU",), loss_db=1, situation="equal slopes"),
+    Rewritten("PRELU", _one("PRELU", ("x", _spread(7, (1, 1, 4)) / 4), IMAGE),
+              ("MUL", "DEPTHWISE_CONV_2D", "SUB")),
+    Rewritten("PRELU", _one("PRELU", ("x", _weights(1, 1, 4)), IMAGE),
+              ("MUL", "MUL", "DEPTHWISE_CONV_2D", "SUB"), loss_db=1, situation="negative slopes"),
+    Rewritten("absolute value", _one("ABS", ("x",), IMAGE), ("LEAKY_RELU",)),
+)  # fmt: skip
+"""At least one case for each rewrite."""

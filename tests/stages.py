@@ -1,0 +1,29 @@
+"""The stages of an export one by one, for what is tested without the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from one_op import Array
+
+from edgeq.calibrate.run import Calibrator
+from edgeq.export.convert import convert
+from edgeq.export.exported import Exported
+from edgeq.export.plan import make_plan
+from edgeq.export.verify import check_float_ops, check_qparams
+from edgeq.flatbuffer import parse
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+from edgeq.recipe import INT8
+
+
+def to_int8(worker: Worker, model: FloatModel, samples: Sequence[Mapping[str, Array]]) -> bytes:
+    """The model calibrated, planned, converted and checked as it is, without the rewrites."""
+    inputs = [name for name, _ in model.input_tensors()]
+    rows = [tuple(sample[name] for name in inputs) for sample in samples]
+    plan = make_plan(model, Calibrator(model, threads=1).run(rows), INT8)
+    tflite = convert(worker, model, plan)
+    exported = Exported(model, parse(tflite).graphs[0])
+    check_float_ops(exported, plan)
+    check_qparams(exported, plan)
+    return tflite
