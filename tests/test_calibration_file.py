@@ -20,12 +20,14 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import HeldOut
 from edgeq.calibrate.observers import (
     MSE,
+    AtLeast,
     Entropy,
     Fixed,
     Histogram,
     MinMax,
     MovingAverage,
     Percentile,
+    Symmetric,
 )
 from edgeq.calibrate.run import Calibrator, probes
 from edgeq.errors import DataError, ModelError
@@ -36,7 +38,7 @@ Images = npt.NDArray[np.float32]
 
 OBSERVERS: list[Any] = [
     MinMax(), Fixed(-1.0, 2.0), MovingAverage(), MovingAverage(0.9), Percentile(percentile=99.0),
-    MSE(), Entropy(),
+    MSE(), Entropy(), Symmetric(MSE()), AtLeast(MinMax(), -1.0, 1.0),
 ]  # fmt: skip
 
 observers = pytest.mark.parametrize("observer", OBSERVERS, ids=lambda o: type(o).__name__)
@@ -95,8 +97,8 @@ def test_a_file_is_readable(demo_calibration: Calibration, tmp_path: Path) -> No
 
 def test_a_histogram_alone_can_be_saved(tmp_path: Path) -> None:
     histogram = Histogram().observe(np.asarray([-3.0, 0.0, 1e-9], np.float32))
-    made = Calibration("0" * 64, 1, {0: replace(Percentile(), histogram=histogram)})
-    assert Calibration.load(made.save(tmp_path / "c.json")).observers[0].histogram == histogram
+    made = Calibration("0" * 64, 1, {0: Percentile((histogram,))})
+    assert Calibration.load(made.save(tmp_path / "c.json")).observers[0].groups == (histogram,)
 
 
 @observers

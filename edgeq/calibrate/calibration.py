@@ -55,7 +55,7 @@ class Calibration:
         """What one calibration would be that had seen what both have seen, `self` first.
 
         Raises:
-            DataError: The two are of different models or observers.
+            DataError: The two are of different models or observers, or of other settings.
         """
         if self.model != other.model or set(self.observers) != set(other.observers):
             raise DataError("calibrations of different float models cannot be merged")
@@ -66,7 +66,10 @@ class Calibration:
                     f"tensor {tensor} was seen by {type(observer).__name__} in one calibration and "
                     f"by {type(other.observers[tensor]).__name__} in the other"
                 )
-            merged[tensor] = observer.merge(other.observers[tensor])
+            try:
+                merged[tensor] = observer.merge(other.observers[tensor])
+            except DataError as error:
+                raise DataError(f"tensor {tensor}: {error}") from None
         return Calibration(self.model, self.samples + other.samples, merged)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
