@@ -710,7 +710,7 @@ def convnext_tiny(num_classes: int = 100) -> nn.Module:
 
 
 class PatchTokens(nn.Module):
-    """Cuts an image into patches: one token each, behind a learned one that stands for the whole."""
+    """Cuts an image into patches, a token each, behind a learned token for the whole."""
 
     def __init__(self, size: int, patch: int, width: int) -> None:
         super().__init__()

@@ -231,9 +231,7 @@ def test_a_wrapper_calibrates_a_model(
     wrapper: Any, demo_model: FloatModel, demo_images: Values, tmp_path: Path
 ) -> None:
     found = edgeq.calibrate(demo_model.tflite, demo_images, observer=wrapper, progress=False)
-    inner = edgeq.calibrate(
-        demo_model.tflite, demo_images, observer=wrapper.inner, progress=False
-    )
+    inner = edgeq.calibrate(demo_model.tflite, demo_images, observer=wrapper.inner, progress=False)
     assert {t: o.inner for t, o in found.observers.items()} == inner.observers
     assert Calibration.load(found.save(tmp_path / "c.json")) == found
 

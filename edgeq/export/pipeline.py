@@ -1,16 +1,17 @@
 """The pipeline, on one page: no other file knows the order of the stages.
 
-load, trace, rewrite, calibrate, plan, annotate, convert, verify.
+load, trace, rewrite, calibrate, advise, plan, annotate, convert, verify.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from edgeq.calibrate import distributed
+from edgeq.calibrate.advice import MOST_SAMPLES, advise, spread_out
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import HeldOut, RepDataset, Sample
 from edgeq.calibrate.run import Calibrator, Checkpoint, input_specs
@@ -92,6 +93,8 @@ def export(
             else:
                 calibration = _given(calibration)
                 held.exhaust()
+        with stages.stage("advise"):
+            advice = advise(rewritten, calibration, held.samples)
         with stages.stage("plan"):
             plan = make_plan(rewritten, calibration, recipe)
         with stages.stage("convert"):
@@ -105,7 +108,7 @@ def export(
         target=target,
         calibrated_samples=calibration.samples,
         independent=independent and held.independent,
-        notes=float_model.notes,
+        notes=(*float_model.notes, *advice),
         seconds=dict(stages.seconds),
     )
     return EdgeModel(tflite, float_model, rewritten, plan, calibration, report)
@@ -120,6 +123,7 @@ def calibrate(
     recipe: str | os.PathLike[str] | Recipe = "auto",
     start: Calibration | None = None,
     checkpoint: Checkpoint | None = None,
+    on_advice: Callable[[tuple[str, ...]], None] | None = None,
     engine: str = "local",
     threads: int | None = None,
     progress: bool | None = None,
@@ -136,6 +140,8 @@ def calibrate(
         start: What earlier samples have shown; the first `start.samples` samples are skipped, so
             that the result is that of one run over all of them.
         checkpoint: Called after each sample with a function that gives what was seen so far.
+        on_advice: Called at the end with what looks suspicious of model and data, one sentence
+            each, for which up to eight samples run once more.
         engine: `"local"`, or `"ray"` to share the work among the machines of a Ray cluster;
             `rep_dataset` is then an array, a dict of arrays, or has `__len__` and `__getitem__`.
         threads: As for `export`; with Ray, of each task, where None is one.
@@ -160,12 +166,19 @@ def calibrate(
             samples = data.samples(input_specs(float_model), advance)
             watching = observers(rewritten, recipe)
             calibrator = Calibrator(rewritten, threads, watching)
+            kept: list[Sample] = []
             if isinstance(source, distributed.Rows):
-                trial = itertools.islice(data.samples(input_specs(float_model)), 1)
-                _measure(calibrator, float_model, trial, converter)
-                return distributed.calibrate(rewritten, source, watching, threads, advance)
-            rest = itertools.islice(samples, start.samples if start else 0, None)
-            return _measure(calibrator, float_model, rest, converter, start, checkpoint)
+                kept = list(itertools.islice(data.samples(input_specs(float_model)), MOST_SAMPLES))
+                _measure(calibrator, float_model, kept[:1], converter)
+                found = distributed.calibrate(rewritten, source, watching, threads, advance)
+            else:
+                rest = itertools.islice(samples, start.samples if start else 0, None)
+                stream = spread_out(rest, kept)
+                found = _measure(calibrator, float_model, stream, converter, start, checkpoint)
+        if on_advice is not None:
+            with stages.stage("advise"):
+                on_advice(advise(rewritten, found, kept))
+    return found
 
 
 def _check_target(target: str) -> None:
