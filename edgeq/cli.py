@@ -319,14 +319,18 @@ def calibrate(
         if start is not None:
             Console().print(f"going on behind {start.samples} samples", highlight=False)
         checkpoint = _Checkpoint(partial, save_every)
+        advice: list[str] = []
         made = run(
             _load_model(model), _load_data(data, data_config, data_option, model),
-            observer=observer, start=start, checkpoint=checkpoint, threads=threads, layout=layout,
+            observer=observer, start=start, checkpoint=checkpoint, on_advice=advice.extend,
+            threads=threads, layout=layout,
             inputs=PortSpec(range=input_range), outputs=PortSpec(range=output_range),
         )  # fmt: skip
         made.save(output)
         partial.unlink(missing_ok=True)
         Console().print(f"wrote {output}: {made.samples} samples", highlight=False)
+        for sentence in advice:
+            Console().print(f"note: {sentence}", highlight=False, markup=False, soft_wrap=True)
 
 
 class _Checkpoint:

@@ -150,6 +150,14 @@ class GraphEditor:
         """Puts an op behind all others."""
         self._graph.operators.append(op)
 
+    def insert(self, behind: Mapping[int, Sequence[Any]]) -> None:
+        """Puts ops behind those with the given indices; -1 puts them in front of all."""
+        present = self._graph.operators
+        operators = list(behind.get(-1, ()))
+        for index, op in enumerate(present):
+            operators += [op, *behind.get(index, ())]
+        self._graph.operators = operators
+
     def replace(self, replacement: Callable[[int], Sequence[Any] | None]) -> None:
         """Puts the ops that `replacement(index)` gives in place of each op; None leaves it."""
         operators: list[Any] = []

@@ -221,7 +221,7 @@ def pack(model: Any) -> bytes:
     weights = sum(len(b.data) for b in model.buffers if b.data is not None)
     builder = _Builder(weights + (1 << 16))
     builder.Finish(model.Pack(builder), IDENTIFIER)
-    return bytes(builder.Output())
+    return bytes(memoryview(builder.Bytes)[builder.Head() :])
 
 
 def parse(data: bytes) -> Model:

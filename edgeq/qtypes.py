@@ -155,7 +155,8 @@ def affine(low: float, high: float, dtype: DType = DType.INT8) -> QParams:
     if low == high:
         return QParams(dtype, (float32(1 / (top - bottom)),), (bottom,))
     scale = float32(max((high - low) / (top - bottom), SCALE_MIN))
-    zero_point = int(np.clip(round(bottom - low / scale), bottom, top))
+    # Not from the rounded scale: of a symmetric range this is 0 for certain.
+    zero_point = round(bottom - low / (high - low) * (top - bottom))
     return QParams(dtype, (scale,), (zero_point,))
 
 

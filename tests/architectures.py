@@ -706,6 +706,74 @@ def convnext_tiny(num_classes: int = 100) -> nn.Module:
     return nn.Sequential(*layers, GlobalMean(), nn.LayerNorm(inputs, eps=1e-6), head)
 
 
+# Vision transformer.
+
+
+class PatchTokens(nn.Module):
+    """Cuts an image into patches, a token each, behind a learned token for the whole."""
+
+    def __init__(self, size: int, patch: int, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, width, patch, patch)
+        self.whole = nn.Parameter(torch.randn(1, 1, width))
+        self.positions = nn.Parameter(torch.randn(1, (size // patch) ** 2 + 1, width))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps `(N, 3, size, size)` to `(N, tokens, width)`."""
+        patches = self.embed(images).flatten(2).transpose(1, 2)
+        whole = self.whole.expand(len(patches), -1, -1)
+        return torch.cat([whole, patches], dim=1) + self.positions
+
+
+class Attention(nn.Module):
+    """Self-attention: each head mixes the tokens by how well their queries and keys agree."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.queries, self.keys, self.values = (nn.Linear(width, width) for _ in range(3))
+        self.mixed = nn.Linear(width, width)
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        count, length, width = tokens.shape
+        return tokens.reshape(count, length, self.heads, width // self.heads).transpose(1, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Maps `(N, tokens, width)` to the same shape."""
+        layers = (self.queries, self.keys, self.values)
+        queries, keys, values = (self._split(layer(tokens)) for layer in layers)
+        scores = queries @ keys.transpose(2, 3) / math.sqrt(queries.shape[-1])
+        heads = scores.softmax(dim=-1) @ values
+        outputs: Tensor = self.mixed(heads.transpose(1, 2).reshape(tokens.shape))
+        return outputs
+
+
+class FirstToken(nn.Module):
+    """Keeps the first token alone."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Maps `(N, tokens, width)` to `(N, width)`."""
+        return tokens[:, 0]
+
+
+def _transformer_block(width: int, heads: int) -> nn.Module:
+    mlp = (nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+    return nn.Sequential(
+        Residual(nn.Sequential(nn.LayerNorm(width, eps=1e-6), Attention(width, heads))),
+        Residual(nn.Sequential(nn.LayerNorm(width, eps=1e-6), *mlp)),
+    )
+
+
+def vit_tiny(num_classes: int = 100) -> nn.Module:
+    """ViT-Tiny with patches of 16 x 16: 12 blocks of width 192 with 3 heads, for 224 x 224 only."""
+    width = 192
+    blocks = [_transformer_block(width, heads=3) for _ in range(12)]
+    head = nn.Linear(width, num_classes)
+    return nn.Sequential(
+        PatchTokens(224, 16, width), *blocks, nn.LayerNorm(width, eps=1e-6), FirstToken(), head
+    )
+
+
 # Segmentation, audio and vectors.
 
 
@@ -810,6 +878,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("convnext_tiny", convnext_tiny, _IMAGE),
         Architecture("squeezenet1_1", squeezenet1_1, _IMAGE),
         Architecture("shufflenet_v2", shufflenet_v2, _IMAGE),
+        Architecture("vit_tiny", vit_tiny, (1, 3, 224, 224)),
         Architecture("unet", unet, (1, 3, 64, 64)),
         Architecture("audio_net", audio_net, (1, 1, 4000)),
         Architecture("mlp", mlp, (1, 1, 28, 28)),

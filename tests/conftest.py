@@ -50,8 +50,8 @@ def demo_calibration(demo_model: FloatModel, demo_images: npt.NDArray[np.float32
 
 @pytest.fixture(scope="session")
 def exported(demo_model: FloatModel, demo_images: npt.NDArray[np.float32]) -> EdgeModel:
-    """The demo model, exported with `demo_images`."""
-    return edgeq.export(demo_model.tflite, demo_images)
+    """The demo model in int8 throughout, exported with `demo_images`."""
+    return edgeq.export(demo_model.tflite, demo_images, recipe="int8")
 
 
 @pytest.fixture

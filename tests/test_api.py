@@ -28,6 +28,7 @@ PUBLIC = [
     "LintResult",
     "Mode",
     "ModelError",
+    "PlannedModel",
     "Recipe",
     "RecipeError",
     "Rule",
@@ -39,6 +40,7 @@ PUBLIC = [
     "evaluate",
     "export",
     "lint",
+    "plan",
 ]
 
 HEAVY = ["torch", "jax", "keras", "tensorflow", "litert_torch", "litert_converter", "typer", "ray"]

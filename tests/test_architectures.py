@@ -28,6 +28,7 @@ PUBLISHED_PARAMETERS = {
     "convnext_tiny": 28.59,
     "squeezenet1_1": 1.235,
     "shufflenet_v2": 2.28,
+    "vit_tiny": 5.72,
 }
 SMALL = ["mobilenet_v3_small", "mobileone_s0", "shufflenet_v2", "audio_net", "mlp"]
 

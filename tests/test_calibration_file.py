@@ -20,12 +20,14 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import HeldOut
 from edgeq.calibrate.observers import (
     MSE,
+    AtLeast,
     Entropy,
     Fixed,
     Histogram,
     MinMax,
     MovingAverage,
     Percentile,
+    Symmetric,
 )
 from edgeq.calibrate.run import Calibrator, probes
 from edgeq.errors import DataError, ModelError
@@ -36,7 +38,7 @@ Images = npt.NDArray[np.float32]
 
 OBSERVERS: list[Any] = [
     MinMax(), Fixed(-1.0, 2.0), MovingAverage(), MovingAverage(0.9), Percentile(percentile=99.0),
-    MSE(), Entropy(),
+    MSE(), Entropy(), Symmetric(MSE()), AtLeast(MinMax(), -1.0, 1.0),
 ]  # fmt: skip
 
 observers = pytest.mark.parametrize("observer", OBSERVERS, ids=lambda o: type(o).__name__)
@@ -85,18 +87,21 @@ def test_a_file_is_read_back_equal_and_equal_calibrations_give_equal_files(
 def test_a_file_is_readable(demo_calibration: Calibration, tmp_path: Path) -> None:
     text = demo_calibration.save(tmp_path / "calibration.json").read_text()
     content = json.loads(text)
-    assert (content["format"], content["version"]) == ("edgeq calibration", 1)
+    assert (content["format"], content["version"]) == ("edgeq calibration", 2)
     assert (content["model"], content["samples"]) == (demo_calibration.model, 20)
     assert list(content["tensors"]) == [str(t) for t in sorted(demo_calibration.observers)]
     for tensor, (low, high) in demo_calibration.ranges.items():
-        expected = {"observer": "MinMax", "low": low, "high": high, "range": [low, high]}
-        assert content["tensors"][str(tensor)] == expected
+        fields = content["tensors"][str(tensor)]
+        lows, highs = fields.pop("extremes")
+        assert fields == {"observer": "MinMax", "low": low, "high": high, "range": [low, high]}
+        assert low == lows[0] <= lows[1]
+        assert high == highs[0] >= highs[1]
 
 
 def test_a_histogram_alone_can_be_saved(tmp_path: Path) -> None:
     histogram = Histogram().observe(np.asarray([-3.0, 0.0, 1e-9], np.float32))
-    made = Calibration("0" * 64, 1, {0: replace(Percentile(), histogram=histogram)})
-    assert Calibration.load(made.save(tmp_path / "c.json")).observers[0].histogram == histogram
+    made = Calibration("0" * 64, 1, {0: Percentile((histogram,))})
+    assert Calibration.load(made.save(tmp_path / "c.json")).observers[0].groups == (histogram,)
 
 
 @observers
@@ -138,7 +143,7 @@ TENSOR = {"observer": "MinMax", "low": -1.0, "high": 1.0}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (changed(version=2), "has version 2; this edgeq reads version 1"),
+        (changed(version=3), "has version 3; this edgeq reads version 2"),
         (lambda content: content.pop("version"), "has version None"),
         (changed(format="recipe"), "is not a calibration file"),
         (lambda content: content.pop("format"), "is not a calibration file"),

@@ -77,7 +77,7 @@ def check_float(quantized: bytes, made: bytes) -> None:
 @pytest.mark.parametrize("ports", ["float32", "int8", "uint8", "int16"])
 def test_the_demo_model_comes_back(demo_model: FloatModel, demo_images: Images, ports: str) -> None:
     edge = edgeq.export(
-        demo_model.tflite, demo_images, inputs=ports, outputs=ports, progress=False
+        demo_model.tflite, demo_images, recipe="int8", inputs=ports, outputs=ports, progress=False
     ).tflite
     made = edgeq.dequantize(edge)
     check_float(edge, made)
@@ -118,8 +118,9 @@ def test_architectures_come_back(name: str) -> None:
     architecture = architectures.ARCHITECTURES[name]
     data = architectures.samples(architecture, 30)
     edge = edgeq.export(
-        architectures.perturbed(architecture), data, min_sqnr_db=None, threads=1, progress=False
-    )
+        architectures.perturbed(architecture), data, recipe="int8", min_sqnr_db=None, threads=1,
+        progress=False,
+    )  # fmt: skip
     made = edgeq.dequantize(edge.tflite)
     check_float(edge.tflite, made)
     (port,) = edge.io.inputs

@@ -36,7 +36,8 @@ def boundary_ops(tflite: bytes) -> list[str]:
 
 
 def export(model: object, data: object, **options: Any) -> EdgeModel:
-    return edgeq.export(model, data, progress=False, threads=1, **options)
+    asked = {"recipe": "int8", **options}
+    return edgeq.export(model, data, progress=False, threads=1, **asked)
 
 
 def dense(name: str, source: str, units: int, seed: int) -> Step:

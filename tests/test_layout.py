@@ -220,8 +220,8 @@ def export(name: str, **options: Any) -> tuple[EdgeModel, Array]:
     architecture = architectures.ARCHITECTURES[name]
     data = architectures.samples(architecture, 12)
     made = edgeq.export(
-        architectures.perturbed(architecture), data, min_sqnr_db=None, threads=1, progress=False,
-        **options,
+        architectures.perturbed(architecture), data, recipe="int8", min_sqnr_db=None, threads=1,
+        progress=False, **options,
     )  # fmt: skip
     return made, data
 

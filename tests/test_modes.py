@@ -34,7 +34,7 @@ def dense(name: str, source: str, inputs: int = 64, outputs: int = 64) -> Step:
 
 
 def two_layers() -> OneOp:
-    steps = (dense("stem", "x"), Step("ABS", ("stem",), {"act": ROWS}), dense("head", "act"))
+    steps = (dense("stem", "x"), Step("LOGISTIC", ("stem",), {"act": ROWS}), dense("head", "act"))
     return OneOp("two layers", {"x": ROWS}, steps)
 
 
@@ -91,7 +91,7 @@ def test_rules_mix_modes_in_one_model() -> None:
     for op in graph.operators:
         kinds[op.name].append([graph.tensors[t].dtype for t in op.inputs[:2]])
     assert kinds["FULLY_CONNECTED"] == [["int8", "int8"], ["float32", "int8"]]
-    assert kinds["ABS"] == [["int8"]]
+    assert kinds["LOGISTIC"] == [["int8"]]
     assert made.report.sqnr_db > 25
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,38 @@ from edgeq.files import write_whole
 from edgeq.model import FloatModel
 
 FORMAT = "edgeq calibration"
-VERSION = 1
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The extremes of the two samples that reach farthest at each end; merging is exact.
+
+    Attributes:
+        low: The lowest of the samples' lowest values and the next one, as far as there are any.
+        high: The highest of the samples' highest values and the next one, likewise.
+    """
+
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    def merge(self, other: Extremes) -> Extremes:
+        """Those of both one's samples."""
+        return Extremes(
+            tuple(sorted((*self.low, *other.low))[:2]),
+            tuple(sorted((*self.high, *other.high), reverse=True)[:2]),
+        )
+
+    def resting_on_one(self) -> float:
+        """Share of the range, 0 included, that is owed to a single sample at either end.
+
+        Source:
+            Robson and Whitlock, "Estimation of a truncation point" (1964): the gap between the two
+            largest of a sample estimates what is still missing beyond the largest.
+        """
+        lows, highs = [min(v, 0.0) for v in self.low], [max(v, 0.0) for v in self.high]
+        width = highs[0] - lows[0] if lows else 0.0
+        return 1 - (highs[-1] - lows[-1]) / width if width else 0.0
 
 
 @dataclass(frozen=True)
@@ -31,11 +62,13 @@ class Calibration:
         model: SHA-256 of the float model that it belongs to.
         samples: Number of samples that were run.
         observers: What was seen of each tensor whose scale the data decides, by tensor index.
+        extremes: How much of that rests on single samples, by tensor index.
     """
 
     model: str
     samples: int
     observers: Mapping[int, Any]
+    extremes: Mapping[int, Extremes] = field(default_factory=dict)
 
     @cached_property
     def ranges(self) -> dict[int, Range]:
@@ -55,7 +88,7 @@ class Calibration:
         """What one calibration would be that had seen what both have seen, `self` first.
 
         Raises:
-            DataError: The two are of different models or observers.
+            DataError: The two are of different models or observers, or of other settings.
         """
         if self.model != other.model or set(self.observers) != set(other.observers):
             raise DataError("calibrations of different float models cannot be merged")
@@ -66,8 +99,17 @@ class Calibration:
                     f"tensor {tensor} was seen by {type(observer).__name__} in one calibration and "
                     f"by {type(other.observers[tensor]).__name__} in the other"
                 )
-            merged[tensor] = observer.merge(other.observers[tensor])
-        return Calibration(self.model, self.samples + other.samples, merged)
+            try:
+                merged[tensor] = observer.merge(other.observers[tensor])
+            except DataError as error:
+                raise DataError(f"tensor {tensor}: {error}") from None
+        extremes = {
+            tensor: self.extremes.get(tensor, Extremes()).merge(
+                other.extremes.get(tensor, Extremes())
+            )
+            for tensor in sorted({*self.extremes, *other.extremes})
+        }
+        return Calibration(self.model, self.samples + other.samples, merged, extremes)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes a JSON file, whole or not at all; equal calibrations give equal files."""
@@ -80,6 +122,7 @@ class Calibration:
                 str(tensor): {
                     **_to_fields(self.observers[tensor]),
                     "range": self.ranges.get(tensor),
+                    "extremes": _pair(self.extremes.get(tensor)),
                 }
                 for tensor in sorted(self.observers)
             },
@@ -110,7 +153,12 @@ class Calibration:
         try:
             kinds = {kind.__name__: kind for kind in (*BUILT_IN, *observers)}
             seen = {int(t): _from_fields(f, kinds) for t, f in content["tensors"].items()}
-            found = cls(str(content["model"]), int(content["samples"]), seen)
+            extremes = {
+                int(tensor): Extremes(*map(tuple, fields["extremes"]))
+                for tensor, fields in content["tensors"].items()
+                if fields.get("extremes") is not None
+            }
+            found = cls(str(content["model"]), int(content["samples"]), seen, extremes)
             _check_ranges(found)
         except _UnknownObserverError as error:
             raise DataError(
@@ -129,6 +177,10 @@ def _check_ranges(calibration: Calibration) -> None:
     for tensor, (low, high) in calibration.ranges.items():
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
             raise ValueError(f"tensor {tensor} has the range {low} to {high}")
+
+
+def _pair(extremes: Extremes | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    return None if extremes is None else (extremes.low, extremes.high)
 
 
 def _to_fields(observer: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Min-max measured inside the graph: reductions are appended to a float .tflite as extra outputs.
+"""Min-max measured inside the graph: reductions are added to a float .tflite as extra outputs.
 
 Only scalars leave the graph, and the delegate runs the reductions on its own threads. Knows the
 file format, nothing of observers or data.
@@ -53,7 +53,7 @@ class Instrumented:
 def instrument(
     tree: Any, graph: Graph, probes: Sequence[Probe], kept: Sequence[int] = ()
 ) -> Instrumented:
-    """Appends REDUCE_MIN, REDUCE_MAX and SUM of probed tensors to a float model.
+    """Adds REDUCE_MIN, REDUCE_MAX and SUM of probed tensors to a float model.
 
     Args:
         tree: The float file's object tree.
@@ -63,17 +63,23 @@ def instrument(
     """
     editor = GraphEditor(tree)
     scalars: list[int] = []
+    # Right behind its producer a reduction finds the values in the cache; at the end of the graph
+    # all activations would have to be kept, and be read from memory again.
+    behind: dict[int, list[Any]] = {}
 
     def measure(name: str, probe: Probe, wanted: bool) -> int:
         if not wanted:
             return -1
+        producer = graph.producers.get(probe.tensor)
+        ops = behind.setdefault(producer.index if producer else -1, [])
         rank = len(graph.tensors[probe.tensor].shape)
-        scalars.append(_reduced(editor, name, probe.tensor, rank))
+        scalars.append(_reduced(editor, ops, name, probe.tensor, rank))
         return len(scalars) - 1
 
     minima = tuple(measure("REDUCE_MIN", probe, probe.minimum) for probe in probes)
     maxima = tuple(measure("REDUCE_MAX", probe, True) for probe in probes)
     sums = tuple(measure("SUM", probe, probe.sum) for probe in probes)
+    editor.insert(behind)
     measured = editor.tensor("edgeq/measured", (len(scalars),))
     if scalars:
         editor.append(editor.op("PACK", scalars, [measured], valuesCount=len(scalars), axis=0))
@@ -81,11 +87,11 @@ def instrument(
     return Instrumented(editor.finish(), measured, minima, maxima, sums)
 
 
-def _reduced(editor: GraphEditor, name: str, tensor: int, rank: int) -> int:
-    """Index of a scalar: the reduction of `tensor` over all its axes."""
+def _reduced(editor: GraphEditor, ops: list[Any], name: str, tensor: int, rank: int) -> int:
+    """Index of a scalar: the reduction of `tensor` over all its axes, by an op put into `ops`."""
     if rank == 0:
         return tensor
     axes = editor.constant("edgeq/axes", np.arange(rank, dtype=np.int32))
     result = editor.tensor(f"edgeq/{name}/{tensor}", ())
-    editor.append(editor.op(name, [tensor, axes], [result], keepDims=False))
+    ops.append(editor.op(name, [tensor, axes], [result], keepDims=False))
     return result

@@ -29,11 +29,15 @@ any class with these methods, for example one that ignores each sample's smalles
 >>> Trimmed().observe(np.asarray([-9.0, -1.0, 0.0, 2.0, 50.0])).range()
 (-1.0, 2.0)
 
+One range holds for a whole tensor: LiteRT's kernels take activations per tensor only. Weights are
+per channel, and their scales come from the constants themselves, so no observer sees them.
+
 Observers know nothing of models, data sets or quantization parameters.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -56,6 +60,12 @@ BINS = 2 << HALF_BITS
 LEAST_EXPONENT = -120
 """Narrower bins would be no normal float32; such values are 0 to any quantization."""
 
+LOUD = 3
+"""Samples that are louder than the others by more than so many powers of two are left out, ..."""
+
+RARE = 50
+"""... if there is at most one of them among so many."""
+
 MOST_VALUES = 1 << 14
 """Of a larger tensor, the histogram observers are given about so many values of each sample."""
 
@@ -75,6 +85,17 @@ class Observer(Protocol):
     def range(self) -> Range | None:
         """`(lowest, highest)` real value that the integers cover, or None before any sample."""
         ...
+
+
+def _check_settings(one: object, other: object, *names: str) -> None:
+    """Raises a `DataError` for observers of one class that would not see the same alike."""
+    for name in names:
+        mine, its = getattr(one, name), getattr(other, name)
+        if mine != its:
+            raise DataError(
+                f"{type(one).__name__} observers of {name} {mine} and {its} cannot be merged: "
+                "calibrate with one setting"
+            )
 
 
 def extremes_suffice(observer: object) -> bool:
@@ -111,6 +132,15 @@ class MinMax:
         return None if self.low is None or self.high is None else (self.low, self.high)
 
 
+def _check_range(observer: Fixed | AtLeast) -> None:
+    low, high = observer.low, observer.high
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise RecipeError(
+            f"{type(observer).__name__} needs two finite numbers, low < high. "
+            f"Received: {low}, {high}"
+        )
+
+
 @dataclass(frozen=True)
 class Fixed:
     """A range that is known beforehand, whatever the data shows.
@@ -126,17 +156,19 @@ class Fixed:
     EXTREMES_SUFFICE: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise RecipeError(
-                f"Fixed needs two finite numbers, low < high. Received: {self.low}, {self.high}"
-            )
+        _check_range(self)
 
     def observe(self, values: Values) -> Fixed:
         """Itself: the data does not matter."""
         return self
 
     def merge(self, other: Fixed) -> Fixed:
-        """Itself."""
+        """Itself.
+
+        Raises:
+            DataError: The other has another range.
+        """
+        _check_settings(self, other, "low", "high")
         return self
 
     def range(self) -> Range:
@@ -186,10 +218,7 @@ class MovingAverage:
         Raises:
             DataError: The other weighs the past differently.
         """
-        if self.decay != other.decay:
-            raise DataError(
-                f"moving averages of decay {self.decay} and {other.decay} cannot be merged"
-            )
+        _check_settings(self, other, "decay")
         if self.first is None or other.first is None:
             return other if self.first is None else self
         if self.decay is None:
@@ -280,49 +309,8 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Percentile:
-    """Leaves out the rarest values of each sign: what lies beyond the given percentile.
-
-    Attributes:
-        histogram: Counts of all values.
-        percentile: Share of values in percent that each end of the range covers.
-    """
-
-    histogram: Histogram = field(default_factory=Histogram)
-    percentile: float = 99.99
-
-    VALUES_WANTED: ClassVar[int] = MOST_VALUES
-
-    def __post_init__(self) -> None:
-        if not 50 < self.percentile <= 100:
-            raise RecipeError(
-                f"Percentile.percentile must lie in (50, 100]. Received: {self.percentile}"
-            )
-
-    def observe(self, values: Values) -> Percentile:
-        """With one more sample counted."""
-        return replace(self, histogram=self.histogram.observe(values))
-
-    def merge(self, other: Percentile) -> Percentile:
-        """The counts of both."""
-        return replace(self, histogram=self.histogram.merge(other.histogram))
-
-    def range(self) -> Range | None:
-        """The outer edges of the bins in which the percentiles lie."""
-        centres, counts = self.histogram.points()
-        if not len(centres):
-            return None
-        half = self.histogram.width / 2
-        below = np.cumsum(counts) / counts.sum()
-        share = self.percentile / 100
-        first = np.searchsorted(below, 1 - share, side="right").clip(0, len(centres) - 1)
-        last = np.searchsorted(below, share, side="left").clip(0, len(centres) - 1)
-        return float(centres[first] - half), float(centres[last] + half)
-
-
-@dataclass(frozen=True)
-class _Grouped(ABC):
-    """What the observers share that search for a range.
+class _Grouped:
+    """What the observers share that look at values, and leave out loud samples.
 
     Samples are told apart by the power of two of their largest value, so that a few samples a
     hundred times as loud as the rest neither coarsen the others' bins nor outvote them.
@@ -334,7 +322,6 @@ class _Grouped(ABC):
     groups: tuple[Histogram, ...] = ()
 
     VALUES_WANTED: ClassVar[int] = MOST_VALUES
-    BINS_WANTED: ClassVar[int] = BINS
 
     def observe(self, values: Values) -> Any:
         """With one more sample counted."""
@@ -351,9 +338,72 @@ class _Grouped(ABC):
         ordered = sorted(groups, key=lambda e: LEAST_EXPONENT - 1 if e is None else e)
         return replace(self, groups=tuple(groups[exponent] for exponent in ordered))
 
+    def usual(self) -> tuple[Histogram, ...]:
+        """The groups without those that are rare and far too loud."""
+        left = total = sum(int(group.counts.sum()) for group in self.groups)
+        loudest: int | None = None
+        for group in self.groups:
+            left -= int(group.counts.sum())
+            if left * RARE <= total:
+                loudest = group.exponent
+                break
+        if loudest is None:  # nothing seen, or nearly nothing but zeros, which have no loudness
+            return self.groups
+        return tuple(g for g in self.groups if g.exponent is None or g.exponent <= loudest + LOUD)
+
+
+@dataclass(frozen=True)
+class Percentile(_Grouped):
+    """The given percentile of all values but those of rare samples that are far too loud.
+
+    Up to one sample in 50 is left out where its largest value is more than 8 times that of the
+    others, both rounded up to powers of two.
+
+    Attributes:
+        percentile: Share of values in percent that each end of the range covers.
+    """
+
+    percentile: float = 99.99
+
+    def __post_init__(self) -> None:
+        if not 50 < self.percentile <= 100:
+            raise RecipeError(
+                f"Percentile.percentile must lie in (50, 100]. Received: {self.percentile}"
+            )
+
+    def merge(self, other: Percentile) -> Percentile:
+        """The counts of both.
+
+        Raises:
+            DataError: The other has another percentile.
+        """
+        _check_settings(self, other, "percentile")
+        merged: Percentile = super().merge(other)
+        return merged
+
+    def range(self) -> Range | None:
+        """The outer edges of the bins in which the percentiles lie."""
+        histogram = functools.reduce(Histogram.merge, self.usual(), Histogram())
+        centres, counts = histogram.points()
+        if not len(centres):
+            return None
+        half = histogram.width / 2
+        below = np.cumsum(counts) / counts.sum()
+        share = self.percentile / 100
+        first = np.searchsorted(below, 1 - share, side="right").clip(0, len(centres) - 1)
+        last = np.searchsorted(below, share, side="left").clip(0, len(centres) - 1)
+        return float(centres[first] - half), float(centres[last] + half)
+
+
+@dataclass(frozen=True)
+class _Searching(_Grouped, ABC):
+    """What the observers share that search for the range with the smallest loss."""
+
+    BINS_WANTED: ClassVar[int] = BINS
+
     def range(self) -> Range | None:
         """The range with the smallest loss."""
-        groups = [g.coarse(self.BINS_WANTED) for g in self.groups if g.exponent is not None]
+        groups = [g.coarse(self.BINS_WANTED) for g in self.usual() if g.exponent is not None]
         if not groups:
             return (0.0, 0.0) if self.groups else None
         found = [_Points(*group.points(), group.width) for group in groups]
@@ -376,11 +426,12 @@ class _Points:
 
 
 @dataclass(frozen=True)
-class MSE(_Grouped):
+class MSE(_Searching):
     """The range whose 8-bit integers have the smallest mean squared error, clipping included.
 
-    Samples of one magnitude count by their mean squared error; between magnitudes it counts in
-    decibels, as the squared error of a few loud samples would outweigh everything else.
+    Leaves out loud samples as `Percentile` does. Samples of one magnitude count by their mean
+    squared error; between magnitudes it counts in decibels, as the squared error of a few loud
+    samples would outweigh everything else.
     """
 
     BINS_WANTED: ClassVar[int] = 1024
@@ -396,8 +447,10 @@ class MSE(_Grouped):
 
 
 @dataclass(frozen=True)
-class Entropy(_Grouped):
+class Entropy(_Searching):
     """The range whose 8-bit integers lose the least information (Kullback-Leibler divergence).
+
+    Leaves out loud samples as `Percentile` does.
 
     Source:
         The divergence between the clipped histogram and its 256-level version, as in TensorRT's
@@ -456,7 +509,104 @@ def _divergence(group: _Points, low: float, high: float) -> float:
     return float(np.dot(p, np.log(p / q)))
 
 
-BUILT_IN = (MinMax, Fixed, MovingAverage, Histogram, Percentile, MSE, Entropy)
+@dataclass(frozen=True)
+class _Wrapper(ABC):
+    """An observer that changes what another one finds.
+
+    Attributes:
+        inner: The other one, or its name.
+    """
+
+    inner: Any = field(default_factory=MinMax)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inner", as_observer(self.inner))
+
+    @property
+    def EXTREMES_SUFFICE(self) -> bool:  # noqa: N802  # a class variable elsewhere
+        """As for the other one."""
+        return extremes_suffice(self.inner)
+
+    @property
+    def VALUES_WANTED(self) -> int | None:  # noqa: N802  # a class variable elsewhere
+        """As for the other one."""
+        return getattr(self.inner, "VALUES_WANTED", None)
+
+    def observe(self, values: Values) -> Any:
+        """With one more sample."""
+        return replace(self, inner=self.inner.observe(values))
+
+    def merge(self, other: Any) -> Any:
+        """What both have seen.
+
+        Raises:
+            DataError: The other wraps another observer, or one with other settings.
+        """
+        kinds = [type(wrapper.inner).__name__ for wrapper in (self, other)]
+        if type(self.inner) is not type(other.inner):
+            raise DataError(
+                f"{type(self).__name__} observers of {' and '.join(kinds)} cannot be merged: "
+                "calibrate with one of them"
+            )
+        return replace(self, inner=self.inner.merge(other.inner))
+
+    def range(self) -> Range | None:
+        """The other one's range, changed."""
+        found = self.inner.range()
+        return None if found is None else self._changed(*found)
+
+    @abstractmethod
+    def _changed(self, low: float, high: float) -> Range:
+        """What becomes of a range."""
+
+
+@dataclass(frozen=True)
+class Symmetric(_Wrapper):
+    """Another observer's range, widened to `(-m, m)`: the zero point of its integers is 0.
+
+    Costs a bit where values are of one sign, as those behind a ReLU.
+
+    Attributes:
+        inner: The other one, or its name.
+    """
+
+    def _changed(self, low: float, high: float) -> Range:
+        largest = max(-low, high)
+        return -largest, largest
+
+
+@dataclass(frozen=True)
+class AtLeast(_Wrapper):
+    """Another observer's range, widened where need be to hold a range that is known beforehand.
+
+    Attributes:
+        inner: The other one, or its name.
+        low: Lowest real value that is always held.
+        high: Highest real value that is always held.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_range(self)
+
+    def merge(self, other: AtLeast) -> AtLeast:
+        """What both have seen.
+
+        Raises:
+            DataError: The other holds another range, or wraps another observer.
+        """
+        _check_settings(self, other, "low", "high")
+        merged: AtLeast = super().merge(other)
+        return merged
+
+    def _changed(self, low: float, high: float) -> Range:
+        return min(low, self.low), max(high, self.high)
+
+
+BUILT_IN = (MinMax, Fixed, MovingAverage, Histogram, Percentile, MSE, Entropy, Symmetric, AtLeast)
 """Every class that a calibration file may name."""
 
 NAMED: dict[str, Callable[[], Any]] = {

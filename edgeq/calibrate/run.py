@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.calibration import Calibration, Extremes
 from edgeq.calibrate.data import InputSpec, Sample
 from edgeq.calibrate.instrument import Instrumented, Probe, instrument
 from edgeq.calibrate.observers import MinMax, extremes_suffice
@@ -158,7 +158,7 @@ class Calibrator:
         observer = self._fresh[tensor]
         wanted = getattr(observer, "VALUES_WANTED", None)
         values = session.view(tensor)
-        return observer.observe(values.copy() if wanted is None else _thinned(values, wanted))
+        return observer.observe(values.copy() if wanted is None else thinned(values, wanted))
 
     def _not_finite(self, low: Vector, high: Vector, sample: int) -> DataError:
         position = int(np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))[0])
@@ -198,14 +198,16 @@ class _Seen:
             for i, t in enumerate(self._tensors)
             if not engine._plain[i] and extremes_suffice(self._observers[t])
         ]
-        self._low = np.full(len(self._tensors), np.inf, np.float32)
+        self._extremes = dict(start.extremes) if start else {}
+        # Two rows each: of the sample that reaches farthest, and of the next one.
+        self._low = np.full((2, len(self._tensors)), np.inf, np.float32)
         self._high = -self._low
         self.count = start.samples if start else 0
 
     def add(self, sample: _Sample) -> None:
         """Takes the next sample into account."""
-        np.minimum(self._low, sample.low, out=self._low)
-        np.maximum(self._high, sample.high, out=self._high)
+        _insert(self._low, sample.low, np.minimum, np.maximum)
+        _insert(self._high, sample.high, np.maximum, np.minimum)
         for i, tensor in self._others:
             pair = np.asarray([sample.low[i], sample.high[i]])
             self._observers[tensor] = self._observers[tensor].observe(pair)
@@ -215,14 +217,23 @@ class _Seen:
 
     def calibration(self) -> Calibration:
         """Everything seen, as a value."""
-        observers = dict(self._observers)
-        for i in np.flatnonzero(self._engine._plain & (self._low <= self._high)):
-            tensor, pair = self._tensors[i], (float(self._low[i]), float(self._high[i]))
-            observers[tensor] = observers[tensor].merge(MinMax(*pair))
-        return Calibration(self._engine._model.digest, self.count, observers)
+        observers, extremes = dict(self._observers), dict(self._extremes)
+        for i, tensor in enumerate(self._tensors):
+            low, high = self._low[:, i], self._high[:, i]
+            found = Extremes(*(tuple(v[np.isfinite(v)].tolist()) for v in (low, high)))
+            extremes[tensor] = extremes.get(tensor, Extremes()).merge(found)
+            if self._engine._plain[i] and found.low:
+                observers[tensor] = observers[tensor].merge(MinMax(found.low[0], found.high[0]))
+        return Calibration(self._engine._model.digest, self.count, observers, extremes)
 
 
-def _thinned(values: npt.NDArray[Any], wanted: int) -> npt.NDArray[Any]:
+def _insert(rows: Vector, new: Vector, outer: np.ufunc, inner: np.ufunc) -> None:
+    """Keeps the two outermost of `(2, n)` and `(n,)`, the outer one first."""
+    outer(rows[1], inner(rows[0], new), out=rows[1])
+    outer(rows[0], new, out=rows[0])
+
+
+def thinned(values: npt.NDArray[Any], wanted: int) -> npt.NDArray[Any]:
     """About `wanted` values at the same places each time, with a share of every channel."""
     step = max(1, values.size // wanted)
     channels = values.shape[-1] if values.ndim else 1

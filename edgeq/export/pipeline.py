@@ -1,16 +1,18 @@
 """The pipeline, on one page: no other file knows the order of the stages.
 
-load, trace, set the layout, rewrite, calibrate, plan, annotate, convert, set the interface, verify.
+load, trace, set the layout, rewrite, calibrate, advise, search, plan, annotate, convert, set the
+interface, verify.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgeq.calibrate import cluster, distributed
+from edgeq.calibrate.advice import MOST_SAMPLES, advise, spread_out
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import HeldOut, RepDataset, Sample
 from edgeq.calibrate.observers import Fixed
@@ -127,7 +129,7 @@ def export(
         target=target,
         calibrated_samples=decided.calibration.samples,
         independent=decided.independent,
-        notes=float_model.notes,
+        notes=(*float_model.notes, *decided.advice),
         seconds=dict(stages.seconds),
     )
     return EdgeModel(tflite, float_model, rewritten, plan, decided.calibration, report)
@@ -195,6 +197,7 @@ class _Decided:
         rewritten: The float model that the plan speaks of.
         interface: Types of the inputs and outputs.
         calibration: The ranges that the plan rests on.
+        advice: What looks suspicious of model and data.
         plan: What becomes an integer and how.
         judges: Samples to judge the result by.
         independent: Whether those were kept out of calibration.
@@ -204,6 +207,7 @@ class _Decided:
     rewritten: FloatModel
     interface: Interface
     calibration: Calibration
+    advice: Sequence[str]
     plan: Plan
     judges: Sequence[Sample]
     independent: bool
@@ -231,6 +235,8 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
         else:
             found = given
             held.exhaust()
+    with stages.stage("advise"):
+        advice = advise(rewritten, found, held.samples) if found.samples else ()
     if any(choice.mode is Mode.AUTO for choice in choices.values()):
         with stages.stage("search") as advance:
             choices = Search(
@@ -241,7 +247,9 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
         made = make_plan(rewritten, found, recipe, choices)
         check_loads(rewritten, made, TARGETS[asked.target])
     independent = held.independent and asked.calibration is None
-    return _Decided(float_model, rewritten, interface, found, made, held.samples, independent)
+    return _Decided(
+        float_model, rewritten, interface, found, advice, made, held.samples, independent
+    )
 
 
 def calibrate(
@@ -256,6 +264,7 @@ def calibrate(
     layout: str | None = None,
     start: Calibration | None = None,
     checkpoint: Checkpoint | None = None,
+    on_advice: Callable[[tuple[str, ...]], None] | None = None,
     engine: str = "local",
     threads: int | None = None,
     progress: bool | None = None,
@@ -275,6 +284,8 @@ def calibrate(
         start: What earlier samples have shown; the first `start.samples` samples are skipped, so
             that the result is that of one run over all of them.
         checkpoint: Called after each sample with a function that gives what was seen so far.
+        on_advice: Called at the end with what looks suspicious of model and data, one sentence
+            each, for which up to eight samples run once more.
         engine: `"local"`, or `"ray"` to share the work among the machines of a Ray cluster;
             `rep_dataset` is then an array, a dict of arrays, a `ray.data.Dataset`, or has `__len__`
             and `__getitem__`.
@@ -302,12 +313,19 @@ def calibrate(
             known = known_ranges(rewritten, Interface.of(rewritten, *asked))
             watching = {**observers(rewritten, recipe), **known}
             calibrator = Calibrator(rewritten, threads, watching)
+            kept: list[Sample] = []
             if isinstance(source, Rows):
-                trial = itertools.islice(data.samples(input_specs(float_model)), 1)
-                _measure(calibrator, float_model, trial, converter)
-                return distributed.calibrate(rewritten, source, watching, threads, advance)
-            rest = itertools.islice(samples, start.samples if start else 0, None)
-            return _measure(calibrator, float_model, rest, converter, start, checkpoint)
+                kept = list(itertools.islice(data.samples(input_specs(float_model)), MOST_SAMPLES))
+                _measure(calibrator, float_model, kept[:1], converter)
+                found = distributed.calibrate(rewritten, source, watching, threads, advance)
+            else:
+                rest = itertools.islice(samples, start.samples if start else 0, None)
+                stream = spread_out(rest, kept)
+                found = _measure(calibrator, float_model, stream, converter, start, checkpoint)
+        if on_advice is not None:
+            with stages.stage("advise"):
+                on_advice(advise(rewritten, found, kept))
+    return found
 
 
 def _costs(measure: bool) -> Costs:

@@ -114,7 +114,7 @@ class Report(Measured):
         target: Name of the target.
         calibrated_samples: Number of samples that calibration saw.
         independent: Whether the samples judged by were kept out of calibration.
-        notes: Other things the user should know.
+        notes: Other things the user should know, such as what looks suspicious of the data.
         seconds: Wall time of each stage.
     """
 
