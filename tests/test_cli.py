@@ -235,7 +235,8 @@ FAILURES: dict[str, tuple[Prepare, dict[str, str], str]] = {
         {"--recipe": "r.json"}, "Near misses: CONV_2D",
     ),
     "an unknown target": (
-        nothing, {"--target": "moon"}, "target must be one of xnnpack, edgetpu, portable. Received: 'moon'",
+        nothing, {"--target": "moon"},
+        "target must be one of xnnpack, edgetpu, portable. Received: 'moon'",
     ),
     "a folder as output": (nothing, {"--output": "."}, ". is a folder; name the file to write"),
     "an output below a file": (
