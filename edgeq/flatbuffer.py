@@ -240,8 +240,8 @@ def parse(data: bytes) -> Model:
     return parse_tree(unpack(data), len(data))
 
 
-def parse_tree(tree: Any, size: int) -> Model:
-    """`parse` for a file of `size` bytes that has been unpacked already."""
+def parse_tree(tree: Any, size: int = 0) -> Model:
+    """`parse` for an object tree; `size` is that of its file, where there is one."""
     try:
         return _model(tree, size)
     except _READ_ERRORS as error:

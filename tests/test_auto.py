@@ -105,10 +105,10 @@ def test_the_guilty_tensor_stays_float_and_the_rest_does_not(worker: Worker) -> 
 
 def test_plans_are_offered_from_the_fastest_to_the_most_faithful(worker: Worker) -> None:
     job = search(sabotaged(), worker)
-    static = job._all_static()
+    static, tflite = job._all_static()
     plan = make_plan(job.model, job.calibration, INT8, static)
     noise = measure_noise(job.model, plan, job.samples, lambda: None)
-    cut = _Cut(job.model, job.choices, static, job._outside(static), noise, WITH_DOT_PRODUCT)
+    cut = _Cut(job.model, job.choices, static, job._outside(tflite), noise, WITH_DOT_PRODUCT)
     offers = [cut.candidate(price) for price in PRICES]
     sqnr = [offer.sqnr_db for offer in offers]
     assert sqnr == sorted(sqnr)
@@ -126,10 +126,10 @@ def test_the_estimate_of_noise_is_close_to_the_real_one(worker: Worker) -> None:
             reference.invoke(sample)
             edge.invoke(sample)
             fidelity = fidelity.observe(reference.outputs()[0], edge.outputs()[0])
-    static = job._all_static()
+    static, tflite = job._all_static()
     plan = make_plan(job.model, job.calibration, INT8, static)
     noise = measure_noise(job.model, plan, job.samples, lambda: None)
-    cut = _Cut(job.model, job.choices, static, job._outside(static), noise, WITH_DOT_PRODUCT)
+    cut = _Cut(job.model, job.choices, static, job._outside(tflite), noise, WITH_DOT_PRODUCT)
     offers = [c for c in (cut.candidate(p) for p in PRICES) if c.choices == found]
     assert offers
     assert offers[0].sqnr_db == pytest.approx(fidelity.sqnr_db, abs=3)

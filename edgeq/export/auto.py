@@ -16,6 +16,7 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
+from networkx.algorithms.flow import boykov_kolmogorov
 
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import Sample
@@ -39,7 +40,7 @@ from edgeq.runtime.benchmark import interleaved_latency
 from edgeq.runtime.session import Session
 from edgeq.targets import TARGETS
 
-PRICES = tuple(np.logspace(-2, 5, 22))
+PRICES = tuple(np.logspace(-2, 5, 15))
 """Prices of noise, in float inferences for each unit of relative noise power."""
 
 SLACK = 1.05
@@ -110,15 +111,15 @@ class Search:
 
     def run(self) -> Choices:
         """The choices of the best plan."""
-        static = self._all_static()
-        outside = self._outside(static)
+        static, tflite = self._all_static()
+        outside = self._outside(tflite)
         plan = make_plan(self.model, self.calibration, self.recipe, static)
         noise = measure_noise(self.model, plan, self.samples, self.advance)
         cut = _Cut(self.model, self.choices, static, outside, noise, self.costs)
         return self._best([cut.candidate(price) for price in PRICES]).choices
 
-    def _all_static(self) -> dict[int, Choice]:
-        """Everything static that the converter makes static."""
+    def _all_static(self) -> tuple[dict[int, Choice], bytes | None]:
+        """Everything static that the converter makes static, and the file, if there is one."""
         found = {}
         for index, choice in self.choices.items():
             op = self.model.graph.operators[index]
@@ -134,7 +135,7 @@ class Search:
         for _ in range(3):
             tflite = self._converted(found)
             if tflite is None:
-                return self._without_static(found)
+                return self._without_static(found), None
             plan = make_plan(self.model, self.calibration, self.recipe, found)
             exported = Exported(self.model, parse(tflite).graphs[0])
             origins = [exported.counterpart(op) for op in breaking_ops(exported, plan, True)]
@@ -143,7 +144,7 @@ class Search:
                 break
             why = "the converter leaves it float"
             found.update({i: Choice(Mode.FLOAT, why) for i in refused})
-        return found
+        return found, tflite
 
     def _without_static(self, choices: Choices) -> dict[int, Choice]:
         """For models that the converter refuses in int8."""
@@ -162,13 +163,12 @@ class Search:
         self.advance()
         return tflite
 
-    def _outside(self, static: Choices) -> Mapping[str, frozenset[int]]:
-        """Ops that the delegate does not take, in float and in int8."""
+    def _outside(self, tflite: bytes | None) -> Mapping[str, frozenset[int]]:
+        """Ops that the delegate does not take, in float and in the int8 file."""
         with Session(self.model.tflite, threads=1) as session:
             taken = session.coverage().delegated
         operators = self.model.graph.operators
         found = {"float32": frozenset(op.index for op in operators if op.index not in taken)}
-        tflite = self._converted(static)
         found["int8"] = frozenset()
         if tflite is not None:
             exported = Exported(self.model, parse(tflite).graphs[0])
@@ -275,7 +275,7 @@ class _Cut:
         """The best plan at a price of noise."""
         unit = price * self._float_ns
         graph = self._network(unit)
-        _, (integers, _) = nx.minimum_cut(graph, "static", "float")
+        _, (integers, _) = nx.minimum_cut(graph, "static", "float", flow_func=boykov_kolmogorov)
         chosen = {index: self._choice(index, index in integers, unit) for index in self._choices}
         time, noise = self._predicted(chosen)
         return Candidate(chosen, time, self._size(chosen), -10 * math.log10(max(noise, 1e-12)))
@@ -347,11 +347,17 @@ class _Cut:
         readers = [op.index for op, _ in self._graph.uses.get(tensor, [])]
         readers = [r for r in dict.fromkeys(readers) if r in self._choices]
         noise, into, out = ("noise", tensor), ("quantize", tensor), ("dequantize", tensor)
-        _add(graph, noise, "float", unit * self._noise.tensors.get(tensor, 0.0))
-        for op in [*readers, *([source] if source != "float" else [])]:
-            graph.add_edge(op, noise)
+        power = self._noise.tensors.get(tensor, 0.0)
+        if power:
+            _add(graph, noise, "float", unit * power)
+            for op in {*readers, source} - {"float"}:
+                graph.add_edge(op, noise)
         size = math.prod(self._graph.tensors[tensor].shape)
         boundary = self._costs.launch_ns + 2 * size * self._costs.boundary_ns
+        if len(readers) == 1 and source != "float" and tensor not in self._graph.outputs:
+            _add(graph, readers[0], source, boundary)
+            _add(graph, source, readers[0], boundary)
+            return
         _add(graph, into, source, boundary)
         for op in readers:
             graph.add_edge(op, into)
@@ -427,5 +433,7 @@ def _bytes_each(mode: Mode) -> float:
 
 
 def _add(graph: Any, start: Any, end: Any, cost: float) -> None:
-    """An edge whose cut costs that many picoseconds; whole numbers keep the cut exact."""
-    graph.add_edge(start, end, capacity=round(cost * 1000))
+    """An edge whose cut costs that many picoseconds more; whole numbers keep the cut exact."""
+    known = graph.get_edge_data(start, end, {"capacity": 0})
+    if "capacity" in known:
+        graph.add_edge(start, end, capacity=known["capacity"] + round(cost * 1000))

@@ -15,6 +15,7 @@ from edgeq.export.hide import hide_ops, restore_ops, stand_ins
 from edgeq.export.join import join_integers, widen_biases
 from edgeq.export.plan import Plan
 from edgeq.export.store import store_weights
+from edgeq.flatbuffer import pack, unpack
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.mlir import Annotation
 from edgeq.model import FloatModel
@@ -60,11 +61,11 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
             layer and op that it stopped at, found by halving the plan if need be.
     """
     if not plan.tensors:
-        return store_weights(model, plan, model.tflite)
+        return pack(store_weights(model, plan, model.tree)) if plan.stored else model.tflite
     marks = annotate(model.graph, plan)
     extra = stand_ins(model.graph, plan.tensors)
     hidden = plan.with_float_activations
-    source = hide_ops(model.tflite, sorted(hidden)) if hidden else model.tflite
+    source = hide_ops(model.tree, sorted(hidden)) if hidden else model.tflite
     try:
         converted = worker.call("edgeq.mlir:quantize", source, (*marks, *extra))
     except (JobCrashed, JobFailed) as error:
@@ -74,8 +75,11 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
             f"{_diagnosis(error.output)}Leave that op float with "
             "Rule(layer=..., mode=Mode.FLOAT, reason='...') or report the model"
         ) from None
-    joined = join_integers(model, plan, restore_ops(converted, model.tflite, extra))
-    return store_weights(model, plan, widen_biases(joined))
+    tree = unpack(converted)
+    restore_ops(tree, model.tree, extra)
+    join_integers(model, plan, tree)
+    widen_biases(tree)
+    return pack(store_weights(model, plan, tree))
 
 
 def annotated_mlir(model: FloatModel, plan: Plan) -> str:

@@ -5,12 +5,13 @@ They go through as custom ops, which it leaves alone, and get their own code and
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from edgeq.flatbuffer import Graph, op_name, pack, schema, unpack
+from edgeq.flatbuffer import Graph, op_name, pack, schema
 from edgeq.mlir import GRAPH_INPUT, Annotation
 from edgeq.qtypes import DType, QParams
 
@@ -31,11 +32,14 @@ def stand_ins(graph: Graph, planned: Iterable[int]) -> tuple[Annotation, ...]:
     )
 
 
-def hide_ops(tflite: bytes, indices: Iterable[int]) -> bytes:
-    """The float file with the ops of these indices made custom."""
-    tree = unpack(tflite)
+def hide_ops(tree: Any, indices: Iterable[int]) -> bytes:
+    """The float file of an object tree with the ops of these indices made custom."""
+    tree = copy.copy(tree)
+    tree.operatorCodes = list(tree.operatorCodes)
+    tree.subgraphs = [copy.copy(graph) for graph in tree.subgraphs]
+    operators = tree.subgraphs[0].operators = list(tree.subgraphs[0].operators)
     for index in indices:
-        op = tree.subgraphs[0].operators[index]
+        op = operators[index] = copy.copy(operators[index])
         code = schema.OperatorCodeT()
         code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
         code.customCode = f"{_PREFIX}{index}".encode()
@@ -46,9 +50,8 @@ def hide_ops(tflite: bytes, indices: Iterable[int]) -> bytes:
     return pack(tree)
 
 
-def restore_ops(tflite: bytes, source: bytes, stand_ins: Iterable[Annotation]) -> bytes:
-    """A converted file with the hidden ops made again what they are in `source`."""
-    tree, original = unpack(tflite), unpack(source)
+def restore_ops(tree: Any, original: Any, stand_ins: Iterable[Annotation]) -> None:
+    """Makes the hidden ops of a converted file's object tree again what they are in `original`."""
     graph = tree.subgraphs[0]
     for mark in stand_ins:
         _bypass(tree, int(graph.inputs[mark.slot]))
@@ -56,10 +59,10 @@ def restore_ops(tflite: bytes, source: bytes, stand_ins: Iterable[Annotation]) -
         name = (tree.operatorCodes[op.opcodeIndex].customCode or b"").decode("utf-8", "replace")
         if name.startswith(_PREFIX):
             old = original.subgraphs[0].operators[int(name.removeprefix(_PREFIX))]
-            tree.operatorCodes[op.opcodeIndex] = original.operatorCodes[old.opcodeIndex]
+            code = copy.copy(original.operatorCodes[old.opcodeIndex])
+            tree.operatorCodes[op.opcodeIndex] = code
             op.builtinOptionsType, op.builtinOptions = old.builtinOptionsType, old.builtinOptions
             op.customOptions = old.customOptions
-    return pack(tree)
 
 
 def _bypass(tree: Any, tensor: int) -> None:

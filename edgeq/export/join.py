@@ -6,56 +6,49 @@ reader of its input stands in the way; this finishes the ops that the plan makes
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from edgeq.editor import GraphEditor
 from edgeq.export.exported import Exported
 from edgeq.export.plan import Plan
-from edgeq.flatbuffer import Operator, pack, parse, schema, unpack
+from edgeq.flatbuffer import Operator, op_name, parse_tree, schema
 from edgeq.model import FloatModel
 from edgeq.ops import OPS
-from edgeq.qtypes import DType, QParams
+from edgeq.qtypes import QParams
 
 _VERSION = 2
 """Version from which an op reads int8, where it is not higher already."""
 
 
-def join_integers(model: FloatModel, plan: Plan, tflite: bytes) -> bytes:
-    """The file with every planned int8 op that can be joined to the integers around it."""
-    exported = Exported(model, parse(tflite).graphs[0])
-    joiner = _Joiner(unpack(tflite))
+def join_integers(model: FloatModel, plan: Plan, tree: Any) -> None:
+    """Changes an object tree so that every planned int8 op reads the integers around it."""
+    exported = Exported(model, parse_tree(tree).graphs[0])
+    joiner = _Joiner(tree)
     for op in exported.graph.operators:
         origin = exported.counterpart(op)
-        if (
-            op.name in OPS
-            and origin is not None
-            and origin.index not in plan.with_float_activations
-        ):
+        planned_float = plan.with_float_activations
+        if op.name in OPS and origin is not None and origin.index not in planned_float:
             joiner.join(op, [plan.tensors.get(t) for t in origin.outputs])
-    return joiner.finish() if joiner.joined else tflite
+    if joiner.joined:
+        joiner.finish()
 
 
-def widen_biases(tflite: bytes) -> bytes:
-    """The file with the biases of int16 convolutions as int64, which their kernels read."""
-    graph = parse(tflite).graphs[0]
-    editor = GraphEditor(unpack(tflite))
-    found = False
+def widen_biases(tree: Any) -> None:
+    """Makes the biases of int16 convolutions int64 in an object tree: their kernels read that."""
+    graph = tree.subgraphs[0]
     for op in graph.operators:
-        slot = OPS[op.name].bias if op.name in OPS else None
-        if slot is None or slot >= len(op.inputs) or op.inputs[slot] < 0:
+        name, _ = op_name(tree.operatorCodes[op.opcodeIndex])
+        if name not in ("CONV_2D", "DEPTHWISE_CONV_2D") or len(op.inputs) < 3:
             continue
-        bias, activation = graph.tensors[op.inputs[slot]], graph.tensors[op.inputs[0]]
-        if op.name not in ("CONV_2D", "DEPTHWISE_CONV_2D") or bias.data is None:
-            continue
-        if activation.dtype == "int16" and bias.dtype == "int32":
-            content = bias.data.astype(np.int64).view(np.uint8)
-            qparams = bias.qparams and replace(bias.qparams, dtype=DType.INT64)
-            editor.retyped(bias.index, "int64", content, qparams)
-            found = True
-    return editor.finish() if found else tflite
+        activation, bias = graph.tensors[op.inputs[0]], graph.tensors[op.inputs[2]]
+        kinds = activation.type, bias.type
+        if kinds == (schema.TensorType.INT16, schema.TensorType.INT32):
+            buffer = schema.BufferT()
+            content = np.asarray(tree.buffers[bias.buffer].data, np.uint8).view(np.int32)
+            buffer.data = content.astype(np.int64).view(np.uint8)
+            tree.buffers.append(buffer)
+            bias.type, bias.buffer = schema.TensorType.INT64, len(tree.buffers) - 1
 
 
 class _Joiner:
@@ -133,8 +126,8 @@ class _Joiner:
         self._tree.operatorCodes.append(code)
         return len(self._tree.operatorCodes) - 1
 
-    def finish(self) -> bytes:
-        """The edited file, without the conversions that nothing reads any more."""
+    def finish(self) -> None:
+        """Puts the changes into the tree, without the conversions that nothing reads any more."""
         operators = []
         for index, op in enumerate(self._graph.operators):
             operators += [op, *self._after.get(index, [])]
@@ -142,7 +135,6 @@ class _Joiner:
         self._skip_round_trips()
         for name in ("QUANTIZE", "DEQUANTIZE"):
             self._drop_unread(name)
-        return pack(self._tree)
 
     def _skip_round_trips(self) -> None:
         """Readers of a QUANTIZE that undoes a DEQUANTIZE read the integers behind both."""

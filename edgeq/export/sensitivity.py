@@ -6,6 +6,7 @@ through QUANTIZE and DEQUANTIZE, all in a float model on the delegate. Nothing i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,10 @@ from edgeq.qtypes import QParams, dequantize, quantize
 from edgeq.runtime.session import Session, available_cpus
 
 BUDGET_S = 20.0
-"""About how long the measuring may take; a slow model gets fewer samples, and ops in blocks."""
+"""About how long the measuring may take; of a slow model only the loudest ops are told apart."""
+
+MOST_SAMPLES = 4
+"""Samples that each measurement runs."""
 
 
 RUINED = 1e6
@@ -72,31 +76,51 @@ def measure_noise(
     rounder = _Rounder(model, plan)
     variants = list(rounder.variants())
     with Session(model.tflite, threads=1) as session:
-        start = time.perf_counter()
-        references = [_outputs(session, sample) for sample in samples[:8]]
-        each = (time.perf_counter() - start) / len(references)
-    runs = max(budget_s * available_cpus() / max(each, 1e-3), 1.0)
-    used = int(np.clip(runs / len(variants), 2, len(references))) if variants else 1
-    size = max(1, round(len(variants) * used / runs))
-    blocks = [variants[i : i + size] for i in range(0, len(variants), size)]
+        references = [_outputs(session, sample) for sample in samples[:MOST_SAMPLES]]
 
     def measure(block: Sequence[_Variant]) -> float:
         joined = _Variant(
             tuple(w for v in block for w in v.weights), tuple(t for v in block for t in v.tensors)
         )
         with Session(rounder.rounded(joined), threads=1) as session:
-            outputs = [_outputs(session, sample) for sample in samples[:used]]
+            outputs = [_outputs(session, sample) for sample in samples[: len(references)]]
         advance()
-        return _relative_noise(references[:used], outputs) / len(block)
+        return _relative_noise(references, outputs)
 
-    weights: dict[int, float] = {}
-    tensors: dict[int, float] = {}
+    found: dict[_Variant, float] = {}
     with ThreadPoolExecutor(available_cpus(), thread_name_prefix="edgeq-noise") as pool:
-        for block, noise in zip(blocks, pool.map(measure, blocks), strict=True):
-            for variant in block:
-                weights.update(dict.fromkeys(variant.weights, noise))
-                tensors.update(dict.fromkeys(variant.tensors, noise))
-    return Noise(weights, tensors)
+        for size, count in _rounds(measure, variants, budget_s):
+            blocks = _loudest(variants, found, size, count)
+            for block, noise in zip(blocks, pool.map(measure, blocks), strict=True):
+                found.update(dict.fromkeys(block, noise / len(block)))
+    return Noise(
+        {op: found[v] for v in variants for op in v.weights},
+        {tensor: found[v] for v in variants for tensor in v.tensors},
+    )
+
+
+def _rounds(
+    measure: Callable[[Sequence[_Variant]], float], variants: Sequence[_Variant], budget_s: float
+) -> list[tuple[int, int]]:
+    """`(block size, number of variants)` of each round: all in blocks, then the loudest alone."""
+    if not variants:
+        return []
+    start = time.perf_counter()
+    measure(variants[:1])
+    affordable = budget_s * available_cpus() / (time.perf_counter() - start)
+    if affordable >= len(variants):
+        return [(1, len(variants))]
+    size = math.ceil(2 * len(variants) / max(affordable, 2.0))
+    return [(size, len(variants)), (1, int(affordable / 2))]
+
+
+def _loudest(
+    variants: Sequence[_Variant], found: Mapping[_Variant, float], size: int, count: int
+) -> list[Sequence[_Variant]]:
+    """The `count` variants that are the loudest as far as is known, in blocks of neighbours."""
+    ranked = sorted(variants, key=lambda v: -found.get(v, 0.0))[:count]
+    chosen = [v for v in variants if v in set(ranked)]
+    return [chosen[i : i + size] for i in range(0, len(chosen), size)]
 
 
 def _outputs(session: Session, sample: Sample) -> list[npt.NDArray[Any]]:

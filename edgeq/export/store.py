@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edgeq.editor import GraphEditor
 from edgeq.export.exported import ROWS, Exported
 from edgeq.export.plan import Plan, Stored
-from edgeq.flatbuffer import Operator, Tensor, parse_tree, unpack
+from edgeq.flatbuffer import Operator, Tensor, parse_tree
 from edgeq.model import FloatModel
 from edgeq.qtypes import BlockQParams, pack_bits, quantize, quantize_blocks
 
@@ -27,20 +27,18 @@ _DEQUANTIZE_VERSIONS = {"float16": 3, "int8": 5, "int4": 6, "int2": 6}
 """Version of DEQUANTIZE from which it reads a type."""
 
 
-def store_weights(model: FloatModel, plan: Plan, tflite: bytes) -> bytes:
-    """The converted file with the weights stored as planned.
+def store_weights(model: FloatModel, plan: Plan, tree: Any) -> Any:
+    """The object tree of a converted file with the weights stored as planned.
 
     Args:
         model: The float model that the plan speaks of.
         plan: Its `stored` weights are written; nothing else is changed.
-        tflite: The converted file, or the float file itself where nothing had to be converted.
+        tree: Of the converted file, or of the float file itself where nothing had to be converted.
     """
     if not plan.stored:
-        return tflite
-    tree = unpack(tflite)
-    exported = Exported(model, parse_tree(tree, len(tflite)).graphs[0])
-    writer = _Writer(GraphEditor(tree), exported, plan)
-    return writer.write()
+        return tree
+    exported = Exported(model, parse_tree(tree).graphs[0])
+    return _Writer(GraphEditor(tree), exported, plan).write()
 
 
 class _Writer:
@@ -52,9 +50,9 @@ class _Writer:
         self._wanted = dict(_wanted(exported, plan))
         self._weights: dict[tuple[int, Stored], int] = {}
 
-    def write(self) -> bytes:
+    def write(self) -> Any:
         self._editor.replace(self._replacement)
-        return self._editor.finish()
+        return self._editor.tree
 
     def _replacement(self, index: int) -> Sequence[Any] | None:
         op = self._graph.operators[index]
