@@ -108,7 +108,9 @@ def load(name: str = "minilm") -> Case:
     upper = np.triu_indices(len(judged), 1)
 
     def pearson(outputs: Sequence[Outputs]) -> float:
-        pooled = [_pooled(states, mask) for (states,), (_, mask) in zip(outputs, judged, strict=True)]
+        pooled = [
+            _pooled(states, mask) for (states,), (_, mask) in zip(outputs, judged, strict=True)
+        ]
         cosines = np.stack(pooled) @ np.stack(pooled).T
         return 100 * float(np.corrcoef(cosines[upper], likeness[upper])[0, 1])
 

@@ -34,7 +34,8 @@ WORDS = deb(
     "fba44c875bfa31ea488dadd9263e87a4dcaea0bd47d28817f6c0dc6d2af970ed",
 )
 SPEAKERS = (
-    "ca da de el es fi fr ga gl it lt nds nl nn pt ro ru sl sv uk wa sr".split()
+    "ca", "da", "de", "el", "es", "fi", "fr", "ga", "gl", "it", "lt", "nds", "nl", "nn", "pt", "ro",
+    "ru", "sl", "sv", "uk", "wa", "sr",
 )  # fmt: skip
 
 RATE_HZ = 16_000
