@@ -85,13 +85,14 @@ class Archive:
     def _fetch(self, scratch: Path) -> None:
         by_hand = f"`cd {shlex.quote(str(cache_directory()))} && {self.command}`"
         command = shlex.split(f"{self.command} {self.also.format(scratch=scratch)}")
-        _check_tool(command[0], f"{self.file} is fetched with it; then run {by_hand}")
+        tool = command[0]
+        _check_tool(tool, f"{self.file} is fetched with it; then run {by_hand}")
         if command[:2] == ["python", "-m"]:
             command[0] = sys.executable
         _run(command, scratch, self.file, by_hand)
         if not (scratch / self.file).is_file():
             made = ", ".join(sorted(p.name for p in scratch.iterdir() if p.is_file()))
-            raise Unavailable(f"{command[0]} fetched {made or 'nothing'} instead of {self.file}")
+            raise Unavailable(f"{tool} fetched {made or 'nothing'} instead of {self.file}")
 
     def _check(self, path: Path) -> None:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
