@@ -134,12 +134,12 @@ def test_json_stays_strict_where_a_number_is_not_finite(value: float) -> None:
         ({}, []),
         (
             {"edge_latency_ms": 10.0},
-            ["int8 takes 1.25x the float model's time here; 2 GELU, 1 TILE run outside the "
-             "delegate"],
+            ["the exported model takes 1.25x the float model's time here; 2 GELU, 1 TILE run "
+             "outside the delegate"],
         ),
         (
             {"edge_latency_ms": 10.0, "undelegated": ()},
-            ["int8 takes 1.25x the float model's time here"],
+            ["the exported model takes 1.25x the float model's time here"],
         ),
         ({"edge_latency_ms": 8.0}, []),
         (

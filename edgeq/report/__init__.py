@@ -154,7 +154,7 @@ class Report(Measured):
         found = []
         if self.latency_ratio > 1:
             found.append(
-                f"int8 takes {self.latency_ratio:.2f}x the float model's time here"
+                f"the exported model takes {self.latency_ratio:.2f}x the float model's time here"
                 + "".join(f"; {cause}" for cause in self._causes_of_slowness())
             )
         found += [
@@ -175,7 +175,7 @@ class Report(Measured):
         if self.int8_dot_product is False:
             causes.append(
                 "this processor has no int8 dot product, which phones and newer PCs have: "
-                "measure on the device"
+                "measure on the device, or decide by this machine's times with measure=True"
             )
         return causes
 
