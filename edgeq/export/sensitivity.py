@@ -7,7 +7,6 @@ through QUANTIZE and DEQUANTIZE, all in a float model on the delegate. Nothing i
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from edgeq.calibrate.data import Sample
 from edgeq.editor import GraphEditor
+from edgeq.export.costs import WITHOUT_DOT_PRODUCT, estimate_ns
 from edgeq.export.plan import Plan
 from edgeq.flatbuffer import Operator
 from edgeq.model import FloatModel
@@ -30,6 +30,12 @@ BUDGET_S = 20.0
 
 MOST_SAMPLES = 4
 """Samples that each measurement runs."""
+
+BUILD_OP_NS, BUILD_BYTE_NS = 300_000.0, 2.0
+"""What writing and loading a changed model takes for each op and each byte of the file."""
+
+THREADS = 2
+"""Measurements side by side that the budget counts on."""
 
 
 RUINED = 1e6
@@ -89,7 +95,7 @@ def measure_noise(
 
     found: dict[_Variant, float] = {}
     with ThreadPoolExecutor(available_cpus(), thread_name_prefix="edgeq-noise") as pool:
-        for size, count in _rounds(measure, variants, budget_s):
+        for size, count in _rounds(model, len(variants), budget_s):
             blocks = _loudest(variants, found, size, count)
             for block, noise in zip(blocks, pool.map(measure, blocks), strict=True):
                 found.update(dict.fromkeys(block, noise / len(block)))
@@ -99,19 +105,23 @@ def measure_noise(
     )
 
 
-def _rounds(
-    measure: Callable[[Sequence[_Variant]], float], variants: Sequence[_Variant], budget_s: float
-) -> list[tuple[int, int]]:
-    """`(block size, number of variants)` of each round: all in blocks, then the loudest alone."""
-    if not variants:
+def _rounds(model: FloatModel, count: int, budget_s: float) -> list[tuple[int, int]]:
+    """`(block size, number of variants)` of each round: all in blocks, then the loudest alone.
+
+    The time of a measurement is estimated, not taken: the same model gives the same file.
+    """
+    if not count:
         return []
-    start = time.perf_counter()
-    measure(variants[:1])
-    affordable = budget_s * available_cpus() / (time.perf_counter() - start)
-    if affordable >= len(variants):
-        return [(1, len(variants))]
-    size = math.ceil(2 * len(variants) / max(affordable, 2.0))
-    return [(size, len(variants)), (1, int(affordable / 2))]
+    graph = model.graph
+    run = sum(
+        estimate_ns(WITHOUT_DOT_PRODUCT, graph, op, "float32", True) for op in graph.operators
+    )
+    building = len(graph.operators) * BUILD_OP_NS + len(model.tflite) * BUILD_BYTE_NS
+    affordable = budget_s * 1e9 * THREADS / (MOST_SAMPLES * run + building)
+    if affordable >= count:
+        return [(1, count)]
+    size = math.ceil(2 * count / max(affordable, 2.0))
+    return [(size, count), (1, int(affordable / 2))]
 
 
 def _loudest(
