@@ -58,6 +58,9 @@ DYNAMIC_NOISE = 0.5
 TRIALS = 4
 """Most plans that are converted and tried."""
 
+LARGE = 1500
+"""From so many ops on, as of an unrolled recurrent network, fewer plans are looked at."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -116,7 +119,12 @@ class Search:
         plan = make_plan(self.model, self.calibration, self.recipe, static)
         noise = measure_noise(self.model, plan, self.samples, self.advance)
         cut = _Cut(self.model, self.choices, static, outside, noise, self.costs)
-        return self._best([cut.candidate(price) for price in PRICES]).choices
+        prices = PRICES[:: 3 if self._is_large else 1]
+        return self._best([cut.candidate(price) for price in prices]).choices
+
+    @property
+    def _is_large(self) -> bool:
+        return len(self.model.graph.operators) >= LARGE
 
     def _all_static(self) -> tuple[dict[int, Choice], bytes | None]:
         """Everything static that the converter makes static, and the file, if there is one."""
@@ -191,14 +199,15 @@ class Search:
     def _worth_trying(self, offers: Sequence[Candidate]) -> list[Candidate]:
         """The plan that looks best, then more faithful ones; a spread of all if time counts."""
         front = _front(offers)
-        if len(front) <= TRIALS:
+        trials = TRIALS // 2 if self._is_large else TRIALS
+        if len(front) <= trials:
             first = _chosen(front, self.goal_db)
             return [first, *(c for c in reversed(front) if c is not first)] if front else []
         start = front.index(_chosen(front, self.goal_db))
         if self.measure:
-            others = np.linspace(0, len(front) - 1, TRIALS).round().astype(int).tolist()
+            others = np.linspace(0, len(front) - 1, trials).round().astype(int).tolist()
             return [front[i] for i in dict.fromkeys([start, *others])]
-        rest = np.linspace(start, len(front) - 1, TRIALS).round().astype(int).tolist()
+        rest = np.linspace(start, len(front) - 1, trials).round().astype(int).tolist()
         return [front[i] for i in dict.fromkeys(rest)]
 
     def _tried(self, offer: Candidate) -> Candidate:
