@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import tables
-from edgeq.compare import Fidelity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from one_op import INFINITY, VALID, Array, OneOp, Step, Value
@@ -18,6 +17,7 @@ from stages import to_int8
 import edgeq
 from edgeq import Mode, Recipe, RecipeError, Rule
 from edgeq.export.rewrite import REWRITES, rewrite
+from edgeq.fidelity import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.runtime.session import Coverage, Session

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-from edgeq.compare import Fidelity
 from rich.console import Console
 
 from benchmarks.workshop import Sample
+from edgeq.fidelity import Fidelity
 from edgeq.runtime.benchmark import interleaved_latency
 from edgeq.runtime.session import Session
 
