@@ -107,14 +107,18 @@ def test_exporting_a_tflite_imports_no_framework(demo_model: FloatModel) -> None
     assert fresh(source) == "[]"
 
 
+@pytest.mark.parametrize("recipe", ["int8", "auto"])
 def test_exporting_twice_gives_the_same_bytes(
-    exported: EdgeModel, demo_model: FloatModel, demo_images: npt.NDArray[np.float32]
+    recipe: str, demo_model: FloatModel, demo_images: npt.NDArray[np.float32]
 ) -> None:
     """Whatever form the same data has."""
-    again = edgeq.export(demo_model.tflite, lambda: iter(demo_images[:, None]), progress=False)
-    assert again.tflite == exported.tflite
-    assert again.plan == exported.plan
-    assert again.calibration == exported.calibration
+    made, again = (
+        edgeq.export(demo_model.tflite, data, recipe=recipe, progress=False)
+        for data in (demo_images, lambda: iter(demo_images[:, None]))
+    )
+    assert again.tflite == made.tflite
+    assert again.plan == made.plan
+    assert again.calibration == made.calibration
 
 
 def test_an_exported_model_runs_and_tells_its_inputs(

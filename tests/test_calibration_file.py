@@ -240,7 +240,9 @@ def test_exporting_with_a_file_gives_the_same_bytes(
     made = edgeq.calibrate(demo_model.tflite, used, progress=False)
     path = made.save(tmp_path / "calibration.json")
     for given in (made, path, str(path)):
-        again = edgeq.export(demo_model.tflite, demo_images, calibration=given, progress=False)
+        again = edgeq.export(
+            demo_model.tflite, demo_images, recipe="int8", calibration=given, progress=False
+        )
         assert again.tflite == exported.tflite
         assert again.calibration == exported.calibration
         assert not again.report.independent

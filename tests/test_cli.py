@@ -92,7 +92,7 @@ def test_export_writes_what_the_function_makes(demo_files: Files, exported: Edge
     output, report = demo_files / "made" / "int8.tflite", demo_files / "report.json"
     found = run(
         "export", demo_files / "model.tflite", "--data", demo_files / "images.npy",
-        "--output", output, "--report", report,
+        "--output", output, "--report", report, "--recipe", "int8",
     )  # fmt: skip
     assert found.exit_code == 0, found.stderr
     assert output.read_bytes() == exported.tflite
@@ -131,8 +131,9 @@ def test_export_takes_functions_of_the_working_directory(
     )
     monkeypatch.chdir(demo_files)
     found = run(
-        "export", "cli_functions:build", "--data", "cli_functions:samples", "-o", "int8.tflite"
-    )
+        "export", "cli_functions:build", "--data", "cli_functions:samples", "-o", "int8.tflite",
+        "--recipe", "int8",
+    )  # fmt: skip
     assert found.exit_code == 0, found.stderr
     assert Path("int8.tflite").read_bytes() == exported.tflite
 
@@ -141,7 +142,8 @@ def test_overwrite_replaces(demo_files: Files, exported: EdgeModel) -> None:
     output = demo_files / "int8.tflite"
     output.write_bytes(b"old")
     arguments = (
-        "export", demo_files / "model.tflite", "--data", demo_files / "images.npy", "-o", output
+        "export", demo_files / "model.tflite", "--data", demo_files / "images.npy", "-o", output,
+        "--recipe", "int8",
     )  # fmt: skip
     refused = run(*arguments)
     assert (refused.exit_code, output.read_bytes()) == (2, b"old")
