@@ -30,7 +30,7 @@ def run_demo(output: Path) -> EdgeModel:
         f"{len(data.calibration)} training images",
         highlight=False,
     )
-    made = export(model, data.calibration)
+    made = export(model, data.calibration, recipe="int8")
     made.save(output / "model.tflite")
     write_whole(output / "report.json", made.report.to_json().encode())
     write_whole(output / "report.txt", made.report.text().encode())
