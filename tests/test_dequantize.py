@@ -187,7 +187,9 @@ INT8_ROWS = [
 @pytest.mark.parametrize("case", INT8_ROWS, ids=lambda case: case.label)
 def test_single_ops_come_back(case: OneOp) -> None:
     samples = case.draw(20)
-    edge = edgeq.export(case.build(), samples, min_sqnr_db=None, progress=False, threads=1)
+    edge = edgeq.export(
+        case.build(), samples, recipe="int8", min_sqnr_db=None, threads=1, progress=False
+    )
     made = edgeq.dequantize(edge.tflite)
     check_float(edge.tflite, made)
     assert sqnr_db(edge.tflite, made, samples[:5]) > 20
