@@ -77,7 +77,7 @@ def _goals(rows: Mapping[str, Row], judged: Mapping[str, Judgement]) -> dict[str
     auto = judged[AUTO]
     lost = rows[AUTO]["points_lost"]
     rivals = {p: judged[p] for p in PEERS if p in judged}
-    rivals = {p: r for p, r in rivals.items() if r.latency_ms <= auto.latency_ms}
+    rivals = {p: r for p, r in rivals.items() if r.latency_ms <= NOISE * auto.latency_ms}
     best = max((r.sqnr_db for r in rivals.values()), default=-math.inf)
     beaten = f"{auto.sqnr_db:.1f} dB against {best:.1f} dB of a peer that is not slower"
     return {
