@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ SAME_DB = 0.1
 """Two SQNR closer than this count as equal."""
 
 
-def run(names: list[str], folder: Path, measure: bool, seconds: float, console: Console) -> Any:
-    """Measures the cases of these names; returns plain values for JSON."""
-    results = {}
+def run(
+    names: list[str], folder: Path, measure: bool, seconds: float, console: Console
+) -> Iterator[tuple[str, Any]]:
+    """Measures the cases of these names; gives each name with plain values for JSON."""
     for name in names:
-        results[name] = _measured(Workshop(folder / name, measure), name, seconds, console)
-    return results
+        yield name, _measured(Workshop(folder / name, measure), name, seconds, console)
 
 
 def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -> dict[str, Any]:
