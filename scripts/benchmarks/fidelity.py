@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ SAME_DB = 0.1
 """Two SQNR closer than this count as equal."""
 
 
-def run(names: list[str], folder: Path, measure: bool, seconds: float, console: Console) -> Any:
-    """Measures the cases of these names; returns plain values for JSON."""
-    results = {}
+def run(
+    names: list[str], folder: Path, measure: bool, seconds: float, console: Console
+) -> Iterator[tuple[str, Any]]:
+    """Measures the cases of these names; gives each name with plain values for JSON."""
     for name in names:
-        results[name] = _measured(Workshop(folder / name, measure), name, seconds, console)
-    return results
+        yield name, _measured(Workshop(folder / name, measure), name, seconds, console)
 
 
 def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _goals(rows: Mapping[str, Row], judged: Mapping[str, Judgement]) -> dict[str
     auto = judged[AUTO]
     lost = rows[AUTO]["points_lost"]
     rivals = {p: judged[p] for p in PEERS if p in judged}
-    rivals = {p: r for p, r in rivals.items() if r.latency_ms <= auto.latency_ms}
+    rivals = {p: r for p, r in rivals.items() if r.latency_ms <= NOISE * auto.latency_ms}
     best = max((r.sqnr_db for r in rivals.values()), default=-math.inf)
     beaten = f"{auto.sqnr_db:.1f} dB against {best:.1f} dB of a peer that is not slower"
     return {

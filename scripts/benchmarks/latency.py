@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,15 @@ NAMES = (
 JUDGED_SAMPLES = 8
 
 
-def run(names: list[str], folder: Path, measure: bool, seconds: float, console: Console) -> Any:
-    """Measures the models of these names; returns plain values for JSON."""
-    results = {}
+def run(
+    names: list[str], folder: Path, measure: bool, seconds: float, console: Console
+) -> Iterator[tuple[str, Any]]:
+    """Measures the models of these names; gives each name with plain values for JSON."""
     for name in names:
-        results[name] = _measured(Workshop(folder / name, measure), name, seconds, console)
-        console.print(_table(name, results[name]))
-        print_refusals(results[name], console)
-    return results
+        rows = _measured(Workshop(folder / name, measure), name, seconds, console)
+        console.print(_table(name, rows))
+        print_refusals(rows, console)
+        yield name, rows
 
 
 def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -> dict[str, Row]:
