@@ -166,27 +166,29 @@ class GraphEditor:
             operators.extend([op] if new is None else new)
         self._graph.operators = operators
 
-    def round_trip(self, tensor: int, qparams: QParams) -> None:
-        """Puts a QUANTIZE and a DEQUANTIZE between a computed tensor and all that read it."""
-        name = self._graph.tensors[tensor].name.decode()
-        shape = self._graph.tensors[tensor].shape
-        integers = self.typed(f"{name}/integers", shape, qparams.dtype.type_name)
-        self._graph.tensors[integers].quantization = self._quantization(name, qparams)
-        rounded = self.tensor(f"{name}/rounded", shape)
-        pair = [
-            self.op("QUANTIZE", [tensor], [integers]),
-            self.op("DEQUANTIZE", [integers], [rounded], version=2),
-        ]
-        place = 0
-        for index, op in enumerate(self._graph.operators):
-            if tensor in op.outputs:
-                place = index + 1
-            if tensor in op.inputs:
-                self._graph.operators[index] = copied = copy.copy(op)
-                copied.inputs = np.where(op.inputs == tensor, rounded, op.inputs).astype(np.int32)
-        self._graph.operators[place:place] = pair
-        outputs = self._graph.outputs
-        self._graph.outputs = np.where(outputs == tensor, rounded, outputs).astype(np.int32)
+    def round_trips(self, wanted: Mapping[int, QParams]) -> None:
+        """Puts a QUANTIZE and a DEQUANTIZE between computed tensors and all that read them."""
+        rounded: dict[int, int] = {}
+        pairs: dict[int, list[Any]] = {}
+        for tensor, qparams in wanted.items():
+            name = self._graph.tensors[tensor].name.decode()
+            shape = self._graph.tensors[tensor].shape
+            integers = self.typed(f"{name}/integers", shape, qparams.dtype.type_name)
+            self._graph.tensors[integers].quantization = self._quantization(name, qparams)
+            rounded[tensor] = self.tensor(f"{name}/rounded", shape)
+            pairs[tensor] = [
+                self.op("QUANTIZE", [tensor], [integers]),
+                self.op("DEQUANTIZE", [integers], [rounded[tensor]], version=2),
+            ]
+        behind: list[Any] = []
+        for op in self._graph.operators:
+            inputs, outputs = op.inputs.tolist(), op.outputs.tolist()
+            if not rounded.keys().isdisjoint(inputs):
+                op = self._copy(op, [rounded.get(t, t) for t in inputs], outputs)
+            behind += [op, *(new for t in outputs for new in pairs.pop(t, ()))]
+        self._graph.operators = [*(op for pair in pairs.values() for op in pair), *behind]
+        results = [rounded.get(t, t) for t in self._graph.outputs.tolist()]
+        self._graph.outputs = np.asarray(results, np.int32)
         self._tree.signatureDefs = None
 
     def substitute(self, tensors: Mapping[int, int]) -> None:

@@ -58,6 +58,9 @@ DYNAMIC_NOISE = 0.5
 TRIALS = 4
 """Most plans that are converted and tried."""
 
+MEASURE_S = 2.5
+"""How long a plan and the float model run in turn, where time is measured."""
+
 LARGE = 1500
 """From so many ops on, as of an unrolled recurrent network, fewer plans are looked at."""
 
@@ -229,7 +232,7 @@ class Search:
         first = self.samples[0]
         both = zip(("float", "edge"), runner.sessions, judge.links, strict=True)
         runs = {name: (session, link.stored(first)) for name, session, link in both}
-        latency = interleaved_latency(runs, budget_s=1.0)
+        latency = interleaved_latency(runs, budget_s=MEASURE_S)
         return latency["edge"].min_ms / latency["float"].min_ms
 
 

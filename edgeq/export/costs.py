@@ -13,6 +13,9 @@ from edgeq.flatbuffer import Graph, Operator
 from edgeq.ops import WEIGHTS
 
 CONVOLUTIONS = ("CONV_2D", "TRANSPOSE_CONV")
+MOST_TAPS = 25
+"""Taps of the largest depthwise kernel that the delegate has fast int8 code for."""
+
 MOVES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE"})
 NONLINEAR = frozenset(
     {"LOGISTIC", "TANH", "EXP", "LOG", "GELU", "ELU", "SOFTMAX", "LOG_SOFTMAX", "DIV"}
@@ -65,6 +68,7 @@ class Costs:
 _FLOAT32 = {
     "convolution": Rates(0.0215, 0.15),
     "depthwise": Rates(0.06, 0.2),
+    "large depthwise": Rates(0.06, 0.2),
     "dense": Rates(0.0215, 0.1),
     "matmul": Rates(0.025, 0.1),
     "nonlinear": Rates(0.0, 0.25),
@@ -78,6 +82,7 @@ WITHOUT_DOT_PRODUCT = Costs(
     {
         "convolution": Rates(0.022, 0.4),
         "depthwise": Rates(0.06, 0.35),
+        "large depthwise": Rates(0.55, 0.35),
         "dense": Rates(0.021, 0.1),
         "matmul": Rates(0.03, 0.1),
         "nonlinear": Rates(0.0, 0.15),
@@ -94,6 +99,7 @@ WITH_DOT_PRODUCT = Costs(
     {
         "convolution": Rates(0.009, 0.15),
         "depthwise": Rates(0.04, 0.12),
+        "large depthwise": Rates(0.5, 0.12),
         "dense": Rates(0.008, 0.05),
         "matmul": Rates(0.012, 0.05),
         "nonlinear": Rates(0.0, 0.1),
@@ -106,12 +112,13 @@ WITH_DOT_PRODUCT = Costs(
 (MobileNetV2 static 0.67, ViT-tiny dynamic 0.42 of the float time)."""
 
 
-def kind(op: Operator) -> str:
+def kind(graph: Graph, op: Operator) -> str:
     """The row of the tables that an op belongs to."""
     if op.name in CONVOLUTIONS:
         return "convolution"
     if op.name == "DEPTHWISE_CONV_2D":
-        return "depthwise"
+        taps = math.prod(graph.tensors[op.inputs[1]].shape[1:3])
+        return "depthwise" if taps <= MOST_TAPS else "large depthwise"
     if op.name == "FULLY_CONNECTED":
         return "dense"
     if op.name == "BATCH_MATMUL":
@@ -160,7 +167,7 @@ def estimate_ns(costs: Costs, graph: Graph, op: Operator, form: str, delegated: 
         work = macs(graph, op) * costs.outside_mac_ns + size * costs.outside_ns
         return work + costs.launch_ns + costs.leave_ns
     table: Mapping[str, Rates] = getattr(costs, form)
-    rates = table[kind(op)]
+    rates = table[kind(graph, op)]
     count = macs(graph, op, 1 if form == "float32" else 8)
     read = _weights(graph, op) * (4 if form == "float32" else 1) * costs.weight_byte_ns
     return count * rates.mac_ns + size * rates.element_ns + read + costs.launch_ns

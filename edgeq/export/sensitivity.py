@@ -186,8 +186,7 @@ class _Rounder:
             changed[index] = {slot: editor.constant(f"edgeq/rounded/{index}", real)}
         if changed:
             editor.replace(lambda i: self._with_weight(editor, i, changed.get(i)))
-        for tensor in variant.tensors:
-            editor.round_trip(tensor, self._plan.tensors[tensor])
+        editor.round_trips({t: self._plan.tensors[t] for t in variant.tensors})
         return editor.finish()
 
     def _with_weight(
