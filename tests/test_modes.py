@@ -123,7 +123,7 @@ def test_one_scale_for_all_channels_when_asked() -> None:
 
 
 def test_blocks_of_int4_weights_keep_more() -> None:
-    case = two_layers()
+    case = OneOp("wide", {"x": Value((4, 512))}, (dense("y", "x", inputs=512),))
     found = {}
     for size in (0, 32):
         recipe = Recipe("blocks", default=Mode.DYNAMIC_INT4, block_size=size)

@@ -7,11 +7,14 @@ import pytest
 from delegation import check_prediction, taken
 from one_op import CASES, OneOp, Step, Value
 from planted import PLANTED, Outcome, Planted
+from stages import to_int8
 
 import edgeq
 from edgeq.errors import ModelError
+from edgeq.export.convert import start_converter
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.flatbuffer import parse
+from edgeq.model import FloatModel
 from edgeq.qtypes import DType, QParams
 from edgeq.targets import TARGETS, OpView, Target, TensorView, op_view
 
@@ -144,8 +147,9 @@ def test_the_edge_tpu_compiler_maps_up_to_the_first_op_that_it_cannot() -> None:
     chain = (("RELU", "x", "a"), ("EXP", "a", "b"), ("RELU", "b", "c"))
     steps = tuple(Step(name, (source,), {result: image}) for name, source, result in chain)
     case = OneOp("chain", {"x": image}, steps)
-    edge = edgeq.export(case.build(), case.draw(SAMPLES), recipe="int8", progress=False)
-    graph = parse(edge.tflite).graphs[0]
+    with start_converter() as worker:
+        int8 = to_int8(worker, FloatModel(case.build(), "tflite"), case.draw(SAMPLES))
+    graph = parse(int8).graphs[0]
     placement = EDGETPU.placement(graph)
     mapped = [op.name for op in graph.operators if not placement[op.index]]
     assert [op.name for op in graph.operators] == ["QUANTIZE", "RELU", "EXP", "RELU", "DEQUANTIZE"]
