@@ -63,7 +63,11 @@ def judge(
         sessions = {
             name: stack.enter_context(Session(path, threads=1)) for name, path in files.items()
         }
-        latency = interleaved_latency(sessions, samples[0], seconds, MOST_RUNS)
+        runs = {
+            name: (session, _reordered(session, sessions[FLOAT], samples[0]))
+            for name, session in sessions.items()
+        }
+        latency = interleaved_latency(runs, seconds, MOST_RUNS)
         expected = _outputs(sessions[FLOAT], sessions[FLOAT], samples)
         found = {}
         for name, session in sessions.items():
@@ -85,14 +89,19 @@ def _outputs(
     session: Session, reference: Session, samples: Sequence[Sample]
 ) -> list[tuple[npt.NDArray[Any], ...]]:
     """Outputs of each sample, with inputs and outputs in the reference's order."""
-    inputs = [reference.input_names.index(name) for name in session.input_names]
     order = [session.output_names.index(name) for name in reference.output_names]
     found = []
     for sample in samples:
-        session.invoke([sample[i] for i in inputs])
+        session.invoke(_reordered(session, reference, sample))
         made = session.outputs()
         found.append(tuple(made[i] for i in order))
     return found
+
+
+def _reordered(session: Session, reference: Session, sample: Sample) -> Sample:
+    """A sample of the reference in the order of another session's inputs."""
+    named = dict(zip(reference.input_names, sample, strict=True))
+    return tuple(named[name] for name in session.input_names)
 
 
 def _sqnr_db(
