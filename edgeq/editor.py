@@ -259,18 +259,13 @@ class GraphEditor:
 
     def _code(self, name: str, version: int) -> int:
         if (name, version) not in self._codes:
-            code = schema.OperatorCodeT()
-            code.builtinCode = getattr(schema.BuiltinOperator, name)
-            code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-            code.version = version
-            self._tree.operatorCodes.append(code)
-            self._codes[name, version] = len(self._tree.operatorCodes) - 1
+            self._codes[name, version] = _new_code(self._tree, name, version)
         return self._codes[name, version]
 
     def _quantization(self, name: str, qparams: AnyQParams) -> Any:
         """The schema's form of the quantization parameters of the tensor of that name."""
         if not isinstance(qparams, BlockQParams):
-            return qparams and _quantization(qparams)
+            return qparams and quantization(qparams)
         scales = np.asarray(qparams.scale, np.float16)
         blocks = schema.BlockwiseQuantizationT()
         blocks.blockSize = qparams.block_size
@@ -282,7 +277,7 @@ class GraphEditor:
         return entry
 
 
-def _quantization(qparams: QParams) -> Any:
+def quantization(qparams: QParams) -> Any:
     """The schema's form of quantization parameters."""
     entry = schema.QuantizationParametersT()
     entry.scale = np.asarray(qparams.scale, np.float32)
@@ -374,8 +369,13 @@ def op_code(tree: Any, name: str, version: int) -> int:
     for index, code in enumerate(tree.operatorCodes):
         if max(code.builtinCode, code.deprecatedBuiltinCode) == wanted and code.version == version:
             return index
+    return _new_code(tree, name, version)
+
+
+def _new_code(tree: Any, name: str, version: int) -> int:
     code = schema.OperatorCodeT()
-    code.builtinCode, code.deprecatedBuiltinCode = wanted, min(wanted, 127)
+    code.builtinCode = getattr(schema.BuiltinOperator, name)
+    code.deprecatedBuiltinCode = min(code.builtinCode, 127)
     code.version = version
     tree.operatorCodes.append(code)
     return len(tree.operatorCodes) - 1
@@ -384,11 +384,10 @@ def op_code(tree: Any, name: str, version: int) -> int:
 def prune(tree: Any) -> None:
     """Takes tensors, op codes and constants out of an object tree that nothing mentions."""
     for index, graph in enumerate(tree.subgraphs):
-        named = set[int]()
-        _renumber(tree, index, lambda t, named=named: named.add(t) or t)  # type: ignore[misc]
-        place = {old: new for new, old in enumerate(sorted(named - {-1}))}
-        graph.tensors = [graph.tensors[old] for old in place]
-        _renumber(tree, index, lambda t, place=place: place.get(t, -1))  # type: ignore[misc]
+        named = sorted(_named(tree, index) - {-1})
+        graph.tensors = [graph.tensors[old] for old in named]
+        place = {-1: -1, **{old: new for new, old in enumerate(named)}}
+        _renumber(tree, index, place.__getitem__)
     operators = [op for graph in tree.subgraphs for op in graph.operators or ()]
     codes = {old: new for new, old in enumerate(sorted({op.opcodeIndex for op in operators}))}
     tree.operatorCodes = [tree.operatorCodes[old] for old in codes]
@@ -399,6 +398,18 @@ def prune(tree: Any) -> None:
     for index, buffer in enumerate(tree.buffers):
         if index not in kept:
             buffer.data = None
+
+
+def _named(tree: Any, index: int) -> set[int]:
+    """Every tensor of a graph that something mentions."""
+    found = set[int]()
+
+    def note(tensor: int) -> int:
+        found.add(tensor)
+        return tensor
+
+    _renumber(tree, index, note)
+    return found
 
 
 def _renumber(tree: Any, index: int, number: Callable[[int], int]) -> None:

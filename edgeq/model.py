@@ -74,7 +74,7 @@ class FloatModel:
             tuple((tensors[i].name, i) for i in self.graph.outputs),
         )  # fmt: skip
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the float file, which ties a calibration to its model."""
         return hashlib.sha256(self.tflite).hexdigest()

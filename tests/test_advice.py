@@ -156,7 +156,7 @@ def test_extremes_are_exact_however_they_are_merged(
         ones = (Extremes((low,), (high,)) for low, high in part)
         return functools.reduce(Extremes.merge, ones, Extremes())
 
-    shuffled = sorted(samples, key=lambda _: random.random())  # type: ignore[attr-defined]
+    shuffled = sorted(samples, key=lambda _: random.random())
     whole = merged(samples)
     assert merged(shuffled[:cut]).merge(merged(shuffled[cut:])) == whole
     assert whole.low == tuple(sorted(low for low, _ in samples)[:2])

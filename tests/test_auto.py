@@ -193,7 +193,7 @@ def test_multiplications_are_counted() -> None:
 
 @pytest.mark.parametrize("costs", [WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT])
 def test_every_kind_of_op_has_its_rates(costs: object) -> None:
-    assert set(costs.float32) == set(costs.int8) >= set(costs.dynamic)  # type: ignore[attr-defined]
+    assert set(costs.float32) == set(costs.int8) >= set(costs.dynamic)
 
 
 def test_auto_keeps_the_demo_small_and_close(

@@ -108,7 +108,7 @@ def test_ranges_of_small_models_equal_those_computed_outside(label: str) -> None
 class Whole(MinMax):
     """Min-max of the values themselves, as an observer sees them that needs them all."""
 
-    EXTREMES_SUFFICE: ClassVar[bool] = False
+    only_extremes: ClassVar[bool] = False
 
     def merge(self, other: MinMax) -> Whole:
         found = super().merge(other)

@@ -410,7 +410,7 @@ REFUSED: dict[str, tuple[Call, type[Exception], str]] = {
         DataError, r"accuracy and top5 need an output of scores .* Received: outputs \(1, 1\)",
     ),
     "metrics that are no dict": (
-        lambda e: edgeq.compare(e, e, IMAGES, labels=LABELS, metrics=["accuracy"]),  # type: ignore[arg-type]
+        lambda e: edgeq.compare(e, e, IMAGES, labels=LABELS, metrics=["accuracy"]),
         DataError, "metrics must be a dict .* Received: list",
     ),
     "an unknown metric": (
@@ -418,7 +418,7 @@ REFUSED: dict[str, tuple[Call, type[Exception], str]] = {
         "metric 'm' must be one of accuracy, top5, or a function .* Received: 'f1'",
     ),
     "a metric that gives no number": (
-        lambda e: edgeq.evaluate(e, IMAGES, LABELS, metrics={"m": lambda o, t: o}),  # type: ignore[dict-item,return-value]
+        lambda e: edgeq.evaluate(e, IMAGES, LABELS, metrics={"m": lambda o, t: o}),
         DataError, "metric 'm' must return a number. Received: ndarray",
     ),
     "data of a wrong shape": (

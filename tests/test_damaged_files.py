@@ -206,6 +206,6 @@ def behind_the_tables(tflite: bytes, missing: int = 0) -> bytes:
 def test_constants_behind_the_tables_are_read(demo_model: FloatModel) -> None:
     moved = parse(behind_the_tables(demo_model.tflite)).graphs[0]
     for tensor, expected in zip(moved.tensors, demo_model.graph.tensors, strict=True):
-        assert np.array_equal(tensor.data, expected.data)  # type: ignore[arg-type]
+        assert np.array_equal(tensor.data, expected.data)
     with pytest.raises(ModelError, match=r"buffer \d+ lies outside the file"):
         parse(behind_the_tables(demo_model.tflite, missing=1))

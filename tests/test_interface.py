@@ -124,7 +124,7 @@ def test_integer_outputs_are_those_of_the_float_port(
                 reference.run(image[None]).values(),
             )
             assert held.dtype == dtype
-            step = edge.io.outputs[0].qparams.scale[0]  # type: ignore[union-attr]
+            step = edge.io.outputs[0].qparams.scale[0]
             assert np.abs(edge.io.outputs[0].dequantize(held) - real).max() <= 0.51 * step
 
 

@@ -216,7 +216,7 @@ def lstm(scale: float) -> bytes:
     """A sequence LSTM whose int16 cell state has a scale."""
     row, state = Value((1, 2, 4), "int8", 0, 9), Value((1, 4), "int16", 0, 9)
     operands = [row] + [None] * 17 + [Value((1, 4), "int8", 0, 9), state] + [None] * 4
-    case = one("UNIDIRECTIONAL_SEQUENCE_LSTM", tuple(operands), row)  # type: ignore[arg-type]
+    case = one("UNIDIRECTIONAL_SEQUENCE_LSTM", tuple(operands), row)
     return plant(
         case, {"x0": Stored(0.1), "x18": Stored(0.1), "x19": Stored(scale), "y0": Stored(0.1)}
     )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import soundfile  # type: ignore[import-untyped]
+import soundfile
 from PIL import Image
 from typer.testing import CliRunner
 

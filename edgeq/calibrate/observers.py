@@ -103,7 +103,7 @@ def extremes_suffice(observer: object) -> bool:
 
     Such an observer costs next to nothing, since the graph itself computes the extremes.
     """
-    return bool(getattr(observer, "EXTREMES_SUFFICE", False))
+    return bool(getattr(observer, "only_extremes", False))
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class MinMax:
     low: float | None = None
     high: float | None = None
 
-    EXTREMES_SUFFICE: ClassVar[bool] = True
+    only_extremes: ClassVar[bool] = True
 
     def observe(self, values: Values) -> MinMax:
         """With one more sample."""
@@ -153,7 +153,7 @@ class Fixed:
     low: float
     high: float
 
-    EXTREMES_SUFFICE: ClassVar[bool] = True
+    only_extremes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_range(self)
@@ -199,7 +199,7 @@ class MovingAverage:
     high: float = 0.0
     first: Range | None = None
 
-    EXTREMES_SUFFICE: ClassVar[bool] = True
+    only_extremes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.decay is not None and not 0 < self.decay < 1:
@@ -257,8 +257,6 @@ class Histogram:
         if not isinstance(other, Histogram):
             return NotImplemented
         return self.exponent == other.exponent and np.array_equal(self.counts, other.counts)
-
-    __hash__ = None  # type: ignore[assignment]  # arrays have none
 
     def observe(self, values: Values) -> Histogram:
         """With every element of `values` counted."""
@@ -321,7 +319,7 @@ class _Grouped:
 
     groups: tuple[Histogram, ...] = ()
 
-    VALUES_WANTED: ClassVar[int] = MOST_VALUES
+    values_wanted: ClassVar[int] = MOST_VALUES
 
     def observe(self, values: Values) -> Any:
         """With one more sample counted."""
@@ -523,14 +521,14 @@ class _Wrapper(ABC):
         object.__setattr__(self, "inner", as_observer(self.inner))
 
     @property
-    def EXTREMES_SUFFICE(self) -> bool:  # noqa: N802  # a class variable elsewhere
+    def only_extremes(self) -> bool:
         """As for the other one."""
         return extremes_suffice(self.inner)
 
     @property
-    def VALUES_WANTED(self) -> int | None:  # noqa: N802  # a class variable elsewhere
+    def values_wanted(self) -> int | None:
         """As for the other one."""
-        return getattr(self.inner, "VALUES_WANTED", None)
+        return getattr(self.inner, "values_wanted", None)
 
     def observe(self, values: Values) -> Any:
         """With one more sample."""

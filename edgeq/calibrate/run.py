@@ -156,7 +156,7 @@ class Calibrator:
     def _observed(self, session: Session, tensor: int) -> Any:
         """An observer that has seen one tensor of the last run."""
         observer = self._fresh[tensor]
-        wanted = getattr(observer, "VALUES_WANTED", None)
+        wanted = getattr(observer, "values_wanted", None)
         values = session.view(tensor)
         return observer.observe(values.copy() if wanted is None else thinned(values, wanted))
 

@@ -196,7 +196,7 @@ def _load(what: str, model: object, data: RepDataset, worker: Worker) -> FloatMo
         return model
     try:
         if tflite.handles(model):
-            return tflite.load(model, worker)  # type: ignore[arg-type]  # handles() has told
+            return tflite.load(model, worker)
         return frontends.trace(model, None, data, worker)
     except ModelError as error:
         raise type(error)(f"{what}: {error}") from None

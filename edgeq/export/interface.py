@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeq.calibrate.observers import Fixed
-from edgeq.editor import TensorMerger, op_code
+from edgeq.editor import TensorMerger, op_code, quantization
 from edgeq.errors import RecipeError
 from edgeq.export.exported import Exported
 from edgeq.export.modes import Choice, Choices
@@ -220,9 +220,7 @@ class _PortEditor:
     def _set(self, tensor: int, qparams: QParams) -> None:
         entry = self._entry.tensors[tensor]
         entry.type = getattr(schema.TensorType, qparams.dtype.name)
-        entry.quantization = schema.QuantizationParametersT()
-        entry.quantization.scale = np.asarray(qparams.scale, np.float32)
-        entry.quantization.zeroPoint = np.asarray(qparams.zero_point, np.int64)
+        entry.quantization = quantization(qparams)
 
     def _take_away(self, op: Operator) -> None:
         """Lets a DEQUANTIZE write a tensor of its own for float ops; without any it goes."""

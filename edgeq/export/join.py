@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeq.editor import op_code, quantization
 from edgeq.export.exported import Exported
 from edgeq.export.plan import Plan
 from edgeq.flatbuffer import Operator, op_name, parse_tree, schema
@@ -100,31 +101,18 @@ class _Joiner:
         twin.name = old.name + b"/int8"
         twin.shape, twin.shapeSignature = old.shape, old.shapeSignature
         twin.type, twin.buffer = schema.TensorType.INT8, 0
-        twin.quantization = schema.QuantizationParametersT()
-        twin.quantization.scale = np.asarray(qparams.scale, np.float32)
-        twin.quantization.zeroPoint = np.asarray(qparams.zero_point, np.int64)
+        twin.quantization = quantization(qparams)
         self._graph.tensors.append(twin)
         return len(self._graph.tensors) - 1
 
     def _dequantize(self, source: int, target: int) -> Any:
         op = schema.OperatorT()
-        op.opcodeIndex = self._dequantize_code()
+        op.opcodeIndex = op_code(self._tree, "DEQUANTIZE", _VERSION)
         op.inputs = np.asarray([source], np.int32)
         op.outputs = np.asarray([target], np.int32)
         op.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
         op.builtinOptions = schema.DequantizeOptionsT()
         return op
-
-    def _dequantize_code(self) -> int:
-        wanted = schema.BuiltinOperator.DEQUANTIZE
-        for index, code in enumerate(self._tree.operatorCodes):
-            if code.builtinCode == wanted:
-                return index
-        code = schema.OperatorCodeT()
-        code.builtinCode = code.deprecatedBuiltinCode = wanted
-        code.version = 2
-        self._tree.operatorCodes.append(code)
-        return len(self._tree.operatorCodes) - 1
 
     def finish(self) -> None:
         """Puts the changes into the tree, without the conversions that nothing reads any more."""

@@ -73,7 +73,7 @@ class Plan:
     stored: Mapping[tuple[int, int], Stored] = field(default_factory=dict)
     remarks: Mapping[int, str] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def with_float_activations(self) -> frozenset[int]:
         """Ops that read and write float, whatever their weights are stored as."""
         return frozenset(self.float_ops) | {op for op, _ in self.stored}

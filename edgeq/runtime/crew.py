@@ -6,7 +6,6 @@ import collections
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy.typing as npt
@@ -46,12 +45,7 @@ class Crew(Generic[Member]):
     def __enter__(self) -> Crew[Member]:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         for member in self._members.values():
             member.close()

@@ -34,7 +34,7 @@ def _image(architecture: Architecture, size: int) -> Model:
     )
 
 
-class Attention(nn.Module):  # type: ignore[misc]
+class Attention(nn.Module):
     """Multi-head attention with its matrix products written out."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -54,7 +54,7 @@ class Attention(nn.Module):  # type: ignore[misc]
         return outputs
 
 
-class Block(nn.Module):  # type: ignore[misc]
+class Block(nn.Module):
     """A transformer block, normalised before (as ViT) or after (as BERT) each of its halves."""
 
     def __init__(self, width: int, heads: int, before: bool) -> None:
@@ -80,7 +80,7 @@ class Block(nn.Module):  # type: ignore[misc]
         return outputs
 
 
-class ViT(nn.Module):  # type: ignore[misc]
+class ViT(nn.Module):
     """ViT-tiny: 12 blocks of width 192 over patches of 16 x 16, and a class token."""
 
     def __init__(self, num_classes: int = 100) -> None:
@@ -99,7 +99,7 @@ class ViT(nn.Module):  # type: ignore[misc]
         return outputs
 
 
-class BertMini(nn.Module):  # type: ignore[misc]
+class BertMini(nn.Module):
     """BERT of four layers, width 256 and four heads over 128 ids of 30,522."""
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class BertMini(nn.Module):  # type: ignore[misc]
         return outputs
 
 
-class TwoLayerLSTM(nn.Module):  # type: ignore[misc]
+class TwoLayerLSTM(nn.Module):
     """Two layers of width 128 over 32 steps of 40 values, and a classifier of the last state."""
 
     def __init__(self) -> None:

@@ -76,7 +76,7 @@ class Crop:
     face: Face | None
 
 
-class FaceNetwork(nn.Module):  # type: ignore[misc]
+class FaceNetwork(nn.Module):
     """MTCNN's O-Net; the names are those of the stored weights."""
 
     def __init__(self) -> None:

@@ -43,7 +43,7 @@ FLAT = 0.04
 """Tiles whose values deviate less than this, of 1, show nothing."""
 
 
-class Enlarger(nn.Module):  # type: ignore[misc]
+class Enlarger(nn.Module):
     """A Keras functional model of a few kinds of layers, with the names that it has there.
 
     Args:

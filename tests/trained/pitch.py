@@ -59,7 +59,7 @@ NEAR_CENTS = 50
 _SEMITONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 
 
-class PitchEstimator(nn.Module):  # type: ignore[misc]
+class PitchEstimator(nn.Module):
     """Six convolutions along time, each rectified, then normalised, then pooled; a classifier."""
 
     def __init__(self) -> None:

@@ -50,7 +50,7 @@ _PARTS = {
 }
 
 
-class EncoderLayer(nn.Module):  # type: ignore[misc]
+class EncoderLayer(nn.Module):
     """Self-attention and a two-layer perceptron, each added to its input and normalised."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class EncoderLayer(nn.Module):  # type: ignore[misc]
         return outputs
 
 
-class Encoder(nn.Module):  # type: ignore[misc]
+class Encoder(nn.Module):
     """BERT of six layers without a pooler."""
 
     def __init__(self) -> None:

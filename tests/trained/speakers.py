@@ -47,7 +47,7 @@ TRIM = 480
 LOUDNESS_DB = -30.0
 
 
-class SpeakerEncoder(nn.Module):  # type: ignore[misc]
+class SpeakerEncoder(nn.Module):
     """An LSTM over a spectrogram; the last state becomes a vector of length 1."""
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ def trace(model: object, sample: object, data: RepDataset, worker: Worker) -> Fl
         ModelError: No front end knows the model, or its own cannot trace it.
     """
     if tflite.handles(model):
-        return tflite.trace(model, worker)  # type: ignore[arg-type]  # handles() has told
+        return tflite.trace(model, worker)
     if pytorch.handles(model):
         return pytorch.trace(model, data.first_sample() if sample is None else sample, worker)
     raise ModelError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -23,7 +24,7 @@ CHECK_MEMORY_BYTES = 2 << 30
 """What a check may take besides the copies of the file itself that it makes."""
 
 
-def handles(model: object) -> bool:
+def handles(model: object) -> TypeGuard[bytes | bytearray | str | os.PathLike[str]]:
     """Whether `model` is a path or the bytes of a file."""
     return isinstance(model, bytes | bytearray | str | os.PathLike)
 
