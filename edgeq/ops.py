@@ -112,6 +112,9 @@ MAKES_NAN = frozenset({"SQRT", "RSQRT", "LOG", "DIV"})
 NON_NEGATIVE_OUTPUT = frozenset({"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "SOFTMAX", "ABS"})
 """Ops and fused activations whose output is never below 0: only its maximum is watched."""
 
+MOST_TAPS = 25
+"""Taps of the largest depthwise kernel that the delegate has fast code for."""
+
 NO_INT16 = frozenset(
     {"LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "EQUAL", "ARG_MAX", "ARG_MIN"}
     | {"SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "HARD_SWISH", "LOG_SOFTMAX", "L2_NORMALIZATION"}

@@ -193,6 +193,30 @@ def _many(name: str, count: int, output: Value, **options: object) -> OneOp:
     return OneOp(name, inputs, (Step(name, tuple(inputs), {"y": output}, options),))
 
 
+_BAND = ("SLICE", "DEPTHWISE_CONV_2D")
+
+
+def _large(height: int, width: int, **options: object) -> OneOp:
+    """A depthwise convolution with a kernel of many taps."""
+    x = Value((1, 40, 40, 8))
+    weights = np.random.default_rng(0).normal(size=(1, height, width, 8)).astype(np.float32)
+    bias = np.linspace(-1, 1, 8, dtype=np.float32)
+    chosen = {**CONV, "padding": SAME, "depthMultiplier": 1, **options}
+    sides = []
+    for side, size in (("H", height), ("W", width)):
+        extent = (size - 1) * int(str(chosen[f"dilation{side}Factor"])) + 1
+        reach = 40 - extent + 1 if chosen["padding"] == VALID else 40
+        sides.append(-(-reach // int(str(chosen[f"stride{side}"]))))
+    output = Value((1, sides[0], sides[1], 8))
+    return _one("DEPTHWISE_CONV_2D", ("x", weights, bias), output, x, **chosen)
+
+
+def _many_dimensions() -> OneOp:
+    weights = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
+    bias = np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 8)
+    return _one("FULLY_CONNECTED", ("x", weights, bias), Value((2, 8)), ROWS)
+
+
 def _wave() -> OneOp:
     return _Chain().then("PAD", ("x", _ints([0, 0], [0, 0], [8, 8], [0, 0])),
                          Value((1, 1, 80, 1))).then(
@@ -272,10 +296,10 @@ CASES: tuple[Rewritten, ...] = (
               ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D"), situation="between convolutions"),
     Rewritten("elementwise op behind RESHAPE or TRANSPOSE", _residual(), ("ADD",),
               situation="two operands"),
-    Rewritten("MEAN behind RESHAPE or TRANSPOSE",
+    Rewritten("reduction behind RESHAPE or TRANSPOSE",
               _Chain().then("TRANSPOSE", ("x", _ints(0, 3, 1, 2)), _TRANSPOSED)
               .then("MEAN", ("-", _ints(2, 3)), Value((1, 4))).model("mean", x=IMAGE), ("MEAN",)),
-    Rewritten("MEAN behind RESHAPE or TRANSPOSE",
+    Rewritten("reduction behind RESHAPE or TRANSPOSE",
               _Chain().then("RESHAPE", ("x", _ints(1, 16, 4)), Value((1, 16, 4)))
               .then("MEAN", ("-", _ints(1)), Value((1, 4))).model("mean", x=Value((1, 16, 1, 4))),
               ("MEAN",), situation="a dimension of 1 less"),
@@ -376,6 +400,15 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("padding of a convolution", _pad_conv(8, 3, 2), ("PAD", "CONV_2D"),
               situation="other than SAME it stays"),
     Rewritten("strided convolution of a wave", _wave(), ("PAD", "RESHAPE", "CONV_2D")),
+    Rewritten("large depthwise kernel", _large(7, 7), ("PAD", *_BAND * 3, "ADD", "ADD"),
+              loss_db=4),
+    Rewritten("large depthwise kernel", _large(1, 31, padding=VALID, fusedActivationFunction=RELU),
+              (*_BAND * 2, "ADD"), loss_db=4, situation="of a wave"),
+    Rewritten("large depthwise kernel", _large(9, 5, dilationHFactor=2),
+              ("PAD", *_BAND * 2, "ADD"), loss_db=4, situation="with gaps"),
+    Rewritten("large depthwise kernel", _large(6, 6, **TWICE), ("PAD", *_BAND * 2, "ADD"),
+              loss_db=4, situation="with strides"),
+    Rewritten("bias of many dimensions", _many_dimensions(), ("FULLY_CONNECTED",)),
     Rewritten("fused activation", _relu("RELU"), ("CONV_2D",), situation="RELU"),
     Rewritten("fused activation", _relu("RELU6"), ("CONV_2D",), situation="RELU6"),
     Rewritten("fused activation", _relu("RELU_N1_TO_1"), ("CONV_2D",), situation="RELU_N1_TO_1"),

@@ -15,7 +15,8 @@ from edgeq.calibrate.data import InputSpec, RepDataset
 from edgeq.calibrate.run import input_specs
 from edgeq.errors import DataError, RecipeError
 from edgeq.export.edgemodel import EdgeModel
-from edgeq.export.layout import fold_transposes, to_nhwc
+from edgeq.export.layout import to_nhwc
+from edgeq.export.rewrite import REWRITES, rewrite
 from edgeq.model import FloatModel
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.session import Session
@@ -162,6 +163,9 @@ def test_an_unknown_layout_is_told_before_any_work() -> None:
             work(b"", np.zeros((1, 4)), layout="nchw")
 
 
+FOLD = [row for row in REWRITES if row.name == "reduction behind RESHAPE or TRANSPOSE"]
+
+
 @pytest.mark.parametrize(
     ("order", "axes", "folded"),
     [
@@ -185,7 +189,7 @@ def test_a_reduction_reads_what_its_transpose_reads(
         Step(reduction, ("t", np.asarray(axes, np.int32)), {"y": Value(left)}, {}),
         x=Value(shape),
     )
-    after = fold_transposes(before)
+    after = rewrite(before, FOLD)
     assert names(after) == (["TRANSPOSE", reduction] if folded is None else [reduction])
     if folded is not None:
         constant = after.graph.tensors[after.graph.operators[0].inputs[1]].data
@@ -199,13 +203,16 @@ def test_a_transpose_that_is_read_elsewhere_stays() -> None:
     mean = Step("MEAN", ("t", np.asarray([2, 3], np.int32)), {"m": Value((1, 3))}, {})
     both = model(
         Step("TRANSPOSE", ("x", TO_NCHW), {"t": NCHW}, {}), mean,
-        Step("RELU", ("t",), {"y": NCHW}, {}), x=Value((1, 6, 4, 3)),
+        Step("RESHAPE", ("m", np.asarray([1, 3, 1, 1], np.int32)), {"s": Value((1, 3, 1, 1))}, {}),
+        Step("MUL", ("t", "s"), {"y": NCHW}, {}), x=Value((1, 6, 4, 3)),
     )  # fmt: skip
-    assert names(fold_transposes(both)) == ["TRANSPOSE", "MEAN", "RELU"]
+    folded = rewrite(both, FOLD)
+    assert names(folded) == ["TRANSPOSE", "MEAN", "RESHAPE", "MUL"]
+    assert folded.graph.operators[1].inputs[0] == folded.graph.inputs[0]
     kept = Step("MEAN", ("t", np.asarray([2, 3], np.int32)), {"m": Value((1, 3, 1, 1))},
                 {"keepDims": True})  # fmt: skip
     same = model(Step("TRANSPOSE", ("x", TO_NCHW), {"t": NCHW}, {}), kept, x=Value((1, 6, 4, 3)))
-    assert fold_transposes(same) is same
+    assert rewrite(same, FOLD) is same
 
 
 def torch_models() -> Any:

@@ -10,12 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeq.flatbuffer import Graph, Operator
-from edgeq.ops import WEIGHTS
+from edgeq.ops import MOST_TAPS, WEIGHTS
 
 CONVOLUTIONS = ("CONV_2D", "TRANSPOSE_CONV")
-MOST_TAPS = 25
-"""Taps of the largest depthwise kernel that the delegate has fast int8 code for."""
-
 MOVES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE"})
 NONLINEAR = frozenset(
     {"LOGISTIC", "TANH", "EXP", "LOG", "GELU", "ELU", "SOFTMAX", "LOG_SOFTMAX", "DIV"}
@@ -68,7 +65,7 @@ class Costs:
 _FLOAT32 = {
     "convolution": Rates(0.0215, 0.15),
     "depthwise": Rates(0.06, 0.2),
-    "large depthwise": Rates(0.06, 0.2),
+    "large depthwise": Rates(0.6, 0.2),
     "dense": Rates(0.0215, 0.1),
     "matmul": Rates(0.025, 0.1),
     "nonlinear": Rates(0.0, 0.25),

@@ -6,21 +6,16 @@ transpose at each end. Knows the graph, nothing of quantization.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
 
 from edgeq.calibrate.run import TO_NHWC
-from edgeq.editor import GraphEditor, TensorMerger
+from edgeq.editor import TensorMerger
 from edgeq.errors import RecipeError
 from edgeq.flatbuffer import Graph, Operator, Tensor, pack, unpack
 from edgeq.model import FloatModel
 
 LAYOUTS = ("nhwc",)
 _TO_NCHW = (0, 3, 1, 2)
-_REDUCTIONS = frozenset({"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"})
 
 
 def check_layout(layout: str | None) -> None:
@@ -90,44 +85,3 @@ def _permutes(graph: Graph, op: Operator, axes: tuple[int, ...]) -> bool:
 def _constant(graph: Graph, op: Operator, slot: int) -> tuple[int, ...]:
     data = graph.tensors[op.inputs[slot]].data
     return () if data is None else tuple(int(n) for n in data.reshape(-1))
-
-
-def fold_transposes(model: FloatModel) -> FloatModel:
-    """The model whose reductions read what a transpose reads; the model itself if none does.
-
-    litert-torch lowers a mean over an image's height and width, unlike the pooling that does the
-    same, to a transpose to NCHW and a mean over its last axes.
-    """
-    graph = model.graph
-    folded = {op.index: fold for op in graph.operators if (fold := _fold(graph, op))}
-    if not folded:
-        return model
-    editor = GraphEditor(model.tree)
-    read = {t for op in graph.operators if op.index not in folded for t in op.inputs}
-    read |= set(graph.outputs)
-
-    def replacement(index: int) -> Sequence[Any] | None:
-        op = graph.operators[index]
-        if index in folded:
-            source, axes = folded[index]
-            constant = editor.constant(f"{model.layer(op)}/axes", np.asarray(axes, np.int32))
-            return [editor.op(op.name, [source, constant], op.outputs, keepDims=False)]
-        return [] if op.name == "TRANSPOSE" and op.outputs[0] not in read else None
-
-    editor.replace(replacement)
-    return replace(model, tflite=editor.finish())
-
-
-def _fold(graph: Graph, op: Operator) -> tuple[int, list[int]] | None:
-    """What a reduction can read instead of a transposed tensor, and over which axes."""
-    producer = graph.producers.get(op.inputs[0]) if op.name in _REDUCTIONS else None
-    if producer is None or producer.name != "TRANSPOSE" or getattr(op.options, "keepDims", False):
-        return None
-    order = _constant(graph, producer, 1)
-    if not order or not _constant(graph, op, 1):
-        return None
-    reduced = {axis % len(order) for axis in _constant(graph, op, 1)}
-    left = [axis for place, axis in enumerate(order) if place not in reduced]
-    if left != sorted(left):
-        return None
-    return producer.inputs[0], sorted(order[place] for place in reduced)

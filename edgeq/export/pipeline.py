@@ -25,7 +25,7 @@ from edgeq.export.convert import check_runs, convert, start_converter
 from edgeq.export.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, Costs
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.interface import Interface, known_ranges, set_interface
-from edgeq.export.layout import check_layout, fold_transposes, to_nhwc
+from edgeq.export.layout import check_layout, to_nhwc
 from edgeq.export.modes import Choices, choose, observers
 from edgeq.export.placement import check_loads
 from edgeq.export.plan import Plan, make_plan, refuse_quantized
@@ -218,7 +218,7 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
     data, recipe = RepDataset(asked.rep_dataset), asked.recipe
     with stages.stage("trace"):
         float_model = _traced(asked.model, asked.sample, data, converter, asked.layout)
-        rewritten = rewrite(fold_transposes(float_model))
+        rewritten = rewrite(float_model)
         interface = Interface.of(rewritten, asked.inputs, asked.outputs)
         known = known_ranges(rewritten, interface)
         choices: Choices = interface.pinned(rewritten, choose(rewritten, recipe))
@@ -307,7 +307,7 @@ def calibrate(
         data = RepDataset(source)
         with stages.stage("trace"):
             float_model = _traced(model, sample, data, converter, layout)
-            rewritten = rewrite(fold_transposes(float_model))
+            rewritten = rewrite(float_model)
         with stages.stage("calibrate", data.length) as advance:
             samples = data.samples(input_specs(float_model), advance)
             known = known_ranges(rewritten, Interface.of(rewritten, *asked))

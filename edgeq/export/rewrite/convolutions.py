@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from edgeq.export.rewrite.arithmetic import affine
 from edgeq.export.rewrite.base import Rewrite, Site
-from edgeq.export.rewrite.windows import windows
+from edgeq.export.rewrite.windows import Window, windows
 from edgeq.flatbuffer import Operator, schema
+from edgeq.ops import MOST_TAPS
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
+
+_NO_ACTIVATION = schema.ActivationFunctionType.NONE
 
 CHANNEL_GROUP = 8
 """The int8 kernels work on groups of this many input channels and fill what is missing."""
@@ -125,6 +128,76 @@ def _wave(site: Site, op: Operator) -> Sequence[Any] | None:
     ]  # fmt: skip
 
 
+def _bands(site: Site, op: Operator) -> Sequence[Any] | None:
+    """A depthwise convolution of many taps as the sum of some with a band of the kernel each."""
+    weights = site.value(op.inputs[1])
+    if weights is None or weights[0, ..., 0].size <= MOST_TAPS:
+        return None
+    sides, axis = windows(site, op), int(np.argmax(weights.shape[1:3])) + 1
+    rows = MOST_TAPS // weights.shape[3 - axis]
+    if rows == 0:
+        return None
+    new, image = _padded(site, op, sides)
+    parts = []
+    for start in range(0, weights.shape[axis], rows):
+        band = weights.take(range(start, min(start + rows, weights.shape[axis])), axis)
+        read, part = _seen_by(site, op, image, sides[axis - 1], axis, start, band.shape[axis])
+        parts.append(site.tensor(op, site.shape(op.outputs[0])))
+        bias = op.inputs[2:] if start == 0 else ()
+        none = site.constant(op, "bias", np.zeros(band.shape[3]))
+        inputs = [part, site.constant(op, "weights", band), *(bias or [none])]
+        plain = {"padding": schema.Padding.VALID, "fusedActivationFunction": _NO_ACTIVATION}
+        new += [read, site.editor.copied(op.index, inputs, parts[-1:], **plain)]
+    return [*new, *_sum(site, op, parts)]
+
+
+def _sum(site: Site, op: Operator, parts: Sequence[int]) -> Iterator[Any]:
+    """ADDs of all parts, the last of which does the rest of what the op did."""
+    total = parts[0]
+    for part in parts[1:-1]:
+        before, total = total, site.tensor(op, site.shape(op.outputs[0]))
+        yield site.binary("ADD", before, part, total)
+    yield site.binary("ADD", total, parts[-1], op.outputs[0], op.fused_activation)
+
+
+def _padded(
+    site: Site, op: Operator, sides: Sequence[Window]
+) -> tuple[list[Any], tuple[int, list[int]]]:
+    """What makes the image as the windows see it, and that image with its shape."""
+    source = op.inputs[0]
+    shape = list(site.shape(source))
+    if not any(side.is_padded for side in sides):
+        return [], (source, shape)
+    margins = [[0, 0], *([side.before, side.after] for side in sides), [0, 0]]
+    shape = [size + sum(margin) for size, margin in zip(shape, margins, strict=True)]
+    padded = site.tensor(op, shape)
+    pad = site.editor.op("PAD", [source, site.ints(op, "margins", margins)], [padded])
+    return [pad], (padded, shape)
+
+
+def _seen_by(
+    site: Site, op: Operator, image: tuple[int, list[int]], side: Window, axis: int, start: int,
+    rows: int,
+) -> tuple[Any, int]:  # fmt: skip
+    """The SLICE of an image that some rows of the kernel see, and what it makes."""
+    source, shape = image
+    dilation = (op.options.dilationHFactor, op.options.dilationWFactor)[axis - 1]
+    begin, size = [0, 0, 0, 0], list(shape)
+    begin[axis] = start * dilation
+    size[axis] = (side.outputs - 1) * side.stride + (rows - 1) * dilation + 1
+    part = site.tensor(op, size)
+    return site.slice(op, source, part, begin, size), part
+
+
+def _flat_bias(site: Site, op: Operator) -> Sequence[Any] | None:
+    """A dense layer whose bias has one dimension."""
+    bias = site.value(op.inputs[2]) if len(op.inputs) > 2 else None
+    if bias is None or bias.ndim == 1:
+        return None
+    inputs = [*op.inputs[:2], site.constant(op, "bias", bias.ravel())]
+    return [site.editor.copied(op.index, inputs, op.outputs)]
+
+
 REWRITES = (
     Rewrite(
         "padding of a convolution", _CONVOLUTIONS, "padding SAME, where it pads alike",
@@ -144,5 +217,14 @@ REWRITES = (
         "strided convolution of a wave", _CONVOLUTIONS, "RESHAPE, CONV_2D without stride",
         f"the int8 kernels work on {CHANNEL_GROUP} channels at a time, and a wave has one", False,
         _wave,
+    ),
+    Rewrite(
+        "large depthwise kernel", ("DEPTHWISE_CONV_2D",),
+        "PAD, SLICE and a DEPTHWISE_CONV_2D for each band of rows, ADD",
+        f"the kernels for more than {MOST_TAPS} taps are several times slower", False, _bands,
+    ),
+    Rewrite(
+        "bias of many dimensions", ("FULLY_CONNECTED",), "FULLY_CONNECTED with a flat bias",
+        "in int8 no other is delegated", True, _flat_bias,
     ),
 )  # fmt: skip

@@ -147,8 +147,8 @@ def _reshaped(source: Shape, target: Shape, value: Array) -> Array | None:
     return value.reshape([1 if d == 1 else next(full) for d in source])
 
 
-def _mean(site: Site, op: Operator) -> Sequence[Any] | None:
-    """MEAN over the dimensions as they were before a TRANSPOSE or RESHAPE."""
+def _reduction(site: Site, op: Operator) -> Sequence[Any] | None:
+    """A reduction over the dimensions as they were before a TRANSPOSE or RESHAPE."""
     before = site.producer(op.inputs[0], *_LAYOUT)
     axes = site.value(op.inputs[1])
     if before is None or axes is None or op.options.keepDims:
@@ -165,7 +165,7 @@ def _mean(site: Site, op: Operator) -> Sequence[Any] | None:
     reduced = sorted(set(range(len(source))) - set(kept))
     return [
         site.editor.op(
-            "MEAN", [before.inputs[0], site.ints(op, "axes", reduced)], op.outputs, keepDims=False
+            op.name, [before.inputs[0], site.ints(op, "axes", reduced)], op.outputs, keepDims=False
         )
     ]
 
@@ -212,8 +212,8 @@ REWRITES = (
         _sunk,
     ),
     Rewrite(
-        "MEAN behind RESHAPE or TRANSPOSE", ("MEAN",), "MEAN over other axes",
-        "the layout change is not needed", False, _mean,
+        "reduction behind RESHAPE or TRANSPOSE", ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"),
+        "the same over other axes", "the layout change is not needed", False, _reduction,
     ),
     Rewrite("empty padding", ("PAD", "PADV2", "MIRROR_PAD"), "nothing", "it does nothing", True,
             _no_padding),
