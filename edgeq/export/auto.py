@@ -9,14 +9,12 @@ best are converted and tried on the real interpreter.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import networkx as nx
 import numpy as np
-from networkx.algorithms.flow import boykov_kolmogorov
 
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import Sample
@@ -25,6 +23,7 @@ from edgeq.export.convert import check_runs, convert
 from edgeq.export.costs import Costs, estimate_ns
 from edgeq.export.exported import BOUNDARY, Exported
 from edgeq.export.judge import Judge, Runner
+from edgeq.export.mincut import Network, Node
 from edgeq.export.modes import Choice, Choices, static_obstacle, weight_slot
 from edgeq.export.placement import refused_ops
 from edgeq.export.plan import make_plan
@@ -60,6 +59,9 @@ TRIALS = 4
 
 MEASURE_S = 2.5
 """How long a plan and the float model run in turn, where time is measured."""
+
+MOST_COST = 4.0
+"""No part of a plan counts for more than this many float inferences: staying float costs one."""
 
 LARGE = 1500
 """From so many ops on, as of an unrolled recurrent network, fewer plans are looked at."""
@@ -123,7 +125,11 @@ class Search:
         noise = measure_noise(self.model, plan, self.samples, self.advance)
         cut = _Cut(self.model, self.choices, static, outside, noise, self.costs)
         prices = PRICES[:: 3 if self._is_large else 1]
-        return self._best([cut.candidate(price) for price in prices]).choices
+        offers = self._worth_trying([cut.candidate(price) for price in prices])
+        if self.measure:
+            plain = map(cut.plain, (Mode.STATIC_INT8, Mode.DYNAMIC_INT8))
+            offers += [c for c in plain if all(c.choices != other.choices for other in offers)]
+        return self._best(offers).choices
 
     @property
     def _is_large(self) -> bool:
@@ -191,9 +197,9 @@ class Search:
         return found
 
     def _best(self, offers: Sequence[Candidate]) -> Candidate:
-        """The best plan of those that are tried."""
+        """The best of these plans, tried one after the other."""
         tried: list[Candidate] = []
-        for offer in self._worth_trying(offers):
+        for offer in offers:
             tried.append(self._tried(offer))
             if not self.measure and tried[-1].sqnr_db >= self.goal_db:
                 break
@@ -286,9 +292,14 @@ class _Cut:
     def candidate(self, price: float) -> Candidate:
         """The best plan at a price of noise."""
         unit = price * self._float_ns
-        graph = self._network(unit)
-        _, (integers, _) = nx.minimum_cut(graph, "static", "float", flow_func=boykov_kolmogorov)
-        chosen = {index: self._choice(index, index in integers, unit) for index in self._choices}
+        integers = self._network(unit).source_side()
+        return self._offer({i: self._choice(i, i in integers, unit) for i in self._choices})
+
+    def plain(self, mode: Mode) -> Candidate:
+        """Every op in one mode, static int8 or dynamic range, as far as it has that form."""
+        return self._offer({i: self._choice(i, mode.is_static, None) for i in self._choices})
+
+    def _offer(self, chosen: Choices) -> Candidate:
         time, noise = self._predicted(chosen)
         return Candidate(chosen, time, self._size(chosen), -10 * math.log10(max(noise, 1e-12)))
 
@@ -302,7 +313,7 @@ class _Cut:
         )
         return stored / (4 * total) if total else 1.0
 
-    def _price(self, index: int, form: tuple[Mode, float, float], unit: float) -> float:
+    def _price(self, index: int, unit: float, form: tuple[Mode, float, float]) -> float:
         """Nanoseconds that a form costs, its noise and its size included."""
         mode, time, noise = form
         size = self._weights.get(index, 0) * _bytes_each(mode)
@@ -314,7 +325,8 @@ class _Cut:
         return estimate_ns(self._costs, self._graph, op, form, delegated)
 
     def _others(self, index: int) -> list[tuple[Mode, float, float]]:
-        """`(mode, nanoseconds, noise)` of an op in each form with float activations."""
+        """`(mode, nanoseconds, noise)` of an op in each form with float activations; the last one
+        is the smallest."""
         op = self._graph.operators[index]
         time = self._time(op, "float32")
         slot = weight_slot(self._graph, op)
@@ -329,65 +341,69 @@ class _Cut:
             found.append((Mode.DYNAMIC_INT8, self._time(op, "dynamic"), dynamic))
         return found
 
-    def _network(self, unit: float) -> Any:
+    def _network(self, unit: float) -> Network:
         """Static ops end on the side of "static"; what is cut is what the plan costs."""
-        graph = nx.DiGraph()
-        graph.add_nodes_from(["static", "float"])
+        graph = Network("static", "float", most=MOST_COST * self._float_ns)
         for index, choice in self._choices.items():
             op = self._graph.operators[index]
             if choice.mode is not Mode.AUTO:
                 side = ("static", index) if choice.mode.is_static else (index, "float")
-                graph.add_edge(*side)  # without a capacity: never cut
+                graph.add(*side)
                 continue
             if not self._static[index].mode.is_static:
-                graph.add_edge(index, "float")
+                graph.add(index, "float")
                 continue
             noise = self._noise.weights.get(index, 0.0)
             static = (Mode.STATIC_INT8, self._time(op, "int8"), noise)
-            others = [self._price(index, form, unit) for form in self._others(index)]
-            _add(graph, index, "float", self._price(index, static, unit))
-            _add(graph, "static", index, min(others))
+            others = [self._price(index, unit, form) for form in self._others(index)]
+            graph.add(index, "float", self._price(index, unit, static))
+            graph.add("static", index, min(others))
         for tensor in self._graph.tensors:
             if tensor.dtype == "float32" and not tensor.is_constant:
                 self._add_tensor(graph, tensor.index, unit)
         return graph
 
-    def _add_tensor(self, graph: Any, tensor: int, unit: float) -> None:
+    def _add_tensor(self, graph: Network, tensor: int, unit: float) -> None:
         """Its noise, and the price of a boundary that goes through it."""
         producer = self._graph.producers.get(tensor)
-        source: Any = producer.index if producer and producer.index in self._choices else "float"
+        source: Node = producer.index if producer and producer.index in self._choices else "float"
         readers = [op.index for op, _ in self._graph.uses.get(tensor, [])]
         readers = [r for r in dict.fromkeys(readers) if r in self._choices]
         noise, into, out = ("noise", tensor), ("quantize", tensor), ("dequantize", tensor)
         power = self._noise.tensors.get(tensor, 0.0)
         if power:
-            _add(graph, noise, "float", unit * power)
+            graph.add(noise, "float", unit * power)
             for op in {*readers, source} - {"float"}:
-                graph.add_edge(op, noise)
+                graph.add(op, noise)
         size = math.prod(self._graph.tensors[tensor].shape)
         boundary = self._costs.launch_ns + 2 * size * self._costs.boundary_ns
         if len(readers) == 1 and source != "float" and tensor not in self._graph.outputs:
-            _add(graph, readers[0], source, boundary)
-            _add(graph, source, readers[0], boundary)
+            graph.add(readers[0], source, boundary)
+            graph.add(source, readers[0], boundary)
             return
-        _add(graph, into, source, boundary)
+        graph.add(into, source, boundary)
         for op in readers:
-            graph.add_edge(op, into)
+            graph.add(op, into)
         if source != "float":
-            _add(graph, source, out, boundary)
+            graph.add(source, out, boundary)
             for reader in readers:
-                graph.add_edge(out, reader)
+                graph.add(out, reader)
             if tensor in self._graph.outputs:
-                graph.add_edge(out, "float")
+                graph.add(out, "float")
 
-    def _choice(self, index: int, integer: bool, unit: float) -> Choice:
+    def _choice(self, index: int, integer: bool, unit: float | None) -> Choice:
+        """What becomes of an op; at no price of noise, of its other forms the smallest."""
         given = self._choices[index]
         if given.mode is not Mode.AUTO:
             return given
         if integer and self._static[index].mode.is_static:
             return replace(given, mode=Mode.STATIC_INT8)
-        mode = min(self._others(index), key=lambda form: self._price(index, form, unit))[0]
-        return replace(given, mode=mode, reason=self._why(index))
+        forms = self._others(index)
+        if unit is None:
+            form = forms[-1]
+        else:
+            form = min(forms, key=functools.partial(self._price, index, unit))
+        return replace(given, mode=form[0], reason=self._why(index))
 
     def _why(self, index: int) -> str:
         """Why an op is not static."""
@@ -442,10 +458,3 @@ def _bytes_each(mode: Mode) -> float:
     if mode.weight_dtype is not None:
         return mode.weight_dtype.bits / 8
     return 2.0 if mode is Mode.FLOAT16 else 4.0
-
-
-def _add(graph: Any, start: Any, end: Any, cost: float) -> None:
-    """An edge whose cut costs that many picoseconds more; whole numbers keep the cut exact."""
-    known = graph.get_edge_data(start, end, {"capacity": 0})
-    if "capacity" in known:
-        graph.add_edge(start, end, capacity=known["capacity"] + round(cost * 1000))
