@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.calibrate.data import InputSpec
+from edgeq.calibrate.mapped import Mapped
 from edgeq.errors import DataError, DependencyError, EdgeqError
 
 Array = npt.NDArray[Any]
@@ -297,7 +298,7 @@ class ArrayRows(FileData):
         named: Whether samples are dicts by input name.
     """
 
-    def __init__(self, path: Path, columns: Mapping[str, _Mapped | Array], named: bool) -> None:
+    def __init__(self, path: Path, columns: Mapping[str, Mapped | Array], named: bool) -> None:
         if not columns:
             raise DataError(f"{path} holds no arrays")
         for name, column in columns.items():
@@ -316,9 +317,7 @@ class ArrayRows(FileData):
         """Opens a `.npy` file `(N, ...)`."""
         with _reading(path):
             mapped = np.lib.format.open_memmap(path, mode="r")
-        order: Literal["C", "F"] = "C" if mapped.flags.c_contiguous else "F"
-        column = _Mapped(path, mapped.offset, mapped.dtype, mapped.shape, order)
-        return cls(path, {"": column}, named=False)
+        return cls(path, {"": Mapped.of(mapped) or mapped}, named=False)
 
     @classmethod
     def of_npz(cls, path: Path) -> ArrayRows:
@@ -338,23 +337,7 @@ class ArrayRows(FileData):
         return rows if self._named else next(iter(rows.values()))
 
 
-@dataclass(frozen=True)
-class _Mapped:
-    """An array in a file, of which rows are read; unlike a memmap it is small when pickled."""
-
-    path: Path
-    offset: int
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    order: Literal["C", "F"]
-
-    def __getitem__(self, rows: slice) -> Array:
-        with _reading(self.path):
-            mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
-            return np.array(mapped[rows])
-
-
-def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Mapped | Array:
+def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Mapped | Array:
     """An array of a zip file; left where it is if it is stored there as it is."""
     if not entry.filename.endswith(".npy"):
         raise ValueError(f"{entry.filename!r} in it is not an array")
@@ -371,7 +354,7 @@ def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Ma
         return np.asarray(np.lib.format.read_array(unpacked, allow_pickle=False))
 
 
-def _mapped_at(path: Path, file: IO[bytes]) -> _Mapped | None:
+def _mapped_at(path: Path, file: IO[bytes]) -> Mapped | None:
     """The array that starts where `file` stands, or `None` if it cannot be mapped."""
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -383,7 +366,7 @@ def _mapped_at(path: Path, file: IO[bytes]) -> _Mapped | None:
     shape, fortran, dtype = reader(file)
     if dtype.hasobject or 0 in shape or not shape:
         return None
-    return _Mapped(path, file.tell(), dtype, shape, "F" if fortran else "C")
+    return Mapped(path, file.tell(), dtype, shape, "F" if fortran else "C")
 
 
 class TableRows(FileData):

@@ -6,13 +6,13 @@ Knows how items are indexed and pickled, nothing of models or of who runs them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeq.calibrate.data import Labels, has_items, to_numpy
+from edgeq.calibrate.mapped import Mapped
 from edgeq.errors import DataError
 
 
@@ -60,15 +60,13 @@ class Rows:
         return (self[i] for i in range(len(self)))
 
     def __getstate__(self) -> dict[str, Any]:
-        columns = self._columns and {n: _Mapped.of(c) or c for n, c in self._columns.items()}
+        columns = self._columns and {n: Mapped.of(c) or c for n, c in self._columns.items()}
         return {**vars(self), "_columns": columns}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         if self._columns:
-            opened = {
-                n: c.open() if isinstance(c, _Mapped) else c for n, c in self._columns.items()
-            }
+            opened = {n: c.open() if isinstance(c, Mapped) else c for n, c in self._columns.items()}
             self._columns = opened
 
 
@@ -100,34 +98,3 @@ def _length(parts: Any) -> int:
     if len(lengths) != 1:
         raise DataError(f"the arrays of the representative data differ in length: {lengths}")
     return int(lengths.pop())
-
-
-@dataclass(frozen=True)
-class _Mapped:
-    """Where the content of a memory-mapped array is, which stands for it when it is sent."""
-
-    path: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    offset: int
-    fortran: bool
-
-    @classmethod
-    def of(cls, array: npt.NDArray[Any]) -> _Mapped | None:
-        """None if the array is not a file's content from end to end, without private changes."""
-        if not isinstance(array, np.memmap) or isinstance(array.base, np.ndarray):
-            return None
-        if array.filename is None or array.mode == "c":
-            return None
-        fortran = array.flags.f_contiguous and not array.flags.c_contiguous
-        return cls(str(array.filename), array.dtype, array.shape, array.offset, fortran)
-
-    def open(self) -> npt.NDArray[Any]:
-        order = "F" if self.fortran else "C"
-        try:
-            return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, order)  # type: ignore[call-overload,no-any-return]
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"a worker cannot map {self.path}: {error}. Put the file where every machine sees "
-                "it, or read it into memory first"
-            ) from None
