@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from android.assets import LAYOUT, original_test_pixels
 from PIL import Image
 
-from android.assets import LAYOUT, original_test_pixels
 from edgeq import demo
 from edgeq.calibrate.readers import ImageLayout, open_data
 from edgeq.ports import read_io

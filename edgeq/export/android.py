@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeq.calibrate.readers import ImageLayout
-from edgeq.errors import DataError, EdgeqError
+from edgeq.errors import DataError, EdgeqError, RecipeError
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.sidecar import sidecar
 from edgeq.files import write_whole
 from edgeq.ports import read_io
 
 ASSETS = Path("app", "src", "main", "assets")
+TYPES = ("float32", "int8")
 
 
 def check_project(project: Path) -> None:
@@ -25,9 +26,7 @@ def check_project(project: Path) -> None:
         )
 
 
-def write_assets(
-    folder: Path, made: EdgeModel, image: ImageLayout, labels: Sequence[str]
-) -> None:
+def write_assets(folder: Path, made: EdgeModel, image: ImageLayout, labels: Sequence[str]) -> None:
     """Writes `quantized/` and `float/`, each with `model.tflite` and `model.json`.
 
     Args:
@@ -38,7 +37,9 @@ def write_assets(
 
     Raises:
         DataError: It is no image classifier, or has another number of classes.
+        RecipeError: Its inputs or outputs are of a type that the app does not take.
     """
+    _check_types(made)
     models = {
         "quantized": (made.tflite, made.io, made.report.recipe),
         "float": (made.float_model.tflite, read_io(made.float_model.tflite), "float"),
@@ -50,6 +51,15 @@ def write_assets(
     for name, (tflite, _, _) in models.items():
         write_whole(folder / name / "model.tflite", tflite)
         write_whole(folder / name / "model.json", described[name].encode())
+
+
+def _check_types(made: EdgeModel) -> None:
+    for port in (*made.io.inputs, *made.io.outputs):
+        if port.dtype not in TYPES:
+            raise RecipeError(
+                f"{port.name} is {port.dtype}; the Android app passes {' or '.join(TYPES)}, as "
+                "LiteRT's Kotlin interface does: export with --inputs int8 --outputs int8"
+            )
 
 
 def read_labels(path: Path) -> list[str]:

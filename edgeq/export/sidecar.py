@@ -13,9 +13,7 @@ from edgeq.errors import DataError
 from edgeq.ports import IO, Port
 
 
-def sidecar(
-    io: IO, image: ImageLayout, labels: Sequence[str], recipe: str
-) -> dict[str, object]:
+def sidecar(io: IO, image: ImageLayout, labels: Sequence[str], recipe: str) -> dict[str, object]:
     """Describes an image classifier, ready for JSON.
 
     Args:

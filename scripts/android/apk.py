@@ -1,4 +1,4 @@
-"""Builds the signed .apk of `android_demo/` from its own sources, without Gradle and Google's SDK."""
+"""Builds the signed .apk of `android_demo/` without Gradle and Google's SDK."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import shutil
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -23,6 +22,7 @@ from android.toolchain import (
     TARGET_SDK,
     build_bridge,
     dex,
+    gradle_version,
     kotlinc,
     missing,
     run,
@@ -74,8 +74,8 @@ def link_resources(assets: Path, work: Path) -> Path:
     run(
         "aapt2", "link", "-o", apk, "-I", PACKAGES / "android.jar",
         "--manifest", write_manifest(work), "--java", work / "R",
-        "--min-sdk-version", str(MIN_SDK), "--target-sdk-version", str(TARGET_SDK),
-        "--version-code", "1", "--version-name", version("edgeq"),
+        "--min-sdk-version", MIN_SDK, "--target-sdk-version", TARGET_SDK,
+        "--version-code", "1", "--version-name", gradle_version("app"),
         "-A", assets, *stored, work / "resources.zip",
     )  # fmt: skip
     return apk
@@ -124,7 +124,8 @@ def sign(aligned: Path, output: Path) -> None:
         )  # fmt: skip
     run(
         "apksigner", "sign", "--ks", key, "--ks-pass", "pass:android",
-        "--min-sdk-version", str(MIN_SDK), "--v4-signing-enabled", "false", "--out", output, aligned,
+        "--min-sdk-version", MIN_SDK, "--v4-signing-enabled", "false",
+        "--out", output, aligned,
     )  # fmt: skip
 
 

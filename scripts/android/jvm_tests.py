@@ -35,7 +35,8 @@ def run_tests(classes: Path, tests: Path, bridge: Path, vectors: Path) -> int:
         SystemExit: One failed; the message has what JUnit said.
     """
     names = sorted(
-        ".".join(path.relative_to(tests).with_suffix("").parts) for path in tests.rglob("*Test.class")
+        ".".join(path.relative_to(tests).with_suffix("").parts)
+        for path in tests.rglob("*Test.class")
     )
     said = run(
         "java", f"-Djava.library.path={bridge}", f"-Dedgeq.vectors={vectors}", "-cp",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,17 @@ PROGRAMS = ("aapt2", "apksigner", "clang", "dexdump", "enjarify", "javac", "ld.l
 GET = "scripts/android_packages"
 
 PACKAGE = "org.edgeq.demo"
-MIN_SDK = 26
-TARGET_SDK = 35
+
+
+def gradle_version(name: str) -> str:
+    """A version of the app's version catalog, which Gradle and this build share."""
+    text = (PROJECT / "gradle" / "libs.versions.toml").read_text(encoding="utf-8")
+    (found,) = re.findall(rf'^{name} = "(.*)"$', text, re.MULTILINE)
+    return str(found)
+
+
+MIN_SDK = gradle_version("minSdk")
+TARGET_SDK = gradle_version("targetSdk")
 
 KOTLIN_FLAGS = ("-no-jdk", "-no-reflect", "-no-stdlib", "-jvm-target", "1.8", "-Werror")
 JVM_FLAGS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx1g")
@@ -29,14 +39,14 @@ def missing() -> list[str]:
     return programs if (PACKAGES / "complete").exists() else [*programs, "its packages"]
 
 
-def run(*command: str | Path, **options: object) -> str:
+def run(*command: str | Path, env: Mapping[str, str] | None = None) -> str:
     """The standard output of a program.
 
     Raises:
         SystemExit: It failed; the message has what it said.
     """
     words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         raise SystemExit(f"{Path(words[0]).name} failed:\n{done.stdout}{done.stderr}")
     return str(done.stdout)

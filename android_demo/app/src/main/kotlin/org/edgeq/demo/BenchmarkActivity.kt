@@ -83,7 +83,7 @@ class BenchmarkActivity : Activity() {
         val picture = Image(SIDE, SIDE, 3, ByteArray(SIDE * SIDE * 3) { 127 })
         val benchmarks = Variant.values().map { engine.benchmark(it, picture) }
         val device = "${Build.MANUFACTURER} ${Build.MODEL}, Android ${Build.VERSION.RELEASE}"
-        val json = Benchmark.report(device, Runtime.name, benchmarks)
+        val json = Benchmark.report(device, LiteRt.name, benchmarks)
         val file = File(folder, "benchmark.json")
         file.writeText(json)
         Log.i("edgeq", json)

@@ -113,7 +113,7 @@ class Engine(private val assets: AssetManager) : AutoCloseable {
     private fun open(folder: String, threads: Int): Classifier = try {
         val text = assets.open("$folder/model.json").use { it.readBytes() }.toString(Charsets.UTF_8)
         val metadata = Metadata.parse(text)
-        Classifier(metadata, Runtime.open(assets, "$folder/model.tflite", metadata, threads))
+        Classifier(metadata, LiteRt.open(assets, "$folder/model.tflite", metadata, threads))
     } catch (error: IOException) {
         throw ModelException(
             "The app has no model in assets/$folder (${error.message}); run " +

@@ -81,7 +81,7 @@ class MainActivity : Activity(), FrameSink {
     // Models
 
     private fun offerThreads() {
-        val counts = (1..minOf(java.lang.Runtime.getRuntime().availableProcessors(), 8)).toList()
+        val counts = (1..minOf(Runtime.getRuntime().availableProcessors(), 8)).toList()
         val spinner = findViewById(R.id.threads) as Spinner
         spinner.adapter = ArrayAdapter(this, android.R.layout.simple_spinner_dropdown_item, counts)
         spinner.onItemSelectedListener = object : AdapterView.OnItemSelectedListener {

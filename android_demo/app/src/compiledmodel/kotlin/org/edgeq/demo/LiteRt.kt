@@ -14,7 +14,7 @@ import org.edgeq.demo.core.TensorValues
 import org.edgeq.demo.core.checkFits
 
 /** LiteRT by its Kotlin API: the build of Gradle. */
-object Runtime {
+object LiteRt {
     const val name = "LiteRT CompiledModel"
 
     /** Loads a model of the app's assets. */

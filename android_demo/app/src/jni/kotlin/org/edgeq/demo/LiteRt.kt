@@ -6,7 +6,7 @@ import org.edgeq.demo.core.ModelRunner
 import org.edgeq.demo.jni.JniModelRunner
 
 /** LiteRT by its C API: the build of `scripts/build_apk`. */
-object Runtime {
+object LiteRt {
     val name: String get() = "LiteRT C API ${JniModelRunner.version()}"
 
     /** Loads a model of the app's assets. */
