@@ -22,6 +22,7 @@ from edgeq.cli import app
 from edgeq.errors import DataError, RecipeError
 from edgeq.export.android import ASSETS, write_assets
 from edgeq.export.sidecar import sidecar
+from edgeq.files import write_whole
 from edgeq.ports import IO, read_io
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
@@ -39,7 +40,7 @@ needs_packages = pytest.mark.skipif(
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A folder with `assets`, `app.apk`, the `work` of the build, and the compiled `tests`.
+    """A folder with the exported models, `assets`, `app.apk`, `work` of its build, and `tests`.
 
     Made once, by the first of the processes that share the tests.
     """
@@ -54,7 +55,10 @@ def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 
 def _build(folder: Path) -> None:
-    assets.write(folder / "assets")
+    made = assets.export_demo()
+    made.save(folder / "quantized.tflite")
+    write_whole(folder / "float.tflite", made.float_model.tflite)
+    assets.write(folder / "assets", made)
     (folder / "vectors").mkdir()
     android_vectors.write_vectors(folder / "vectors", folder / "assets")
     unfinished = apk.build_apk(folder / "assets", folder / "work", folder / "unfinished.apk")
@@ -123,17 +127,20 @@ def test_the_apk_has_code_that_every_android_runs(built: Path) -> None:
 
 @needs_packages
 def test_the_apk_holds_the_exported_models_as_they_are(built: Path) -> None:
-    made = assets.export_demo()
     with zipfile.ZipFile(built / "app.apk") as archive:
-        assert archive.read("assets/quantized/model.tflite") == made.tflite
-        assert archive.read("assets/float/model.tflite") == made.float_model.tflite
         for name in ("quantized", "float"):
             entry = archive.getinfo(f"assets/{name}/model.tflite")
             assert entry.compress_type == zipfile.ZIP_STORED
+            assert archive.read(entry) == (built / f"{name}.tflite").read_bytes()
+
+
+@needs_packages
+def test_the_apk_holds_every_layout_and_library(built: Path) -> None:
+    with zipfile.ZipFile(built / "app.apk") as archive:
         layouts = [n for n in archive.namelist() if n.startswith("res/layout")]
-        for abi in ("arm64-v8a", "x86_64"):
-            library = archive.read(f"lib/{abi}/liblitert-lm.so")
-            assert library == (toolchain.PACKAGES / "lib" / abi / "liblitert-lm.so").read_bytes()
+        for abi in toolchain.ANDROID:
+            assert archive.read(f"lib/{abi.name}/{abi.library.name}") == abi.library.read_bytes()
+            assert f"lib/{abi.name}/libedgeq_jni.so" in archive.namelist()
     sources = (toolchain.PROJECT / "app" / "src" / "main" / "res").glob("layout*/*.xml")
     assert sorted(layouts) == sorted(f"res/{p.parent.name}/{p.name}" for p in sources)
 

@@ -31,15 +31,17 @@ def original_test_pixels() -> npt.NDArray[np.uint8]:
     return np.rint((demo.load_data().test[:, 0] + 1) * 127.5).astype(np.uint8)
 
 
-def write(folder: Path) -> None:
-    """Writes the models and one sample image of each class."""
-    write_assets(folder, export_demo(), LAYOUT, demo.CLASS_NAMES)
+def write(folder: Path, made: edgeq.EdgeModel) -> None:
+    """Writes the models and one sample image of each class, with the images' licence."""
+    write_assets(folder, made, LAYOUT, demo.CLASS_NAMES)
     (folder / "samples").mkdir(exist_ok=True)
     labels, pixels = demo.load_data().labels, original_test_pixels()
     for index in range(len(demo.CLASS_NAMES)):
         image = Image.fromarray(pixels[np.flatnonzero(labels == index)[0]])
         image.save(folder / "samples" / f"{index}.png")
+    licence = demo.float_model_path().with_name("LICENSE.fashion-mnist")
+    (folder / licence.name).write_bytes(licence.read_bytes())
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) / ASSETS)
+    write(Path(sys.argv[1]) / ASSETS, export_demo())

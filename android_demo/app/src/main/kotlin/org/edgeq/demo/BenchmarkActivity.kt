@@ -15,11 +15,19 @@ import org.edgeq.demo.core.Image
 /** The finished benchmarks, and the file that holds them as JSON. */
 private class Results(val benchmarks: List<Benchmark>, val json: String, val file: File)
 
-/** What stays when the device is turned. */
+/** What stays when the device is turned; touched by the UI thread alone. */
 private class Bench(val engine: Engine) {
     var results: Results? = null
-    var running = false
-    var onFinished: (() -> Unit)? = null
+    var error: String? = null
+    var onChange: (() -> Unit)? = null
+
+    val running: Boolean get() = results == null && error == null
+
+    fun end(results: Results?, error: String?) {
+        this.results = results
+        this.error = error
+        onChange?.invoke()
+    }
 }
 
 /**
@@ -35,24 +43,22 @@ class BenchmarkActivity : Activity() {
     override fun onCreate(state: Bundle?) {
         super.onCreate(state)
         setContentView(R.layout.activity_benchmark)
-        bench = lastNonConfigurationInstance as? Bench ?: Bench(Engine(applicationContext.assets))
+        val kept = lastNonConfigurationInstance as? Bench
+        bench = kept ?: Bench(Engine(applicationContext.assets))
         (findViewById(R.id.again) as View).setOnClickListener { run() }
         (findViewById(R.id.share) as View).setOnClickListener { share() }
+        if (kept == null) run()
     }
 
     override fun onStart() {
         super.onStart()
-        bench.engine.listener = {
-            bench.running = false
-            showText(it)
-        }
-        bench.onFinished = { showResults() }
-        if (bench.results == null && !bench.running) run() else showResults()
+        bench.onChange = { showState() }
+        showState()
     }
 
     override fun onStop() {
         super.onStop()
-        bench.onFinished = null
+        bench.onChange = null
     }
 
     @Suppress("OVERRIDE_DEPRECATION") // only old SDKs say so
@@ -64,18 +70,12 @@ class BenchmarkActivity : Activity() {
     }
 
     private fun run() {
-        if (bench.running) return
         val bench = bench
         val folder = getExternalFilesDir(null) ?: filesDir
-        bench.running = true
-        bench.results = null
-        showResults()
+        bench.end(null, null)
+        bench.engine.listener = { bench.end(null, it) }
         bench.engine.load(intent.getIntExtra("threads", 1)) {
-            bench.engine.submit({ measured(bench.engine, folder) }) {
-                bench.running = false
-                bench.results = it
-                bench.onFinished?.invoke()
-            }
+            bench.engine.submit({ measured(bench.engine, folder) }) { bench.end(it, null) }
         }
     }
 
@@ -90,27 +90,26 @@ class BenchmarkActivity : Activity() {
         return Results(benchmarks, json, file)
     }
 
-    private fun showResults() {
+    private fun showState() {
         val results = bench.results
-        if (results == null) {
-            showText(getString(R.string.benchmark_running, Benchmark.RUNS))
-            return
+        (findViewById(R.id.results) as TextView).text = when {
+            results != null -> describe(results)
+            else -> bench.error ?: getString(R.string.benchmark_running, Benchmark.RUNS)
         }
+        (findViewById(R.id.progress) as View).visibility =
+            if (bench.running) View.VISIBLE else View.GONE
+        (findViewById(R.id.again) as Button).isEnabled = !bench.running
+        (findViewById(R.id.share) as Button).isEnabled = results != null
+    }
+
+    private fun describe(results: Results): String {
         val lines = results.benchmarks.map {
             getString(
                 R.string.benchmark_result, it.name, it.minMs, it.medianMs, it.runsMs.size, it.delegate
             )
         }
         val saved = getString(R.string.benchmark_saved, results.file.path)
-        showText((lines + saved).joinToString("\n\n"))
-    }
-
-    private fun showText(text: String) {
-        (findViewById(R.id.results) as TextView).text = text
-        (findViewById(R.id.progress) as View).visibility =
-            if (bench.running) View.VISIBLE else View.GONE
-        (findViewById(R.id.again) as Button).isEnabled = !bench.running
-        (findViewById(R.id.share) as Button).isEnabled = bench.results != null
+        return (lines + saved).joinToString("\n\n")
     }
 
     private fun share() {

@@ -4,7 +4,9 @@ import android.content.res.AssetManager
 import android.os.Handler
 import android.os.Looper
 import java.io.IOException
-import java.util.concurrent.Executors
+import java.util.concurrent.LinkedBlockingQueue
+import java.util.concurrent.ThreadPoolExecutor
+import java.util.concurrent.TimeUnit
 import java.util.concurrent.atomic.AtomicBoolean
 import org.edgeq.demo.core.Benchmark
 import org.edgeq.demo.core.Classification
@@ -37,7 +39,10 @@ class Engine(private val assets: AssetManager) : AutoCloseable {
     var info: Map<Variant, ModelInfo> = emptyMap()
         private set
 
-    private val worker = Executors.newSingleThreadExecutor()
+    // A camera's last frame may come after the end; it is dropped.
+    private val worker = ThreadPoolExecutor(
+        1, 1, 0, TimeUnit.SECONDS, LinkedBlockingQueue(), ThreadPoolExecutor.DiscardPolicy()
+    )
     private val main = Handler(Looper.getMainLooper())
     private val busy = AtomicBoolean()
 
@@ -76,6 +81,8 @@ class Engine(private val assets: AssetManager) : AutoCloseable {
             main.post { done(result) }
         } catch (error: DemoException) {
             fail(error.message!!)
+        } catch (error: IOException) {
+            fail("A file cannot be read or written (${error.message}).")
         } catch (error: LinkageError) {
             fail("This app holds no LiteRT that runs on this processor (${error.message}).")
         }

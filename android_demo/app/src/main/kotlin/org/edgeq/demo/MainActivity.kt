@@ -61,7 +61,13 @@ class MainActivity : Activity(), FrameSink {
         super.onStart()
         session.engine.listener = { showError(it) }
         inverts = switch(R.id.light_background).isChecked
-        if (session.usesCamera) startCamera() else showStill()
+        val loaded = session.engine.info.isNotEmpty()
+        if (!loaded && session.threads != 0) reload()
+        when {
+            session.usesCamera -> startCamera()
+            session.still != null -> showStill()
+            loaded -> text(R.id.latency).setText(R.string.choose)
+        }
     }
 
     override fun onStop() {
@@ -133,6 +139,8 @@ class MainActivity : Activity(), FrameSink {
             try {
                 read()
             } catch (error: IOException) {
+                throw InputException(getString(R.string.no_picture, error.message))
+            } catch (error: SecurityException) {
                 throw InputException(getString(R.string.no_picture, error.message))
             }
         }) {
