@@ -5,17 +5,24 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from android.toolchain import DEBIAN_JARS, HOST, PACKAGES, PROJECT, classpath, kotlinc, run
+from android.toolchain import (
+    ANDROID_JSON,
+    HAMCREST,
+    HOST,
+    JUNIT,
+    PACKAGES,
+    PROJECT,
+    classpath,
+    kotlinc,
+    run,
+)
 
 SOURCES = [PROJECT / "core" / "src" / "test", PROJECT / "jni" / "src" / "test"]
-JUNIT = [DEBIAN_JARS / name for name in ("junit4.jar", "hamcrest.jar")]
-ANDROID_JSON = DEBIAN_JARS / "json-android.jar"
-"""Android's own org.json, which android.jar has the declarations of."""
 
 
 def compile_tests(classes: Path, output: Path) -> None:
     """Compiles the tests against the app's classes."""
-    kotlinc(SOURCES, output, classes, *JUNIT)
+    kotlinc(SOURCES, output, classes, JUNIT)
 
 
 def run_tests(classes: Path, tests: Path, bridge: Path, vectors: Path) -> int:
@@ -40,7 +47,7 @@ def run_tests(classes: Path, tests: Path, bridge: Path, vectors: Path) -> int:
     )
     said = run(
         "java", f"-Djava.library.path={bridge}", f"-Dedgeq.vectors={vectors}", "-cp",
-        classpath(PACKAGES / "kotlin-stdlib.jar", classes, tests, *JUNIT, ANDROID_JSON),
+        classpath(PACKAGES / "kotlin-stdlib.jar", classes, tests, JUNIT, HAMCREST, ANDROID_JSON),
         "org.junit.runner.JUnitCore", *names, env={"LD_LIBRARY_PATH": str(HOST.library.parent)},
     )  # fmt: skip
     (passed,) = re.findall(r"^OK \((\d+) tests?\)$", said, re.MULTILINE)

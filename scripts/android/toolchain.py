@@ -14,6 +14,11 @@ PROJECT = ROOT / "android_demo"
 PACKAGES = PROJECT / "build" / "packages"
 DEBIAN_JARS = Path("/usr/share/java")
 PROGRAMS = ("aapt2", "apksigner", "clang", "dexdump", "enjarify", "javac", "ld.lld", "zipalign")
+JUNIT = DEBIAN_JARS / "junit4.jar"
+HAMCREST = DEBIAN_JARS / "hamcrest.jar"
+PROGUARD = DEBIAN_JARS / "proguard.jar"
+ANDROID_JSON = DEBIAN_JARS / "json-android.jar"
+"""Android's own org.json, which android.jar has the declarations of."""
 GET = "scripts/android_packages"
 
 PACKAGE = "org.edgeq.demo"
@@ -36,7 +41,8 @@ JVM_FLAGS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx1g")
 def missing() -> list[str]:
     """What `scripts/android_packages` has not brought yet."""
     programs = [name for name in PROGRAMS if shutil.which(name) is None]
-    return programs if (PACKAGES / "complete").exists() else [*programs, "its packages"]
+    files = (JUNIT, HAMCREST, PROGUARD, ANDROID_JSON, PACKAGES / "complete")
+    return programs + [str(path) for path in files if not path.exists()]
 
 
 def run(*command: str | Path, env: Mapping[str, str] | None = None) -> str:
@@ -75,7 +81,7 @@ def shrink(classes: Path, output: Path) -> None:
     else here does it. dx would pass on lambdas as instructions that no Android runs.
     """
     run(
-        "java", *JVM_FLAGS, "-jar", DEBIAN_JARS / "proguard.jar",
+        "java", *JVM_FLAGS, "-jar", PROGUARD,
         "-injars", classes, "-injars", f"{PACKAGES / 'kotlin-stdlib.jar'}(!META-INF/**)",
         "-outjars", output, "-libraryjars", PACKAGES / "android.jar", "-target", "1.7",
         "-dontoptimize", "-dontobfuscate", "-dontwarn", "**", "-dontnote", "**",
