@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,7 +24,14 @@ from rich.table import Table
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import InputSpec
 from edgeq.calibrate.observers import NAMED
-from edgeq.calibrate.readers import open_data, open_with_settings, parse_setting, read_settings
+from edgeq.calibrate.readers import (
+    ImageFiles,
+    ImageLayout,
+    open_data,
+    open_with_settings,
+    parse_setting,
+    read_settings,
+)
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
@@ -34,6 +41,9 @@ from edgeq.portspec import DTYPES, PortSpec
 from edgeq.recipe import PRESETS
 from edgeq.runtime.backend import load_backend
 from edgeq.targets import TARGETS
+
+if TYPE_CHECKING:
+    from edgeq.export.edgemodel import EdgeModel
 
 app = typer.Typer(
     name="edgeq",
@@ -196,7 +206,9 @@ def options(
     "edgeq export my_package.net:build --data my_package.net:samples -o net.tflite --recipe r.json"
     "\n\n"
     "edgeq export model.tflite --data images.npy -o camera.tflite --inputs uint8 --input-range 0 1 "
-    "--layout nhwc"
+    "--layout nhwc\n\n"
+    "edgeq export model.tflite --data photos -o model_int8.tflite --inputs int8 --outputs int8 "
+    "--layout nhwc --android android_demo --class-names classes.txt"
 )
 def export(
     model: Model,
@@ -222,6 +234,13 @@ def export(
     measure: Measure = False,
     goal_sqnr: GoalSqnr = 20.0,
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
+    android: Annotated[
+        Path | None,
+        typer.Option(help="Also put the classifier into this copy of the Android demo app."),
+    ] = None,
+    class_names: Annotated[
+        Path | None, typer.Option(help="Names of its classes, a text file with one a line.")
+    ] = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -232,8 +251,10 @@ def export(
         for path in (output, report):
             if path is not None:
                 _check_writable(path, overwrite)
+        app_writer = None if android is None else _app_writer(android, class_names)
+        samples = _load_data(data, data_config, data_option, model)
         made = run(
-            _load_model(model), _load_data(data, data_config, data_option, model),
+            _load_model(model), samples,
             recipe=recipe, target=target, calibration=calibration, layout=layout,
             inputs=PortSpec(inputs, input_range), outputs=PortSpec(outputs, output_range),
             min_sqnr_db=min_sqnr, measure=measure, goal_db=goal_sqnr, threads=threads,
@@ -243,6 +264,26 @@ def export(
             _write(report, made.report.to_json().encode())
         made.report.print()
         Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+        if app_writer is not None:
+            app_writer(made, samples)
+
+
+def _app_writer(project: Path, class_names: Path | None) -> Callable[[EdgeModel, Any], None]:
+    """What puts a classifier into an Android project; raises before the long work if it cannot."""
+    from edgeq.export.android import ASSETS, check_project, read_labels, write_assets
+
+    if class_names is None:
+        raise DataError("--android needs --class-names, a text file with one name a line")
+    check_project(project)
+    labels = read_labels(class_names)
+
+    def write(made: EdgeModel, samples: Any) -> None:
+        images = isinstance(samples, ImageFiles)
+        write_assets(project / ASSETS, made, samples.layout if images else ImageLayout(), labels)
+        note = "" if images else "; the data are no images, so set mean and std in its model.json"
+        Console().print(f"wrote {project / ASSETS}{note}", highlight=False, soft_wrap=True)
+
+    return write
 
 
 @app.command(

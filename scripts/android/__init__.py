@@ -1,0 +1,1 @@
+"""Builds and tests the app of `android_demo/` without the Android SDK."""
