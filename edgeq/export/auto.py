@@ -53,6 +53,9 @@ PRICES = tuple(np.logspace(-2, 5, 15))
 SLACK = 1.05
 """More fidelity is taken for at most this much of the cost of the cheapest good plan."""
 
+PLENTY_DB = 20.0
+"""Fidelity beyond the goal that is worth nothing any more."""
+
 NOT_SLOWER = 1.02
 """A plan that takes this share of the float model's time counts as not slower."""
 
@@ -266,7 +269,8 @@ def _chosen(offers: Sequence[Candidate], goal_db: float) -> Candidate:
     good = [c for c in not_slower if c.sqnr_db >= goal_db]
     if good:
         least = min(c.cost for c in good)
-        return max((c for c in good if c.cost <= SLACK * least), key=lambda c: c.sqnr_db)
+        near = [c for c in good if c.cost <= SLACK * least]
+        return max(near, key=lambda c: (min(c.sqnr_db, goal_db + PLENTY_DB), -c.cost))
     return max(not_slower, key=lambda c: (c.sqnr_db, -c.cost))
 
 
