@@ -13,6 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -24,7 +25,14 @@ from edgeq.export.costs import Costs, estimate_ns
 from edgeq.export.exported import BOUNDARY, Exported
 from edgeq.export.judge import Judge, Runner
 from edgeq.export.mincut import Network, Node
-from edgeq.export.modes import Choice, Choices, static_obstacle, weight_slot
+from edgeq.export.modes import (
+    LARGE,
+    Choice,
+    Choices,
+    decided_together,
+    static_obstacle,
+    weight_slot,
+)
 from edgeq.export.placement import refused_ops
 from edgeq.export.plan import make_plan
 from edgeq.export.sensitivity import Noise, measure_noise
@@ -45,6 +53,9 @@ PRICES = tuple(np.logspace(-2, 5, 15))
 SLACK = 1.05
 """More fidelity is taken for at most this much of the cost of the cheapest good plan."""
 
+PLENTY_DB = 20.0
+"""Fidelity beyond the goal that is worth nothing any more."""
+
 NOT_SLOWER = 1.02
 """A plan that takes this share of the float model's time counts as not slower."""
 
@@ -63,8 +74,8 @@ MEASURE_S = 2.5
 MOST_COST = 4.0
 """No part of a plan counts for more than this many float inferences: staying float costs one."""
 
-LARGE = 1500
-"""From so many ops on, as of an unrolled recurrent network, fewer plans are looked at."""
+Form: TypeAlias = tuple[Mode, float, float]
+"""`(mode, nanoseconds, noise)` of an op."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +269,8 @@ def _chosen(offers: Sequence[Candidate], goal_db: float) -> Candidate:
     good = [c for c in not_slower if c.sqnr_db >= goal_db]
     if good:
         least = min(c.cost for c in good)
-        return max((c for c in good if c.cost <= SLACK * least), key=lambda c: c.sqnr_db)
+        near = [c for c in good if c.cost <= SLACK * least]
+        return max(near, key=lambda c: (min(c.sqnr_db, goal_db + PLENTY_DB), -c.cost))
     return max(not_slower, key=lambda c: (c.sqnr_db, -c.cost))
 
 
@@ -282,23 +294,30 @@ class _Cut:
         self._noise = noise
         self._costs = costs
         self._float_ns = sum(self._time(op, "float32") for op in self._graph.operators)
+        self._together = decided_together(self._graph)
         self._weights = {
             op.index: math.prod(self._graph.tensors[op.inputs[slot]].shape)
+            / len(self._together[op.index])
             for op in self._graph.operators
             if (slot := weight_slot(self._graph, op)) is not None
         }
+        self._others = {index: self._others_of(index) for index in choices}
         total = sum(self._weights.values())
         self._byte_ns = SIZE_WORTH * self._float_ns / (4 * total) if total else 0.0
 
     def candidate(self, price: float) -> Candidate:
         """The best plan at a price of noise."""
         unit = price * self._float_ns
-        integers = self._network(unit).source_side()
-        return self._offer({i: self._choice(i, i in integers, unit) for i in self._choices})
+        others = self._cheapest(unit)
+        integers = self._network(unit, others).source_side()
+        return self._offer({i: self._choice(i, i in integers, others[i]) for i in self._choices})
 
     def plain(self, mode: Mode) -> Candidate:
         """Every op in one mode, static int8 or dynamic range, as far as it has that form."""
-        return self._offer({i: self._choice(i, mode.is_static, None) for i in self._choices})
+        is_static = mode.is_static
+        return self._offer(
+            {i: self._choice(i, is_static, self._others[i][-1]) for i in self._choices}
+        )
 
     def _offer(self, chosen: Choices) -> Candidate:
         time, noise = self._predicted(chosen)
@@ -314,7 +333,7 @@ class _Cut:
         )
         return stored / (4 * total) if total else 1.0
 
-    def _price(self, index: int, unit: float, form: tuple[Mode, float, float]) -> float:
+    def _price(self, index: int, unit: float, form: Form) -> float:
         """Nanoseconds that a form costs, its noise and its size included."""
         mode, time, noise = form
         size = self._weights.get(index, 0) * _bytes_each(mode)
@@ -325,9 +344,23 @@ class _Cut:
         delegated = op.index not in self._outside[place]
         return estimate_ns(self._costs, self._graph, op, form, delegated)
 
-    def _others(self, index: int) -> list[tuple[Mode, float, float]]:
-        """`(mode, nanoseconds, noise)` of an op in each form with float activations; the last one
-        is the smallest."""
+    def _cheapest(self, unit: float) -> dict[int, Form]:
+        """Each op's form with float activations that is best for all that read its weight."""
+        found: dict[int, Form] = {}
+        for index in self._choices:
+            if index not in found:
+                together = self._together[index]
+                places = range(len(self._others[index]))
+                price = functools.partial(self._price_of_all, together, unit)
+                place = min(places, key=price)
+                found.update({i: self._others[i][place] for i in together})
+        return found
+
+    def _price_of_all(self, together: Iterable[int], unit: float, place: int) -> float:
+        return sum(self._price(i, unit, self._others[i][place]) for i in together)
+
+    def _others_of(self, index: int) -> list[Form]:
+        """An op in each form with float activations; the last one is the smallest."""
         op = self._graph.operators[index]
         time = self._time(op, "float32")
         slot = weight_slot(self._graph, op)
@@ -342,7 +375,7 @@ class _Cut:
             found.append((Mode.DYNAMIC_INT8, self._time(op, "dynamic"), dynamic))
         return found
 
-    def _network(self, unit: float) -> Network:
+    def _network(self, unit: float, others: Mapping[int, Form]) -> Network:
         """Static ops end on the side of "static"; what is cut is what the plan costs."""
         graph = Network("static", "float", most=MOST_COST * self._float_ns)
         for index, choice in self._choices.items():
@@ -356,9 +389,12 @@ class _Cut:
                 continue
             noise = self._noise.weights.get(index, 0.0)
             static = (Mode.STATIC_INT8, self._time(op, "int8"), noise)
-            others = [self._price(index, unit, form) for form in self._others(index)]
             graph.add(index, "float", self._price(index, unit, static))
-            graph.add("static", index, min(others))
+            graph.add("static", index, self._price(index, unit, others[index]))
+            first = self._together[index][0]
+            if first != index:
+                graph.add(first, index)
+                graph.add(index, first)
         for tensor in self._graph.tensors:
             if tensor.dtype == "float32" and not tensor.is_constant:
                 self._add_tensor(graph, tensor.index, unit)
@@ -392,19 +428,13 @@ class _Cut:
             if tensor in self._graph.outputs:
                 graph.add(out, "float")
 
-    def _choice(self, index: int, integer: bool, unit: float | None) -> Choice:
-        """What becomes of an op; at no price of noise, of its other forms the smallest."""
+    def _choice(self, index: int, integer: bool, other: Form) -> Choice:
         given = self._choices[index]
         if given.mode is not Mode.AUTO:
             return given
         if integer and self._static[index].mode.is_static:
             return replace(given, mode=Mode.STATIC_INT8)
-        forms = self._others(index)
-        if unit is None:
-            form = forms[-1]
-        else:
-            form = min(forms, key=functools.partial(self._price, index, unit))
-        return replace(given, mode=form[0], reason=self._why(index))
+        return replace(given, mode=other[0], reason=self._why(index))
 
     def _why(self, index: int) -> str:
         """Why an op is not static."""
@@ -413,7 +443,7 @@ class _Cut:
             return self._static[index].reason
         if index in self._outside["int8"] and index not in self._outside["float32"]:
             return "in int8 it would leave the delegate"
-        if self._time(op, "int8") >= min(t for _, t, _ in self._others(index)):
+        if self._time(op, "int8") >= min(t for _, t, _ in self._others[index]):
             return "int8 would not make it faster"
         return "in int8 it or its neighbours would cost too much fidelity or conversion"
 
@@ -426,7 +456,7 @@ class _Cut:
                 time += self._time(op, "int8")
                 noise += self._noise.weights.get(index, 0.0)
             else:
-                found = next((f for f in self._others(index) if f[0] is choice.mode), None)
+                found = next((f for f in self._others[index] if f[0] is choice.mode), None)
                 time += found[1] if found else self._time(op, "float32")
                 noise += found[2] if found else self._noise.weights.get(index, 0.0)
         integers = {i for i, c in chosen.items() if c.mode.is_static}

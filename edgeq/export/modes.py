@@ -14,10 +14,13 @@ from edgeq.calibrate.observers import as_observer
 from edgeq.errors import RecipeError, UnsupportedOpError
 from edgeq.export.rewrite import REWRITES
 from edgeq.flatbuffer import Graph, Operator
-from edgeq.model import FloatModel
+from edgeq.model import FloatModel, layer
 from edgeq.ops import NO_INT16, NO_INT16_BROADCAST, OPS, WEIGHTS
 from edgeq.qtypes import DType
 from edgeq.recipe import Mode, Recipe, Rule
+
+LARGE = 1500
+"""So many ops make a large graph, as that of an unrolled recurrent network."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,34 @@ def weight_slot(graph: Graph, op: Operator) -> int | None:
     if row.table:
         stored = stored and len(tensor.shape) == 2 and getattr(op.options, "axis", 0) == 0
     return row.slot if stored else None
+
+
+def decided_together(graph: Graph) -> dict[int, tuple[int, ...]]:
+    """For each op, all ops that are best decided as one, itself included.
+
+    Those are ops that read the same weight, which a file had to hold twice otherwise. In a graph as
+    large as an unrolled recurrent network, they are also the repeats of an op at each step: what
+    rounding one of them costs says little of what rounding all does.
+    """
+    units: dict[object, list[int]] = {}
+    is_large = len(graph.operators) >= LARGE
+    for op in graph.operators:
+        slot = weight_slot(graph, op)
+        key: object = op.index
+        if slot is not None:
+            key = op.name, op.inputs[slot]
+        elif is_large:
+            key = _repeat(graph, op)
+        units.setdefault(key, []).append(op.index)
+    return {op: tuple(unit) for unit in units.values() for op in unit}
+
+
+def _repeat(graph: Graph, op: Operator) -> object:
+    """Equal for the repeats of an op in a layer."""
+    tensors = [graph.tensors[t] for t in (*op.inputs, *op.outputs) if t >= 0]
+    shapes = tuple(t.shape for t in tensors)
+    places = tuple(t.data.tobytes() for t in tensors if t.data is not None and t.dtype == "int32")
+    return op.name, layer(graph, op), shapes, places, op.fused_activation
 
 
 def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edgeq.calibrate.data import Sample
 from edgeq.editor import GraphEditor
 from edgeq.export.costs import WITHOUT_DOT_PRODUCT, estimate_ns
+from edgeq.export.modes import decided_together
 from edgeq.export.plan import Plan
 from edgeq.flatbuffer import Operator
 from edgeq.model import FloatModel
@@ -25,7 +26,7 @@ from edgeq.ops import OPS, WEIGHTS, ScaleRule
 from edgeq.qtypes import QParams, dequantize, quantize
 from edgeq.runtime.session import Session, available_cpus
 
-BUDGET_S = 20.0
+BUDGET_S = 40.0
 """About how long the measuring may take; of a slow model only the loudest ops are told apart."""
 
 MOST_SAMPLES = 4
@@ -49,6 +50,8 @@ class Noise:
     Attributes:
         weights: Of each op whose weight is rounded to integers.
         tensors: Of each computed tensor that is rounded to integers.
+
+    What is decided together has equal shares of what all of it does.
     """
 
     weights: Mapping[int, float]
@@ -100,8 +103,8 @@ def measure_noise(
             for block, noise in zip(blocks, pool.map(measure, blocks), strict=True):
                 found.update(dict.fromkeys(block, noise / len(block)))
     return Noise(
-        {op: found[v] for v in variants for op in v.weights},
-        {tensor: found[v] for v in variants for tensor in v.tensors},
+        {op: found[v] / len(v.weights) for v in variants for op in v.weights},
+        {tensor: found[v] / len(v.tensors) for v in variants for tensor in v.tensors},
     )
 
 
@@ -163,13 +166,18 @@ class _Rounder:
         for tensor in self._graph.inputs:
             if tensor in self._plan.tensors:
                 yield _Variant(tensors=(tensor,))
+        together = decided_together(self._graph)
         for op in self._graph.operators:
+            unit = together[op.index]
+            if unit[0] != op.index:
+                continue
             if self._weight(op) is not None:
-                yield _Variant(weights=(op.index,))
+                yield _Variant(weights=unit)
             if op.name in OPS and OPS[op.name].rule is not ScaleRule.SAME:
-                for tensor in op.outputs:
-                    if tensor in self._plan.tensors:
-                        yield _Variant(tensors=(tensor,))
+                made = [t for i in unit for t in self._graph.operators[i].outputs]
+                tensors = tuple(t for t in made if t in self._plan.tensors)
+                if tensors:
+                    yield _Variant(tensors=tensors)
 
     def rounded(self, variant: _Variant) -> bytes:
         """The float model with what a variant names rounded."""
