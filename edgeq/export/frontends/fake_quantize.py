@@ -193,8 +193,8 @@ def finished(module: Any) -> tuple[Any, tuple[LearnedRange, ...]]:
     module = copy.deepcopy(module).eval()
     ranges = []
     for path, part in list(module.named_modules()):
-        if parametrize.is_parametrized(part, "weight"):
-            parametrize.remove_parametrizations(part, "weight", leave_parametrized=True)
+        if parametrize.is_parametrized(part):
+            _make_plain(part)
         _drop_hook(part, quantize_input)
         _drop_hook(part, hold_statistics)
         if hasattr(part, INPUT_NAME):
@@ -202,6 +202,18 @@ def finished(module: Any) -> tuple[Any, tuple[LearnedRange, ...]]:
             ranges += [] if found is None else [(path, *found)]
             delattr(part, INPUT_NAME)
     return module, tuple(ranges)
+
+
+def _make_plain(part: Any) -> None:
+    """Puts the values of parametrized tensors in their place.
+
+    PyTorch's own way takes them out of the class, which the copy shares with the original.
+    """
+    values = {name: getattr(part, name).detach() for name in part.parametrizations}
+    part.__class__ = parametrize.type_before_parametrizations(part)
+    del part.parametrizations
+    for name, value in values.items():
+        part.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
 def _drop_hook(part: Any, hook: Callable[..., Any]) -> None:
