@@ -77,7 +77,7 @@ def trained(recipe: str | Recipe) -> Any:
     return module.eval()
 
 
-@pytest.mark.parametrize("recipe", ["int8", "weight_int8", "weight_int4"])
+@pytest.mark.parametrize("recipe", ["int8", "int16x8", "weight_int8", "weight_int4"])
 def test_the_export_computes_what_was_trained(recipe: str) -> None:
     module, data = trained(recipe), images(20)
     made = edgeq.export(module, data, recipe=recipe, min_sqnr_db=None, progress=False)
