@@ -1,5 +1,8 @@
 """edgeq: a float model in, a small, fast and verified int8 LiteRT model out."""
 
+import importlib
+from types import ModuleType
+
 from edgeq.calibrate.calibration import Calibration
 from edgeq.errors import (
     ConversionError,
@@ -47,3 +50,10 @@ __all__ = [
     "lint",
     "plan",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Imports `edgeq.qat`, which needs PyTorch, when it is asked for."""
+    if name != "qat":
+        raise AttributeError(f"module 'edgeq' has no attribute {name!r}")
+    return importlib.import_module("edgeq.qat")

@@ -30,12 +30,15 @@ class FloatModel:
         origin: Framework that it came from, for example `"pytorch"`.
         notes: What was done to it that the user should know, one sentence each.
         nhwc: Inputs that the file takes as NHWC, but the user's model as NCHW, by name.
+        learned: `(layer path, lowest, highest)` of what layers read, as quantization-aware training
+            has found it.
     """
 
     tflite: bytes
     origin: str
     notes: tuple[str, ...] = ()
     nhwc: tuple[str, ...] = ()
+    learned: tuple[tuple[str, float, float], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self._model.graphs) != 1:
@@ -46,7 +49,7 @@ class FloatModel:
 
     def __reduce__(self) -> tuple[type[FloatModel], tuple[object, ...]]:
         """Goes to another process as the file alone; what was read from it is read again there."""
-        return FloatModel, (self.tflite, self.origin, self.notes, self.nhwc)
+        return FloatModel, (self.tflite, self.origin, self.notes, self.nhwc, self.learned)
 
     @functools.cached_property
     def _model(self) -> Model:

@@ -172,6 +172,11 @@ def symmetric_affine(low: float, high: float, dtype: DType) -> QParams:
     return replace(symmetric(max(-low, high, 0.0), dtype), narrow_range=False)
 
 
+def covering(found: tuple[float, float], dtype: DType) -> QParams:
+    """Activation parameters that cover a range `(low, high)`."""
+    return affine(*found) if dtype is DType.INT8 else symmetric_affine(*found, dtype)
+
+
 def symmetric_per_channel(
     absmax: FloatArray, axis: int, floor: FloatArray, dtype: DType = DType.INT8
 ) -> QParams:

@@ -12,7 +12,7 @@ the same real numbers; it is no finer than the int8 behind it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from edgeq.calibrate.observers import Fixed
 from edgeq.editor import TensorMerger, op_code, quantization
 from edgeq.errors import RecipeError
 from edgeq.export.exported import Exported
-from edgeq.export.modes import Choice, Choices
+from edgeq.export.modes import Choice, Choices, weight_slot
 from edgeq.export.plan import Plan
 from edgeq.flatbuffer import Operator, pack, parse, schema, unpack
 from edgeq.model import FloatModel
@@ -85,7 +85,7 @@ def known_ranges(model: FloatModel, interface: Interface) -> dict[int, Fixed]:
     Raises:
         RecipeError: The range of an output cannot be chosen.
     """
-    found = {}
+    found = dict(_learned(model))
     for name, tensor in model.signature.inputs:
         spec = interface.inputs.get(name)
         if spec is not None and spec.range is not None:
@@ -96,6 +96,16 @@ def known_ranges(model: FloatModel, interface: Interface) -> dict[int, Fixed]:
             known = Fixed(float(spec.range[0]), float(spec.range[1]))
             found.update(dict.fromkeys(_sources(model, name, tensor, known), known))
     return found
+
+
+def _learned(model: FloatModel) -> Iterator[tuple[int, Fixed]]:
+    """What training has found of the activations that layers with a weight read."""
+    ranges = {path: Fixed(low, high) for path, low, high in model.learned}
+    for op in model.graph.operators if ranges else ():
+        known = ranges.get(model.layer(op))
+        if known is not None and weight_slot(model.graph, op) is not None:
+            read = next(t.index for _, t in model.graph.operands(op) if not t.is_constant)
+            yield from dict.fromkeys(_sources(model, model.layer(op), read, known), known).items()
 
 
 def _sources(model: FloatModel, name: str, tensor: int, known: Fixed) -> list[int]:

@@ -35,14 +35,18 @@ def join_integers(model: FloatModel, plan: Plan, tree: Any) -> None:
         joiner.finish()
 
 
+_BIASED = {"CONV_2D": (0, 2), "DEPTHWISE_CONV_2D": (0, 2), "TRANSPOSE_CONV": (2, 3)}
+"""Operand slots of the activation and the bias of each convolution."""
+
+
 def widen_biases(tree: Any) -> None:
     """Makes the biases of int16 convolutions int64 in an object tree: their kernels read that."""
     graph = tree.subgraphs[0]
     for op in graph.operators:
         name, _ = op_name(tree.operatorCodes[op.opcodeIndex])
-        if name not in ("CONV_2D", "DEPTHWISE_CONV_2D") or len(op.inputs) < 3:
+        if name not in _BIASED or len(op.inputs) <= _BIASED[name][1]:
             continue
-        activation, bias = graph.tensors[op.inputs[0]], graph.tensors[op.inputs[2]]
+        activation, bias = (graph.tensors[op.inputs[slot]] for slot in _BIASED[name])
         kinds = activation.type, bias.type
         if kinds == (schema.TensorType.INT16, schema.TensorType.INT32):
             buffer = schema.BufferT()

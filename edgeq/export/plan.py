@@ -24,9 +24,8 @@ from edgeq.qtypes import (
     DType,
     FloatArray,
     QParams,
-    affine,
+    covering,
     symmetric,
-    symmetric_affine,
     symmetric_per_channel,
 )
 from edgeq.recipe import Mode, Recipe
@@ -314,7 +313,7 @@ class _Planner:
             return self._groups.fixed[root]
         if root not in self._group_ranges:
             raise self._not_calibrated(tensor)
-        return _covering(self._group_ranges[root], self._dtypes[tensor])
+        return covering(self._group_ranges[root], self._dtypes[tensor])
 
     @functools.cached_property
     def _group_ranges(self) -> dict[int, Range]:
@@ -341,9 +340,9 @@ class _Planner:
             elif tensor.data is not None and slot == row.weight:
                 yield slot, self._weight(op, row, tensor.data, tensors)
             elif tensor.data is not None:
-                yield slot, _covering(_finite_range(tensor.data) or (0.0, 0.0), dtype)
+                yield slot, covering(_finite_range(tensor.data) or (0.0, 0.0), dtype)
             elif tensors[tensor.index].dtype is not dtype:
-                yield slot, _covering(self._range(tensor.index), dtype)
+                yield slot, covering(self._range(tensor.index), dtype)
 
     def _weight(
         self, op: Operator, row: OpRow, data: FloatArray, tensors: Mapping[int, QParams]
@@ -376,11 +375,6 @@ class _Planner:
                 f"{self._model.where(op)}: its weight or bias holds NaN or infinite values; "
                 "the float model itself is broken (diverged in training, or a damaged file)"
             )
-
-
-def _covering(found: Range, dtype: DType) -> QParams:
-    """Activation parameters that cover a range."""
-    return affine(*found) if dtype is DType.INT8 else symmetric_affine(*found, dtype)
 
 
 def _constant_operand(graph: Graph, op: Operator, slot: int | None) -> FloatArray | None:

@@ -54,13 +54,39 @@ def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
     with adapter.quiet():
         adapter.check_installed()
         is_module = _is_module(model)
+        model, learned = _finished(model, notes) if is_module else (model, ())
         program = _export(_prepared(model, notes), sample) if is_module else _copied(model)
         _check_program(program)
         layers = {node.name: adapter.layer_path(node) for node in program.graph.nodes}
         lowered = _lower(program, layers)
     tflite = lower_to_float(worker, lowered.bytecode, "PYTORCH")
     naming = _Naming(FloatModel(tflite, "pytorch").graph, layers.values(), lowered.outputs)
-    return FloatModel(rename_tensors(tflite, naming.name), "pytorch", tuple(notes))
+    named = rename_tensors(tflite, naming.name)
+    return FloatModel(named, "pytorch", tuple(notes), learned=learned)
+
+
+def run(module: Any, sample: Any) -> Any:
+    """What a module makes of a sample in the forms that `trace` takes.
+
+    Raises:
+        DataError: `sample` does not fit `forward`.
+    """
+    arguments, keywords = _arguments(module, sample)
+    return module(*arguments, **keywords)
+
+
+def _finished(module: Any, notes: list[str]) -> tuple[Any, tuple[tuple[str, float, float], ...]]:
+    """The module without the fake quantization of its training, and the ranges that it learned."""
+    from edgeq.export.frontends import fake_quantize
+
+    if not fake_quantize.is_trained(module):
+        return module, ()
+    module, learned = fake_quantize.finished(module)
+    notes.append(
+        "the module was trained with fake quantization: its rounded weights were exported, and "
+        f"{len(learned)} ranges that it has learned"
+    )
+    return module, learned
 
 
 def _lower(program: Any, layers: Mapping[str, str]) -> adapter.Lowered:

@@ -1,0 +1,239 @@
+"""Quantization-aware training: what is trained is what the exported file computes."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import tables
+from numpy.typing import NDArray
+
+import edgeq
+from edgeq import Mode, ModelError, Recipe, Rule
+from edgeq.demo import DemoData, accuracy, load_data
+from edgeq.fidelity import Fidelity
+from edgeq.qtypes import DType, affine, quantize
+from edgeq.recipe import as_recipe
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("litert_torch")
+
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+from torch.nn.utils import parametrize  # noqa: E402
+
+from edgeq.demo.network import load_network  # noqa: E402
+from edgeq.export.frontends.fake_quantize import (  # noqa: E402
+    ActivationFakeQuantize,
+    WeightFakeQuantize,
+    WeightForm,
+)
+
+PER_TENSOR_INT4 = replace(as_recipe("weight_int4"), per_channel=False)
+STEPS, BATCH = 100, 32
+
+
+class Network(nn.Module):  # type: ignore[misc]
+    """A convolution with its batch normalisation, a transposed one, and a dense layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.up, self.head = nn.ConvTranspose2d(8, 4, 2, 2), nn.Linear(4, 5)
+        with torch.no_grad():
+            for part in (self.norm.weight, self.norm.running_var):
+                part.uniform_(0.2, 3.0)
+            self.norm.running_mean.normal_()
+
+    def forward(self, image: Any) -> Any:
+        hidden = functional.relu(self.norm(self.conv(image)))
+        return self.head(functional.relu(self.up(hidden)).mean((2, 3)))
+
+
+def images(count: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(size=(count, 3, 10, 10)).astype(np.float32)
+
+
+def outputs(made: edgeq.EdgeModel, data: NDArray[np.float32]) -> NDArray[np.float32]:
+    with made.session() as session:
+        ones = [next(iter(session.run((data[i : i + 1],)).values())) for i in range(len(data))]
+    return np.concatenate(ones)
+
+
+def trained(recipe: str | Recipe) -> Any:
+    """A small module after a few steps of training."""
+    module = edgeq.qat.prepare(Network().eval(), images(1), recipe)
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-2)
+    module.train()
+    for _ in range(5):
+        optimizer.zero_grad()
+        module(torch.from_numpy(images(16))).square().mean().backward()
+        optimizer.step()
+    edgeq.qat.freeze(module)
+    return module.eval()
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int16x8", "weight_int8", "weight_int4"])
+def test_the_export_computes_what_was_trained(recipe: str) -> None:
+    module, data = trained(recipe), images(20)
+    made = edgeq.export(module, data, recipe=recipe, min_sqnr_db=None, progress=False)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(data)).numpy()
+    fidelity = Fidelity.of(expected, outputs(made, data))
+    tables.add_row("export beside its training", {"recipe": recipe, "SQNR dB": fidelity.sqnr_db})
+    # Outputs and sums between the layers are rounded by the file alone.
+    assert fidelity.sqnr_db > (35 if recipe == "int8" else 60)
+    assert any("fake quantization" in note for note in made.report.notes)
+
+
+def test_the_ranges_that_were_learned_are_those_of_the_file() -> None:
+    module = trained("int8")
+    learned = module.get_submodule("up").edgeq_input.range
+    assert learned is not None
+    made = edgeq.export(module, 9 * images(20), recipe="int8", min_sqnr_db=None, progress=False)
+    graph = made.rewritten.graph
+    op = next(op for op in graph.operators if op.name == "TRANSPOSE_CONV")
+    read = next(t.index for _, t in graph.operands(op) if not t.is_constant)
+    assert made.plan.tensors[read] == affine(*learned)
+
+
+def test_weights_are_rounded_with_the_normalisation_in_them() -> None:
+    norm = nn.BatchNorm2d(4).eval()
+    norm.running_var.uniform_(0.1, 4.0)
+    with torch.no_grad():
+        norm.weight[1] = 0.0
+    weight = torch.randn(4, 3, 3, 3)
+    found = WeightFakeQuantize(WeightForm(DType.INT4, 0, per_channel=True), norm)(weight)
+    factor = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().reshape(-1, 1, 1, 1)
+    steps = (found * factor).detach()
+    for channel in (0, 2, 3):
+        levels = steps[channel].unique()
+        assert len(levels) <= 15
+        gaps = levels.diff() / levels.diff().min()
+        assert torch.allclose(gaps, gaps.round(), atol=1e-3)
+    assert torch.isfinite(found).all()
+
+
+def test_gradients_pass_inside_the_range_and_stop_outside() -> None:
+    rounding = ActivationFakeQuantize(DType.INT8)
+    rounding(torch.tensor([-1.0, 1.0]))
+    edgeq_range = rounding.range
+    assert edgeq_range == (-1.0, 1.0)
+    rounding.eval()
+    values = torch.tensor([-3.0, -0.5, 0.3, 5.0], requires_grad=True)
+    rounded = rounding(values)
+    rounded.sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [0.0, 1.0, 1.0, 0.0]
+    qparams = affine(-1.0, 1.0)
+    inside = np.array([-0.5, 0.3], np.float32)
+    expected = (quantize(inside, qparams) - qparams.zero_point[0]) * qparams.scale[0]
+    assert rounded.detach().numpy()[1:3] == pytest.approx(expected, abs=1e-6)
+
+
+def test_ranges_follow_the_batches_until_they_are_frozen() -> None:
+    rounding = ActivationFakeQuantize(DType.INT8)
+    values = torch.tensor([-1.0, 1.0])
+    assert rounding.eval()(values).tolist() == [-1.0, 1.0]
+    rounding.train()
+    rounding(values)
+    rounding(21 * values)
+    assert rounding.range == (pytest.approx(-2.0), pytest.approx(2.0))
+    rounding.frozen.fill_(True)
+    rounding(100 * values)
+    assert rounding.range == (pytest.approx(-2.0), pytest.approx(2.0))
+
+
+def test_rules_say_which_layers_are_trained_how() -> None:
+    rules = (Rule("head", mode=Mode.FLOAT, reason="small"), Rule("up", mode=Mode.WEIGHT_INT8))
+    recipe = Recipe("mixed", rules, default=Mode.STATIC_INT8)
+    module = edgeq.qat.prepare(Network().eval(), images(1), recipe)
+    quantized = [n for n, p in module.named_modules() if parametrize.is_parametrized(p)]
+    assert quantized == ["conv", "up"]
+    inputs = [n for n, p in module.named_modules() if isinstance(p, ActivationFakeQuantize)]
+    assert inputs == ["conv.edgeq_input"]
+
+
+def test_the_module_that_was_given_stays_as_it_was() -> None:
+    module = Network()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    edgeq.qat.prepare(module, images(1))
+    assert module.training
+    assert list(module.state_dict()) == list(before)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+class Functional(nn.Module):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.matrix = nn.Linear(4, 4), nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, values: Any) -> Any:
+        return functional.linear(self.first(values).relu(), self.matrix)
+
+
+def test_what_cannot_be_trained_is_said() -> None:
+    sample = np.ones((1, 4), np.float32)
+    with pytest.warns(UserWarning, match="not trained with fake quantization, but quantized"):
+        edgeq.qat.prepare(Functional().eval(), sample)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        edgeq.qat.prepare(Network().eval(), images(1))
+
+
+def test_wrong_use_gets_a_sentence() -> None:
+    with pytest.raises(ModelError, match=r"is for PyTorch modules\. Received: str"):
+        edgeq.qat.prepare("model.tflite", images(1))
+    with pytest.raises(
+        ModelError, match=r"only a module made by edgeq\.qat\.prepare can be frozen"
+    ):
+        edgeq.qat.freeze(Network())
+    module = edgeq.qat.prepare(Network().eval(), images(1))
+    with pytest.raises(ModelError, match="carries fake quantization already"):
+        edgeq.qat.prepare(module, images(1))
+    with pytest.raises(ModelError, match="makes no weight of a layer of the module an integer"):
+        edgeq.qat.prepare(Network().eval(), images(1), "float16")
+
+
+def exported_accuracy(model: Any, data: DemoData) -> float:
+    made = edgeq.export(
+        model, data.calibration, recipe=PER_TENSOR_INT4, min_sqnr_db=None, progress=False
+    )
+    return accuracy(outputs(made, data.test), data.labels)
+
+
+def test_training_wins_back_what_four_bits_lose() -> None:
+    data, teacher = load_data(), load_network()
+    before = accuracy(teacher(torch.from_numpy(data.test)).detach().numpy(), data.labels)
+    after_ptq = exported_accuracy(teacher, data)
+    torch.manual_seed(0)
+    module = edgeq.qat.prepare(load_network(), data.calibration[:1], PER_TENSOR_INT4)
+    edgeq.qat.freeze(module)
+    _distill(module.train(), teacher, torch.from_numpy(data.calibration))
+    after_qat = exported_accuracy(module, data)
+    row = {"float %": 100 * before, "PTQ %": 100 * after_ptq, "QAT %": 100 * after_qat}
+    tables.add_row("int4 weights, one scale for each tensor", row)
+    assert before - after_ptq >= 0.03
+    assert after_qat - after_ptq >= 0.8 * (before - after_ptq)
+
+
+def _distill(module: Any, teacher: Any, calibration: Any) -> None:
+    """Trains on mixtures of the calibration images what the float model says of them."""
+    optimizer = torch.optim.Adam(module.parameters(), lr=5e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    for step in range(STEPS):
+        batch = calibration[torch.randint(len(calibration), (BATCH,))]
+        batch = torch.roll(batch, torch.randint(-2, 3, (2,)).tolist(), (2, 3))
+        batch = batch.flip(3) if step % 2 else batch
+        share = 0.5 * torch.rand(BATCH, 1, 1, 1)
+        batch = batch * (1 - share) + batch[torch.randperm(BATCH)] * share
+        with torch.no_grad():
+            wanted = teacher(batch)
+        optimizer.zero_grad()
+        functional.mse_loss(module(batch), wanted).backward()
+        optimizer.step()
+        schedule.step()
