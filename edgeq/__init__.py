@@ -4,6 +4,7 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.errors import (
     ConversionError,
     DataError,
+    DelegateError,
     DependencyError,
     EdgeqError,
     ModelError,
@@ -27,6 +28,7 @@ __all__ = [
     "Comparison",
     "ConversionError",
     "DataError",
+    "DelegateError",
     "DependencyError",
     "EdgeModel",
     "EdgeqError",

@@ -88,6 +88,11 @@ PortRange = Annotated[
         help="Range of its real numbers that is known beforehand, instead of measured.",
     ),
 ]
+PORTS_DEFAULT = "float32, for the Edge TPU int8"
+MinRuntime = Annotated[
+    str | None,
+    typer.Option(help="Oldest TensorFlow Lite version that will run the file, such as 2.14."),
+]
 Layout = Annotated[
     str | None, typer.Option(help="nhwc: take and give images as NHWC where the model has NCHW.")
 ]
@@ -154,6 +159,13 @@ def _inputs(model: str) -> tuple[InputSpec, ...]:
     return ()
 
 
+def _port(dtype: str | None, known: tuple[float, float] | None) -> PortSpec | None:
+    """What the ports of one side shall be; None leaves it to the target."""
+    if dtype is None and known is None:
+        return None
+    return PortSpec(dtype or "float32", known)
+
+
 def _check_writable(path: Path, overwrite: bool) -> None:
     """Raises an `EdgeqError` before the long work for a file that could not be written after it."""
     if path.is_dir():
@@ -210,15 +222,19 @@ def export(
         Path | None, typer.Option(help="Plan by this file of edgeq calibrate.")
     ] = None,
     inputs: Annotated[
-        str, typer.Option(help=f"What the app passes: {', '.join(DTYPES)}.")
-    ] = "float32",
-    outputs: Annotated[str, typer.Option(help="What the app gets, likewise.")] = "float32",
+        str | None,
+        typer.Option(help=f"What the app passes: {', '.join(DTYPES)}.", show_default=PORTS_DEFAULT),
+    ] = None,
+    outputs: Annotated[
+        str | None, typer.Option(help="What the app gets, likewise.", show_default=PORTS_DEFAULT)
+    ] = None,
     input_range: PortRange = None,
     output_range: PortRange = None,
     layout: Layout = None,
     min_sqnr: Annotated[
         float, typer.Option(help="Lowest SQNR in dB an output may have; -inf accepts any.")
     ] = 3.0,
+    min_runtime: MinRuntime = None,
     measure: Measure = False,
     goal_sqnr: GoalSqnr = 20.0,
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
@@ -235,8 +251,9 @@ def export(
         made = run(
             _load_model(model), _load_data(data, data_config, data_option, model),
             recipe=recipe, target=target, calibration=calibration, layout=layout,
-            inputs=PortSpec(inputs, input_range), outputs=PortSpec(outputs, output_range),
-            min_sqnr_db=min_sqnr, measure=measure, goal_db=goal_sqnr, threads=threads,
+            inputs=_port(inputs, input_range), outputs=_port(outputs, output_range),
+            min_sqnr_db=min_sqnr, min_runtime=min_runtime, measure=measure, goal_db=goal_sqnr,
+            threads=threads,
         )  # fmt: skip
         _write(output, made.tflite)
         if report is not None:
