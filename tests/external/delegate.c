@@ -1,9 +1,9 @@
-/* A LiteRT external delegate for the tests: it logs what it gets, claims ops by name, computes those
-   that only copy or quantize, and fails where its options say so. Also stands in for libedgetpu.
+/* A LiteRT external delegate for the tests. It logs what it gets, claims RESHAPE or the Edge TPU's
+   ops, which it computes by copying, and fails where its options say so. Built with DEVICES it also
+   stands in for libedgetpu.
 
    Its own declarations of the C API keep it free of headers; the layout is that of
    tensorflow/lite/core/c/common.h from TensorFlow 2.9 on. */
-#include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -73,7 +73,7 @@ struct Delegate {
   void* opaque_builder;
 };
 
-enum { OK = 0, ERROR = 1, RESHAPE = 22, CUSTOM = 32, QUANTIZE = 114, MOST_NODES = 4096 };
+enum { OK = 0, ERROR = 1, RESHAPE = 22, CUSTOM = 32, MOST_NODES = 4096 };
 
 typedef struct {
   Delegate delegate;
@@ -82,7 +82,7 @@ typedef struct {
   bool fail_prepare, fail_invoke;
 } Mine;
 
-typedef struct { Mine* mine; int count; int codes[MOST_NODES], in[MOST_NODES], out[MOST_NODES]; } Kernel;
+typedef struct { Mine* mine; int count, in[MOST_NODES], out[MOST_NODES]; } Kernel;
 
 static Mine* loaded;
 
@@ -103,7 +103,6 @@ static void* kernel_init(Context* context, const char* buffer, size_t length) {
     NodeHead* node;
     Registration* registration;
     context->node_and_registration(context, params->nodes->data[i], &node, &registration);
-    kernel->codes[i] = registration->builtin_code;
     kernel->in[i] = node->inputs->data[0];
     kernel->out[i] = node->outputs->data[0];
   }
@@ -114,15 +113,6 @@ static void* kernel_init(Context* context, const char* buffer, size_t length) {
 static void kernel_free(Context* context, void* kernel) { free(kernel); }
 static int kernel_prepare(Context* context, NodeHead* node) { return OK; }
 
-static void quantize(const Tensor* in, Tensor* out) {
-  const float* real = in->data;
-  int8_t* stored = out->data;
-  for (size_t i = 0; i < out->bytes; i++) {
-    float level = roundf(real[i] / out->params.scale) + out->params.zero_point;
-    stored[i] = (int8_t)(level < -128 ? -128 : level > 127 ? 127 : level);
-  }
-}
-
 static int kernel_invoke(Context* context, NodeHead* node) {
   Kernel* kernel = node->user_data;
   if (kernel->mine->fail_invoke) {
@@ -132,8 +122,7 @@ static int kernel_invoke(Context* context, NodeHead* node) {
   for (int i = 0; i < kernel->count; i++) {
     Tensor* in = &context->tensors[kernel->in[i]];
     Tensor* out = &context->tensors[kernel->out[i]];
-    if (kernel->codes[i] == QUANTIZE) quantize(in, out);
-    else memcpy(out->data, in->data, out->bytes);
+    memcpy(out->data, in->data, out->bytes);
   }
   return OK;
 }
@@ -170,6 +159,7 @@ Delegate* tflite_plugin_create_delegate(char** keys, char** values, size_t count
                                         void (*report_error)(const char*)) {
   Mine* mine = calloc(1, sizeof *mine);
   mine->delegate.prepare = prepare;
+  mine->delegate.flags = 1; /* AllowDynamicTensors: custom ops need no kernel of the run time */
   mine->claim = CUSTOM;
   mine->log = stderr;
   loaded = mine;
@@ -178,9 +168,7 @@ Delegate* tflite_plugin_create_delegate(char** keys, char** values, size_t count
   for (size_t i = 0; i < count; i++) {
     say("option %s=%s\n", keys[i], strcmp(keys[i], "log") ? values[i] : "...");
     if (!strcmp(keys[i], "claim"))
-      mine->claim = !strcmp(values[i], "QUANTIZE")  ? QUANTIZE
-                    : !strcmp(values[i], "RESHAPE") ? RESHAPE
-                                                    : CUSTOM;
+      mine->claim = strcmp(values[i], "RESHAPE") ? CUSTOM : RESHAPE;
     if (!strcmp(keys[i], "fail")) {
       if (!strcmp(values[i], "create")) report_error("the test device is on fire");
       if (!strcmp(values[i], "create") || !strcmp(values[i], "silently")) return NULL;
