@@ -1,6 +1,7 @@
 """edgeq: a float model in, a small, fast and verified int8 LiteRT model out."""
 
 from edgeq.calibrate.calibration import Calibration
+from edgeq.compiler import compile_edgetpu
 from edgeq.errors import (
     ConversionError,
     DataError,
@@ -43,6 +44,7 @@ __all__ = [
     "VerificationError",
     "calibrate",
     "compare",
+    "compile_edgetpu",
     "dequantize",
     "evaluate",
     "export",

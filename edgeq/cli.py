@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import sys
 import time
@@ -25,6 +26,7 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import InputSpec
 from edgeq.calibrate.observers import NAMED
 from edgeq.calibrate.readers import open_data, open_with_settings, parse_setting, read_settings
+from edgeq.compiler import TIMEOUT_S, compile_edgetpu
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
@@ -469,6 +471,52 @@ def lint(
         found.print(Console(width=None if sys.stdout.isatty() else 250))
         if found.errors:
             raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq compile model_int8.tflite --output compiled\n\n"
+    "edgeq compile detect.tflite classify.tflite -o compiled --json compiled.json"
+)
+def compile(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Files of edgeq export --target edgetpu; several share one chip's memory.",
+            metavar="MODEL...",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    segments: Annotated[int, typer.Option(help="Parts, for as many chips in a row.", min=1)] = 1,
+    several_pieces: Annotated[
+        bool, typer.Option(help="Also map ops behind the first one that does not map.")
+    ] = False,
+    search: Annotated[
+        bool, typer.Option(help="End the compiled part earlier if that lets it succeed.")
+    ] = False,
+    timeout: Annotated[
+        int, typer.Option(help="Seconds after which the compiler is stopped.", min=1)
+    ] = TIMEOUT_S,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write what was made as JSON.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compiles int8 files for the Edge TPU, and shows which ops map beside the prediction.
+
+    Needs edgetpu_compiler on the PATH; without it, it says how to get it.
+    """
+    with _errors_as_sentences():
+        if json_file is not None:
+            _check_writable(json_file, overwrite)
+        made = compile_edgetpu(
+            models, output, segments=segments, several_pieces=several_pieces, search=search,
+            timeout_s=timeout,
+        )  # fmt: skip
+        for compiled in made:
+            compiled.print(Console(width=None if sys.stdout.isatty() else 250))
+        if json_file is not None:
+            _write(json_file, json.dumps([c.to_dict() for c in made], indent=2).encode())
 
 
 @app.command(epilog="Example:\n\nedgeq demo --output edgeq-demo")

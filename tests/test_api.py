@@ -37,6 +37,7 @@ PUBLIC = [
     "VerificationError",
     "calibrate",
     "compare",
+    "compile_edgetpu",
     "dequantize",
     "evaluate",
     "export",

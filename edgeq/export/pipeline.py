@@ -19,6 +19,7 @@ from edgeq.calibrate.data import HeldOut, RepDataset, Sample
 from edgeq.calibrate.observers import Fixed
 from edgeq.calibrate.rows import Rows
 from edgeq.calibrate.run import Calibrator, Checkpoint, input_specs
+from edgeq.compiler import COMPILER, GET_COMPILER, has_compiler
 from edgeq.errors import ModelError, RecipeError, VerificationError
 from edgeq.export import frontends
 from edgeq.export.auto import Search
@@ -142,7 +143,7 @@ def export(
         target=target,
         calibrated_samples=decided.calibration.samples,
         independent=decided.independent,
-        notes=(*float_model.notes, *decided.advice),
+        notes=(*float_model.notes, *decided.advice, *_next_steps(target)),
         seconds=dict(stages.seconds),
     )
     return EdgeModel(tflite, float_model, rewritten, plan, decided.calibration, report)
@@ -379,6 +380,14 @@ def _runtime_for(target: str, min_runtime: str | None) -> Version | None:
     if min_runtime is not None:
         return as_version(min_runtime)
     return EDGETPU_COMPILER if target == "edgetpu" else None
+
+
+def _next_steps(target: str) -> tuple[str, ...]:
+    """What is left to do before the file runs on the target."""
+    if target != "edgetpu":
+        return ()
+    missing = "" if has_compiler() else f"; {COMPILER} is not on the PATH. {GET_COMPILER}"
+    return (f"the Edge TPU runs what `edgeq compile` makes of this file{missing}",)
 
 
 def _source(
