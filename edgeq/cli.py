@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,8 +34,13 @@ from edgeq.flatbuffer import parse
 from edgeq.linter import lint as check
 from edgeq.model import FloatModel
 from edgeq.portspec import DTYPES, PortSpec
+from edgeq.progress import Progress
 from edgeq.recipe import PRESETS
-from edgeq.runtime.backend import load_backend
+from edgeq.report.bench import measure_models
+from edgeq.runtime.backend import BACKENDS, load_backend
+from edgeq.runtime.benchmark import Setting
+from edgeq.runtime.cpu import speed_hints
+from edgeq.runtime.session import DELEGATES
 from edgeq.targets import TARGETS
 
 app = typer.Typer(
@@ -78,6 +84,10 @@ Overwrite = Annotated[bool, typer.Option(help="Replace an existing output.")]
 Measure = Annotated[
     bool,
     typer.Option(help="Let recipe auto decide by times measured on this machine."),
+]
+CostTable = Annotated[
+    Path | None,
+    typer.Option(help="What recipe auto estimates times by: a file of edgeq bench --fit."),
 ]
 GoalSqnr = Annotated[
     float, typer.Option(help="SQNR in dB from which on recipe auto takes the fastest plan.")
@@ -239,6 +249,7 @@ def export(
     min_runtime: MinRuntime = None,
     measure: Measure = False,
     goal_sqnr: GoalSqnr = 20.0,
+    costs: CostTable = None,
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
@@ -255,7 +266,7 @@ def export(
             recipe=recipe, target=target, calibration=calibration, layout=layout,
             inputs=_port(inputs, input_range), outputs=_port(outputs, output_range),
             min_sqnr_db=min_sqnr, min_runtime=min_runtime, measure=measure, goal_db=goal_sqnr,
-            threads=threads,
+            costs=costs, threads=threads,
         )  # fmt: skip
         _write(output, made.tflite)
         if report is not None:
@@ -281,6 +292,7 @@ def plan(
     ] = None,
     measure: Measure = False,
     goal_sqnr: GoalSqnr = 20.0,
+    costs: CostTable = None,
     json: Annotated[Path | None, typer.Option(help="Also write the plan as JSON.")] = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
@@ -294,7 +306,7 @@ def plan(
         made = run(
             _load_model(model), _load_data(data, data_config, data_option, model), recipe=recipe,
             target=target, calibration=calibration, measure=measure, goal_db=goal_sqnr,
-            threads=threads,
+            costs=costs, threads=threads,
         )  # fmt: skip
         if json is not None:
             _write(json, made.to_json().encode())
@@ -517,6 +529,74 @@ def compile(
             compiled.print(Console(width=None if sys.stdout.isatty() else 250))
         if json_file is not None:
             _write(json_file, json.dumps([c.to_dict() for c in made], indent=2).encode())
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq bench model.tflite model_int8.tflite --threads 2\n\n"
+    "edgeq bench model_int8.tflite --per-op --json bench.json\n\n"
+    "edgeq bench --fit costs.json"
+)
+def bench(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(help=".tflite files; ratios are over the first.", metavar="[MODEL...]"),
+    ] = None,
+    delegate: Annotated[
+        str, typer.Option(help=f"{', '.join(DELEGATES)}, or the path of a library.")
+    ] = "xnnpack",
+    delegate_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="What the delegate's library is told."),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads within one run.", min=1)] = 1,
+    seconds: Annotated[float, typer.Option(help="How long, for all models together.")] = 3.0,
+    warm_up: Annotated[int, typer.Option(help="Runs that do not count.", min=0)] = 3,
+    per_op: Annotated[bool, typer.Option(help="Also show what each op takes.")] = False,
+    backend: Annotated[str | None, typer.Option(help=f"One of {', '.join(BACKENDS)}.")] = None,
+    fit: Annotated[
+        Path | None, typer.Option(help="Measure a cost table of this machine into this file.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write what was measured as JSON.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measures latency and memory of models, in turn, on this machine.
+
+    Inputs are random. With --fit no model is needed: the table that is written makes edgeq export
+    --costs plan for this machine.
+    """
+    with _errors_as_sentences():
+        for path in (fit, json_file):
+            if path is not None:
+                _check_writable(path, overwrite)
+        if not models and fit is None:
+            raise ModelError("name a model to measure, or a file for --fit")
+        wide = Console(width=None if sys.stdout.isatty() else 250)
+        for hint in speed_hints():
+            Console(stderr=True).print(f"note: {hint}", highlight=False, soft_wrap=True)
+        if models:
+            given = dict(option.partition("=")[::2] for option in delegate_option or [])
+            found = measure_models(
+                models, Setting(delegate, given, threads, backend), seconds, warm_up, per_op
+            )
+            found.print(wide)
+            if json_file is not None:
+                _write(json_file, found.to_json().encode())
+        if fit is not None:
+            _fit(fit)
+
+
+def _fit(path: Path) -> None:
+    from edgeq.export.fitting import STEPS
+    from edgeq.export.fitting import fit as run
+
+    progress = Progress.make(None)
+    with progress.stage("measure", STEPS) as advance:
+        costs = run(f"measured on {platform.node()}", advance=advance)
+    _write(path, costs.to_json().encode())
+    Console().print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example:\n\nedgeq demo --output edgeq-demo")

@@ -64,6 +64,7 @@ def export(
     min_runtime: str | None = None,
     measure: bool = False,
     goal_db: float = 20.0,
+    costs: Costs | str | os.PathLike[str] | None = None,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> EdgeModel:
@@ -99,6 +100,8 @@ def export(
         measure: Whether `recipe="auto"` decides by times measured on this machine. Otherwise it
             estimates them for a processor with int8 dot products, which phones have.
         goal_db: SQNR in dB from which on `recipe="auto"` takes the fastest plan.
+        costs: What `recipe="auto"` estimates times by: the file of a table that
+            `edgeq bench --fit` measured on the device. None is the built-in one.
         threads: Threads for calibration; None takes what this process may use.
         progress: Whether to draw progress bars on standard error; None draws on a terminal.
 
@@ -123,7 +126,7 @@ def export(
     oldest = _runtime_for(target, min_runtime)
     request = _Request(
         model, rep_dataset, sample, recipe, target, calibration, *asked, layout, oldest, measure,
-        goal_db, threads,
+        goal_db, _costs(measure, costs), threads,
     )  # fmt: skip
     with start_converter() as converter:
         decided = _decide(request, stages, converter)
@@ -163,6 +166,7 @@ def plan(
     min_runtime: str | None = None,
     measure: bool = False,
     goal_db: float = 20.0,
+    costs: Costs | str | os.PathLike[str] | None = None,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> PlannedModel:
@@ -178,7 +182,7 @@ def plan(
     check_layout(layout)
     request = _Request(
         model, rep_dataset, sample, recipe, target, calibration, *asked, layout,
-        _runtime_for(target, min_runtime), measure, goal_db, threads,
+        _runtime_for(target, min_runtime), measure, goal_db, _costs(measure, costs), threads,
     )  # fmt: skip
     with start_converter() as converter:
         decided = _decide(request, Progress.make(progress), converter)
@@ -201,6 +205,7 @@ class _Request:
     oldest: Version | None
     measure: bool
     goal_db: float
+    costs: Costs
     threads: int | None
 
 
@@ -261,7 +266,7 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
         with stages.stage("search") as advance:
             choices = Search(
                 rewritten, found, recipe, choices, held.first, converter,
-                _costs(asked.measure), asked.goal_db, asked.measure, advance,
+                asked.costs, asked.goal_db, asked.measure, advance,
             ).run()  # fmt: skip
     with stages.stage("plan"):
         made = make_plan(rewritten, found, recipe, choices)
@@ -348,8 +353,10 @@ def calibrate(
     return found
 
 
-def _costs(measure: bool) -> Costs:
+def _costs(measure: bool, given: Costs | str | os.PathLike[str] | None) -> Costs:
     """Rates of the processor to plan for: this one's if it is measured on, else a phone's."""
+    if given is not None:
+        return given if isinstance(given, Costs) else Costs.load(given)
     here = measure and has_int8_dot_product() is False
     return WITHOUT_DOT_PRODUCT if here else WITH_DOT_PRODUCT
 
