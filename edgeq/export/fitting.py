@@ -38,9 +38,9 @@ CONVOLUTIONS: tuple[Shape, ...] = (
 )  # fmt: skip
 """Height and width, taps a side, input and output channels; the others are as telling."""
 
-DEPTHWISE: tuple[Shape, ...] = ((48, 16, 3), (32, 64, 3), (16, 256, 5), (24, 64, 5))
-LARGE_DEPTHWISE: tuple[Shape, ...] = ((32, 64, 7), (16, 256, 7), (16, 64, 9))
-"""Height and width, channels, taps a side."""
+DEPTHWISE: tuple[Shape, ...] = ((48, 16, 3, 1), (32, 64, 3, 1), (32, 64, 3, 2), (24, 64, 5, 1))
+LARGE_DEPTHWISE: tuple[Shape, ...] = ((32, 32, 7, 1), (16, 128, 7, 1), (32, 64, 7, 2))
+"""Height and width, channels, taps a side, stride."""
 
 DENSE: tuple[Shape, ...] = (
     (1, 256, 256),
@@ -130,12 +130,12 @@ class _Builder:
         )  # fmt: skip
 
     def depthwise(self, shape: Shape) -> OneOp:
-        size, channels, taps = shape
+        size, channels, taps, stride = shape
         source = self._activation("x", (1, size, size, channels))
         inputs = [source, self._weight((1, taps, taps, channels), 3), self._bias(channels)]
         return self._finish(
-            "DEPTHWISE_CONV_2D", inputs, (1, size, size, channels), padding=schema.Padding.SAME,
-            strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1, depthMultiplier=1,
+            "DEPTHWISE_CONV_2D", inputs, (1, size // stride, size // stride, channels), padding=schema.Padding.SAME,
+            strideH=stride, strideW=stride, dilationHFactor=1, dilationWFactor=1, depthMultiplier=1,
         )  # fmt: skip
 
     def dense(self, shape: Shape) -> OneOp:
