@@ -134,8 +134,9 @@ class _Builder:
         source = self._activation("x", (1, size, size, channels))
         inputs = [source, self._weight((1, taps, taps, channels), 3), self._bias(channels)]
         return self._finish(
-            "DEPTHWISE_CONV_2D", inputs, (1, size // stride, size // stride, channels), padding=schema.Padding.SAME,
-            strideH=stride, strideW=stride, dilationHFactor=1, dilationWFactor=1, depthMultiplier=1,
+            "DEPTHWISE_CONV_2D", inputs, (1, size // stride, size // stride, channels),
+            padding=schema.Padding.SAME, strideH=stride, strideW=stride, dilationHFactor=1,
+            dilationWFactor=1, depthMultiplier=1,
         )  # fmt: skip
 
     def dense(self, shape: Shape) -> OneOp:
