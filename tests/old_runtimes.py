@@ -6,43 +6,21 @@ set up. Knows nothing of what is tested.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from packages import Unavailable, cache_directory
+from run_models import Arrays, Models, run_models
 
 ROOT = Path(__file__).resolve().parent.parent
 PIP_TIMEOUT_S = 300
-
-_RUN = """
-import json, sys
-import numpy as np
-from tflite_runtime.interpreter import Interpreter
-for name in sys.argv[1:]:
-    try:
-        interpreter = Interpreter(name)
-        interpreter.allocate_tensors()
-        sample = np.load(name + ".npz")
-        for detail in interpreter.get_input_details():
-            interpreter.set_tensor(detail["index"], sample["input_%d" % detail["index"]])
-        interpreter.invoke()
-        outputs = [interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()]
-        np.savez(name + ".out.npz", *outputs)
-        print(json.dumps(""))
-    except (RuntimeError, ValueError) as error:
-        print(json.dumps(" ".join(str(error).split())))
-"""
 
 
 @dataclass(frozen=True)
@@ -94,29 +72,10 @@ class OldRuntime:
         wanted = ", ".join(f"3.{minor}" for minor in self.pythons)
         raise Unavailable(f"tflite-runtime {self.version} has wheels for Python {wanted} alone")
 
-    def run(
-        self, folder: Path, models: Mapping[str, tuple[bytes, Sequence[npt.NDArray[Any]]]]
-    ) -> dict[str, list[npt.NDArray[Any]] | str]:
-        """Runs each model on its sample, arrays in input order.
-
-        Returns:
-            Outputs by name of the model, or what the run time said to it.
-        """
-        from edgeq.flatbuffer import parse
-
-        paths = []
-        for name, (tflite, sample) in models.items():
-            path = folder / f"{name}.tflite"
-            path.write_bytes(tflite)
-            inputs = parse(tflite).graphs[0].inputs
-            named = {f"input_{i}": a for i, a in zip(inputs, sample, strict=True)}
-            np.savez(f"{path}.npz", **named)  # type: ignore[arg-type]
-            paths.append(path)
-        texts = [json.loads(line) for line in self.call(_RUN, *paths).splitlines()]
-        return {
-            name: text or list(np.load(f"{path}.out.npz").values())
-            for name, path, text in zip(models, paths, texts, strict=True)
-        }
+    def run(self, folder: Path, models: Models) -> dict[str, Arrays | str]:
+        """Outputs of each model by name, or what the run time said to it."""
+        found = run_models([self.python()], folder, models)
+        return {name: results["AUTO"] for name, results in found.items()}
 
     def call(self, source: str, *arguments: object) -> str:
         """What a program prints that runs there and finds edgeq."""
