@@ -62,7 +62,7 @@ def stress(path: Path, samples: Samples, threads: int, requests: int) -> Stress:
 
 
 def throughput(
-    path: Path, samples: Samples, threads: int, seconds: float, rounds: int = 5
+    path: Path, samples: Samples, threads: int, seconds: float, rounds: int = 20
 ) -> tuple[float, float]:
     """Requests a second of bare interpreters and of a pool, a thread each, in turn."""
     content = path.read_bytes()
