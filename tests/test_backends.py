@@ -19,7 +19,6 @@ import edgeq
 from edgeq.errors import RecipeError, UnsupportedOpError
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.flatbuffer import parse
-from edgeq.model import FloatModel
 from edgeq.runtime import Session
 from edgeq.versions import as_version, first_runtime, needed_runtime, written
 
@@ -118,12 +117,11 @@ def agrees(edge: EdgeModel, sample: Any, found: Any) -> bool:
 
 
 def test_files_for_an_old_run_time_run_on_it(
-    old: OldRuntime, tmp_path: Path, demo_model: FloatModel, demo_images: Images
+    old: OldRuntime, tmp_path: Path, for_edgetpu: EdgeModel, demo_images: Images
 ) -> None:
     """Five models as the Edge TPU compiler would have to parse them."""
-    demo = edgeq.export(demo_model.tflite, demo_images, target="edgetpu")
     image = demo_images[:1].transpose(0, 2, 3, 1)
-    models = {"demo": (demo, [demo.io.inputs[0].quantize(image)])}
+    models = {"demo": (for_edgetpu, [for_edgetpu.io.inputs[0].quantize(image)])}
     for label in ("FULLY_CONNECTED", "CONV_2D", "MEAN", "RESIZE_BILINEAR"):
         edge = exported_case(label, target="edgetpu")
         models[label] = edge, sample_of(edge, ONE_OP[label])

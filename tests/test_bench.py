@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from one_op import CASES
 from test_cli import run
 
 import edgeq
@@ -18,7 +19,6 @@ from edgeq.export.costs import DYNAMIC, FORMS, KINDS, WITH_DOT_PRODUCT, Costs, R
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.fitting import STEPS, fit, non_negative, one_op, shapes
 from edgeq.flatbuffer import parse, unpack
-from edgeq.model import FloatModel
 from edgeq.runtime import Session
 from edgeq.runtime.benchmark import Latency, Setting, benchmark, random_sample
 from edgeq.runtime.cpu import speed_hints
@@ -192,22 +192,22 @@ def test_a_table_that_is_none_is_refused(
         Costs.load(tmp_path / "missing.json")
 
 
-def test_auto_plans_by_the_table_that_it_is_given(
-    demo_model: FloatModel, demo_images: Images, tmp_path: Path
-) -> None:
-    def table(**factors: float) -> Path:
+def test_auto_plans_by_the_table_that_it_is_given(tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.label == "CONV_2D")
+    planned = {}
+    for cheap, dear in (("int8", "dynamic"), ("dynamic", "int8")):
         forms = {
-            form: {k: Rates(r.mac_ns * f, r.element_ns * f) for k, r in row.items()}
-            for form, f in factors.items()
+            form: {k: Rates(r.mac_ns * factor, r.element_ns * factor) for k, r in row.items()}
+            for form, factor in ((cheap, 0.001), (dear, 1000.0))
             for row in (getattr(WITH_DOT_PRODUCT, form),)
         }
-        path = tmp_path / "costs.json"
-        path.write_text(dataclasses.replace(WITH_DOT_PRODUCT, **forms).to_json())  # type: ignore[arg-type]
-        return path
-
-    integers = {}
-    for name, factor in {"dear": 50.0, "cheap": 0.2}.items():
-        costs = table(int8=factor, dynamic=factor)
-        planned = edgeq.plan(demo_model.tflite, demo_images, costs=costs, progress=False)
-        integers[name] = len(planned.plan.tensors)
-    assert integers["dear"] == 0 < integers["cheap"]
+        free = {"boundary_ns": 0.0, "launch_ns": 0.0}
+        costs = dataclasses.replace(WITH_DOT_PRODUCT, **free, **forms)  # type: ignore[arg-type]
+        path = tmp_path / f"{cheap}.json"
+        path.write_text(costs.to_json())
+        made = edgeq.plan(case.build(), case.draw(12), costs=path, progress=False)
+        planned[cheap] = made.plan
+    assert planned["int8"].tensors
+    assert not planned["int8"].stored
+    assert planned["dynamic"].stored
+    assert not planned["dynamic"].tensors

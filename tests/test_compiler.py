@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 import edgeq
@@ -19,11 +18,9 @@ from edgeq.compiler import MAPPED, parse_log
 from edgeq.errors import ConversionError, DependencyError, ModelError, RecipeError
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.flatbuffer import parse
-from edgeq.model import FloatModel
 from edgeq.targets import TARGETS
 from edgeq.targets.edgetpu import RUNTIME
 
-Images = npt.NDArray[np.float32]
 Row = tuple[str, int, str]
 
 ONE_PIECE = "More than one subgraph is not supported"
@@ -181,11 +178,6 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCompiler:
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     return FakeCompiler(folder)
-
-
-@pytest.fixture(scope="module")
-def for_edgetpu(demo_model: FloatModel, demo_images: Images) -> EdgeModel:
-    return edgeq.export(demo_model.tflite, demo_images, target="edgetpu", progress=False)
 
 
 @pytest.fixture
