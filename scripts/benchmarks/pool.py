@@ -61,12 +61,25 @@ def stress(path: Path, samples: Samples, threads: int, requests: int) -> Stress:
     return Stress(total, wrong, tuple(memory))
 
 
+@dataclass(frozen=True)
+class Throughput:
+    """What one contestant reached.
+
+    Attributes:
+        rate: Requests a second, median of the rounds.
+        fastest_ms: The fastest request, which other work on the machine disturbs least.
+    """
+
+    rate: float
+    fastest_ms: float
+
+
 def throughput(
     path: Path, samples: Samples, threads: int, seconds: float, rounds: int = 20
-) -> tuple[float, float]:
-    """Requests a second of bare interpreters and of a pool, a thread each, in turn."""
+) -> tuple[Throughput, Throughput]:
+    """Bare interpreters and a pool, a thread each, in turn."""
     content = path.read_bytes()
-    rates: dict[str, list[float]] = {"bare": [], "pool": []}
+    seen: dict[str, list[Throughput]] = {"bare": [], "pool": []}
     bare = [_Bare(content) for _ in range(threads)]
     with SessionPool(content, sessions=threads) as pool:
         runners: dict[str, Sequence[Callable[[Samples], Any]]] = {
@@ -74,8 +87,14 @@ def throughput(
         }  # fmt: skip
         for _ in range(rounds + 1):
             for name, run in runners.items():
-                rates[name].append(_rate(run, samples, seconds / (2 * rounds)))
-    first, second = (statistics.median(rates[name][1:]) for name in ("bare", "pool"))
+                seen[name].append(_round(run, samples, seconds / (2 * rounds)))
+    first, second = (
+        Throughput(
+            statistics.median(one.rate for one in found[1:]),
+            min(one.fastest_ms for one in found[1:]),
+        )
+        for found in seen.values()
+    )
     return first, second
 
 
@@ -94,21 +113,26 @@ class _Bare:
         return [self._interpreter.get_tensor(index) for index in self._outputs]
 
 
-def _rate(runners: Sequence[Callable[[Samples], Any]], samples: Samples, seconds: float) -> float:
-    """Requests a second of all runners, each in a thread of its own."""
+def _round(
+    runners: Sequence[Callable[[Samples], Any]], samples: Samples, seconds: float
+) -> Throughput:
+    """All runners, each in a thread of its own."""
     end = time.perf_counter() + seconds
 
-    def work(run: Callable[[Samples], Any]) -> int:
-        for count, sample in enumerate(_endless(samples)):
-            if time.perf_counter() > end:
-                return count
+    def work(run: Callable[[Samples], Any]) -> list[float]:
+        times = []
+        for sample in _endless(samples):
+            start = time.perf_counter()
             run(sample)
-        return 0
+            times.append(time.perf_counter() - start)
+            if start + times[-1] > end:
+                break
+        return times
 
     start = time.perf_counter()
     with ThreadPoolExecutor(len(runners)) as threads:
-        done = sum(threads.map(work, runners))
-    return done / (time.perf_counter() - start)
+        times = [spent for found in threads.map(work, runners) for spent in found]
+    return Throughput(len(times) / (time.perf_counter() - start), min(times) * 1000)
 
 
 def _endless(samples: Samples) -> Iterator[Samples]:
