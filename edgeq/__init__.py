@@ -4,9 +4,11 @@ import importlib
 from types import ModuleType
 
 from edgeq.calibrate.calibration import Calibration
+from edgeq.compiler import compile_edgetpu
 from edgeq.errors import (
     ConversionError,
     DataError,
+    DelegateError,
     DependencyError,
     EdgeqError,
     ModelError,
@@ -30,6 +32,7 @@ __all__ = [
     "Comparison",
     "ConversionError",
     "DataError",
+    "DelegateError",
     "DependencyError",
     "EdgeModel",
     "EdgeqError",
@@ -44,6 +47,7 @@ __all__ = [
     "VerificationError",
     "calibrate",
     "compare",
+    "compile_edgetpu",
     "dequantize",
     "evaluate",
     "export",

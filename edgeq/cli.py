@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,14 +34,20 @@ from edgeq.calibrate.readers import (
     parse_setting,
     read_settings,
 )
+from edgeq.compiler import TIMEOUT_S, compile_edgetpu
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
 from edgeq.linter import lint as check
 from edgeq.model import FloatModel
 from edgeq.portspec import DTYPES, PortSpec
+from edgeq.progress import Progress
 from edgeq.recipe import PRESETS
-from edgeq.runtime.backend import load_backend
+from edgeq.report.bench import measure_models
+from edgeq.runtime.backend import BACKENDS, load_backend
+from edgeq.runtime.benchmark import Setting
+from edgeq.runtime.cpu import speed_hints
+from edgeq.runtime.session import DELEGATES
 from edgeq.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -87,6 +95,10 @@ Measure = Annotated[
     bool,
     typer.Option(help="Let recipe auto decide by times measured on this machine."),
 ]
+CostTable = Annotated[
+    Path | None,
+    typer.Option(help="What recipe auto estimates times by: a file of edgeq bench --fit."),
+]
 GoalSqnr = Annotated[
     float, typer.Option(help="SQNR in dB from which on recipe auto takes the fastest plan.")
 ]
@@ -97,6 +109,11 @@ PortRange = Annotated[
         metavar="LOW HIGH",
         help="Range of its real numbers that is known beforehand, instead of measured.",
     ),
+]
+PORTS_DEFAULT = "float32, for the Edge TPU int8"
+MinRuntime = Annotated[
+    str | None,
+    typer.Option(help="Oldest TensorFlow Lite version that will run the file, such as 2.14."),
 ]
 Layout = Annotated[
     str | None, typer.Option(help="nhwc: take and give images as NHWC where the model has NCHW.")
@@ -164,6 +181,13 @@ def _inputs(model: str) -> tuple[InputSpec, ...]:
     return ()
 
 
+def _port(dtype: str | None, known: tuple[float, float] | None) -> PortSpec | None:
+    """What the ports of one side shall be; None leaves it to the target."""
+    if dtype is None and known is None:
+        return None
+    return PortSpec(dtype or "float32", known)
+
+
 def _check_writable(path: Path, overwrite: bool) -> None:
     """Raises an `EdgeqError` before the long work for a file that could not be written after it."""
     if path.is_dir():
@@ -222,17 +246,22 @@ def export(
         Path | None, typer.Option(help="Plan by this file of edgeq calibrate.")
     ] = None,
     inputs: Annotated[
-        str, typer.Option(help=f"What the app passes: {', '.join(DTYPES)}.")
-    ] = "float32",
-    outputs: Annotated[str, typer.Option(help="What the app gets, likewise.")] = "float32",
+        str | None,
+        typer.Option(help=f"What the app passes: {', '.join(DTYPES)}.", show_default=PORTS_DEFAULT),
+    ] = None,
+    outputs: Annotated[
+        str | None, typer.Option(help="What the app gets, likewise.", show_default=PORTS_DEFAULT)
+    ] = None,
     input_range: PortRange = None,
     output_range: PortRange = None,
     layout: Layout = None,
     min_sqnr: Annotated[
         float, typer.Option(help="Lowest SQNR in dB an output may have; -inf accepts any.")
     ] = 3.0,
+    min_runtime: MinRuntime = None,
     measure: Measure = False,
     goal_sqnr: GoalSqnr = 20.0,
+    costs: CostTable = None,
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
     android: Annotated[
         Path | None,
@@ -256,8 +285,9 @@ def export(
         made = run(
             _load_model(model), samples,
             recipe=recipe, target=target, calibration=calibration, layout=layout,
-            inputs=PortSpec(inputs, input_range), outputs=PortSpec(outputs, output_range),
-            min_sqnr_db=min_sqnr, measure=measure, goal_db=goal_sqnr, threads=threads,
+            inputs=_port(inputs, input_range), outputs=_port(outputs, output_range),
+            min_sqnr_db=min_sqnr, min_runtime=min_runtime, measure=measure, goal_db=goal_sqnr,
+            costs=costs, threads=threads,
         )  # fmt: skip
         _write(output, made.tflite)
         if report is not None:
@@ -303,6 +333,7 @@ def plan(
     ] = None,
     measure: Measure = False,
     goal_sqnr: GoalSqnr = 20.0,
+    costs: CostTable = None,
     json: Annotated[Path | None, typer.Option(help="Also write the plan as JSON.")] = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
@@ -316,7 +347,7 @@ def plan(
         made = run(
             _load_model(model), _load_data(data, data_config, data_option, model), recipe=recipe,
             target=target, calibration=calibration, measure=measure, goal_db=goal_sqnr,
-            threads=threads,
+            costs=costs, threads=threads,
         )  # fmt: skip
         if json is not None:
             _write(json, made.to_json().encode())
@@ -493,6 +524,120 @@ def lint(
         found.print(Console(width=None if sys.stdout.isatty() else 250))
         if found.errors:
             raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq compile model_int8.tflite --output compiled\n\n"
+    "edgeq compile detect.tflite classify.tflite -o compiled --json compiled.json"
+)
+def compile(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Files of edgeq export --target edgetpu; several share one chip's memory.",
+            metavar="MODEL...",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    segments: Annotated[int, typer.Option(help="Parts, for as many chips in a row.", min=1)] = 1,
+    several_pieces: Annotated[
+        bool, typer.Option(help="Also map ops behind the first one that does not map.")
+    ] = False,
+    search: Annotated[
+        bool, typer.Option(help="End the compiled part earlier if that lets it succeed.")
+    ] = False,
+    timeout: Annotated[
+        int, typer.Option(help="Seconds after which the compiler is stopped.", min=1)
+    ] = TIMEOUT_S,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write what was made as JSON.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compiles int8 files for the Edge TPU, and shows which ops map beside the prediction.
+
+    Needs edgetpu_compiler on the PATH; without it, it says how to get it.
+    """
+    with _errors_as_sentences():
+        if json_file is not None:
+            _check_writable(json_file, overwrite)
+        made = compile_edgetpu(
+            models, output, segments=segments, several_pieces=several_pieces, search=search,
+            timeout_s=timeout,
+        )  # fmt: skip
+        for compiled in made:
+            compiled.print(Console(width=None if sys.stdout.isatty() else 250))
+        if json_file is not None:
+            _write(json_file, json.dumps([c.to_dict() for c in made], indent=2).encode())
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq bench model.tflite model_int8.tflite --threads 2\n\n"
+    "edgeq bench model_int8.tflite --per-op --json bench.json\n\n"
+    "edgeq bench --fit costs.json"
+)
+def bench(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(help=".tflite files; ratios are over the first.", metavar="[MODEL...]"),
+    ] = None,
+    delegate: Annotated[
+        str, typer.Option(help=f"{', '.join(DELEGATES)}, or the path of a library.")
+    ] = "xnnpack",
+    delegate_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="What the delegate's library is told."),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads within one run.", min=1)] = 1,
+    seconds: Annotated[float, typer.Option(help="How long, for all models together.")] = 3.0,
+    warm_up: Annotated[int, typer.Option(help="Runs that do not count.", min=0)] = 3,
+    per_op: Annotated[bool, typer.Option(help="Also show what each op takes.")] = False,
+    backend: Annotated[str | None, typer.Option(help=f"One of {', '.join(BACKENDS)}.")] = None,
+    fit: Annotated[
+        Path | None, typer.Option(help="Measure a cost table of this machine into this file.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write what was measured as JSON.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measures latency and memory of models, in turn, on this machine.
+
+    Inputs are random. With --fit no model is needed: the table that is written makes edgeq export
+    --costs plan for this machine.
+    """
+    with _errors_as_sentences():
+        for path in (fit, json_file):
+            if path is not None:
+                _check_writable(path, overwrite)
+        if not models and fit is None:
+            raise ModelError("name a model to measure, or a file for --fit")
+        wide = Console(width=None if sys.stdout.isatty() else 250)
+        for hint in speed_hints():
+            Console(stderr=True).print(f"note: {hint}", highlight=False, soft_wrap=True)
+        if models:
+            given = dict(option.partition("=")[::2] for option in delegate_option or [])
+            found = measure_models(
+                models, Setting(delegate, given, threads, backend), seconds, warm_up, per_op
+            )
+            found.print(wide)
+            if json_file is not None:
+                _write(json_file, found.to_json().encode())
+        if fit is not None:
+            _fit(fit)
+
+
+def _fit(path: Path) -> None:
+    from edgeq.export.fitting import STEPS
+    from edgeq.export.fitting import fit as run
+
+    progress = Progress.make(None)
+    with progress.stage("measure", STEPS) as advance:
+        costs = run(f"measured on {platform.node()}", advance=advance)
+    _write(path, costs.to_json().encode())
+    Console().print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example:\n\nedgeq demo --output edgeq-demo")

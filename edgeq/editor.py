@@ -18,6 +18,16 @@ from edgeq.qtypes import BlockQParams, QParams
 AnyQParams: TypeAlias = QParams | BlockQParams | None
 
 
+def empty_tree() -> Any:
+    """The object tree of a file with one graph and nothing in it."""
+    tree, graph = schema.ModelT(), schema.SubGraphT()
+    tree.version, tree.subgraphs = 3, [graph]
+    tree.buffers, tree.operatorCodes = [schema.BufferT()], []
+    graph.tensors, graph.operators = [], []
+    graph.inputs = graph.outputs = np.zeros(0, np.int32)
+    return tree
+
+
 class GraphEditor:
     """A float .tflite file opened for changes; `finish()` writes the changed one.
 
@@ -42,9 +52,11 @@ class GraphEditor:
         """Index of a new float32 tensor; a name in use gets the next free `#n`."""
         return self._append(name, "float32", shape, 0)
 
-    def typed(self, name: str, shape: Sequence[int], kind: str) -> int:
+    def typed(self, name: str, shape: Sequence[int], kind: str, qparams: AnyQParams = None) -> int:
         """As `tensor`, of the type with that lower-case name."""
-        return self._append(name, kind, shape, 0)
+        index = self._append(name, kind, shape, 0)
+        self._graph.tensors[index].quantization = self._quantization(name, qparams)
+        return index
 
     def stored(
         self,
@@ -173,8 +185,7 @@ class GraphEditor:
         for tensor, qparams in wanted.items():
             name = self._graph.tensors[tensor].name.decode()
             shape = self._graph.tensors[tensor].shape
-            integers = self.typed(f"{name}/integers", shape, qparams.dtype.type_name)
-            self._graph.tensors[integers].quantization = self._quantization(name, qparams)
+            integers = self.typed(f"{name}/integers", shape, qparams.dtype.type_name, qparams)
             rounded[tensor] = self.tensor(f"{name}/rounded", shape)
             pairs[tensor] = [
                 self.op("QUANTIZE", [tensor], [integers]),
@@ -221,6 +232,20 @@ class GraphEditor:
     def tree(self) -> Any:
         """The object tree as it stands; to be read only."""
         return self._tree
+
+    def set_ports(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Makes tensors the inputs and outputs of the graph; signatures go."""
+        self._graph.inputs = np.asarray(inputs, np.int32)
+        self._graph.outputs = np.asarray(outputs, np.int32)
+        self._tree.signatureDefs = None
+
+    def first_ops(self, count: int) -> None:
+        """Drops all ops behind the first `count`; what these do not read is put out."""
+        self._graph.operators = self._graph.operators[:count]
+        read = {int(t) for op in self._graph.operators for t in op.inputs}
+        made = [int(t) for op in self._graph.operators for t in op.outputs]
+        wanted = {int(t) for t in self._graph.outputs}
+        self.set_ports(self._graph.inputs, [t for t in made if t not in read or t in wanted])
 
     def add_outputs(self, tensors: Sequence[int]) -> None:
         """Makes tensors outputs of the graph; signatures go, since they do not name them."""
@@ -308,6 +333,7 @@ _OPTIONS = {
     "REDUCE_MAX": "ReducerOptions",
     "SUB": "SubOptions",
     "SUM": "ReducerOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
     "RESHAPE": "ReshapeOptions",
 }
 """Name of the options table of each op that edgeq adds with options."""

@@ -7,6 +7,7 @@ EdgeqError
 ├── RecipeError            a rule or recipe that makes no sense for this model
 ├── ConversionError        the converter refused the model, or died on it
 ├── VerificationError      the exported file breaks a promise of its plan
+├── DelegateError          a delegate's library or device cannot be used
 └── DependencyError        an optional package is missing or of an untested version
 
 A message says where (layer path, op, sample, input), what was found, why that is wrong, and what to
@@ -42,6 +43,10 @@ class ConversionError(EdgeqError):
 
 class VerificationError(EdgeqError):
     """The exported file breaks a promise of its plan."""
+
+
+class DelegateError(EdgeqError):
+    """A delegate's library or device is missing, busy or refuses to serve."""
 
 
 class DependencyError(EdgeqError):

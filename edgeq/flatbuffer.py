@@ -52,6 +52,13 @@ def _names(enumeration: str) -> dict[int, str]:
 
 
 _OP_NAMES = _names("BuiltinOperator")
+
+
+def builtin_name(code: int) -> str:
+    """The builtin operator's name for its code; the code itself where no schema names it."""
+    return _OP_NAMES.get(code, f"op {code}")
+
+
 _TYPE_NAMES = {code: name.lower() for code, name in _names("TensorType").items()}
 _ACTIVATION_NAMES = _names("ActivationFunctionType")
 

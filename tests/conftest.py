@@ -54,6 +54,12 @@ def exported(demo_model: FloatModel, demo_images: npt.NDArray[np.float32]) -> Ed
     return edgeq.export(demo_model.tflite, demo_images, recipe="int8")
 
 
+@pytest.fixture(scope="session")
+def for_edgetpu(demo_model: FloatModel, demo_images: npt.NDArray[np.float32]) -> EdgeModel:
+    """The demo model as the Edge TPU compiler takes it."""
+    return edgeq.export(demo_model.tflite, demo_images, target="edgetpu", progress=False)
+
+
 @pytest.fixture
 def demo_files(
     tmp_path: Path, demo_model: FloatModel, demo_images: npt.NDArray[np.float32]

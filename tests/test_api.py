@@ -22,6 +22,7 @@ PUBLIC = [
     "Comparison",
     "ConversionError",
     "DataError",
+    "DelegateError",
     "DependencyError",
     "EdgeModel",
     "EdgeqError",
@@ -36,6 +37,7 @@ PUBLIC = [
     "VerificationError",
     "calibrate",
     "compare",
+    "compile_edgetpu",
     "dequantize",
     "evaluate",
     "export",
@@ -61,7 +63,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 def test_every_error_is_caught_by_the_root() -> None:
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
-    assert len(kinds) == 8
+    assert len(kinds) == 9
     assert all(issubclass(kind, edgeq.EdgeqError) for kind in kinds)
     assert issubclass(edgeq.UnsupportedOpError, edgeq.ModelError)
     assert {kind.__name__ for kind in kinds} <= set(edgeq.__all__)

@@ -5,10 +5,14 @@ Good enough to choose among plans; `measure=True` of an export decides on the ma
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from edgeq.errors import RecipeError
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.ops import MOST_TAPS, WEIGHTS
 
@@ -61,6 +65,66 @@ class Costs:
     launch_ns: float = 300.0
     leave_ns: float = 3000.0
 
+    def to_json(self) -> str:
+        """The table as JSON text, for `costs=` of an export."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Costs:
+        """Reads a table that `to_json` wrote.
+
+        Raises:
+            RecipeError: It is no such table, or a rate is missing, unknown or negative.
+        """
+        try:
+            found = dict(json.loads(text))
+            for form in FORMS:
+                found[form] = {kind: Rates(**rates) for kind, rates in found[form].items()}
+            costs = cls(**found)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RecipeError(
+                f"the cost table cannot be read ({error}): make it with `edgeq bench --fit`"
+            ) from None
+        _check(costs)
+        return costs
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Costs:
+        """Reads the file of a table.
+
+        Raises:
+            RecipeError: It cannot be read.
+        """
+        try:
+            return cls.from_json(Path(path).read_text())
+        except OSError as error:
+            raise RecipeError(f"cannot read the cost table {path}: {error.strerror}") from None
+
+
+FORMS = ("float32", "int8", "dynamic")
+"""Forms of an op that a table has rates of."""
+
+
+def _check(costs: Costs) -> None:
+    """Raises a `RecipeError` for a table that not every model can be estimated with."""
+    for form in FORMS:
+        table: Mapping[str, Rates] = getattr(costs, form)
+        missing = [kind for kind in (DYNAMIC if form == "dynamic" else KINDS) if kind not in table]
+        if missing:
+            raise RecipeError(f"the cost table has no {form} rates of {', '.join(missing)}")
+    rates = [
+        rate
+        for form in FORMS
+        for row in getattr(costs, form).values()
+        for rate in (row.mac_ns, row.element_ns)
+    ]
+    numbers = [*rates, *(v for k, v in vars(costs).items() if k.endswith("_ns"))]
+    wrong = [n for n in numbers if not isinstance(n, int | float) or not 0 <= n < math.inf]
+    if wrong:
+        raise RecipeError(
+            f"the rates of a cost table are numbers from 0 on. Received: {wrong[0]!r}"
+        )
+
 
 _FLOAT32 = {
     "convolution": Rates(0.0215, 0.15),
@@ -72,6 +136,12 @@ _FLOAT32 = {
     "elementwise": Rates(0.0, 0.15),
     "move": Rates(0.0, 0.05),
 }
+
+KINDS = tuple(_FLOAT32)
+"""Kinds of ops, which have a row each."""
+
+DYNAMIC = ("convolution", "dense")
+"""Those that have a dynamic-range kernel."""
 
 WITHOUT_DOT_PRODUCT = Costs(
     "no int8 dot product",
@@ -157,14 +227,23 @@ def _weights(graph: Graph, op: Operator) -> int:
     return math.prod(graph.tensors[op.inputs[row.slot]].shape)
 
 
+def workload(costs: Costs, graph: Graph, op: Operator, form: str) -> tuple[int, int, float]:
+    """What an op has to do in the delegate.
+
+    Returns:
+        Multiplications, elements read and written, and nanoseconds that do not depend on its kind.
+    """
+    count = macs(graph, op, 1 if form == "float32" else 8)
+    read = _weights(graph, op) * (4 if form == "float32" else 1) * costs.weight_byte_ns
+    return count, elements(graph, op), read + costs.launch_ns
+
+
 def estimate_ns(costs: Costs, graph: Graph, op: Operator, form: str, delegated: bool) -> float:
     """Nanoseconds of an op in a form: `"float32"`, `"int8"` or `"dynamic"`."""
-    size = elements(graph, op)
     if not delegated:
-        work = macs(graph, op) * costs.outside_mac_ns + size * costs.outside_ns
+        work = macs(graph, op) * costs.outside_mac_ns + elements(graph, op) * costs.outside_ns
         return work + costs.launch_ns + costs.leave_ns
     table: Mapping[str, Rates] = getattr(costs, form)
     rates = table[kind(graph, op)]
-    count = macs(graph, op, 1 if form == "float32" else 8)
-    read = _weights(graph, op) * (4 if form == "float32" else 1) * costs.weight_byte_ns
-    return count * rates.mac_ns + size * rates.element_ns + read + costs.launch_ns
+    count, size, rest = workload(costs, graph, op, form)
+    return count * rates.mac_ns + size * rates.element_ns + rest

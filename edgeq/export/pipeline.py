@@ -6,6 +6,7 @@ interface, verify.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,12 +19,14 @@ from edgeq.calibrate.data import HeldOut, RepDataset, Sample
 from edgeq.calibrate.observers import Fixed
 from edgeq.calibrate.rows import Rows
 from edgeq.calibrate.run import Calibrator, Checkpoint, input_specs
+from edgeq.compiler import COMPILER, GET_COMPILER, has_compiler
 from edgeq.errors import ModelError, RecipeError, VerificationError
 from edgeq.export import frontends
 from edgeq.export.auto import Search
 from edgeq.export.convert import check_runs, convert, start_converter
 from edgeq.export.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, Costs
 from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.exported import Exported
 from edgeq.export.interface import Interface, known_ranges, set_interface
 from edgeq.export.layout import check_layout, to_nhwc
 from edgeq.export.modes import Choices, choose, observers
@@ -31,7 +34,9 @@ from edgeq.export.placement import check_loads
 from edgeq.export.plan import Plan, make_plan, refuse_quantized
 from edgeq.export.planned import PlannedModel
 from edgeq.export.rewrite import rewrite
+from edgeq.export.runtimes import EDGETPU_COMPILER, check_runtime, for_runtime
 from edgeq.export.verify import verify
+from edgeq.flatbuffer import parse
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.ports import read_io
@@ -41,6 +46,7 @@ from edgeq.recipe import AUTO, INT8, Mode, Recipe, as_recipe
 from edgeq.report import Report
 from edgeq.runtime.cpu import has_int8_dot_product
 from edgeq.targets import TARGETS
+from edgeq.versions import Version, as_version
 
 
 def export(
@@ -51,12 +57,14 @@ def export(
     recipe: str | os.PathLike[str] | Recipe = "auto",
     target: str = "xnnpack",
     calibration: Calibration | str | os.PathLike[str] | None = None,
-    inputs: object = "float32",
-    outputs: object = "float32",
+    inputs: object = None,
+    outputs: object = None,
     layout: str | None = None,
     min_sqnr_db: float | None = 3.0,
+    min_runtime: str | None = None,
     measure: bool = False,
     goal_db: float = 20.0,
+    costs: Costs | str | os.PathLike[str] | None = None,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> EdgeModel:
@@ -72,22 +80,28 @@ def export(
         sample: Input to trace a PyTorch model with; by default the first representative sample.
         recipe: Preset name, `Recipe`, or path of a recipe's JSON.
         target: Where the model will run: `"xnnpack"`; `"edgetpu"` or `"portable"` (what both and
-            the plain kernels run), for which `recipe="auto"` is `"int8"`.
+            the plain kernels run), for which `recipe="auto"` is `"int8"`. For the Edge TPU
+            inputs and outputs are int8 and images NHWC where nothing else is said, and
+            `min_runtime` is that of its compiler.
         calibration: A calibration of this model, or its file, to plan by; `rep_dataset` is then
             only for tracing and judging by.
         inputs: What the app passes: `"float32"`, `"int8"`, `"uint8"` or `"int16"`; a range that
             is known beforehand instead of measured, such as `(0, 1)`; both as
             `("uint8", (0, 1))`; or a dict of these by input name. `edge_model.io` has the scales.
             `rep_dataset` stays in real numbers. int8 costs nothing; uint8 and int16 put a QUANTIZE
-            op outside the XNNPACK delegate.
+            op outside the XNNPACK delegate. None is `"float32"`, for the Edge TPU `"int8"`.
         outputs: What the app gets, likewise.
         layout: `"nhwc"` lets the file take and give images as NHWC where the model has NCHW;
             `rep_dataset` stays as the model takes it. None keeps the model's own.
         min_sqnr_db: Lowest SQNR in dB against the float model that an output may have; None
             accepts any.
+        min_runtime: The oldest TensorFlow Lite version that will run the file, such as `"2.14"`:
+            op versions stay within it. None is the newest.
         measure: Whether `recipe="auto"` decides by times measured on this machine. Otherwise it
             estimates them for a processor with int8 dot products, which phones have.
         goal_db: SQNR in dB from which on `recipe="auto"` takes the fastest plan.
+        costs: What `recipe="auto"` estimates times by: the file of a table that
+            `edgeq bench --fit` measured on the device. None is the built-in one.
         threads: Threads for calibration; None takes what this process may use.
         progress: Whether to draw progress bars on standard error; None draws on a terminal.
 
@@ -99,18 +113,20 @@ def export(
         DataError: The data does not fit the model, or holds NaN or infinite values.
         RecipeError: The recipe, `inputs`, `outputs` or `layout` does not fit the model, or the
             target is unknown.
-        UnsupportedOpError: Ops that the recipe wants in int8 have no such form.
+        UnsupportedOpError: Ops that the recipe wants in int8 have no such form, or are newer than
+            `min_runtime`.
         ConversionError: The converter refused the model, or died on it.
         VerificationError: The exported file breaks a promise of its plan.
         DependencyError: A package that this kind of model needs is missing.
     """
     stages = Progress.make(progress)
-    asked = as_port_specs(inputs, "inputs"), as_port_specs(outputs, "outputs")
     recipe = _recipe_for(target, recipe)
+    asked = _ports_for(target, inputs, "inputs"), _ports_for(target, outputs, "outputs")
     check_layout(layout)
+    oldest = _runtime_for(target, min_runtime)
     request = _Request(
-        model, rep_dataset, sample, recipe, target, calibration, *asked, layout, measure, goal_db,
-        threads,
+        model, rep_dataset, sample, recipe, target, calibration, *asked, layout, oldest, measure,
+        goal_db, _costs(measure, costs), threads,
     )  # fmt: skip
     with start_converter() as converter:
         decided = _decide(request, stages, converter)
@@ -118,6 +134,7 @@ def export(
         with stages.stage("convert"):
             converted = convert(converter, rewritten, plan)
             tflite = set_interface(rewritten, plan, converted, decided.interface)
+            check_runtime(Exported(rewritten, parse(tflite).graphs[0]), oldest)
             _check_result_runs(converter, tflite, float_model, decided.judges[0])
         with stages.stage("verify"):
             measured = verify(
@@ -129,7 +146,7 @@ def export(
         target=target,
         calibrated_samples=decided.calibration.samples,
         independent=decided.independent,
-        notes=(*float_model.notes, *decided.advice),
+        notes=(*float_model.notes, *decided.advice, *_next_steps(target)),
         seconds=dict(stages.seconds),
     )
     return EdgeModel(tflite, float_model, rewritten, plan, decided.calibration, report)
@@ -143,11 +160,13 @@ def plan(
     recipe: str | os.PathLike[str] | Recipe = "auto",
     target: str = "xnnpack",
     calibration: Calibration | str | os.PathLike[str] | None = None,
-    inputs: object = "float32",
-    outputs: object = "float32",
+    inputs: object = None,
+    outputs: object = None,
     layout: str | None = None,
+    min_runtime: str | None = None,
     measure: bool = False,
     goal_db: float = 20.0,
+    costs: Costs | str | os.PathLike[str] | None = None,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> PlannedModel:
@@ -158,12 +177,12 @@ def plan(
     Returns:
         The plan and the model that it speaks of; it can be printed and written as JSON.
     """
-    asked = as_port_specs(inputs, "inputs"), as_port_specs(outputs, "outputs")
-    check_layout(layout)
     recipe = _recipe_for(target, recipe)
+    asked = _ports_for(target, inputs, "inputs"), _ports_for(target, outputs, "outputs")
+    check_layout(layout)
     request = _Request(
-        model, rep_dataset, sample, recipe, target, calibration, *asked, layout, measure, goal_db,
-        threads,
+        model, rep_dataset, sample, recipe, target, calibration, *asked, layout,
+        _runtime_for(target, min_runtime), measure, goal_db, _costs(measure, costs), threads,
     )  # fmt: skip
     with start_converter() as converter:
         decided = _decide(request, Progress.make(progress), converter)
@@ -183,8 +202,10 @@ class _Request:
     inputs: PortSpecs
     outputs: PortSpecs
     layout: str | None
+    oldest: Version | None
     measure: bool
     goal_db: float
+    costs: Costs
     threads: int | None
 
 
@@ -218,10 +239,14 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
     data, recipe = RepDataset(asked.rep_dataset), asked.recipe
     with stages.stage("trace"):
         float_model = _traced(asked.model, asked.sample, data, converter, asked.layout)
+        if asked.target == "edgetpu" and asked.layout is None and asked.calibration is None:
+            with contextlib.suppress(RecipeError):  # it has no images, or has them as NHWC
+                float_model = to_nhwc(float_model)
         rewritten = rewrite(float_model)
         interface = Interface.of(rewritten, asked.inputs, asked.outputs)
         known = known_ranges(rewritten, interface)
-        choices: Choices = interface.pinned(rewritten, choose(rewritten, recipe))
+        chosen = for_runtime(rewritten.graph, choose(rewritten, recipe), asked.oldest)
+        choices: Choices = interface.pinned(rewritten, chosen)
     with stages.stage("calibrate", data.length) as advance:
         held = HeldOut(data.samples(input_specs(float_model), advance))
         given = None if asked.calibration is None else _given(asked.calibration, known)
@@ -241,7 +266,7 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
         with stages.stage("search") as advance:
             choices = Search(
                 rewritten, found, recipe, choices, held.first, converter,
-                _costs(asked.measure), asked.goal_db, asked.measure, advance,
+                asked.costs, asked.goal_db, asked.measure, advance,
             ).run()  # fmt: skip
     with stages.stage("plan"):
         made = make_plan(rewritten, found, recipe, choices)
@@ -328,8 +353,10 @@ def calibrate(
     return found
 
 
-def _costs(measure: bool) -> Costs:
+def _costs(measure: bool, given: Costs | str | os.PathLike[str] | None) -> Costs:
     """Rates of the processor to plan for: this one's if it is measured on, else a phone's."""
+    if given is not None:
+        return given if isinstance(given, Costs) else Costs.load(given)
     here = measure and has_int8_dot_product() is False
     return WITHOUT_DOT_PRODUCT if here else WITH_DOT_PRODUCT
 
@@ -348,6 +375,26 @@ def _recipe_for(target: str, recipe: str | os.PathLike[str] | Recipe) -> Recipe:
         raise RecipeError(f"target must be one of {', '.join(TARGETS)}. Received: {target!r}")
     found = as_recipe(recipe)
     return INT8 if found == AUTO and target != "xnnpack" else found
+
+
+def _ports_for(target: str, asked: object, side: str) -> PortSpecs:
+    """What ports shall be; the Edge TPU has no op that converts from and to float."""
+    default = "int8" if target == "edgetpu" else "float32"
+    return as_port_specs(default if asked is None else asked, side)
+
+
+def _runtime_for(target: str, min_runtime: str | None) -> Version | None:
+    if min_runtime is not None:
+        return as_version(min_runtime)
+    return EDGETPU_COMPILER if target == "edgetpu" else None
+
+
+def _next_steps(target: str) -> tuple[str, ...]:
+    """What is left to do before the file runs on the target."""
+    if target != "edgetpu":
+        return ()
+    missing = "" if has_compiler() else f"; {COMPILER} is not on the PATH. {GET_COMPILER}"
+    return (f"the Edge TPU runs what `edgeq compile` makes of this file{missing}",)
 
 
 def _source(

@@ -18,10 +18,13 @@ from edgeq.export.exported import ROWS, Exported
 from edgeq.export.plan import Plan, Stored
 from edgeq.flatbuffer import Operator, Tensor, parse_tree
 from edgeq.model import FloatModel
-from edgeq.qtypes import BlockQParams, pack_bits, quantize, quantize_blocks
+from edgeq.qtypes import BlockQParams, QParams, pack_bits, quantize, quantize_blocks
 
 _VERSIONS = {"FULLY_CONNECTED": 9, "CONV_2D": 5, "EMBEDDING_LOOKUP": 4}
-"""Version from which an op reads integer weights beside float activations."""
+"""Version from which an op reads int8 weights beside float activations."""
+
+_DENSE_BY_CHANNEL = 12
+"""The same of a FULLY_CONNECTED with several scales; older kernels silently compute with none."""
 
 _DEQUANTIZE_VERSIONS = {"float16": 3, "int8": 5, "int4": 6, "int2": 6}
 """Version of DEQUANTIZE from which it reads a type."""
@@ -70,8 +73,7 @@ class _Writer:
             self._weights[weight.index, stored] = source
         inputs = list(op.inputs)
         inputs[slot] = self._weights[weight.index, stored]
-        version = _VERSIONS.get(op.name, 1) if stored.dynamic else 1
-        version = max(version, op.version)
+        version = max(_version(op.name, stored) if stored.dynamic else 1, op.version)
         options = {k: v for k, v in _DYNAMIC_OPTIONS.items() if hasattr(op.options, k)}
         chosen = options if stored.dynamic else {}
         return [*before, self._editor.copied(index, inputs, op.outputs, version, **chosen)]
@@ -115,6 +117,14 @@ def _wanted(exported: Exported, plan: Plan) -> Any:
         origin = exported.counterpart(op)
         if origin is not None and origin.index in places and origin.name == op.name:
             yield op.index, places[origin.index]
+
+
+def _version(name: str, stored: Stored) -> int:
+    """From which an op reads such weights beside float activations."""
+    one_scale = isinstance(stored.qparams, QParams) and stored.qparams.axis is None
+    if name == "FULLY_CONNECTED" and not (one_scale and _kind(stored) == "int8"):
+        return _DENSE_BY_CHANNEL
+    return _VERSIONS.get(name, 1)
 
 
 def _kind(stored: Stored) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ _CANDIDATES = (
     ("tflite_runtime", "tflite_runtime.interpreter", "tflite-runtime"),
     ("tensorflow.lite", "tensorflow.lite.python.interpreter", "tensorflow"),
 )
+BACKENDS = tuple(name for name, _, _ in _CANDIDATES)
+"""Names of the interpreters, in the order in which they are preferred."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +38,32 @@ class Backend:
         """For example `ai_edge_litert 2.3.0`."""
         return f"{self.name} {self.version}"
 
+    @property
+    def min_runtime(self) -> str:
+        """What `min_runtime=` of an export must be for files that this interpreter reads."""
+        found = re.match(r"\d+\.\d+", self.version)
+        return found.group() if found else self.version
+
 
 @functools.cache
-def load_backend() -> Backend:
-    """The first of ai_edge_litert, tflite_runtime and tensorflow.lite that is installed.
+def load_backend(name: str | None = None) -> Backend:
+    """The interpreter of that name, or the first of `BACKENDS` that is installed.
 
     Raises:
-        DependencyError: None of them is.
+        DependencyError: It is not installed, or none is.
     """
-    for name, module, package in _CANDIDATES:
-        try:
-            loaded = importlib.import_module(module)
-        except ImportError:
+    if name is not None and name not in BACKENDS:
+        raise DependencyError(f"backend must be one of {', '.join(BACKENDS)}. Received: {name!r}")
+    for candidate, module, package in _CANDIDATES:
+        if name not in (None, candidate):
             continue
-        return Backend(name, _version(package), loaded)
+        try:
+            return Backend(candidate, _version(package), importlib.import_module(module))
+        except ImportError as error:
+            if name is not None:
+                raise DependencyError(
+                    f"{name} cannot be loaded ({error}): pip install {package}"
+                ) from None
     raise DependencyError(
         "no LiteRT runtime is installed: `pip install ai-edge-litert` "
         "(or tflite-runtime on an older board)"

@@ -1,30 +1,44 @@
 """`Session`: a .tflite model on the real interpreter, arrays in and named arrays out.
 
-Knows the interpreter and what its delegate took; nothing of quantization plans.
+Knows the interpreter and what its delegates took; nothing of quantization plans.
 """
 
 from __future__ import annotations
 
+import collections
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from edgeq.errors import DataError, ModelError
-from edgeq.runtime.backend import load_backend
+from edgeq.errors import DataError, DelegateError, EdgeqError, ModelError
+from edgeq.flatbuffer import builtin_name
+from edgeq.ports import IO, Port
+from edgeq.runtime.backend import Backend, load_backend
+from edgeq.runtime.delegates import EDGETPU, Options, is_library, load_delegate
+from edgeq.runtime.entry import Array, entry
+from edgeq.versions import first_runtime, written
 
-Array = npt.NDArray[Any]
+PLAIN = ("none", "reference")
+DELEGATES = ("xnnpack", *PLAIN, EDGETPU)
+EDGETPU_OP = "edgetpu-custom-op"
+"""What the Edge TPU's compiler makes of the ops that it maps; its run time takes no other."""
 
-DELEGATES = ("xnnpack", "none")
+_OLD_OP = re.compile(r"builtin opcode '(\w+)' version '(\d+)'")
+_UNKNOWN_OP = re.compile(r"builtin_code out of range: (\d+)")
+_HELD = "reference to internal data"
+"""What interpreters say to arrays that still show their memory."""
+
+Inputs = Array | Sequence[Array] | Mapping[str, Array]
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What the delegate of a loaded model took.
+    """What a delegate of a loaded model took.
 
     Attributes:
         delegated: Indices of the ops that run in the delegate.
@@ -42,15 +56,23 @@ class Session:
 
     Args:
         model: .tflite bytes, or the path of a file.
-        delegate: `"xnnpack"` (the default CPU delegate) or `"none"` (plain kernels).
+        delegate: `"xnnpack"` (the default CPU delegate), `"none"` (plain kernels), `"reference"`
+            (the slow kernels that define the results), `"edgetpu"`, or the path of a library with
+            an external delegate. What a library leaves runs on XNNPACK, then on plain kernels.
         threads: Threads for one run; None takes what this process may use.
+        options: What the delegate's library is told, for example `{"device": "usb:0"}`.
+        signature: Key of the entry point; None is the first.
+        backend: Which of the installed interpreters; None is the first of `BACKENDS`.
 
     Attributes:
         input_names: Names of the inputs, from the signature where there is one.
         output_names: Names of the outputs, likewise.
+        signatures: Keys of all entry points.
 
     Raises:
         ModelError: The file cannot be read, or the runtime refuses it.
+        DelegateError: The delegate cannot be loaded, or fails on the model.
+        DependencyError: There is no interpreter.
     """
 
     def __init__(
@@ -58,20 +80,34 @@ class Session:
         model: bytes | str | os.PathLike[str],
         delegate: str = "xnnpack",
         threads: int | None = None,
+        options: Options | None = None,
+        *,
+        signature: str | None = None,
+        backend: str | None = None,
     ) -> None:
-        if delegate not in DELEGATES:
-            raise ModelError(f"delegate must be one of {DELEGATES}. Received: {delegate!r}")
-        self._content = model if isinstance(model, bytes) else _read(model)
-        self._interpreter = _interpreter(self._content, delegate, threads or available_cpus())
+        _check_delegate(delegate, options)
+        self._content = model if isinstance(model, bytes) else read_model(model)
+        self._backend = load_backend(backend)
+        self._delegate = delegate
+        self._interpreter = _interpreter(
+            self._backend, self._content, delegate, threads or available_cpus(), options or {}
+        )
+        ops = self._ops()
+        if delegate == EDGETPU and EDGETPU_OP not in {op["op_name"] for op in ops}:
+            raise ModelError(
+                "the model was not compiled for the Edge TPU, so that all of it would run on the "
+                "CPU: compile it with `edgeq compile`, and load what that writes"
+            )
+        # XNNPACK takes its ops only when memory is allocated: what is there now is the library's.
+        self._pieces_of_library = len(_pieces(ops))
         try:
             self._interpreter.allocate_tensors()
-            self._inputs = self._interpreter.get_input_details()
-            self._outputs = self._interpreter.get_output_details()
-            signature = _first_signature(self._interpreter)
+            self._entry = entry(self._interpreter, signature)
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"the runtime cannot load the model: {_one_line(error)}") from None
-        self.input_names = _names(self._inputs, signature.get("inputs", {}))
-        self.output_names = _names(self._outputs, signature.get("outputs", {}))
+            raise _unloadable(self._backend, error, "load") from None
+        self.signatures = tuple(self._interpreter._get_full_signature_list())
+        self.input_names = tuple(port.name for port in self._entry.io.inputs)
+        self.output_names = tuple(port.name for port in self._entry.io.outputs)
 
     def __enter__(self) -> Session:
         return self
@@ -81,77 +117,193 @@ class Session:
 
     def close(self) -> None:
         """Lets go of the interpreter."""
-        self._interpreter = None
+        self._interpreter = self._entry = _Closed()
 
-    def run(self, inputs: Array | Sequence[Array] | Mapping[str, Array]) -> dict[str, Array]:
-        """One inference.
+    @property
+    def io(self) -> IO:
+        """Names, shapes, types and scales of the inputs and outputs."""
+        return self._entry.io
+
+    def run(self, inputs: Inputs, *, real: bool = False) -> dict[str, Array]:
+        """One inference, or as many as the rows of the inputs fill.
 
         Args:
-            inputs: The array of the only input, arrays in order, or arrays by input name.
+            inputs: The array of the only input, arrays in order, or arrays by input name. Where
+                the first dimension is another than the model's, it is a number of rows: they run
+                batch by batch, the last one filled up. A dynamic dimension may have any size.
+            real: Whether inputs and outputs are real numbers where the model has integers with a
+                scale; they are converted on the way.
 
         Returns:
             Output arrays by name.
 
         Raises:
             DataError: Wrong number, names, shape or dtype of the inputs.
+            ModelError: The run fails.
         """
-        self.invoke(self._ordered(inputs))
-        return dict(zip(self.output_names, self.outputs(), strict=True))
+        arrays = self._ordered(inputs)
+        if real:
+            arrays = [_stored(p, a) for p, a in zip(self.io.inputs, arrays, strict=True)]
+        if self._is_one_run(arrays):
+            self.invoke(arrays)
+            results = self.outputs()
+        else:
+            results = self._run_rows(arrays)
+        if real:
+            return self.io.dequantize(results)
+        return dict(zip(self.output_names, results, strict=True))
 
-    def invoke(self, sample: Sequence[Array]) -> None:
-        """Runs one sample of arrays in input order; `outputs()` and `view()` see the result."""
+    def invoke(self, sample: Sequence[Array] | None = None) -> None:
+        """Runs one sample; `outputs`, `output_view` and `view` see the result.
+
+        Args:
+            sample: Arrays in input order; None runs what `input_view` was filled with.
+
+        Raises:
+            ModelError: The run fails.
+        """
         try:
-            for detail, array in zip(self._inputs, sample, strict=True):
-                self._interpreter.set_tensor(detail["index"], array)
-            self._interpreter.invoke()
+            self._entry.invoke(sample)
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"the runtime failed to run the model: {_one_line(error)}") from None
+            raise _failed_run(error) from None
 
     def outputs(self) -> list[Array]:
         """Copies of all outputs of the last run, in order."""
-        return [self._interpreter.get_tensor(d["index"]) for d in self._outputs]
+        return self._entry.outputs()
+
+    def input_view(self, name: str) -> Array:
+        """The memory of an input, to be filled without a copy; `del` it before the run.
+
+        Raises:
+            DataError: There is no such input.
+            ModelError: The signature is not that of the main graph.
+        """
+        return self._entry.input(_place(self.input_names, name, "input"))
+
+    def output_view(self, name: str) -> Array:
+        """An output of the last run without a copy; `del` it before the next run.
+
+        Raises:
+            DataError: There is no such output.
+        """
+        return self._entry.output(_place(self.output_names, name, "output"))
 
     def view(self, tensor: int) -> Array:
         """An output tensor of the last run by index, without a copy; gone with the next run."""
         return np.asarray(self._interpreter.tensor(tensor)())
 
     def coverage(self) -> Coverage:
-        """Which ops the delegate took, by walking back from what each delegate node computes."""
-        nodes = self._interpreter._get_ops_details()
-        pieces = [node for node in nodes if node["op_name"] == "DELEGATE"]
-        ops = [node for node in nodes if node["op_name"] != "DELEGATE"]
-        producer = {int(t): i for i, op in enumerate(ops) for t in op["outputs"]}
-        delegated: set[int] = set()
-        for piece in pieces:
-            stop = {int(t) for t in piece["inputs"]}
-            delegated |= _walk_back(ops, producer, [int(t) for t in piece["outputs"]], stop)
-        return Coverage(frozenset(delegated), len(ops), len(pieces))
+        """Which ops of the main graph the session's delegate took."""
+        return next(iter(self.placement().values()), Coverage(frozenset(), len(self._ops()), 0))
 
-    def _ordered(self, inputs: Array | Sequence[Array] | Mapping[str, Array]) -> list[Array]:
+    def placement(self) -> dict[str, Coverage]:
+        """What each delegate took of the main graph, that of the session first.
+
+        Ops that are in none run on plain kernels.
+        """
+        ops = self._ops()
+        pieces = _pieces(ops)
+        own, rest = pieces[: self._pieces_of_library], pieces[self._pieces_of_library :]
+        if self._delegate in PLAIN:
+            return {}
+        if self._delegate == "xnnpack":
+            return {"xnnpack": _coverage(ops, pieces)}
+        return {self._delegate: _coverage(ops, own), "xnnpack": _coverage(ops, rest)}
+
+    def describe(self) -> str:
+        """What runs where, in one sentence."""
+        names = [op["op_name"] for op in self._ops() if op["op_name"] != "DELEGATE"]
+        parts, taken = [], set[int]()
+        for delegate, coverage in self.placement().items():
+            taken |= coverage.delegated
+            pieces = f" in {coverage.partitions} piece(s)" if coverage.partitions else ""
+            parts.append(f"{delegate} {len(coverage.delegated)}{pieces}")
+        left = collections.Counter(name for i, name in enumerate(names) if i not in taken)
+        listed = ", ".join(f"{name} {count}" for name, count in left.most_common())
+        parts.append(f"plain kernels {left.total()}" + (f" ({listed})" if listed else ""))
+        return f"{len(names)} ops on {self._backend.describe()}: {', '.join(parts)}"
+
+    def _ops(self) -> list[Mapping[str, Any]]:
+        """Ops of the main graph, those of delegates at the end."""
+        found: list[Mapping[str, Any]] = self._interpreter._get_ops_details()
+        return found
+
+    def _ordered(self, inputs: Inputs) -> list[Array]:
         if isinstance(inputs, Mapping):
             if set(inputs) != set(self.input_names):
                 raise DataError(
                     f"the model takes the inputs {', '.join(self.input_names)}. "
                     f"Received: {', '.join(inputs)}"
                 )
-            arrays = [np.asarray(inputs[name]) for name in self.input_names]
-        elif isinstance(inputs, np.ndarray):
-            arrays = [inputs]
-        else:
-            arrays = [np.asarray(a) for a in inputs]
-        if len(arrays) != len(self._inputs):
+            return [np.asarray(inputs[name]) for name in self.input_names]
+        arrays = [inputs] if isinstance(inputs, np.ndarray) else [np.asarray(a) for a in inputs]
+        if len(arrays) != len(self.input_names):
             raise DataError(
-                f"the model takes {len(self._inputs)} inputs ({', '.join(self.input_names)}). "
+                f"the model takes {len(self.input_names)} inputs ({', '.join(self.input_names)}). "
                 f"Received: {len(arrays)}"
             )
-        for name, detail, array in zip(self.input_names, self._inputs, arrays, strict=True):
-            shape = tuple(int(d) for d in detail["shape"])
-            if array.shape != shape or array.dtype != detail["dtype"]:
+        return arrays
+
+    def _is_one_run(self, arrays: Sequence[Array]) -> bool:
+        """Whether the arrays are what one run takes; rows for several runs otherwise.
+
+        Raises:
+            DataError: They are neither.
+        """
+        ports = self.io.inputs
+        if all(
+            a.shape == p.shape and a.dtype == p.dtype for p, a in zip(ports, arrays, strict=True)
+        ):
+            return True
+        if all(
+            _fits(shape, a.shape) and a.dtype == port.dtype
+            for port, shape, a in zip(ports, self._entry.dynamic, arrays, strict=True)
+        ):
+            self._resize([a.shape for a in arrays])
+            return True
+        for port, array in zip(ports, arrays, strict=True):
+            rows = len(port.shape) == array.ndim > 0 and array.shape[1:] == port.shape[1:]
+            if not rows or array.dtype != port.dtype:
                 raise DataError(
-                    f"input {name!r} is {np.dtype(detail['dtype']).name} of shape {shape}. "
+                    f"input {port.name!r} is {port.dtype} of shape {port.shape}. "
                     f"Received: {array.dtype.name} of shape {array.shape}"
                 )
-        return arrays
+        if len({len(a) for a in arrays}) > 1 or len({p.shape[0] for p in ports}) > 1:
+            listed = ", ".join(f"{p.name} {a.shape}" for p, a in zip(ports, arrays, strict=True))
+            raise DataError(
+                f"inputs that run batch by batch need equally many rows. Received: {listed}"
+            )
+        return False
+
+    def _resize(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        try:
+            self._entry.resize(shapes)
+        except (RuntimeError, ValueError) as error:
+            raise _failed_run(error) from None
+
+    def _run_rows(self, arrays: Sequence[Array]) -> list[Array]:
+        """All rows, batch by batch, written straight into the results."""
+        rows, batch = len(arrays[0]), self.io.inputs[0].shape[0]
+        for port in self.io.outputs:
+            if port.shape[:1] != (batch,):
+                raise DataError(
+                    f"output {port.name!r} of shape {port.shape} has not one row for each of the "
+                    f"{batch} that the model takes: run one batch at a time"
+                )
+        results = [np.empty((rows, *port.shape[1:]), port.dtype) for port in self.io.outputs]
+        for start in range(0, rows, batch):
+            stop = min(start + batch, rows)
+            self.invoke([_filled(array[start:stop], batch) for array in arrays])
+            for place, result in enumerate(results):
+                result[start:stop] = self._entry.output(place)[: stop - start]
+        return results
+
+
+class _Closed:
+    """What a session has left once it is closed."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ModelError("the session is closed")
 
 
 def available_cpus() -> int:
@@ -161,44 +313,122 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _read(path: str | os.PathLike[str]) -> bytes:
+def read_model(path: str | os.PathLike[str]) -> bytes:
+    """Content of a model's file.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read the model: {error}") from None
 
 
-def _interpreter(content: bytes, delegate: str, threads: int) -> Any:
-    module = load_backend().module
-    options: dict[str, Any] = {"model_content": content, "num_threads": threads}
+def _check_delegate(delegate: str, options: Options | None) -> None:
+    is_known = delegate in DELEGATES or is_library(delegate)
+    if not is_known:
+        raise DelegateError(
+            f"delegate must be one of {', '.join(DELEGATES)}, or the path of a library. "
+            f"Received: {delegate!r}"
+        )
+    if options and not is_library(delegate) and delegate != EDGETPU:
+        raise DelegateError(f"the delegate {delegate!r} takes no options; a library does")
+
+
+def _interpreter(
+    backend: Backend, content: bytes, delegate: str, threads: int, options: Options
+) -> Any:
+    kinds = backend.module.OpResolverType
+    arguments: dict[str, Any] = {"model_content": content, "num_threads": threads}
     if delegate == "none":
-        kind = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        options["experimental_op_resolver_type"] = kind
+        arguments["experimental_op_resolver_type"] = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    elif delegate == "reference":
+        arguments["experimental_op_resolver_type"] = kinds.BUILTIN_REF
+    elif delegate != "xnnpack":
+        arguments["experimental_delegates"] = [load_delegate(backend, delegate, options)]
     try:
-        return module.Interpreter(**options)
+        return backend.module.Interpreter(**arguments)
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"the runtime cannot read the model: {_one_line(error)}") from None
+        if "experimental_delegates" in arguments and isinstance(error, RuntimeError):
+            raise DelegateError(
+                f"the delegate {delegate} failed on the model: {_one_line(error)}"
+            ) from None
+        raise _unloadable(backend, error, "read") from None
+
+
+def _unloadable(backend: Backend, error: Exception, verb: str) -> EdgeqError:
+    """Why the runtime does not take a model."""
+    text = _one_line(error)
+    old, unknown = _OLD_OP.search(text), _UNKNOWN_OP.search(text)
+    if old is not None or unknown is not None:
+        name = old[1] if old else builtin_name(int(unknown[1])) if unknown else ""
+        version = int(old[2]) if old else 1
+        return ModelError(
+            f"{backend.describe()} is too old for the model: it does not know {name} version "
+            f"{version}, which came with {written(first_runtime(name, version))}. Install a newer "
+            f"one, or export the model with min_runtime={backend.min_runtime!r}"
+        )
+    if EDGETPU_OP in text:
+        return ModelError(
+            "the model was compiled for the Edge TPU and runs nowhere else: load it with "
+            "delegate='edgetpu', or load the file that it was compiled from"
+        )
+    return ModelError(f"the runtime cannot {verb} the model: {text}")
+
+
+def _failed_run(error: Exception) -> EdgeqError:
+    text = _one_line(error)
+    if _HELD in text:
+        return DataError(
+            "an array of input_view, output_view or view still shows the model's memory: "
+            "`del` it before the next run"
+        )
+    return ModelError(f"the runtime failed to run the model: {text}")
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _first_signature(interpreter: Any) -> dict[str, dict[str, int]]:
-    """Tensor index by name, for `inputs` and `outputs`; empty without a signature."""
-    signatures = interpreter._get_full_signature_list()
-    first: dict[str, dict[str, int]] = next(iter(signatures.values()), {})
-    return first
+def _place(names: Sequence[str], name: str, kind: str) -> int:
+    if name not in names:
+        raise DataError(f"the model has no {kind} {name!r}; it has {', '.join(names)}")
+    return names.index(name)
 
 
-def _names(details: Sequence[Mapping[str, Any]], signature: Mapping[str, int]) -> tuple[str, ...]:
-    """Signature names in the order of `details`; one tensor may be there under several names."""
-    left: dict[int, list[str]] = {}
-    for name, index in signature.items():
-        left.setdefault(int(index), []).append(name)
-    return tuple(
-        left[d["index"]].pop(0) if left.get(d["index"]) else str(d["name"]) for d in details
+def _stored(port: Port, real: Array) -> Array:
+    """What a port holds for real numbers of any float type."""
+    if port.qparams is None and port.dtype == "float32":
+        return real.astype(np.float32, copy=False)
+    return port.quantize(real)
+
+
+def _fits(dynamic: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return len(dynamic) == len(shape) and all(
+        size in (-1, given) for size, given in zip(dynamic, shape, strict=True)
     )
+
+
+def _filled(rows: Array, batch: int) -> Array:
+    """A whole batch; the last row stands for those that are missing."""
+    missing = batch - len(rows)
+    return np.concatenate([rows, rows[-1:].repeat(missing, axis=0)]) if missing else rows
+
+
+def _pieces(ops: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [op for op in ops if op["op_name"] == "DELEGATE"]
+
+
+def _coverage(ops: Sequence[Mapping[str, Any]], pieces: Sequence[Mapping[str, Any]]) -> Coverage:
+    """What some delegate nodes took, by walking back from what each of them computes."""
+    nodes = [op for op in ops if op["op_name"] != "DELEGATE"]
+    producer = {int(t): i for i, op in enumerate(nodes) for t in op["outputs"]}
+    delegated: set[int] = set()
+    for piece in pieces:
+        stop = {int(t) for t in piece["inputs"]}
+        delegated |= _walk_back(nodes, producer, [int(t) for t in piece["outputs"]], stop)
+    return Coverage(frozenset(delegated), len(nodes), len(pieces))
 
 
 def _walk_back(

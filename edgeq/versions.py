@@ -1,0 +1,151 @@
+"""Which version of an op each LiteRT run time is the first to read.
+
+An older run time refuses a file with a newer op, and in one case computes wrong numbers instead.
+Knows graphs as they are read from a file; nothing of runtimes that are installed.
+"""
+
+from __future__ import annotations
+
+import re
+
+from edgeq.errors import RecipeError
+from edgeq.flatbuffer import Graph, Operator
+
+Version = tuple[int, int]
+
+OLDEST: Version = (2, 5)
+"""The oldest run time that files can be made for: that of the Edge TPU compiler 16."""
+
+_SINCE: dict[str, dict[int, Version]] = {
+    "ABS": {4: (2, 6), 5: (2, 12)},
+    "ADD": {4: (2, 6), 5: (2, 13)},
+    "ARG_MAX": {3: (2, 9)},
+    "ARG_MIN": {3: (2, 9)},
+    "ASSIGN_VARIABLE": {1: (2, 6)},
+    "ATAN2": {1: (2, 10)},
+    "BATCH_TO_SPACE_ND": {4: (2, 12)},
+    "BITCAST": {1: (2, 13)},
+    "BITWISE_XOR": {1: (2, 13)},
+    "BROADCAST_ARGS": {1: (2, 6)},
+    "BUCKETIZE": {1: (2, 8)},
+    "CAST": {2: (2, 7), 3: (2, 8), 4: (2, 9), 5: (2, 12), 6: (2, 15), 7: (2, 17)},
+    "CONCATENATION": {4: (2, 14)},
+    "CONV_2D": {6: (2, 9), 7: (2, 11), 8: (2, 15)},
+    "CONV_3D_TRANSPOSE": {1: (2, 6)},
+    "DEPTHWISE_CONV_2D": {7: (2, 11)},
+    "DEQUANTIZE": {5: (2, 7), 6: (2, 18)},
+    "DILATE": {1: (2, 15)},
+    "DYNAMIC_UPDATE_SLICE": {1: (2, 9), 2: (2, 17), 3: (2, 19), 4: (2, 20)},
+    "EMBEDDING_LOOKUP": {4: (2, 18)},
+    "EQUAL": {4: (2, 13)},
+    "EXP": {2: (2, 12)},
+    "FILL": {4: (2, 12)},
+    "FLOOR_DIV": {3: (2, 13)},
+    "FLOOR_MOD": {2: (2, 13)},
+    "FULLY_CONNECTED": {10: (2, 11), 11: (2, 15), 12: (2, 17), 13: (2, 18)},
+    "GATHER": {6: (2, 13), 7: (2, 15)},
+    "GATHER_ND": {4: (2, 13), 5: (2, 16)},
+    "GELU": {1: (2, 9)},
+    "GREATER_EQUAL": {3: (2, 13)},
+    "LESS": {3: (2, 13)},
+    "LOG": {2: (2, 15)},
+    "MIRROR_PAD": {3: (2, 12)},
+    "MUL": {5: (2, 6), 6: (2, 11), 7: (2, 13)},
+    "MULTINOMIAL": {1: (2, 8)},
+    "PACK": {4: (2, 13)},
+    "PAD": {4: (2, 6)},
+    "PADV2": {4: (2, 6)},
+    "QUANTIZE": {3: (2, 7)},
+    "RANDOM_STANDARD_NORMAL": {1: (2, 8)},
+    "RANDOM_UNIFORM": {1: (2, 8)},
+    "RANGE": {2: (2, 14)},
+    "READ_VARIABLE": {1: (2, 6)},
+    "REDUCE_ALL": {1: (2, 6)},
+    "REDUCE_PROD": {2: (2, 6)},
+    "REDUCE_WINDOW": {1: (2, 15)},
+    "RELU_0_TO_1": {1: (2, 10)},
+    "RIGHT_SHIFT": {1: (2, 13)},
+    "RSQRT": {3: (2, 15)},
+    "SELECT": {3: (2, 12)},
+    "SELECT_V2": {2: (2, 12)},
+    "SIGN": {1: (2, 11), 2: (2, 12)},
+    "SLICE": {6: (2, 14)},
+    "SPACE_TO_BATCH_ND": {4: (2, 12)},
+    "SQRT": {2: (2, 17)},
+    "STRIDED_SLICE": {6: (2, 6), 7: (2, 14)},
+    "TILE": {3: (2, 8)},
+    "TOPK_V2": {3: (2, 13)},
+    "TRANSPOSE": {6: (2, 12), 7: (2, 15)},
+    "TRANSPOSE_CONV": {4: (2, 13), 5: (2, 15)},
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": {4: (2, 12)},
+    "UNSORTED_SEGMENT_MAX": {1: (2, 10)},
+    "UNSORTED_SEGMENT_MIN": {1: (2, 11)},
+    "UNSORTED_SEGMENT_PROD": {1: (2, 10)},
+    "UNSORTED_SEGMENT_SUM": {1: (2, 10)},
+    "VAR_HANDLE": {1: (2, 6)},
+    "WHERE": {2: (2, 8)},
+}
+"""The first run time of each version of an op; what is not here `OLDEST` has.
+
+Source: `runtime_version.cc` of LiteRT. It lacks SQRT, of which 2.14 has no version 2 by experiment.
+"""
+
+STABLEHLO: Version = (2, 17)
+"""From which run time on there are kernels of StableHLO ops."""
+
+INTEGER_DIVISION: Version = (2, 17)
+"""From which run time on DIV computes with int8; it got no new version for that.
+
+Source: by experiment; tflite-runtime 2.14 loads such a file and fails when it runs.
+"""
+
+PER_CHANNEL_DENSE: Version = (2, 10)
+"""From which run time on an int8 FULLY_CONNECTED may have a scale for each channel.
+
+Source: by experiment; tflite-runtime 2.7 and 2.9 load such a file and compute zeros.
+"""
+
+PER_CHANNEL_DYNAMIC_DENSE: Version = _SINCE["FULLY_CONNECTED"][12]
+"""The same with float activations."""
+
+
+def as_version(text: str) -> Version:
+    """Reads `min_runtime=`, for example `"2.14"`.
+
+    Raises:
+        RecipeError: It is no version, or one that no file can be made for.
+    """
+    found = re.fullmatch(r"(\d+)\.(\d+)(\.\w+)*", text)
+    version = (int(found[1]), int(found[2])) if found else (0, 0)
+    if version < OLDEST:
+        raise RecipeError(
+            f"min_runtime must be a TensorFlow Lite version from {written(OLDEST)} on, such as "
+            f"'2.14'. Received: {text!r}"
+        )
+    return version
+
+
+def written(version: Version) -> str:
+    """For example `2.14`."""
+    return f"{version[0]}.{version[1]}"
+
+
+def first_runtime(name: str, version: int) -> Version:
+    """The first run time that has the version of the op, by builtin operator name."""
+    if name.startswith("STABLEHLO_"):
+        return STABLEHLO
+    rows = _SINCE.get(name, {})
+    return max((since for known, since in rows.items() if known <= version), default=OLDEST)
+
+
+def needed_runtime(graph: Graph, op: Operator) -> Version:
+    """The first run time that computes an op of a file right."""
+    needed = first_runtime(op.name, op.version)
+    if op.name == "DIV" and graph.tensors[op.outputs[0]].dtype == "int8":
+        return max(needed, INTEGER_DIVISION)
+    if op.name == "FULLY_CONNECTED":
+        source, weight = (graph.tensors[t] for t in op.inputs[:2])
+        if weight.qparams is not None and weight.qparams.axis is not None:
+            dynamic = source.dtype == "float32"
+            return max(needed, PER_CHANNEL_DYNAMIC_DENSE if dynamic else PER_CHANNEL_DENSE)
+    return needed
