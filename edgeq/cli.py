@@ -29,6 +29,7 @@ from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
 from edgeq.linter import lint as check
+from edgeq.metrics import BUILT_IN
 from edgeq.model import FloatModel
 from edgeq.portspec import DTYPES, PortSpec
 from edgeq.recipe import PRESETS
@@ -79,6 +80,21 @@ Measure = Annotated[
 ]
 GoalSqnr = Annotated[
     float, typer.Option(help="SQNR in dB from which on recipe auto takes the fastest plan.")
+]
+
+LabelsFile = Annotated[
+    Path | None, typer.Option(help="Right class of each sample, .npy (N,); adds the accuracy.")
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        help=f"What to compute from outputs and labels: {', '.join(BUILT_IN)}, or "
+        "module:function of (outputs, targets); may be repeated.",
+    ),
+]
+OutputName = Annotated[
+    str | None, typer.Option(help="Output that metrics look at, if there are several.")
 ]
 
 PortRange = Annotated[
@@ -152,6 +168,13 @@ def _inputs(model: str) -> tuple[InputSpec, ...]:
             tensors = FloatModel(Path(model).read_bytes(), "tflite").input_tensors()
             return tuple(InputSpec(name, t.shape, t.dtype) for name, t in tensors)
     return ()
+
+
+def _load_metrics(names: list[str] | None) -> dict[str, Any] | None:
+    """Metrics by the names to report them by; None leaves it to the labels."""
+    if not names:
+        return None
+    return {n: _load_function(n, DataError) if _is_function(n) else n for n in names}
 
 
 def _check_writable(path: Path, overwrite: bool) -> None:
@@ -373,12 +396,9 @@ def compare(
     data: Data,
     data_config: DataConfig = None,
     data_option: DataOptions = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Right class of each sample, .npy (N,); adds the accuracy.")
-    ] = None,
-    output_name: Annotated[
-        str | None, typer.Option(help="Output with the class scores, if there are several.")
-    ] = None,
+    labels: LabelsFile = None,
+    metric: Metrics = None,
+    output_name: OutputName = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the comparison as JSON.")
     ] = None,
@@ -393,7 +413,7 @@ def compare(
             _check_writable(json_file, overwrite)
         made = run(
             _load_model(model), edge, _load_data(data, data_config, data_option, model),
-            labels=None if labels is None else open_data(labels),
+            metrics=_load_metrics(metric), labels=None if labels is None else open_data(labels),
             output=output_name, threads=threads,
         )  # fmt: skip
         if json_file is not None:
