@@ -12,6 +12,7 @@ from edgeq.errors import (
     VerificationError,
 )
 from edgeq.export.comparison import compare, evaluate
+from edgeq.export.debugging import debug
 from edgeq.export.dequantize import dequantize
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.pipeline import calibrate, export, plan
@@ -19,6 +20,7 @@ from edgeq.export.planned import PlannedModel
 from edgeq.linter import LintResult, lint
 from edgeq.recipe import Mode, Recipe, Rule
 from edgeq.report.comparison import Comparison
+from edgeq.report.diagnosis import Diagnosis
 
 __version__ = "0.1.0"
 
@@ -28,6 +30,7 @@ __all__ = [
     "ConversionError",
     "DataError",
     "DependencyError",
+    "Diagnosis",
     "EdgeModel",
     "EdgeqError",
     "LintResult",
@@ -41,6 +44,7 @@ __all__ = [
     "VerificationError",
     "calibrate",
     "compare",
+    "debug",
     "dequantize",
     "evaluate",
     "export",

@@ -47,6 +47,7 @@ app = typer.Typer(
 
 MODEL_HELP = "A float .tflite file, or module:function that returns a PyTorch module."
 Model = Annotated[str, typer.Argument(help=MODEL_HELP, metavar="MODEL")]
+FloatSide = Annotated[str, typer.Argument(help=MODEL_HELP, metavar="FLOAT")]
 Data = Annotated[
     str,
     typer.Option(
@@ -391,7 +392,7 @@ def dequantize(
     "edgeq compare model.tflite int8.tflite --data images.npy --labels labels.npy --json found.json"
 )
 def compare(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP, metavar="FLOAT")],
+    model: FloatSide,
     edge: Annotated[Path, typer.Argument(help="The .tflite to compare with it.", metavar="EDGE")],
     data: Data,
     data_config: DataConfig = None,
@@ -419,6 +420,58 @@ def compare(
         if json_file is not None:
             _write(json_file, made.to_json().encode())
         made.print()
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq debug model.tflite model_int8.tflite --data images.npy -o mended.json\n\n"
+    "edgeq debug model.tflite --recipe int8 --data images.npy\n\n"
+    "edgeq export model.tflite --data images.npy --recipe mended.json -o model_int8.tflite"
+)
+def debug(
+    model: FloatSide,
+    data: Data,
+    edge: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The .tflite to look into; by default the model is exported first.",
+            metavar="[EDGE]",
+        ),
+    ] = None,
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
+    recipe: Annotated[
+        str, typer.Option(help=f"What EDGE was, or is to be, exported with. {RECIPE_HELP}")
+    ] = "int8",
+    goal_sqnr: Annotated[
+        float, typer.Option(help="SQNR in dB from which on the outputs need no mending.")
+    ] = 20.0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Also write the suggested recipe, as .json."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the diagnosis as JSON.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Shows which layers of an integer model lose what, why, and what to do about it."""
+    from edgeq.export.debugging import debug as run
+
+    with _errors_as_sentences():
+        for path in (output, json_file):
+            if path is not None:
+                _check_writable(path, overwrite)
+        found = run(
+            _load_model(model), edge, _load_data(data, data_config, data_option, model),
+            recipe=recipe, goal_db=goal_sqnr,
+        )  # fmt: skip
+        if json_file is not None:
+            _write(json_file, found.to_json().encode())
+        found.print(Console(width=None if sys.stdout.isatty() else 250))
+        if output is not None and found.recipe is not None:
+            _write(output, found.recipe.to_json().encode())
+            Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example:\n\nedgeq inspect model_int8.tflite")

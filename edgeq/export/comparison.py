@@ -18,12 +18,11 @@ from edgeq import metrics as measures
 from edgeq.calibrate import cluster
 from edgeq.calibrate.data import Labels, RepDataset, Sample, joined
 from edgeq.calibrate.rows import Rows
-from edgeq.errors import DataError, ModelError
-from edgeq.export import frontends
-from edgeq.export.convert import check_runs, start_converter
+from edgeq.errors import DataError
+from edgeq.export.convert import check_runs
 from edgeq.export.edgemodel import EdgeModel
-from edgeq.export.frontends import tflite
 from edgeq.export.judge import Judge, Tally
+from edgeq.export.loading import load, worker_for
 from edgeq.isolation import Worker
 from edgeq.metrics import Metric
 from edgeq.model import FloatModel
@@ -170,9 +169,9 @@ def _judged(
     source = cluster.source(data, engine, where)
     rows = source if isinstance(source, Rows) else None
     dataset = RepDataset(source, None if rows else where)
-    with _worker(models.values()) as worker:
+    with worker_for(models.values()) as worker:
         with stages.stage("load"):
-            loaded = tuple(_load(what, m, dataset, worker) for what, m in models.items())
+            loaded = tuple(load(what, m, dataset, worker) for what, m in models.items())
             kept = {name: measures.by_row(metric) for name, metric in asked.items()}
             judge = Judge(loaded, kept, _output_place(loaded[0], output, asked), threads)
             specs = judge.inputs
@@ -187,27 +186,6 @@ def _judged(
             first = next(samples)
             _try(judge, first, models, worker)
             return judge, judge(itertools.chain((first,), samples))
-
-
-def _worker(models: Iterable[object]) -> Worker:
-    """The child that loads models first; the converter is only needed to trace."""
-    if all(isinstance(m, EdgeModel | FloatModel) or tflite.handles(m) for m in models):
-        return Worker(("edgeq.runtime.session",))
-    return start_converter()
-
-
-def _load(what: str, model: object, data: RepDataset, worker: Worker) -> FloatModel:
-    """A model as it will be run; errors say which one it is."""
-    if isinstance(model, EdgeModel):
-        return FloatModel(model.tflite, "edgeq")
-    if isinstance(model, FloatModel):
-        return model
-    try:
-        if tflite.handles(model):
-            return tflite.load(model, worker)
-        return frontends.trace(model, None, data, worker)
-    except ModelError as error:
-        raise type(error)(f"{what}: {error}") from None
 
 
 def _output_place(model: FloatModel, output: str | None, asked: Mapping[str, object]) -> int:
