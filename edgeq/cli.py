@@ -26,6 +26,7 @@ from edgeq.calibrate.data import InputSpec
 from edgeq.calibrate.observers import NAMED
 from edgeq.calibrate.readers import open_data, open_with_settings, parse_setting, read_settings
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
+from edgeq.export.metadata import read_labels
 from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
 from edgeq.linter import lint as check
@@ -189,11 +190,17 @@ def _check_writable(path: Path, overwrite: bool) -> None:
         raise EdgeqError(f"cannot write {path}: {folder} is not a folder that may be written to")
 
 
-def _write(path: Path, content: bytes) -> None:
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        write_whole(path, content)
+        yield
     except OSError as error:
         raise EdgeqError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    with _writing(path):
+        write_whole(path, content)
 
 
 def _print_version(wanted: bool) -> None:
@@ -245,6 +252,17 @@ def export(
     ] = 3.0,
     measure: Measure = False,
     goal_sqnr: GoalSqnr = 20.0,
+    metadata: Annotated[
+        bool,
+        typer.Option(
+            "--metadata",
+            help="Write what an app has to know (scales, image options, class names) into the file "
+            "and beside it as .json.",
+        ),
+    ] = False,
+    class_names: Annotated[
+        Path | None, typer.Option(help="For --metadata: text file with a class name a line.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
@@ -253,16 +271,21 @@ def export(
     from edgeq.export.pipeline import export as run
 
     with _errors_as_sentences():
-        for path in (output, report):
+        sidecar = output.with_suffix(".json") if metadata or class_names else None
+        for path in (output, report, sidecar):
             if path is not None:
                 _check_writable(path, overwrite)
+        names = () if class_names is None else read_labels(class_names)
+        samples = _load_data(data, data_config, data_option, model)
         made = run(
-            _load_model(model), _load_data(data, data_config, data_option, model),
-            recipe=recipe, target=target, calibration=calibration, layout=layout,
-            inputs=PortSpec(inputs, input_range), outputs=PortSpec(outputs, output_range),
-            min_sqnr_db=min_sqnr, measure=measure, goal_db=goal_sqnr, threads=threads,
+            _load_model(model), samples, recipe=recipe, target=target, calibration=calibration,
+            layout=layout, inputs=PortSpec(inputs, input_range),
+            outputs=PortSpec(outputs, output_range), min_sqnr_db=min_sqnr,
+            measure=measure, goal_db=goal_sqnr, threads=threads,
         )  # fmt: skip
-        _write(output, made.tflite)
+        described = made.describe(names, getattr(samples, "layout", None)) if sidecar else None
+        with _writing(output):
+            made.save(output, described)
         if report is not None:
             _write(report, made.report.to_json().encode())
         made.report.print()

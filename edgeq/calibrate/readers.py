@@ -477,12 +477,15 @@ class ImageFiles(FileData):
     Args:
         files: The files.
         layout: What is made of them.
+
+    Attributes:
+        layout: The same.
     """
 
     def __init__(self, files: Sequence[Path], layout: ImageLayout) -> None:
         _package("PIL.Image", "images", "Pillow")
+        self.layout = layout
         self._files = files
-        self._layout = layout
         self._first: tuple[int, int] | None = None
 
     def __len__(self) -> int:
@@ -495,7 +498,7 @@ class ImageFiles(FileData):
             self._check_size(path, (image.height, image.width))
             with _reading(path):
                 pixels = self._pixels(image)
-        return self._layout.normalised(pixels.reshape(*pixels.shape[:2], self._layout.channels))
+        return self.layout.normalised(pixels.reshape(*pixels.shape[:2], self.layout.channels))
 
     @contextlib.contextmanager
     def _image(self, path: Path) -> Iterator[Any]:
@@ -513,7 +516,7 @@ class ImageFiles(FileData):
             )
 
     def _check_size(self, path: Path, size: tuple[int, int]) -> None:
-        if self._layout.size is not None:
+        if self.layout.size is not None:
             return
         if self._first is None:
             with self._image(self._files[0]) as image:
@@ -526,11 +529,11 @@ class ImageFiles(FileData):
 
     def _pixels(self, image: Any) -> Array:
         pillow = _package("PIL.Image", "images", "Pillow")
-        image = image.convert("RGB" if self._layout.color == "rgb" else "L")
-        height, width = self._layout.resized(image.height, image.width)
+        image = image.convert("RGB" if self.layout.color == "rgb" else "L")
+        height, width = self.layout.resized(image.height, image.width)
         if (height, width) != (image.height, image.width):
             image = image.resize((width, height), pillow.Resampling.BILINEAR)
-        wanted = self._layout.size or (height, width)
+        wanted = self.layout.size or (height, width)
         top, left = round((height - wanted[0]) / 2), round((width - wanted[1]) / 2)
         return np.asarray(image)[top : top + wanted[0], left : left + wanted[1]]
 
