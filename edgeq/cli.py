@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,17 +26,19 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import InputSpec
 from edgeq.calibrate.observers import NAMED
 from edgeq.calibrate.readers import open_data, open_with_settings, parse_setting, read_settings
-from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
+from edgeq.errors import DataError, EdgeqError, ModelError, RecipeError, VerificationError
 from edgeq.export.metadata import read_labels
 from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
-from edgeq.linter import lint as check
+from edgeq.linter import lint as find_faults
 from edgeq.metrics import BUILT_IN
 from edgeq.model import FloatModel
 from edgeq.portspec import DTYPES, PortSpec
 from edgeq.recipe import PRESETS
+from edgeq.report.check import Facts
 from edgeq.runtime.backend import load_backend
 from edgeq.targets import TARGETS
+from edgeq.thresholds import Thresholds
 
 app = typer.Typer(
     name="edgeq",
@@ -447,6 +450,112 @@ def compare(
 
 @app.command(
     epilog="Examples:\n\n"
+    "edgeq check model.tflite model_int8.tflite --data images.npy --min-sqnr 20\n\n"
+    "edgeq check model.tflite model_int8.tflite --data images.npy --labels labels.npy "
+    "--max-metric-drop 0.01 --baseline baseline.json --junit edgeq.xml"
+)
+def check(
+    model: FloatSide,
+    edge: Annotated[Path, typer.Argument(help="The .tflite to judge.", metavar="EDGE")],
+    data: Data,
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
+    labels: LabelsFile = None,
+    metric: Metrics = None,
+    output_name: OutputName = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Thresholds as .toml; by default edgeq.toml, or [tool.edgeq] of pyproject.toml."
+        ),
+    ] = None,
+    min_sqnr: Annotated[float | None, typer.Option(help="Lowest SQNR of any output in dB.")] = None,
+    max_metric_drop: Annotated[
+        float | None, typer.Option(help="How far each metric may drop, for example 0.01.")
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Lowest share of answers with the same best class.")
+    ] = None,
+    max_size_kb: Annotated[
+        float | None, typer.Option(help="Largest size in kB of 1,000 bytes.")
+    ] = None,
+    max_latency_ratio: Annotated[
+        float | None, typer.Option(help="Largest latency over the float model's, on this machine.")
+    ] = None,
+    full_delegation: Annotated[
+        bool | None, typer.Option(help="Every op must run in the XNNPACK delegate.")
+    ] = None,
+    zero_float_ops: Annotated[bool | None, typer.Option(help="No op may compute in float.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="What --write-baseline wrote of the last release.")
+    ] = None,
+    write_baseline: Annotated[
+        Path | None, typer.Option(help="Write what was measured, if all promises hold.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the result as JSON.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Also write it as JUnit XML.")] = None,
+    github: Annotated[
+        bool,
+        typer.Option(envvar="GITHUB_ACTIONS", help="Print annotations that GitHub shows."),
+    ] = False,
+    threads: Threads = None,
+) -> None:
+    """Judges an integer model by thresholds, as a gate for CI.
+
+    Ends with 0 if it keeps all, 1 if it breaks one, and 2 if it could not be judged. Files that it
+    writes replace older ones.
+    """
+    from edgeq.export.checking import check as run
+
+    with _errors_as_sentences():
+        given = {
+            "min_sqnr_db": min_sqnr, "max_metric_drop": max_metric_drop,
+            "min_agreement": min_agreement, "max_size_kb": max_size_kb,
+            "max_latency_ratio": max_latency_ratio, "full_delegation": full_delegation,
+            "zero_float_ops": zero_float_ops,
+        }  # fmt: skip
+        said = {name: value for name, value in given.items() if value is not None}
+        wanted = replace(Thresholds.read(config), **said)  # type: ignore[arg-type]
+        if wanted.asks_for_nothing and baseline is None and write_baseline is None:
+            raise RecipeError(
+                "there is nothing to check: pass a threshold such as --min-sqnr 20, or set it in "
+                "[tool.edgeq] of pyproject.toml or in edgeq.toml"
+            )
+        for path in (write_baseline, json_file, junit):
+            if path is not None:
+                _check_writable(path, overwrite=True)
+        found = run(
+            _load_model(model), edge, _load_data(data, data_config, data_option, model), wanted,
+            baseline=None if baseline is None else _read_baseline(baseline),
+            metrics=_load_metrics(metric), labels=None if labels is None else open_data(labels),
+            output=output_name, threads=threads,
+        )  # fmt: skip
+        found.print()
+        if json_file is not None:
+            _write(json_file, found.to_json().encode())
+        if junit is not None:
+            with _writing(junit):
+                found.write_junit(junit)
+        if github:
+            for line in found.annotations():
+                typer.echo(line)
+        if not found.passed:
+            raise typer.Exit(1)
+        if write_baseline is not None:
+            _write(write_baseline, found.facts.to_json().encode())
+
+
+def _read_baseline(path: Path) -> Facts:
+    try:
+        return Facts.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, DataError) as error:
+        raise DataError(f"cannot read the baseline {path}: {error}") from None
+
+
+@app.command(
+    epilog="Examples:\n\n"
     "edgeq debug model.tflite model_int8.tflite --data images.npy -o mended.json\n\n"
     "edgeq debug model.tflite --recipe int8 --data images.npy\n\n"
     "edgeq export model.tflite --data images.npy --recipe mended.json -o model_int8.tflite"
@@ -542,7 +651,7 @@ def lint(
     Ends with 1 if there are errors: wrong numbers, or a model that does not load.
     """
     with _errors_as_sentences():
-        found = check(model, target)
+        found = find_faults(model, target)
         if json is not None:
             _write(json, found.to_json().encode())
         found.print(Console(width=None if sys.stdout.isatty() else 250))

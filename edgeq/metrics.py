@@ -135,6 +135,8 @@ BY_ROW: dict[str, Callable[[Array, Array], Array]] = {
 AGREEMENTS: dict[str, Callable[[Array, Array], Array]] = {"retrieval": same_neighbour}
 """Those that need no labels: the float model is taken to be right, and its own value is 1."""
 
+LOWER_IS_BETTER = frozenset({"mae", "mse"})
+
 BUILT_IN = (*BY_ROW, *AGREEMENTS)
 
 

@@ -19,6 +19,7 @@ from edgeq.runtime.session import Session
 
 PUBLIC = [
     "Calibration",
+    "CheckResult",
     "Comparison",
     "ConversionError",
     "DataError",
@@ -33,9 +34,11 @@ PUBLIC = [
     "Recipe",
     "RecipeError",
     "Rule",
+    "Thresholds",
     "UnsupportedOpError",
     "VerificationError",
     "calibrate",
+    "check",
     "compare",
     "debug",
     "dequantize",

@@ -89,6 +89,23 @@ def compare(
         VerificationError: An output of the edge model is not finite.
         DependencyError: A package that this kind of model or the engine needs is missing.
     """
+    return compared(
+        float_model, edge_model, data, metrics, labels, output, engine, threads, progress
+    )[0]
+
+
+def compared(
+    float_model: object,
+    edge_model: object,
+    data: object,
+    metrics: Metrics | None,
+    labels: object,
+    output: str | None,
+    engine: str,
+    threads: int | None,
+    progress: bool | None,
+) -> tuple[Comparison, Judge]:
+    """`compare`, with the judge who has found it and holds both models as they were loaded."""
     stages = Progress.make(progress)
     asked = _asked(metrics, labels)
     reference = float_model.float_model if isinstance(float_model, EdgeModel) else float_model
@@ -100,13 +117,14 @@ def compare(
             changes[name] = _change(name, metric, tally)
             advance()
     outputs = zip(judge.output_names, tally.outputs, strict=True)
-    return Comparison(
+    found = Comparison(
         samples=tally.samples,
         outputs=tuple(OutputFidelity.of(name, seen) for name, seen in outputs),
         metrics=changes,
         runtime=load_backend().describe(),
         worst_samples=tuple(tally.worst),
     )
+    return found, judge
 
 
 def evaluate(
