@@ -18,6 +18,7 @@ from edgeq.export.dequantize import dequantize
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.pipeline import calibrate, export, plan
 from edgeq.export.planned import PlannedModel
+from edgeq.export.reporting import write_report
 from edgeq.linter import LintResult, lint
 from edgeq.recipe import Mode, Recipe, Rule
 from edgeq.report.check import CheckResult
@@ -56,4 +57,5 @@ __all__ = [
     "export",
     "lint",
     "plan",
+    "write_report",
 ]

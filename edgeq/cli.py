@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,9 @@ from edgeq.model import FloatModel
 from edgeq.portspec import DTYPES, PortSpec
 from edgeq.recipe import PRESETS
 from edgeq.report.check import Facts
+from edgeq.report.comparison import Comparison
+from edgeq.report.diagnosis import Diagnosis
+from edgeq.report.page import check_packages
 from edgeq.runtime.backend import load_backend
 from edgeq.targets import TARGETS
 from edgeq.thresholds import Thresholds
@@ -175,6 +179,31 @@ def _inputs(model: str) -> tuple[InputSpec, ...]:
     return ()
 
 
+Page = Annotated[
+    Path | None, typer.Option("--report", help="Also write a page to look at, as .html.")
+]
+
+
+def _check_page(path: Path | None, overwrite: bool) -> None:
+    """`_check_writable` for a page, whose packages must be there too."""
+    if path is not None:
+        _check_writable(path, overwrite)
+        if path.suffix == ".html":
+            check_packages()
+
+
+def _write_page(
+    path: Path, edge: Any, comparison: Comparison | None, diagnosis: Diagnosis | None = None
+) -> None:
+    from edgeq.export.reporting import write_report
+
+    with _writing(path):
+        write_report(
+            path, edge, comparison=comparison, diagnosis=diagnosis, title=f"edgeq: {path.stem}",
+            command=shlex.join(["edgeq", *sys.argv[1:]]),
+        )  # fmt: skip
+
+
 def _load_metrics(names: list[str] | None) -> dict[str, Any] | None:
     """Metrics by the names to report them by; None leaves it to the labels."""
     if not names:
@@ -266,18 +295,27 @@ def export(
     class_names: Annotated[
         Path | None, typer.Option(help="For --metadata: text file with a class name a line.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the report: as a page to look at (.html, for which the model is "
+            "compared and debugged on all data) or as JSON."
+        ),
+    ] = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Exports a model to int8, verifies it, and prints what was measured."""
+    from edgeq.export.comparison import compare as compare_models
+    from edgeq.export.debugging import debug as debug_model
     from edgeq.export.pipeline import export as run
 
     with _errors_as_sentences():
         sidecar = output.with_suffix(".json") if metadata or class_names else None
-        for path in (output, report, sidecar):
+        for path in (output, sidecar):
             if path is not None:
                 _check_writable(path, overwrite)
+        _check_page(report, overwrite)
         names = () if class_names is None else read_labels(class_names)
         samples = _load_data(data, data_config, data_option, model)
         made = run(
@@ -289,9 +327,12 @@ def export(
         described = made.describe(names, getattr(samples, "layout", None)) if sidecar else None
         with _writing(output):
             made.save(output, described)
-        if report is not None:
-            _write(report, made.report.to_json().encode())
         made.report.print()
+        if report is not None and report.suffix == ".html":
+            found = compare_models(made, made, samples, threads=threads)
+            _write_page(report, made, found, debug_model(made, made, samples, recipe=recipe))
+        elif report is not None:
+            _write(report, made.report.to_json().encode())
         Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -429,6 +470,7 @@ def compare(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the comparison as JSON.")
     ] = None,
+    report: Page = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -438,6 +480,7 @@ def compare(
     with _errors_as_sentences():
         if json_file is not None:
             _check_writable(json_file, overwrite)
+        _check_page(report, overwrite)
         made = run(
             _load_model(model), edge, _load_data(data, data_config, data_option, model),
             metrics=_load_metrics(metric), labels=None if labels is None else open_data(labels),
@@ -446,6 +489,8 @@ def compare(
         if json_file is not None:
             _write(json_file, made.to_json().encode())
         made.print()
+        if report is not None:
+            _write_page(report, edge, made)
 
 
 @app.command(
@@ -585,22 +630,30 @@ def debug(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the diagnosis as JSON.")
     ] = None,
+    report: Page = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Shows which layers of an integer model lose what, why, and what to do about it."""
+    from edgeq.export.comparison import compare as compare_models
     from edgeq.export.debugging import debug as run
+    from edgeq.export.pipeline import export as export_model
 
     with _errors_as_sentences():
         for path in (output, json_file):
             if path is not None:
                 _check_writable(path, overwrite)
-        found = run(
-            _load_model(model), edge, _load_data(data, data_config, data_option, model),
-            recipe=recipe, goal_db=goal_sqnr,
-        )  # fmt: skip
+        _check_page(report, overwrite)
+        source: Any = _load_model(model)
+        samples = _load_data(data, data_config, data_option, model)
+        judged: Any = edge
+        if edge is None:
+            judged = source = export_model(source, samples, recipe=recipe, min_sqnr_db=None)
+        found = run(source, judged, samples, recipe=recipe, goal_db=goal_sqnr)
         if json_file is not None:
             _write(json_file, found.to_json().encode())
         found.print(Console(width=None if sys.stdout.isatty() else 250))
+        if report is not None:
+            _write_page(report, judged, compare_models(source, judged, samples), found)
         if output is not None and found.recipe is not None:
             _write(output, found.recipe.to_json().encode())
             Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)

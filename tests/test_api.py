@@ -46,6 +46,7 @@ PUBLIC = [
     "export",
     "lint",
     "plan",
+    "write_report",
 ]
 
 HEAVY = ["torch", "jax", "keras", "tensorflow", "litert_torch", "litert_converter", "typer", "ray"]

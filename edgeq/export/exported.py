@@ -59,9 +59,13 @@ class Exported:
             yield from self._related_names(producer.inputs[0])
 
     def where(self, op: Operator) -> str:
+        """How reports name an op."""
+        return f"{op.name} at {self.layer(op)} (op {op.index})"
+
+    def layer(self, op: Operator) -> str:
+        """Layer path of an op, or the name of its result where the float model has no such op."""
         origin = self.counterpart(op)
-        layer = self.model.layer(origin) if origin else self.graph.tensors[op.outputs[0]].name
-        return f"{op.name} at {layer} (op {op.index})"
+        return self.model.layer(origin) if origin else self.graph.tensors[op.outputs[0]].name
 
     def op_counts(self) -> dict[str, int]:
         """Number of ops by what they compute in, the most frequent first."""

@@ -61,7 +61,7 @@ class Session:
     ) -> None:
         if delegate not in DELEGATES:
             raise ModelError(f"delegate must be one of {DELEGATES}. Received: {delegate!r}")
-        self._content = model if isinstance(model, bytes) else _read(model)
+        self._content = model if isinstance(model, bytes) else read_model(model)
         self._interpreter = _interpreter(self._content, delegate, threads or available_cpus())
         try:
             self._interpreter.allocate_tensors()
@@ -161,7 +161,8 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _read(path: str | os.PathLike[str]) -> bytes:
+def read_model(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a model's file; raises a `ModelError` if it cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
