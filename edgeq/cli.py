@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
+import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +29,14 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.data import InputSpec
 from edgeq.calibrate.observers import NAMED
 from edgeq.calibrate.readers import open_data, open_with_settings, parse_setting, read_settings
-from edgeq.errors import DataError, EdgeqError, ModelError, RecipeError, VerificationError
+from edgeq.errors import (
+    DataError,
+    DependencyError,
+    EdgeqError,
+    ModelError,
+    RecipeError,
+    VerificationError,
+)
 from edgeq.export.metadata import read_labels
 from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
@@ -39,6 +48,7 @@ from edgeq.recipe import PRESETS
 from edgeq.report.check import Facts
 from edgeq.report.comparison import Comparison
 from edgeq.report.diagnosis import Diagnosis
+from edgeq.report.overlay import overlays
 from edgeq.report.page import check_packages
 from edgeq.runtime.backend import load_backend
 from edgeq.targets import TARGETS
@@ -657,6 +667,61 @@ def debug(
         if output is not None and found.recipe is not None:
             _write(output, found.recipe.to_json().encode())
             Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq explore model.tflite model_int8.tflite --data images.npy\n\n"
+    "edgeq explore model.tflite model_int8.tflite --data images.npy -o overlays"
+)
+def explore(
+    model: FloatSide,
+    edge: Annotated[Path, typer.Argument(help="The .tflite to look at.", metavar="EDGE")],
+    data: Data,
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder to write the overlays to, instead of showing them."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to serve at.")] = "localhost",
+    port: Annotated[int, typer.Option(help="Port to serve at.")] = 8080,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Shows the graph of an integer model in Model Explorer, coloured by what each op loses.
+
+    Serves until it is interrupted.
+    """
+    from edgeq.export.debugging import debug as run
+
+    with _errors_as_sentences():
+        if output is None and importlib.util.find_spec("model_explorer") is None:
+            raise DependencyError(
+                "edgeq explore needs Model Explorer: pip install 'edgeq[explore]'; or write the "
+                "overlays with --output"
+            )
+        found = run(_load_model(model), edge, _load_data(data, data_config, data_option, model))
+        made = overlays(found)
+        if output is None:
+            _serve(edge, made, host, port, browser)
+            return
+        for name, text in made.items():
+            stem = re.sub(r"\W+", "_", name).strip("_").lower()
+            _write(output / f"{stem}.json", text.encode())
+        Console().print(f"wrote {len(made)} overlays to {output}", highlight=False, soft_wrap=True)
+
+
+def _serve(edge: Path, made: Mapping[str, str], host: str, port: int, browser: bool) -> None:
+    import model_explorer
+
+    config = model_explorer.config().add_model_from_path(str(edge))
+    for name, text in made.items():
+        config.add_node_data(name, text)
+    model_explorer.visualize_from_config(
+        config, host=host, port=port, no_open_in_browser=not browser
+    )
 
 
 @app.command(epilog="Example:\n\nedgeq inspect model_int8.tflite")
