@@ -22,7 +22,6 @@ from edgeq.export.edgemodel import EdgeModel
 from edgeq.flatbuffer import parse
 from edgeq.report.overlay import overlays
 
-
 ROW = r"fully_connected\s+int8\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)"
 """The last layer in the table of nodes, with the value of each overlay."""
 
