@@ -1,24 +1,21 @@
 """The pytest plugin: the fixture `edgeq_check`, whose numbers explain themselves when a test fails.
 
-    def test_the_exported_model(edgeq_check):
-        checked = edgeq_check("model.tflite", "model_int8.tflite", images, labels=labels)
-        assert checked.accuracy_drop < 0.01
-        assert checked.sqnr_db > 20
-
-edgeq itself is imported when the fixture is used, so that other projects' tests start as fast.
+def test_the_exported_model(edgeq_check):
+    checked = edgeq_check("model.tflite", "model_int8.tflite", images, labels=labels)
+    assert checked.accuracy_drop < 0.01
+    assert checked.sqnr_db > 20
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import pytest
 
-if TYPE_CHECKING:
-    from edgeq.report.check import CheckResult
-    from edgeq.thresholds import Thresholds
-
+from edgeq.export.checking import check
+from edgeq.report.check import CheckResult
+from edgeq.thresholds import Thresholds
 
 MOST_METRICS = 4
 """So many are explained: pytest cuts what is longer than eight lines."""
@@ -130,22 +127,20 @@ class Checked:
 def edgeq_check() -> Callable[..., Checked]:
     """Measures an integer model beside its float one: `edgeq_check(float, edge, data, labels=...)`.
 
-    Takes what `edgeq.check` takes. With `thresholds`, or where `[tool.edgeq]` of the project's
-    settings has some and `thresholds="project"`, a broken promise fails the test at once.
+    Takes what `edgeq.check` takes. With `thresholds`, or those of the project's settings by
+    `thresholds="project"`, a broken promise fails the test at once.
     """
 
     def measure(
         float_model: object,
         edge_model: object,
         data: object,
-        thresholds: Thresholds | str | None = None,
+        thresholds: Thresholds | Literal["project"] | None = None,
         **options: Any,
     ) -> Checked:
-        import edgeq
-
-        wanted = edgeq.Thresholds.read() if thresholds == "project" else thresholds
+        wanted = Thresholds.read() if isinstance(thresholds, str) else thresholds
         options.setdefault("progress", False)
-        result = edgeq.check(float_model, edge_model, data, wanted, **options)  # type: ignore[arg-type]
+        result = check(float_model, edge_model, data, wanted, **options)
         if not result.passed:
             pytest.fail(result.text(), pytrace=False)
         return Checked(result)

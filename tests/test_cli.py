@@ -27,7 +27,10 @@ from edgeq.flatbuffer import pack, parse, unpack
 from edgeq.model import FloatModel
 from edgeq.recipe import Mode, Recipe, Rule
 
-COMMANDS = ["plan", "calibrate", "compare", "export", "dequantize", "inspect", "lint", "demo"]
+COMMANDS = [
+    "plan", "calibrate", "compare", "debug", "check", "explore", "export", "dequantize", "inspect",
+    "lint", "demo",
+]  # fmt: skip
 ENVIRONMENT = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
 EDGEQ = str(Path(sys.executable).with_name("edgeq"))
 

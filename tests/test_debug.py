@@ -98,13 +98,6 @@ def test_what_is_added_and_accumulated_is_what_numpy_has(
     assert stem.added_db == pytest.approx(stem.accumulated_db, abs=0.5)  # ties are rounded apart
 
 
-def test_every_form_of_the_same_models(
-    diagnosis: Diagnosis, spoilt_edge: EdgeModel, tmp_path: Path
-) -> None:
-    path = spoilt_edge.save(tmp_path / "int8.tflite")
-    assert edgeq.debug(spoilt_edge, path, iter(DATA.calibration)) == diagnosis
-
-
 def test_a_model_without_its_integers_is_exported_first(
     demo_model: FloatModel, demo_images: Array
 ) -> None:
@@ -239,11 +232,15 @@ def test_the_command_writes_the_recipe(
     spoilt_edge.save("int8.tflite")
     np.save("images.npy", DATA.calibration)
     arguments = ["debug", "model.tflite", "int8.tflite", "--data", "images.npy"]
-    found = CliRunner().invoke(app, [*arguments, "-o", "mended.json", "--json", "found.json"])
+    written = ["-o", "mended.json", "--json", "found.json", "--report", "page.html"]
+    found = CliRunner().invoke(app, [*arguments, *written])
     assert found.exit_code == 0, found.stderr
     assert diagnosis.layers[0].cause in found.stdout
     assert edgeq.Recipe.from_json(Path("mended.json").read_text()) == diagnosis.recipe
     assert Path("found.json").read_text() == diagnosis.to_json()
+    page = Path("page.html").read_text()
+    for name in ("layers", "delegate", "worst"):
+        assert f'id="{name}"' in page
     missing = CliRunner().invoke(
         app, ["debug", "model.tflite", "no.tflite", "--data", "images.npy"]
     )

@@ -10,56 +10,59 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from browser import browser, opened
 from typer.testing import CliRunner
 
 import edgeq
-from edgeq import Diagnosis
 from edgeq.cli import app
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.flatbuffer import parse
-from edgeq.report.overlay import overlays
 
 ROW = r"fully_connected\s+int8\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)"
 """The last layer in the table of nodes, with the value of each overlay."""
 
 
-@pytest.fixture
-def files(demo_files: Path, exported: EdgeModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    exported.save(demo_files / "int8.tflite")
-    monkeypatch.chdir(demo_files)
-    return ["model.tflite", "int8.tflite", "--data", "images.npy"]
+@pytest.fixture(scope="module")
+def files(
+    tmp_path_factory: pytest.TempPathFactory, exported: EdgeModel, demo_images: object
+) -> list[str]:
+    """The arguments of the command: both models and the data."""
+    folder = tmp_path_factory.mktemp("explore")
+    (folder / "model.tflite").write_bytes(exported.float_model.tflite)
+    exported.save(folder / "int8.tflite")
+    np.save(folder / "images.npy", demo_images)
+    return [str(folder / "model.tflite"), str(folder / "int8.tflite"), "--data",
+            str(folder / "images.npy")]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def diagnosis(exported: EdgeModel, demo_images: object) -> Diagnosis:
-    return edgeq.debug(exported, exported, demo_images)
-
-
-def test_overlays_name_ops_by_their_place(diagnosis: Diagnosis, exported: EdgeModel) -> None:
-    made = {name: json.loads(text) for name, text in overlays(diagnosis).items()}
-    ops = parse(exported.tflite).graphs[0].operators
-    for content in made.values():
-        assert {ops[int(key)].name for key in content["results"]} >= {"CONV_2D", "ADD"}
-    lines = {line.index: line for line in diagnosis.layers if line.index is not None}
-    so_far, kinds = made["SQNR so far (dB)"]["results"], made["computes in"]["results"]
-    assert len(so_far) == len(kinds) == len(lines) >= len(ops) - 2
-    for index, line in lines.items():
-        assert so_far[str(index)]["value"] == pytest.approx(line.accumulated_db, abs=0.01)
-        assert kinds[str(index)]["value"] == "int8"
-    assert max(entry["value"] for entry in list(made.values())[-1]["results"].values()) == 100
-
-
-def test_the_command_writes_them(files: list[str]) -> None:
-    found = CliRunner().invoke(app, ["explore", *files, "-o", "overlays"])
+def written(files: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What the command writes: the results by the file's name."""
+    folder = Path(files[0]).parent / "overlays"
+    found = CliRunner().invoke(app, ["explore", *files, "-o", str(folder)])
     assert found.exit_code == 0, found.output
-    assert sorted(path.name for path in Path("overlays").iterdir()) == [
-        "computes_in.json", "sqnr_added_db.json", "sqnr_if_alone_rounded_db.json",
-        "sqnr_so_far_db.json",
+    return {path.stem: json.loads(path.read_text())["results"] for path in folder.iterdir()}
+
+
+def test_overlays_name_ops_by_their_place(
+    written: dict[str, dict[str, dict[str, Any]]], exported: EdgeModel, demo_images: Any
+) -> None:
+    assert sorted(written) == [
+        "computes_in", "sqnr_added_db", "sqnr_if_alone_rounded_db", "sqnr_so_far_db",
     ]  # fmt: skip
-    assert json.loads(Path("overlays/computes_in.json").read_text())["results"]
+    ops = parse(exported.tflite).graphs[0].operators
+    inner = [str(op.index) for op in ops if op.name not in ("QUANTIZE", "DEQUANTIZE")]
+    for found in written.values():
+        assert sorted(found, key=int) == inner
+    assert {entry["value"] for entry in written["computes_in"].values()} == {"int8"}
+    whole = edgeq.compare(exported, exported, demo_images[:16]).sqnr_db
+    assert written["sqnr_so_far_db"][inner[-1]]["value"] == pytest.approx(whole, abs=0.01)
+    moved = next(str(op.index) for op in ops if op.name == "RESHAPE")
+    assert written["sqnr_if_alone_rounded_db"][moved]["value"] == 100  # it loses nothing
 
 
 def test_a_missing_package_is_told_first(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,18 +99,21 @@ def served(files: list[str]) -> Iterator[str]:
 
 
 def test_model_explorer_shows_the_nodes_with_the_overlay(
-    files: list[str], diagnosis: Diagnosis
+    files: list[str], written: dict[str, dict[str, dict[str, Any]]]
 ) -> None:
     pytest.importorskip("model_explorer")
     with browser() as running, served(files) as address:
         page = opened(running, address, 1400, 900).page
         page.wait_for_function(f"/{ROW}/.test(document.body.innerText)", timeout=60_000)
         text = page.locator("body").inner_text()
-    for name in overlays(diagnosis):
+    for name in ("computes in", "SQNR added", "SQNR so far", "SQNR if alone rounded"):
         assert name in text
     assert "int8.tflite" in text
-    (last,) = (line for line in diagnosis.layers if line.op == "FULLY_CONNECTED")
     row = re.search(ROW, text)
     assert row is not None, text
-    expected = (last.added_db, last.accumulated_db, last.cost_db)
-    assert [float(value) for value in row.groups()] == pytest.approx(expected, abs=0.02)
+    last = max(written["computes_in"], key=int)
+    expected = [
+        written[name][last]["value"]
+        for name in ("sqnr_added_db", "sqnr_so_far_db", "sqnr_if_alone_rounded_db")
+    ]
+    assert [float(value) for value in row.groups()] == pytest.approx(expected)
