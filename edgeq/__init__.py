@@ -16,24 +16,32 @@ from edgeq.errors import (
     UnsupportedOpError,
     VerificationError,
 )
+from edgeq.export.checking import check
 from edgeq.export.comparison import compare, evaluate
+from edgeq.export.debugging import debug
 from edgeq.export.dequantize import dequantize
 from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.pipeline import calibrate, export, plan
 from edgeq.export.planned import PlannedModel
+from edgeq.export.reporting import write_report
 from edgeq.linter import LintResult, lint
 from edgeq.recipe import Mode, Recipe, Rule
+from edgeq.report.check import CheckResult
 from edgeq.report.comparison import Comparison
+from edgeq.report.diagnosis import Diagnosis
+from edgeq.thresholds import Thresholds
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Calibration",
+    "CheckResult",
     "Comparison",
     "ConversionError",
     "DataError",
     "DelegateError",
     "DependencyError",
+    "Diagnosis",
     "EdgeModel",
     "EdgeqError",
     "LintResult",
@@ -43,16 +51,20 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Rule",
+    "Thresholds",
     "UnsupportedOpError",
     "VerificationError",
     "calibrate",
+    "check",
     "compare",
     "compile_edgetpu",
+    "debug",
     "dequantize",
     "evaluate",
     "export",
     "lint",
     "plan",
+    "write_report",
 ]
 
 

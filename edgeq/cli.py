@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import platform
+import re
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,20 +39,35 @@ from edgeq.calibrate.readers import (
     read_settings,
 )
 from edgeq.compiler import TIMEOUT_S, compile_edgetpu
-from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
+from edgeq.errors import (
+    DataError,
+    DependencyError,
+    EdgeqError,
+    ModelError,
+    RecipeError,
+    VerificationError,
+)
+from edgeq.export.metadata import read_labels
 from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
-from edgeq.linter import lint as check
+from edgeq.linter import lint as find_faults
+from edgeq.metrics import BUILT_IN
 from edgeq.model import FloatModel
 from edgeq.portspec import DTYPES, PortSpec
 from edgeq.progress import Progress
 from edgeq.recipe import PRESETS
 from edgeq.report.bench import measure_models
+from edgeq.report.check import Facts
+from edgeq.report.comparison import Comparison
+from edgeq.report.diagnosis import Diagnosis
+from edgeq.report.overlay import overlays
+from edgeq.report.page import check_packages
 from edgeq.runtime.backend import BACKENDS, load_backend
 from edgeq.runtime.benchmark import Setting
 from edgeq.runtime.cpu import speed_hints
 from edgeq.runtime.session import DELEGATES
 from edgeq.targets import TARGETS
+from edgeq.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from edgeq.export.edgemodel import EdgeModel
@@ -64,6 +83,7 @@ app = typer.Typer(
 
 MODEL_HELP = "A float .tflite file, or module:function that returns a PyTorch module."
 Model = Annotated[str, typer.Argument(help=MODEL_HELP, metavar="MODEL")]
+FloatSide = Annotated[str, typer.Argument(help=MODEL_HELP, metavar="FLOAT")]
 Data = Annotated[
     str,
     typer.Option(
@@ -101,6 +121,21 @@ CostTable = Annotated[
 ]
 GoalSqnr = Annotated[
     float, typer.Option(help="SQNR in dB from which on recipe auto takes the fastest plan.")
+]
+
+LabelsFile = Annotated[
+    Path | None, typer.Option(help="Right class of each sample, .npy (N,); adds the accuracy.")
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        help=f"What to compute from outputs and labels: {', '.join(BUILT_IN)}, or "
+        "module:function of (outputs, targets); may be repeated.",
+    ),
+]
+OutputName = Annotated[
+    str | None, typer.Option(help="Output that metrics look at, if there are several.")
 ]
 
 PortRange = Annotated[
@@ -188,6 +223,38 @@ def _port(dtype: str | None, known: tuple[float, float] | None) -> PortSpec | No
     return PortSpec(dtype or "float32", known)
 
 
+Page = Annotated[
+    Path | None, typer.Option("--report", help="Also write a page to look at, as .html.")
+]
+
+
+def _check_page(path: Path | None, overwrite: bool) -> None:
+    """`_check_writable` for a page, whose packages must be there too."""
+    if path is not None:
+        _check_writable(path, overwrite)
+        if path.suffix == ".html":
+            check_packages()
+
+
+def _write_page(
+    path: Path, edge: Any, comparison: Comparison | None, diagnosis: Diagnosis | None = None
+) -> None:
+    from edgeq.export.reporting import write_report
+
+    with _writing(path):
+        write_report(
+            path, edge, comparison=comparison, diagnosis=diagnosis, title=f"edgeq: {path.stem}",
+            command=shlex.join(["edgeq", *sys.argv[1:]]),
+        )  # fmt: skip
+
+
+def _load_metrics(names: list[str] | None) -> dict[str, Any] | None:
+    """Metrics by the names to report them by; None leaves it to the labels."""
+    if not names:
+        return None
+    return {n: _load_function(n, DataError) if _is_function(n) else n for n in names}
+
+
 def _check_writable(path: Path, overwrite: bool) -> None:
     """Raises an `EdgeqError` before the long work for a file that could not be written after it."""
     if path.is_dir():
@@ -199,11 +266,17 @@ def _check_writable(path: Path, overwrite: bool) -> None:
         raise EdgeqError(f"cannot write {path}: {folder} is not a folder that may be written to")
 
 
-def _write(path: Path, content: bytes) -> None:
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        write_whole(path, content)
+        yield
     except OSError as error:
         raise EdgeqError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    with _writing(path):
+        write_whole(path, content)
 
 
 def _print_version(wanted: bool) -> None:
@@ -262,58 +335,84 @@ def export(
     measure: Measure = False,
     goal_sqnr: GoalSqnr = 20.0,
     costs: CostTable = None,
-    report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
     android: Annotated[
         Path | None,
         typer.Option(help="Also put the classifier into this copy of the Android demo app."),
     ] = None,
+    metadata: Annotated[
+        bool,
+        typer.Option(
+            "--metadata",
+            help="Write what an app has to know (scales, image options, class names) into the file "
+            "and beside it as .json.",
+        ),
+    ] = False,
     class_names: Annotated[
-        Path | None, typer.Option(help="Names of its classes, a text file with one a line.")
+        Path | None,
+        typer.Option(help="For --metadata and --android: a class name a line."),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the report: as a page to look at (.html, for which the model is "
+            "compared and debugged on all data) or as JSON."
+        ),
     ] = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Exports a model to int8, verifies it, and prints what was measured."""
+    from edgeq.export.comparison import compare as compare_models
+    from edgeq.export.debugging import debug as debug_model
     from edgeq.export.pipeline import export as run
 
     with _errors_as_sentences():
-        for path in (output, report):
+        described_too = metadata or (class_names is not None and android is None)
+        sidecar = output.with_suffix(".json") if described_too else None
+        for path in (output, sidecar):
             if path is not None:
                 _check_writable(path, overwrite)
-        app_writer = None if android is None else _app_writer(android, class_names)
+        _check_page(report, overwrite)
+        names = () if class_names is None else read_labels(class_names)
+        if android is not None:
+            _check_app(android, names)
         samples = _load_data(data, data_config, data_option, model)
         made = run(
-            _load_model(model), samples,
-            recipe=recipe, target=target, calibration=calibration, layout=layout,
-            inputs=_port(inputs, input_range), outputs=_port(outputs, output_range),
+            _load_model(model), samples, recipe=recipe, target=target, calibration=calibration,
+            layout=layout, inputs=_port(inputs, input_range), outputs=_port(outputs, output_range),
             min_sqnr_db=min_sqnr, min_runtime=min_runtime, measure=measure, goal_db=goal_sqnr,
             costs=costs, threads=threads,
         )  # fmt: skip
-        _write(output, made.tflite)
-        if report is not None:
-            _write(report, made.report.to_json().encode())
+        described = made.describe(names, getattr(samples, "layout", None)) if sidecar else None
+        with _writing(output):
+            made.save(output, described)
         made.report.print()
+        if report is not None and report.suffix == ".html":
+            found = compare_models(made, made, samples, threads=threads)
+            _write_page(report, made, found, debug_model(made, made, samples, recipe=recipe))
+        elif report is not None:
+            _write(report, made.report.to_json().encode())
         Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
-        if app_writer is not None:
-            app_writer(made, samples)
+        if android is not None:
+            _write_app(android, made, samples, names)
 
 
-def _app_writer(project: Path, class_names: Path | None) -> Callable[[EdgeModel, Any], None]:
-    """What puts a classifier into an Android project; raises before the long work if it cannot."""
-    from edgeq.export.android import ASSETS, check_project, read_labels, write_assets
+def _check_app(project: Path, names: Sequence[str]) -> None:
+    """Raises before the long work if a classifier cannot be put into an Android project."""
+    from edgeq.export.android import check_project
 
-    if class_names is None:
+    if not names:
         raise DataError("--android needs --class-names, a text file with one name a line")
     check_project(project)
-    labels = read_labels(class_names)
 
-    def write(made: EdgeModel, samples: Any) -> None:
-        images = isinstance(samples, ImageFiles)
-        write_assets(project / ASSETS, made, samples.layout if images else ImageLayout(), labels)
-        note = "" if images else "; the data are no images, so set mean and std in its model.json"
-        Console().print(f"wrote {project / ASSETS}{note}", highlight=False, soft_wrap=True)
 
-    return write
+def _write_app(project: Path, made: EdgeModel, samples: Any, names: Sequence[str]) -> None:
+    from edgeq.export.android import ASSETS, write_assets
+
+    images = isinstance(samples, ImageFiles)
+    write_assets(project / ASSETS, made, samples.layout if images else ImageLayout(), names)
+    note = "" if images else "; the data are no images, so set mean and std in its model.json"
+    Console().print(f"wrote {project / ASSETS}{note}", highlight=False, soft_wrap=True)
 
 
 @app.command(
@@ -440,20 +539,18 @@ def dequantize(
     "edgeq compare model.tflite int8.tflite --data images.npy --labels labels.npy --json found.json"
 )
 def compare(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP, metavar="FLOAT")],
+    model: FloatSide,
     edge: Annotated[Path, typer.Argument(help="The .tflite to compare with it.", metavar="EDGE")],
     data: Data,
     data_config: DataConfig = None,
     data_option: DataOptions = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Right class of each sample, .npy (N,); adds the accuracy.")
-    ] = None,
-    output_name: Annotated[
-        str | None, typer.Option(help="Output with the class scores, if there are several.")
-    ] = None,
+    labels: LabelsFile = None,
+    metric: Metrics = None,
+    output_name: OutputName = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the comparison as JSON.")
     ] = None,
+    report: Page = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -463,14 +560,238 @@ def compare(
     with _errors_as_sentences():
         if json_file is not None:
             _check_writable(json_file, overwrite)
+        _check_page(report, overwrite)
         made = run(
             _load_model(model), edge, _load_data(data, data_config, data_option, model),
-            labels=None if labels is None else open_data(labels),
+            metrics=_load_metrics(metric), labels=None if labels is None else open_data(labels),
             output=output_name, threads=threads,
         )  # fmt: skip
         if json_file is not None:
             _write(json_file, made.to_json().encode())
         made.print()
+        if report is not None:
+            _write_page(report, edge, made)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq check model.tflite model_int8.tflite --data images.npy --min-sqnr 20\n\n"
+    "edgeq check model.tflite model_int8.tflite --data images.npy --labels labels.npy "
+    "--max-metric-drop 0.01 --baseline baseline.json --junit edgeq.xml"
+)
+def check(
+    model: FloatSide,
+    edge: Annotated[Path, typer.Argument(help="The .tflite to judge.", metavar="EDGE")],
+    data: Data,
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
+    labels: LabelsFile = None,
+    metric: Metrics = None,
+    output_name: OutputName = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Thresholds as .toml; by default edgeq.toml, or [tool.edgeq] of pyproject.toml."
+        ),
+    ] = None,
+    min_sqnr: Annotated[float | None, typer.Option(help="Lowest SQNR of any output in dB.")] = None,
+    max_metric_drop: Annotated[
+        float | None, typer.Option(help="How far each metric may drop, for example 0.01.")
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Lowest share of answers with the same best class.")
+    ] = None,
+    max_size_kb: Annotated[
+        float | None, typer.Option(help="Largest size in kB of 1,000 bytes.")
+    ] = None,
+    max_latency_ratio: Annotated[
+        float | None, typer.Option(help="Largest latency over the float model's, on this machine.")
+    ] = None,
+    full_delegation: Annotated[
+        bool | None, typer.Option(help="Every op must run in the XNNPACK delegate.")
+    ] = None,
+    zero_float_ops: Annotated[bool | None, typer.Option(help="No op may compute in float.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="What --write-baseline wrote of the last release.")
+    ] = None,
+    write_baseline: Annotated[
+        Path | None, typer.Option(help="Write what was measured, if all promises hold.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the result as JSON.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Also write it as JUnit XML.")] = None,
+    github: Annotated[
+        bool,
+        typer.Option(envvar="GITHUB_ACTIONS", help="Print annotations that GitHub shows."),
+    ] = False,
+    threads: Threads = None,
+) -> None:
+    """Judges an integer model by thresholds, as a gate for CI.
+
+    Ends with 0 if it keeps all, 1 if it breaks one, and 2 if it could not be judged. Files that it
+    writes replace older ones.
+    """
+    from edgeq.export.checking import check as run
+
+    with _errors_as_sentences():
+        given = {
+            "min_sqnr_db": min_sqnr, "max_metric_drop": max_metric_drop,
+            "min_agreement": min_agreement, "max_size_kb": max_size_kb,
+            "max_latency_ratio": max_latency_ratio, "full_delegation": full_delegation,
+            "zero_float_ops": zero_float_ops,
+        }  # fmt: skip
+        said = {name: value for name, value in given.items() if value is not None}
+        wanted = replace(Thresholds.read(config), **said)  # type: ignore[arg-type]
+        if wanted.asks_for_nothing and baseline is None and write_baseline is None:
+            raise RecipeError(
+                "there is nothing to check: pass a threshold such as --min-sqnr 20, or set it in "
+                "[tool.edgeq] of pyproject.toml or in edgeq.toml"
+            )
+        for path in (write_baseline, json_file, junit):
+            if path is not None:
+                _check_writable(path, overwrite=True)
+        found = run(
+            _load_model(model), edge, _load_data(data, data_config, data_option, model), wanted,
+            baseline=None if baseline is None else _read_baseline(baseline),
+            metrics=_load_metrics(metric), labels=None if labels is None else open_data(labels),
+            output=output_name, threads=threads,
+        )  # fmt: skip
+        found.print()
+        if json_file is not None:
+            _write(json_file, found.to_json().encode())
+        if junit is not None:
+            with _writing(junit):
+                found.write_junit(junit)
+        if github:
+            for line in found.annotations():
+                typer.echo(line)
+        if not found.passed:
+            raise typer.Exit(1)
+        if write_baseline is not None:
+            _write(write_baseline, found.facts.to_json().encode())
+
+
+def _read_baseline(path: Path) -> Facts:
+    try:
+        return Facts.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, DataError) as error:
+        raise DataError(f"cannot read the baseline {path}: {error}") from None
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq debug model.tflite model_int8.tflite --data images.npy -o mended.json\n\n"
+    "edgeq debug model.tflite --recipe int8 --data images.npy\n\n"
+    "edgeq export model.tflite --data images.npy --recipe mended.json -o model_int8.tflite"
+)
+def debug(
+    model: FloatSide,
+    data: Data,
+    edge: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The .tflite to look into; by default the model is exported first.",
+            metavar="[EDGE]",
+        ),
+    ] = None,
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
+    recipe: Annotated[
+        str, typer.Option(help=f"What EDGE was, or is to be, exported with. {RECIPE_HELP}")
+    ] = "int8",
+    goal_sqnr: Annotated[
+        float, typer.Option(help="SQNR in dB from which on the outputs need no mending.")
+    ] = 20.0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Also write the suggested recipe, as .json."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the diagnosis as JSON.")
+    ] = None,
+    report: Page = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Shows which layers of an integer model lose what, why, and what to do about it."""
+    from edgeq.export.comparison import compare as compare_models
+    from edgeq.export.debugging import debug as run
+    from edgeq.export.pipeline import export as export_model
+
+    with _errors_as_sentences():
+        for path in (output, json_file):
+            if path is not None:
+                _check_writable(path, overwrite)
+        _check_page(report, overwrite)
+        source: Any = _load_model(model)
+        samples = _load_data(data, data_config, data_option, model)
+        judged: Any = edge
+        if edge is None:
+            judged = source = export_model(source, samples, recipe=recipe, min_sqnr_db=None)
+        found = run(source, judged, samples, recipe=recipe, goal_db=goal_sqnr)
+        if json_file is not None:
+            _write(json_file, found.to_json().encode())
+        found.print(Console(width=None if sys.stdout.isatty() else 250))
+        if report is not None:
+            _write_page(report, judged, compare_models(source, judged, samples), found)
+        if output is not None and found.recipe is not None:
+            _write(output, found.recipe.to_json().encode())
+            Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq explore model.tflite model_int8.tflite --data images.npy\n\n"
+    "edgeq explore model.tflite model_int8.tflite --data images.npy -o overlays"
+)
+def explore(
+    model: FloatSide,
+    edge: Annotated[Path, typer.Argument(help="The .tflite to look at.", metavar="EDGE")],
+    data: Data,
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder to write the overlays to, instead of showing them."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to serve at.")] = "localhost",
+    port: Annotated[int, typer.Option(help="Port to serve at.")] = 8080,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Shows the graph of an integer model in Model Explorer, coloured by what each op loses.
+
+    Serves until it is interrupted.
+    """
+    from edgeq.export.debugging import debug as run
+
+    with _errors_as_sentences():
+        if output is None and importlib.util.find_spec("model_explorer") is None:
+            raise DependencyError(
+                "edgeq explore needs Model Explorer: pip install 'edgeq[explore]'; or write the "
+                "overlays with --output"
+            )
+        found = run(_load_model(model), edge, _load_data(data, data_config, data_option, model))
+        made = overlays(found)
+        if output is None:
+            _serve(edge, made, host, port, browser)
+            return
+        for name, text in made.items():
+            stem = re.sub(r"\W+", "_", name).strip("_").lower()
+            _write(output / f"{stem}.json", text.encode())
+        Console().print(f"wrote {len(made)} overlays to {output}", highlight=False, soft_wrap=True)
+
+
+def _serve(edge: Path, made: Mapping[str, str], host: str, port: int, browser: bool) -> None:
+    import model_explorer
+
+    config = model_explorer.config().add_model_from_path(str(edge))
+    for name, text in made.items():
+        config.add_node_data(name, text)
+    model_explorer.visualize_from_config(
+        config, host=host, port=port, no_open_in_browser=not browser
+    )
 
 
 @app.command(epilog="Example:\n\nedgeq inspect model_int8.tflite")
@@ -518,7 +839,7 @@ def lint(
     Ends with 1 if there are errors: wrong numbers, or a model that does not load.
     """
     with _errors_as_sentences():
-        found = check(model, target)
+        found = find_faults(model, target)
         if json is not None:
             _write(json, found.to_json().encode())
         found.print(Console(width=None if sys.stdout.isatty() else 250))

@@ -202,6 +202,27 @@ class GraphEditor:
         self._graph.outputs = np.asarray(results, np.int32)
         self._tree.signatureDefs = None
 
+    def cut(self, tensors: Sequence[int]) -> tuple[int, ...]:
+        """Makes all that read these tensors read new inputs of the graph instead.
+
+        Returns:
+            The new inputs, of the same types and parameters; the tensors are still computed.
+        """
+        fed: dict[int, int] = {}
+        for tensor in dict.fromkeys(tensors):
+            entry = copy.copy(self._graph.tensors[tensor])
+            entry.name, entry.buffer = self._unique(f"{entry.name.decode()}/fed"), 0
+            self._graph.tensors.append(entry)
+            fed[tensor] = len(self._graph.tensors) - 1
+        for place, op in enumerate(self._graph.operators):
+            inputs = op.inputs.tolist()
+            if not fed.keys().isdisjoint(inputs):
+                read = [fed.get(t, t) for t in inputs]
+                self._graph.operators[place] = self._copy(op, read, op.outputs)
+        self._graph.inputs = np.concatenate([self._graph.inputs, np.asarray([*fed.values()], "i4")])
+        self._tree.signatureDefs = None
+        return tuple(fed.values())
+
     def substitute(self, tensors: Mapping[int, int]) -> None:
         """Puts the value of each key of `tensors` in its place, wherever an op reads or writes it.
 

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+TOP_ENTRIES = 5
+"""How many of the highest entries of a score vector are compared as a set."""
+
 UNITS = 1 << 1074
 """Every finite float64 is a whole number of these parts of 1."""
 
@@ -67,6 +70,8 @@ class Fidelity:
             if that has two or more entries.
         agreed: Number of score vectors whose highest entry (the first, among equals) is at the same
             place in both.
+        topped: Of score vectors with more than five entries, the number of their five highest.
+        shared: How many of those are among the five highest of the other output, too.
     """
 
     count: int = 0
@@ -78,6 +83,8 @@ class Fidelity:
     largest: float = 0.0
     ranked: int = 0
     agreed: int = 0
+    topped: int = 0
+    shared: int = 0
 
     @classmethod
     def of(cls, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> Fidelity:
@@ -85,6 +92,7 @@ class Fidelity:
         reference = np.ravel(expected).astype(np.float64)
         answer = np.ravel(actual).astype(np.float64)
         ranked, agreed = _rankings(expected, actual)
+        topped, shared = _shared_top(expected, actual)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite stays so
             difference = np.abs(reference - answer)
             return cls(
@@ -97,6 +105,8 @@ class Fidelity:
                 largest=float(difference.max(initial=0.0)),
                 ranked=ranked,
                 agreed=agreed,
+                topped=topped,
+                shared=shared,
             )
 
     def observe(self, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> Fidelity:
@@ -115,6 +125,8 @@ class Fidelity:
             float(np.maximum(self.largest, other.largest)),
             self.ranked + other.ranked,
             self.agreed + other.agreed,
+            self.topped + other.topped,
+            self.shared + other.shared,
         )
 
     @property
@@ -146,6 +158,12 @@ class Fidelity:
         """Share of score vectors whose highest entry is the same; None without any."""
         return self.agreed / self.ranked if self.ranked else None
 
+    @property
+    def top5_agreement(self) -> float | None:
+        """Share of the five highest entries of score vectors that are among the five highest in
+        both; None without any vector of more than five."""
+        return self.shared / self.topped if self.topped else None
+
 
 def _sum(values: npt.NDArray[np.float64]) -> ExactSum:
     return ExactSum.of(float(values.sum()))
@@ -157,3 +175,22 @@ def _rankings(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> tuple[int
         return 0, 0
     same = expected.argmax(axis=-1) == actual.argmax(axis=-1)
     return same.size, int(np.count_nonzero(same))
+
+
+def _shared_top(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> tuple[int, int]:
+    """Number of the highest entries of all score vectors, and of those that both outputs have."""
+    if expected.ndim < 2 or expected.shape[-1] <= TOP_ENTRIES or not expected.size:
+        return 0, 0
+    both = _highest(expected) & _highest(actual)
+    return TOP_ENTRIES * (both.size // both.shape[-1]), int(np.count_nonzero(both))
+
+
+def _highest(scores: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Whether an entry is among the `TOP_ENTRIES` highest of its vector; of equals, the first."""
+    left = np.array(scores, np.float64)
+    taken = np.zeros(scores.shape, np.bool_)
+    for _ in range(TOP_ENTRIES):
+        place = np.expand_dims(left.argmax(axis=-1), -1)
+        np.put_along_axis(taken, place, True, axis=-1)
+        np.put_along_axis(left, place, -np.inf, axis=-1)
+    return taken

@@ -6,6 +6,7 @@ end. Knows arrays, nothing of models.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -61,8 +62,92 @@ def top_k(k: int, outputs: Array, targets: Array) -> Array:
     return hits
 
 
-TOP = {"accuracy": 1, "top5": 5}
-"""The built-in metrics, by name: among how many answers the right one must be."""
+def row_error(power: int, outputs: Array, targets: Array) -> Array:
+    """Mean of the absolute (`power` 1) or squared (`power` 2) error of each row.
+
+    Args:
+        power: To which power errors are taken.
+        outputs: `(rows, ...)`.
+        targets: The right numbers, of as many values in each row.
+
+    Returns:
+        `(rows,)` float64.
+
+    Raises:
+        DataError: The shapes do not go together, or a label is no number.
+    """
+    rows = len(outputs)
+    if targets.dtype.kind not in "biuf" or targets.size != outputs.size or len(targets) != rows:
+        raise DataError(
+            "mae and mse need numbers as labels, as many as the output has. Received: outputs "
+            f"{outputs.shape}, labels {targets.dtype} {targets.shape}"
+        )
+    pair = (array.reshape(rows, -1).astype(np.float64) for array in (outputs, targets))
+    error: Array = (np.abs(np.subtract(*pair)) ** power).mean(axis=1)
+    return error
+
+
+def same_neighbour(reference: Array, outputs: Array) -> Array:
+    """Whether the row that is nearest to each row, by the cosine, is the same in both models.
+
+    Args:
+        reference: Embeddings by the float model, `(rows, ...)`; the axes behind are one vector.
+        outputs: The other model's, likewise.
+
+    Returns:
+        `(rows,)` float64: 1 or 0.
+
+    Raises:
+        DataError: There are fewer than three rows, so that nothing can be mistaken.
+    """
+    if len(reference) < 3:
+        raise DataError(f"retrieval needs three rows or more. Received: {len(reference)}")
+    same: Array = (_nearest(reference) == _nearest(outputs)).astype(np.float64)
+    return same
+
+
+BLOCK = 256
+"""Rows whose distances from all others are in memory at a time."""
+
+
+def _nearest(outputs: Array) -> npt.NDArray[np.intp]:
+    """The other row with the largest cosine, for each row; of equals, the first."""
+    rows = outputs.reshape(len(outputs), -1).astype(np.float64)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    units = rows / np.where(length > 0, length, 1)
+    found = []
+    for start in range(0, len(units), BLOCK):
+        cosine = units[start : start + BLOCK] @ units.T
+        own = np.arange(len(cosine))
+        cosine[own, start + own] = -np.inf
+        found.append(cosine.argmax(axis=1))
+    return np.concatenate(found)
+
+
+BY_ROW: dict[str, Callable[[Array, Array], Array]] = {
+    "accuracy": functools.partial(top_k, 1),
+    "top5": functools.partial(top_k, 5),
+    "mae": functools.partial(row_error, 1),
+    "mse": functools.partial(row_error, 2),
+}
+"""The built-in metrics that are the mean of a score of each row, by name."""
+
+AGREEMENTS: dict[str, Callable[[Array, Array], Array]] = {"retrieval": same_neighbour}
+"""Those that need no labels: the float model is taken to be right, and its own value is 1."""
+
+LOWER_IS_BETTER = frozenset({"mae", "mse"})
+
+BUILT_IN = (*BY_ROW, *AGREEMENTS)
+
+
+def is_agreement(metric: str | Metric) -> bool:
+    """Whether a metric compares two models without labels."""
+    return isinstance(metric, str) and metric in AGREEMENTS
+
+
+def by_row(metric: str | Metric) -> str | None:
+    """Name of a metric that is the mean of a score of each row; None for others."""
+    return metric if isinstance(metric, str) and metric in BY_ROW else None
 
 
 def checked(metrics: Mapping[str, str | Metric]) -> dict[str, str | Metric]:
@@ -77,10 +162,10 @@ def checked(metrics: Mapping[str, str | Metric]) -> dict[str, str | Metric]:
             f"{{'accuracy': 'accuracy'}}. Received: {type(metrics).__name__}"
         )
     for name, metric in metrics.items():
-        known = metric in TOP if isinstance(metric, str) else callable(metric)
+        known = metric in BUILT_IN if isinstance(metric, str) else callable(metric)
         if not known:
             raise DataError(
-                f"metric {name!r} must be one of {', '.join(TOP)}, or a function of (outputs, "
+                f"metric {name!r} must be one of {', '.join(BUILT_IN)}, or a function of (outputs, "
                 f"targets). Received: {metric!r}"
             )
     return dict(metrics)
@@ -88,7 +173,7 @@ def checked(metrics: Mapping[str, str | Metric]) -> dict[str, str | Metric]:
 
 def kept(metric: str | None, outputs: Array, targets: Array) -> Array:
     """What a metric needs of some rows: a score of each, or for a user's (None) the outputs."""
-    return outputs if metric is None else top_k(TOP[metric], outputs, targets)
+    return outputs if metric is None else BY_ROW[metric](outputs, targets)
 
 
 def value(name: str, metric: str | Metric, rows: Array, targets: Array | None) -> float:

@@ -21,7 +21,6 @@ from edgeq import demo
 from edgeq.cli import app
 from edgeq.errors import DataError, RecipeError
 from edgeq.export.android import ASSETS, write_assets
-from edgeq.export.sidecar import sidecar
 from edgeq.files import write_whole
 from edgeq.ports import IO, read_io
 
@@ -215,6 +214,6 @@ def test_types_and_shapes_that_the_app_cannot_take_are_refused(exported: edgeq.E
     report = replace(exported.report, io=IO((bytes_in,), float_model.outputs))
     with pytest.raises(RecipeError, match="is uint8; the Android app passes float32 or int8"):
         write_assets(Path("nowhere"), replace(exported, report=report), assets.LAYOUT, ["a"])
-    flat = IO(float_model.outputs, float_model.outputs)
+    report = replace(exported.report, io=IO(float_model.outputs, float_model.outputs))
     with pytest.raises(DataError, match="has one input of four dimensions and one output"):
-        sidecar(flat, assets.LAYOUT, ["a"], "int8")
+        write_assets(Path("nowhere"), replace(exported, report=report), assets.LAYOUT, ["a"])

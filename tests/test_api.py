@@ -19,11 +19,13 @@ from edgeq.runtime.session import Session
 
 PUBLIC = [
     "Calibration",
+    "CheckResult",
     "Comparison",
     "ConversionError",
     "DataError",
     "DelegateError",
     "DependencyError",
+    "Diagnosis",
     "EdgeModel",
     "EdgeqError",
     "LintResult",
@@ -33,16 +35,20 @@ PUBLIC = [
     "Recipe",
     "RecipeError",
     "Rule",
+    "Thresholds",
     "UnsupportedOpError",
     "VerificationError",
     "calibrate",
+    "check",
     "compare",
     "compile_edgetpu",
+    "debug",
     "dequantize",
     "evaluate",
     "export",
     "lint",
     "plan",
+    "write_report",
 ]
 
 HEAVY = ["torch", "jax", "keras", "tensorflow", "litert_torch", "litert_converter", "typer", "ray"]

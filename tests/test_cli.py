@@ -28,8 +28,8 @@ from edgeq.model import FloatModel
 from edgeq.recipe import Mode, Recipe, Rule
 
 COMMANDS = [
-    "plan", "calibrate", "compare", "compile", "export", "dequantize", "inspect", "lint", "bench",
-    "demo",
+    "plan", "calibrate", "compare", "compile", "debug", "check", "explore", "export", "dequantize",
+    "inspect", "lint", "bench", "demo",
 ]  # fmt: skip
 ENVIRONMENT = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
 EDGEQ = str(Path(sys.executable).with_name("edgeq"))

@@ -65,6 +65,9 @@ def test_the_numbers_are_those_of_plain_numpy(compared: Comparison, exported: Ed
     assert output.mean_error == pytest.approx(np.abs(error).mean())
     assert output.largest_error == np.abs(error).max()
     assert output.top1_agreement == (before.argmax(-1) == after.argmax(-1)).mean()
+    sets = [np.argsort(-scores, axis=1, kind="stable")[:, :5] for scores in (before, after)]
+    shared = [len({*a.tolist()} & {*b.tolist()}) for a, b in zip(*sets, strict=True)]
+    assert output.top5_agreement == sum(shared) / (5 * COUNT)
     accuracy, top5, own = (compared.metrics[name] for name in ("accuracy", "top5", "own"))
     assert accuracy.float_value == demo.accuracy(before, LABELS)
     assert accuracy.edge_value == demo.accuracy(after, LABELS)
@@ -76,6 +79,41 @@ def test_the_numbers_are_those_of_plain_numpy(compared: Comparison, exported: Ed
     for change in compared.metrics.values():
         assert change.difference == change.edge_value - change.float_value
         assert change.low <= change.difference <= change.high
+
+
+def test_the_worst_samples_are_named(compared: Comparison, exported: EdgeModel) -> None:
+    before, after = logits(exported.float_model.tflite), logits(exported.tflite)
+    noise = np.square(before - after).sum(1) / np.square(before).sum(1)
+    assert [w.index for w in compared.worst_samples] == np.argsort(-noise)[:10].tolist()
+    for worst in compared.worst_samples:
+        assert worst.sqnr_db == pytest.approx(-10 * math.log10(noise[worst.index]), rel=1e-4)
+        flipped = before[worst.index].argmax() != after[worst.index].argmax()
+        assert worst.top1_changed == flipped
+
+
+def test_metrics_of_numbers_and_of_embeddings(exported: EdgeModel) -> None:
+    before, after = logits(exported.float_model.tflite), logits(exported.tflite)
+    targets = before + np.float32(0.5)
+    chosen = {"mae": "mae", "mse": "mse", "near": "retrieval"}
+    found = edgeq.compare(exported, exported, IMAGES, labels=targets, metrics=chosen).metrics
+    assert found["mae"].float_value == pytest.approx(0.5, rel=1e-5)
+    assert found["mae"].edge_value == pytest.approx(np.abs(after - targets).mean(), rel=1e-5)
+    assert found["mse"].edge_value == pytest.approx(np.square(after - targets).mean(), rel=1e-5)
+
+    def nearest(rows: Array) -> list[int]:
+        units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return [
+            max(
+                (other for other in range(COUNT) if other != own),
+                key=lambda o: units[own] @ units[o],
+            )
+            for own in range(COUNT)
+        ]
+
+    same = np.mean([a == b for a, b in zip(nearest(before), nearest(after), strict=True)])
+    assert (found["near"].float_value, found["near"].edge_value) == (1.0, same)
+    alone = edgeq.compare(exported, exported, IMAGES, metrics={"near": "retrieval"})
+    assert alone.metrics["near"] == found["near"]
 
 
 def test_a_model_is_like_itself(exported: EdgeModel) -> None:
@@ -415,11 +453,23 @@ REFUSED: dict[str, tuple[Call, type[Exception], str]] = {
     ),
     "an unknown metric": (
         lambda e: edgeq.evaluate(e, IMAGES, LABELS, metrics={"m": "f1"}), DataError,
-        "metric 'm' must be one of accuracy, top5, or a function .* Received: 'f1'",
+        "metric 'm' must be one of accuracy, top5, .*retrieval, or a function .* Received: 'f1'",
     ),
     "a metric that gives no number": (
         lambda e: edgeq.evaluate(e, IMAGES, LABELS, metrics={"m": lambda o, t: o}),
         DataError, "metric 'm' must return a number. Received: ndarray",
+    ),
+    "an agreement of one model": (
+        lambda e: edgeq.evaluate(e, IMAGES, LABELS, metrics={"m": "retrieval"}), DataError,
+        "metric 'm' compares two models: pass both to compare",
+    ),
+    "numbers of another shape": (
+        lambda e: edgeq.evaluate(e, IMAGES, LABELS, metrics={"m": "mae"}), DataError,
+        r"^sample 0: mae and mse need numbers .* outputs \(1, 10\), labels int64 \(1,\)",
+    ),
+    "retrieval among two": (
+        lambda e: edgeq.compare(e, e, IMAGES[:2], metrics={"m": "retrieval"}), DataError,
+        "retrieval needs three rows or more. Received: 2",
     ),
     "data of a wrong shape": (
         lambda e: edgeq.compare(e, e, IMAGES[:, :, 1:]), DataError, "^sample 0, input ",
@@ -471,6 +521,22 @@ def test_the_interval_is_as_wide_as_theory_has_it() -> None:
     half = 1.96 * values.std() / math.sqrt(len(values))
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), rel=0.02)
     assert (low, high) == metrics.interval(lambda rows: float(values[rows].mean()), len(values))
+
+
+def test_the_interval_of_a_paired_difference_is_that_of_the_discordant_rows() -> None:
+    """Of 1,000 rows both models get right alike, 30 only the first and 12 only the second.
+
+    Source:
+        Agresti, Categorical Data Analysis, 10.1.1: variance of a difference of paired proportions.
+    """
+    before = np.asarray([1.0] * 900 + [1.0] * 30 + [0.0] * 12 + [0.0] * 58)
+    after = np.asarray([1.0] * 900 + [0.0] * 30 + [1.0] * 12 + [0.0] * 58)
+    low, high = metrics.interval(lambda rows: float(after[rows].mean() - before[rows].mean()), 1000)
+    error = math.sqrt((30 + 12) - (30 - 12) ** 2 / 1000) / 1000
+    assert low == pytest.approx(-0.018 - 1.96 * error, abs=0.2 * error)
+    assert high == pytest.approx(-0.018 + 1.96 * error, abs=0.2 * error)
+    unpaired = math.sqrt(before.var() / 1000 + after.var() / 1000)
+    assert high - low < 0.7 * 2 * 1.96 * unpaired
 
 
 def test_values_that_are_nan_are_left_out_of_the_interval() -> None:

@@ -38,7 +38,9 @@ def test_the_generated_pages_are_those_of_the_code() -> None:
     assert subprocess.run(command, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/rewrites.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/guide.md", "docs/ci.md", "docs/rewrites.md", "CHANGELOG.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -75,6 +76,12 @@ class Calibration:
         """`(lowest, highest)` that the integers cover, by tensor index."""
         found = {tensor: observer.range() for tensor, observer in self.observers.items()}
         return {tensor: pair for tensor, pair in found.items() if pair is not None}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 that names the ranges, and the model and number of samples they are of."""
+        seen = [self.model, self.samples, sorted(self.ranges.items())]
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
     def check_model(self, model: FloatModel) -> None:
         """Raises a `ModelError` unless this calibration was made from `model`."""

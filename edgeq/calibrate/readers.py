@@ -467,8 +467,8 @@ class ImageFiles(FileData):
 
     def __init__(self, files: Sequence[Path], layout: ImageLayout) -> None:
         _package("PIL.Image", "images", "Pillow")
-        self._files = files
         self.layout = layout
+        self._files = files
         self._first: tuple[int, int] | None = None
 
     def __len__(self) -> int:

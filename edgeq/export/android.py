@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgeq.calibrate.readers import ImageLayout
 from edgeq.errors import DataError, EdgeqError, RecipeError
 from edgeq.export.edgemodel import EdgeModel
-from edgeq.export.sidecar import sidecar
 from edgeq.files import write_whole
-from edgeq.ports import read_io
+from edgeq.ports import IO, read_io
 
 ASSETS = Path("app", "src", "main", "assets")
 TYPES = ("float32", "int8")
@@ -40,17 +39,29 @@ def write_assets(folder: Path, made: EdgeModel, image: ImageLayout, labels: Sequ
         RecipeError: Its inputs or outputs are of a type that the app does not take.
     """
     _check_types(made)
-    models = {
-        "quantized": (made.tflite, made.io, made.report.recipe),
-        "float": (made.float_model.tflite, read_io(made.float_model.tflite), "float"),
-    }
-    described = {
-        name: json.dumps(sidecar(io, image, labels, recipe), indent=2, ensure_ascii=False) + "\n"
-        for name, (_, io, recipe) in models.items()
-    }
-    for name, (tflite, _, _) in models.items():
+    _check_classifier(made.io, labels)
+    described = made.describe(labels, image)
+    plain = replace(described, io=read_io(made.float_model.tflite), recipe="float")
+    for name, tflite, metadata in (
+        ("quantized", made.tflite, described),
+        ("float", made.float_model.tflite, plain),
+    ):
         write_whole(folder / name / "model.tflite", tflite)
-        write_whole(folder / name / "model.json", described[name].encode())
+        write_whole(folder / name / "model.json", metadata.to_json().encode())
+
+
+def _check_classifier(io: IO, labels: Sequence[str]) -> None:
+    if len(io.inputs) != 1 or len(io.inputs[0].shape) != 4 or len(io.outputs) != 1:
+        shapes = [list(port.shape) for port in (*io.inputs, *io.outputs)]
+        raise DataError(
+            "an image classifier has one input of four dimensions and one output. Received inputs "
+            f"and outputs of shapes {shapes}"
+        )
+    classes = io.outputs[0].shape[-1]
+    if len(labels) != classes:
+        raise DataError(
+            f"the model tells {classes} classes apart, but there are {len(labels)} class names"
+        )
 
 
 def _check_types(made: EdgeModel) -> None:
@@ -60,19 +71,3 @@ def _check_types(made: EdgeModel) -> None:
                 f"{port.name} is {port.dtype}; the Android app passes {' or '.join(TYPES)}, as "
                 "LiteRT's Kotlin interface does: export with --inputs int8 --outputs int8"
             )
-
-
-def read_labels(path: Path) -> list[str]:
-    """The class names in a text file, one a line.
-
-    Raises:
-        DataError: The file cannot be read or holds none.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the class names {path}: {error}") from None
-    labels = [line.strip() for line in lines if line.strip()]
-    if not labels:
-        raise DataError(f"{path} holds no class names; write one a line")
-    return labels

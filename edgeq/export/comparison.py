@@ -18,12 +18,11 @@ from edgeq import metrics as measures
 from edgeq.calibrate import cluster
 from edgeq.calibrate.data import Labels, RepDataset, Sample, joined
 from edgeq.calibrate.rows import Rows
-from edgeq.errors import DataError, ModelError
-from edgeq.export import frontends
-from edgeq.export.convert import check_runs, start_converter
+from edgeq.errors import DataError
+from edgeq.export.convert import check_runs
 from edgeq.export.edgemodel import EdgeModel
-from edgeq.export.frontends import tflite
 from edgeq.export.judge import Judge, Tally
+from edgeq.export.loading import load, worker_for
 from edgeq.isolation import Worker
 from edgeq.metrics import Metric
 from edgeq.model import FloatModel
@@ -59,12 +58,15 @@ def compare(
             takes or gives integers with a scale, they are converted from and to real numbers.
         data: As `rep_dataset` of `export`; every sample is used.
         metrics: What to compute from outputs and labels, by the names to report it by. Built in are
-            `"accuracy"` (the class with the highest score is the right one) and `"top5"` (the right
-            class is among the five highest). Your own is a function `(outputs, targets) -> float`
-            of all rows at once, `(rows, ...)` each; for it all rows of the output of both models
-            and all labels are held in memory, and it is called on 1,000 resampled sets of rows for
-            the interval. Built-in ones hold one number for each row. None is the accuracy if there
-            are `labels`, and nothing otherwise.
+            `"accuracy"` (the class with the highest score is the right one), `"top5"` (the right
+            class is among the five highest), `"mae"` and `"mse"` (mean absolute and squared error),
+            and for embeddings `"retrieval"`, which needs no labels: the share of rows whose nearest
+            other row, by the cosine, is the float model's. Your own is a function
+            `(outputs, targets) -> float` of all rows at once, `(rows, ...)` each; for it all rows
+            of the output of both models and all labels are held in memory (as for `"retrieval"`),
+            and it is called on 1,000 resampled sets of rows for the interval. The other built-in
+            ones hold one number for each row. None is the accuracy if there are `labels`, and
+            nothing otherwise.
         labels: An array or list with the label of each item of `data` (of a batch: the labels of
             its rows), or the name of the column that holds them in items that are dicts. With
             `metrics` and no `labels`, items are `(inputs, label)`.
@@ -87,6 +89,23 @@ def compare(
         VerificationError: An output of the edge model is not finite.
         DependencyError: A package that this kind of model or the engine needs is missing.
     """
+    return compared(
+        float_model, edge_model, data, metrics, labels, output, engine, threads, progress
+    )[0]
+
+
+def compared(
+    float_model: object,
+    edge_model: object,
+    data: object,
+    metrics: Metrics | None,
+    labels: object,
+    output: str | None,
+    engine: str,
+    threads: int | None,
+    progress: bool | None,
+) -> tuple[Comparison, Judge]:
+    """`compare`, with the judge who has found it and holds both models as they were loaded."""
     stages = Progress.make(progress)
     asked = _asked(metrics, labels)
     reference = float_model.float_model if isinstance(float_model, EdgeModel) else float_model
@@ -98,12 +117,14 @@ def compare(
             changes[name] = _change(name, metric, tally)
             advance()
     outputs = zip(judge.output_names, tally.outputs, strict=True)
-    return Comparison(
+    found = Comparison(
         samples=tally.samples,
         outputs=tuple(OutputFidelity.of(name, seen) for name, seen in outputs),
         metrics=changes,
         runtime=load_backend().describe(),
+        worst_samples=tuple(tally.worst),
     )
+    return found, judge
 
 
 def evaluate(
@@ -136,6 +157,9 @@ def evaluate(
         EdgeqError: As for `compare`.
     """
     asked = _asked({"accuracy": "accuracy"} if metrics is None else metrics, labels)
+    lacking = [name for name, metric in asked.items() if measures.is_agreement(metric)]
+    if lacking:
+        raise DataError(f"metric {lacking[0]!r} compares two models: pass both to compare")
     models, stages = {"the model": model}, Progress.make(progress)
     _, tally = _judged(models, data, asked, labels, output, engine, threads, stages)
     return {name: _Collected(name, metric, tally).value(0) for name, metric in asked.items()}
@@ -158,14 +182,15 @@ def _judged(
     stages: Progress,
 ) -> tuple[Judge, Tally]:
     """What the models show on all samples, and who has found it."""
-    where = Labels(labels) if asked else None
+    labelled = not all(map(measures.is_agreement, asked.values()))
+    where = Labels(labels) if labelled else None
     source = cluster.source(data, engine, where)
     rows = source if isinstance(source, Rows) else None
     dataset = RepDataset(source, None if rows else where)
-    with _worker(models.values()) as worker:
+    with worker_for(models.values()) as worker:
         with stages.stage("load"):
-            loaded = tuple(_load(what, m, dataset, worker) for what, m in models.items())
-            kept = {name: m if isinstance(m, str) else None for name, m in asked.items()}
+            loaded = tuple(load(what, m, dataset, worker) for what, m in models.items())
+            kept = {name: measures.by_row(metric) for name, metric in asked.items()}
             judge = Judge(loaded, kept, _output_place(loaded[0], output, asked), threads)
             specs = judge.inputs
         with stages.stage("compare" if len(models) > 1 else "evaluate", dataset.length) as advance:
@@ -179,27 +204,6 @@ def _judged(
             first = next(samples)
             _try(judge, first, models, worker)
             return judge, judge(itertools.chain((first,), samples))
-
-
-def _worker(models: Iterable[object]) -> Worker:
-    """The child that loads models first; the converter is only needed to trace."""
-    if all(isinstance(m, EdgeModel | FloatModel) or tflite.handles(m) for m in models):
-        return Worker(("edgeq.runtime.session",))
-    return start_converter()
-
-
-def _load(what: str, model: object, data: RepDataset, worker: Worker) -> FloatModel:
-    """A model as it will be run; errors say which one it is."""
-    if isinstance(model, EdgeModel):
-        return FloatModel(model.tflite, "edgeq")
-    if isinstance(model, FloatModel):
-        return model
-    try:
-        if tflite.handles(model):
-            return tflite.load(model, worker)
-        return frontends.trace(model, None, data, worker)
-    except ModelError as error:
-        raise type(error)(f"{what}: {error}") from None
 
 
 def _output_place(model: FloatModel, output: str | None, asked: Mapping[str, object]) -> int:
@@ -238,7 +242,10 @@ class _Collected:
         self._name = name
         self._metric = metric
         what = f"the outputs that metric {name!r} is computed from"
-        self._rows = [joined(kept[name], what) for kept in tally.kept]
+        rows = [joined(kept[name], what) for kept in tally.kept]
+        if isinstance(metric, str) and measures.is_agreement(metric):
+            rows = [np.ones(len(rows[0])), measures.AGREEMENTS[metric](*rows)]
+        self._rows = rows
         own = not isinstance(metric, str)
         self._targets = joined(tally.targets, "the labels") if own else None
         self.count = len(self._rows[0])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.readers import ImageLayout
 from edgeq.export.convert import annotated_mlir
+from edgeq.export.metadata import Metadata
 from edgeq.export.plan import Plan
 from edgeq.files import write_whole
 from edgeq.model import FloatModel
@@ -42,9 +45,36 @@ class EdgeModel:
         """Names, shapes, types and scales of the inputs and outputs."""
         return self.report.io
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the .tflite file, whole or not at all, and returns its path."""
-        return write_whole(path, self.tflite)
+    def save(self, path: str | os.PathLike[str], metadata: Metadata | None = None) -> Path:
+        """Writes the .tflite file, whole or not at all.
+
+        Args:
+            path: The file.
+            metadata: What `describe` gives, to put into the file, and beside it as a file with the
+                same name that ends in .json.
+
+        Returns:
+            Path of the .tflite file.
+        """
+        if metadata is None:
+            return write_whole(path, self.tflite)
+        write_whole(Path(path).with_suffix(".json"), metadata.to_json().encode())
+        return write_whole(path, metadata.embedded(self.tflite))
+
+    def describe(self, labels: Sequence[str] = (), images: ImageLayout | None = None) -> Metadata:
+        """What an app has to know to feed the model and to read its answers.
+
+        Args:
+            labels: Names of the classes, in the order of the scores.
+            images: How images become what the model takes: how the data that it was calibrated with
+                were made.
+
+        Raises:
+            DataError: The names or the images do not fit the model.
+        """
+        nhwc = self.float_model.nhwc
+        digest = self.calibration.digest
+        return Metadata(self.io, self.report.recipe, digest, tuple(labels), images, nhwc)
 
     def session(self, delegate: str = "xnnpack", threads: int | None = None) -> Session:
         """The model loaded on this machine's interpreter."""

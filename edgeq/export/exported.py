@@ -40,21 +40,43 @@ class Exported:
             if user.name in BOUNDARY:
                 yield from self._known_names(user.outputs[0])
 
+    def float_tensors(self) -> dict[int, int]:
+        """For each computed tensor that the float model has too, its index there."""
+        known = {t.name: t for t in self.model.graph.tensors if not t.is_constant}
+        found = {}
+        for tensor in self.graph.tensors:
+            names = (name for name in self._related_names(tensor.index) if name in known)
+            origin = known.get(next(names, ""))
+            if origin is not None and not tensor.is_constant and origin.shape == tensor.shape:
+                found[tensor.index] = origin.index
+        return found
+
+    def _related_names(self, tensor: int) -> Iterator[str]:
+        """Names of a tensor and of what holds the same numbers in another type."""
+        yield from self._known_names(tensor)
+        producer = self.graph.producers.get(tensor)
+        if producer is not None and producer.name in BOUNDARY:
+            yield from self._related_names(producer.inputs[0])
+
     def where(self, op: Operator) -> str:
+        """How reports name an op."""
+        return f"{op.name} at {self.layer(op)} (op {op.index})"
+
+    def layer(self, op: Operator) -> str:
+        """Layer path of an op, or the name of its result where the float model has no such op."""
         origin = self.counterpart(op)
-        layer = self.model.layer(origin) if origin else self.graph.tensors[op.outputs[0]].name
-        return f"{op.name} at {layer} (op {op.index})"
+        return self.model.layer(origin) if origin else self.graph.tensors[op.outputs[0]].name
 
     def op_counts(self) -> dict[str, int]:
         """Number of ops by what they compute in, the most frequent first."""
         counts: dict[str, int] = {}
         for op in self.graph.operators:
-            kind = self._kind(op)
+            kind = self.kind(op)
             counts[kind] = counts.get(kind, 0) + 1
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
-    def _kind(self, op: Operator) -> str:
-        """What an op is counted as."""
+    def kind(self, op: Operator) -> str:
+        """What an op is counted as, for example `"float32 with int8 weights"`."""
         if op.name in BOUNDARY:
             stored = self.graph.tensors[op.inputs[0]].is_constant
             return "dequantize of weights" if stored else "quantize/dequantize"

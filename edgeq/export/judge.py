@@ -22,11 +22,15 @@ from edgeq.fidelity import Fidelity
 from edgeq.flatbuffer import Tensor
 from edgeq.model import FloatModel
 from edgeq.qtypes import QParams, dequantize, quantize
+from edgeq.report.comparison import WorstSample
 from edgeq.runtime.crew import Crew
 from edgeq.runtime.session import Session
 
 Array = npt.NDArray[Any]
 Ports = tuple[tuple[str, Tensor], ...]
+
+WORST_SAMPLES = 10
+"""So many of the samples that are farthest apart are remembered."""
 
 
 @dataclass(frozen=True)
@@ -113,18 +117,23 @@ class Tally:
         outputs: How far the second model's outputs are from the first's; empty for one model.
         kept: What each metric needs of each model's answers, in the order of the samples.
         targets: The samples' labels, if a metric needs them at the end.
+        worst: The samples that are farthest apart, the worst first.
     """
 
     samples: int = 0
     outputs: list[Fidelity] = field(default_factory=list)
     kept: list[dict[str, list[Array]]] = field(default_factory=list)
     targets: list[Array] = field(default_factory=list)
+    worst: list[WorstSample] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
         """Takes in what the samples behind these have shown."""
         if not self.samples:
             vars(self).update(vars(other))
             return
+        behind = [replace(w, index=w.index + self.samples) for w in other.worst]
+        ranked = sorted((*self.worst, *behind), key=lambda w: (w.sqnr_db, w.index))
+        self.worst = ranked[:WORST_SAMPLES]
         self.samples += other.samples
         self.outputs = [a.merge(b) for a, b in zip(self.outputs, other.outputs, strict=True)]
         for mine, others in zip(self.kept, other.kept, strict=True):
@@ -228,20 +237,28 @@ class Judge:
 
     def one(self, runner: Runner, sample: Sequence[Array]) -> Tally:
         """What one sample shows; called on several threads at once."""
-        answers = runner.run(sample[: len(self.links[0].inputs)])
+        inputs = len(self.links[0].inputs)
+        answers = runner.run(sample[:inputs])
+        targets = sample[inputs] if len(sample) > inputs else None
         try:
             self._check_finite(answers)
-            kept = [self._kept(outputs, sample[-1]) for outputs in answers]
+            kept = [self._kept(outputs, targets) for outputs in answers]
         except EdgeqError as error:
             raise _FaultError(error) from None
-        compared = zip(answers[0], answers[1], strict=True) if len(answers) > 1 else ()
-        targets = [sample[-1]] if None in self.kept.values() else []
-        return Tally(1, [Fidelity.of(a, b) for a, b in compared], kept, targets)
+        wanted = [targets] if None in self.kept.values() and targets is not None else []
+        if len(answers) == 1:
+            return Tally(1, [], kept, wanted)
+        seen = [Fidelity.of(a, b) for a, b in zip(answers[0], answers[1], strict=True)]
+        changed = any(output.agreed < output.ranked for output in seen)
+        worst = WorstSample(0, min(output.sqnr_db for output in seen), changed)
+        return Tally(1, seen, kept, wanted, [worst])
 
-    def _kept(self, outputs: Sequence[Array], targets: Array) -> dict[str, list[Array]]:
+    def _kept(self, outputs: Sequence[Array], targets: Array | None) -> dict[str, list[Array]]:
         if not self.kept:
             return {}
         rows = outputs[self.output]
+        if targets is None:
+            return {name: [rows] for name in self.kept}
         if rows.shape[:1] != targets.shape[:1] and len(targets) == 1:
             rows = rows[None]
         if rows.shape[:1] != targets.shape[:1]:

@@ -39,6 +39,8 @@ class OutputFidelity:
         cosine: Cosine of the angle between the two outputs, all samples taken as one vector.
         top1_agreement: Share of score vectors (of an output of two or more axes, those along the
             last one) whose highest entry is the same; None where the last axis has one entry.
+        top5_agreement: Share of the five highest entries of score vectors that are among the five
+            highest of the other one, too; None where the last axis has five entries or less.
     """
 
     name: str
@@ -47,13 +49,15 @@ class OutputFidelity:
     mean_error: float
     cosine: float
     top1_agreement: float | None
+    top5_agreement: float | None = None
 
     @classmethod
     def of(cls, name: str, seen: Fidelity) -> OutputFidelity:
         """What some samples have shown of an output."""
         return cls(
-            name, seen.sqnr_db, seen.largest, seen.mean_error, seen.cosine, seen.top1_agreement
-        )
+            name, seen.sqnr_db, seen.largest, seen.mean_error, seen.cosine,
+            seen.top1_agreement, seen.top5_agreement,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,21 @@ class MetricChange:
 
 
 @dataclass(frozen=True)
+class WorstSample:
+    """One of the samples on which the two models are farthest apart.
+
+    Attributes:
+        index: Its place in the data.
+        sqnr_db: SQNR in dB of the output that is farthest apart.
+        top1_changed: Whether a highest entry is at another place than in the float model.
+    """
+
+    index: int
+    sqnr_db: float
+    top1_changed: bool
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A float model and another model of it on the same samples.
 
@@ -47,12 +62,14 @@ class Comparison:
         outputs: How far each output is apart.
         metrics: What was asked for, by name.
         runtime: The interpreter that ran the models, with version.
+        worst_samples: Those that are farthest apart, the worst first; ten at most.
     """
 
     samples: int
     outputs: tuple[OutputFidelity, ...]
     metrics: Mapping[str, MetricChange]
     runtime: str
+    worst_samples: tuple[WorstSample, ...] = ()
 
     @property
     def sqnr_db(self) -> float:
@@ -82,15 +99,23 @@ class Comparison:
     def _fidelity(self) -> Table:
         table = Table(title="edge model against float model", title_style="bold")
         table.add_column("output", overflow="fold")
-        for heading in ("SQNR", "cosine", "mean error", "largest error", "same top-1"):
+        for heading in (
+            "SQNR", "cosine", "mean error", "largest error", "same top-1", "same top-5",
+        ):  # fmt: skip
             table.add_column(heading, justify="right")
         for o in self.outputs:
-            agreement = "" if o.top1_agreement is None else f"{o.top1_agreement:.2%}"
+            agreement = [
+                "" if share is None else f"{share:.2%}"
+                for share in (o.top1_agreement, o.top5_agreement)
+            ]
             table.add_row(
                 escape(o.name), f"{o.sqnr_db:.1f} dB", f"{o.cosine:.6f}", f"{o.mean_error:.4g}",
-                f"{o.largest_error:.4g}", agreement,
+                f"{o.largest_error:.4g}", *agreement,
             )  # fmt: skip
         table.caption = f"{self.samples} samples, run by {self.runtime}"
+        if self.worst_samples:
+            worst = self.worst_samples[0]
+            table.caption += f"; worst: sample {worst.index} with {worst.sqnr_db:.1f} dB"
         return table
 
     def _metrics(self) -> Table:
