@@ -18,6 +18,7 @@ from edgeq.qtypes import QParams
 GRAPH_INPUT = -1
 """`Annotation.op` of the graph's inputs."""
 
+_FROM_PORTABLE = "builtin.module(vhlo-legalize-stablehlo,reconcile-unrealized-casts)"
 _OP_INDEX = re.compile(r"tflite\.subgraph=0\.op=(\d+)[:\"]")
 
 
@@ -46,15 +47,38 @@ def lower(bytecode: bytes, origin: str) -> bytes:
         bytecode: The module, its signature already set.
         origin: Framework's name as the converter spells it, for example `"PYTORCH"`.
     """
+    ir, _ = _bindings()
+    context = _context()
+    with context:
+        return _run(ir.Module.parse(bytecode), _lowering_config(origin))
+
+
+def lower_exported(module: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """Job: what `jax.export` serialised becomes a float .tflite file.
+
+    Args:
+        module: The module in MLIR's portable form.
+        inputs: Name of each input, in order.
+        outputs: Name of each output, in order.
+    """
+    from litert_converter.mlir import passmanager
+
     ir, api = _bindings()
     context = _context()
     with context:
-        module = ir.Module.parse(bytecode)
-        config = api.ConvertToTFLConfig()
-        config.model_origin_framework = origin
-        config.unsafe_fuse_dynamic_shaped_broadcast = True
-        config.enable_x64 = False
-        return _run(module, config)
+        parsed = ir.Module.parse(module)
+        passmanager.PassManager.parse(_FROM_PORTABLE).run(parsed.operation)
+        api.set_signature(parsed.operation, "serving_default", list(inputs), list(outputs))
+        return _run(parsed, _lowering_config("JAX"))
+
+
+def _lowering_config(origin: str) -> Any:
+    _, api = _bindings()
+    config = api.ConvertToTFLConfig()
+    config.model_origin_framework = origin
+    config.unsafe_fuse_dynamic_shaped_broadcast = True
+    config.enable_x64 = False
+    return config
 
 
 def quantize(tflite: bytes, annotations: Sequence[Annotation]) -> bytes:

@@ -47,6 +47,7 @@ def export(
     model: object,
     rep_dataset: object,
     *,
+    params: object = None,
     sample: object = None,
     recipe: str | os.PathLike[str] | Recipe = "auto",
     target: str = "xnnpack",
@@ -63,13 +64,16 @@ def export(
     """Turns a float model into a verified int8 .tflite.
 
     Args:
-        model: `torch.nn.Module`, `torch.export.ExportedProgram`, or the path or bytes of a float
-            .tflite file. It is never changed.
+        model: `torch.nn.Module`, `torch.export.ExportedProgram`, a JAX function, a Flax module
+            (linen or nnx), a Keras 3 model, a `tf.function`, `tf.Module` or SavedModel folder, or
+            the path or bytes of a float .tflite file. It is never changed.
         rep_dataset: Representative inputs, preprocessed as for the model: an array `(N, ...)`, a
             dict of such arrays by input name, an iterable or generator function of arrays, tuples
             or dicts, or a `DataLoader`. Read once, one item at a time. From ten samples on, every
             tenth (16 at most) is kept back to judge the result by.
-        sample: Input to trace a PyTorch model with; by default the first representative sample.
+        params: The first argument of a JAX function of parameters and inputs, or the variables of
+            a linen module.
+        sample: Input to trace the model with; by default the first representative sample.
         recipe: Preset name, `Recipe`, or path of a recipe's JSON.
         target: Where the model will run: `"xnnpack"`; `"edgetpu"` or `"portable"` (what both and
             the plain kernels run), for which `recipe="auto"` is `"int8"`.
@@ -109,8 +113,8 @@ def export(
     recipe = _recipe_for(target, recipe)
     check_layout(layout)
     request = _Request(
-        model, rep_dataset, sample, recipe, target, calibration, *asked, layout, measure, goal_db,
-        threads,
+        model, params, rep_dataset, sample, recipe, target, calibration, *asked, layout, measure,
+        goal_db, threads,
     )  # fmt: skip
     with start_converter() as converter:
         decided = _decide(request, stages, converter)
@@ -139,6 +143,7 @@ def plan(
     model: object,
     rep_dataset: object,
     *,
+    params: object = None,
     sample: object = None,
     recipe: str | os.PathLike[str] | Recipe = "auto",
     target: str = "xnnpack",
@@ -162,8 +167,8 @@ def plan(
     check_layout(layout)
     recipe = _recipe_for(target, recipe)
     request = _Request(
-        model, rep_dataset, sample, recipe, target, calibration, *asked, layout, measure, goal_db,
-        threads,
+        model, params, rep_dataset, sample, recipe, target, calibration, *asked, layout, measure,
+        goal_db, threads,
     )  # fmt: skip
     with start_converter() as converter:
         decided = _decide(request, Progress.make(progress), converter)
@@ -175,6 +180,7 @@ class _Request:
     """What the caller of `export` or `plan` asks for; see there."""
 
     model: object
+    params: object
     rep_dataset: object
     sample: object
     recipe: Recipe
@@ -217,7 +223,9 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
     """Trace, rewrite, calibrate, search where the recipe leaves it to edgeq, and plan."""
     data, recipe = RepDataset(asked.rep_dataset), asked.recipe
     with stages.stage("trace"):
-        float_model = _traced(asked.model, asked.sample, data, converter, asked.layout)
+        float_model = _traced(
+            asked.model, asked.params, asked.sample, data, converter, asked.layout
+        )
         rewritten = rewrite(fold_transposes(float_model))
         interface = Interface.of(rewritten, asked.inputs, asked.outputs)
         known = known_ranges(rewritten, interface)
@@ -257,6 +265,7 @@ def calibrate(
     rep_dataset: object,
     *,
     observer: object = "minmax",
+    params: object = None,
     sample: object = None,
     recipe: str | os.PathLike[str] | Recipe = "auto",
     inputs: object = "float32",
@@ -276,6 +285,7 @@ def calibrate(
         rep_dataset: As for `export`; every sample is used.
         observer: How ranges are found: `"minmax"`, `"percentile"`, `"mse"`, `"entropy"`,
             `"moving_average"`, or an observer (see `edgeq.calibrate.observers`).
+        params: As for `export`.
         sample: As for `export`.
         recipe: Its rules may give layers observers of their own.
         inputs: As for `export`, for the ranges that are known beforehand.
@@ -306,7 +316,7 @@ def calibrate(
     with start_converter() as converter:
         data = RepDataset(source)
         with stages.stage("trace"):
-            float_model = _traced(model, sample, data, converter, layout)
+            float_model = _traced(model, params, sample, data, converter, layout)
             rewritten = rewrite(fold_transposes(float_model))
         with stages.stage("calibrate", data.length) as advance:
             samples = data.samples(input_specs(float_model), advance)
@@ -335,9 +345,14 @@ def _costs(measure: bool) -> Costs:
 
 
 def _traced(
-    model: object, sample: object, data: RepDataset, converter: Worker, layout: str | None
+    model: object,
+    params: object,
+    sample: object,
+    data: RepDataset,
+    converter: Worker,
+    layout: str | None,
 ) -> FloatModel:
-    found = frontends.trace(model, sample, data, converter)
+    found = frontends.trace(model, sample, data, converter, params)
     refuse_quantized(found)
     return found if layout is None else to_nhwc(found)
 
