@@ -151,7 +151,7 @@ class _Call:
 
     def layers_in(self, name: str) -> list[str]:
         """The layers that the name of a TensorFlow op is made of."""
-        found = (self._layer_of(part.split("/")) for part in name.split(";"))
+        found = (self._layer_of(part.split("/")) for part in on_tensorflow.parts_of(name))
         return [layer for layer in found if layer]
 
     def _layer_of(self, scopes: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ _KINDS = frozenset({"AutoTrackable", "Function", "PolymorphicFunction", "Concret
 _JOBS = "edgeq.export.frontends.tensorflow"
 _UNSUPPORTED = re.compile(r"(?:TF Select|Custom) ops: ([\w, ]+)")
 
-Shape = tuple["int | None", ...]
+_WEIGHTED = re.compile(r"/(Conv|conv|depthwise|MatMul|BatchMatMul|einsum)[^/]*$")
 
 
 def is_saved_model(model: object) -> bool:
@@ -277,9 +277,14 @@ def _said(error: Exception) -> str:
     return lines[-1].strip()[:300].rstrip(".") if "in user code" in text else first_line(error)
 
 
+def parts_of(name: str) -> list[str]:
+    """The paths of the ops that a tensor's name is made of; those with a weight come first."""
+    return sorted(name.split(";"), key=lambda part: not _WEIGHTED.search(part))
+
+
 def _scopes(name: str) -> list[str]:
     """The scopes of the ops that a tensor's name is made of."""
-    found = (part.rpartition("/")[0] for part in name.split(";"))
+    found = (part.rpartition("/")[0] for part in parts_of(name))
     return [scope for scope in found if scope]
 
 

@@ -23,6 +23,7 @@ from edgeq.model import FloatModel
 
 _LAYER = re.compile(r"([^;]+);")
 _NODE = re.compile(r"While executing %(\w+)")
+_WEIGHTED = re.compile(r"\.(conv|linear|mm|addmm|bmm|matmul)")
 _TRAINING_ARGUMENTS = ("train", "training")
 
 
@@ -72,7 +73,9 @@ def _traced(
 ) -> FloatModel:
     with adapter.quiet():
         _check_program(program)
-        layers = {node.name: adapter.layer_path(node) for node in program.graph.nodes}
+        # What is fused into a weighted op goes by its name.
+        nodes = sorted(program.graph.nodes, key=lambda n: not _WEIGHTED.search(str(n.target)))
+        layers = {node.name: adapter.layer_path(node) for node in nodes}
         lowered = _lower(program, layers)
     tflite = lower_to_float(worker, lowered.bytecode, "PYTORCH")
     named = named_by_layer(tflite, _joined_layers, layers.values(), dict(lowered.outputs))
