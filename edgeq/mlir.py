@@ -15,6 +15,9 @@ import numpy as np
 
 from edgeq.qtypes import QParams
 
+COMPOSITE = "quant.fake_quant"
+"""Name of the composites that say how a value is quantized."""
+
 GRAPH_INPUT = -1
 """`Annotation.op` of the graph's inputs."""
 
@@ -50,7 +53,7 @@ def lower(bytecode: bytes, origin: str) -> bytes:
     ir, _ = _bindings()
     context = _context()
     with context:
-        return _run(ir.Module.parse(bytecode), _lowering_config(origin))
+        return _run(ir.Module.parse(bytecode), _lowering_config(origin, bytecode))
 
 
 def lower_exported(module: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
@@ -69,12 +72,14 @@ def lower_exported(module: bytes, inputs: Sequence[str], outputs: Sequence[str])
         parsed = ir.Module.parse(module)
         passmanager.PassManager.parse(_FROM_PORTABLE).run(parsed.operation)
         api.set_signature(parsed.operation, "serving_default", list(inputs), list(outputs))
-        return _run(parsed, _lowering_config("JAX"))
+        return _run(parsed, _lowering_config("JAX", module))
 
 
-def _lowering_config(origin: str) -> Any:
+def _lowering_config(origin: str, module: bytes) -> Any:
+    """A model that has composites already comes out quantized by them."""
     _, api = _bindings()
     config = api.ConvertToTFLConfig()
+    config.strict_qdq_mode = COMPOSITE.encode() in module
     config.model_origin_framework = origin
     config.unsafe_fuse_dynamic_shaped_broadcast = True
     config.enable_x64 = False
@@ -192,7 +197,7 @@ class _CompositeWriter:
             return stablehlo.CompositeOp(
                 [value.type],
                 [value],
-                ir.StringAttr.get("quant.fake_quant"),
+                ir.StringAttr.get(COMPOSITE),
                 decomposition=ir.FlatSymbolRefAttr.get(self._body(value.type)),
                 composite_attributes=ir.DictAttr.get(_attributes(qparams)),
             ).operation
@@ -203,7 +208,7 @@ class _CompositeWriter:
         from litert_converter.mlir.dialects import func
 
         if str(kind) not in self._bodies:
-            name = f"quant.fake_quant.body_{len(self._bodies)}"
+            name = f"{COMPOSITE}.body_{len(self._bodies)}"
             with ir.InsertionPoint(self._module.body):
                 signature = ir.FunctionType.get([kind], [kind])
                 function = func.FuncOp(name, signature, visibility="private")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgeq.errors import ModelError
 from edgeq.flatbuffer import Graph, Model, Operator, Signature, Tensor, parse_tree, unpack
+from edgeq.qtypes import QParams
 
 _REPEAT = re.compile(r"#\d+$")
 
@@ -30,12 +31,14 @@ class FloatModel:
         origin: Framework that it came from, for example `"pytorch"`.
         notes: What was done to it that the user should know, one sentence each.
         nhwc: Inputs that the file takes as NHWC, but the user's model as NCHW, by name.
+        given: Parameters that the model brought with it, by tensor name.
     """
 
     tflite: bytes
     origin: str
     notes: tuple[str, ...] = ()
     nhwc: tuple[str, ...] = ()
+    given: tuple[tuple[str, QParams], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self._model.graphs) != 1:
@@ -46,7 +49,7 @@ class FloatModel:
 
     def __reduce__(self) -> tuple[type[FloatModel], tuple[object, ...]]:
         """Goes to another process as the file alone; what was read from it is read again there."""
-        return FloatModel, (self.tflite, self.origin, self.notes, self.nhwc)
+        return FloatModel, (self.tflite, self.origin, self.notes, self.nhwc, self.given)
 
     @functools.cached_property
     def _model(self) -> Model:
@@ -73,6 +76,12 @@ class FloatModel:
             tuple((tensors[i].name, i) for i in self.graph.inputs),
             tuple((tensors[i].name, i) for i in self.graph.outputs),
         )  # fmt: skip
+
+    @functools.cached_property
+    def given_qparams(self) -> dict[int, QParams]:
+        """Parameters that the model brought with it, by tensor index."""
+        given = dict(self.given)
+        return {t.index: given[t.name] for t in self.graph.tensors if t.name in given}
 
     @functools.cached_property
     def digest(self) -> str:

@@ -226,7 +226,7 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
         float_model = _traced(
             asked.model, asked.params, asked.sample, data, converter, asked.layout
         )
-        rewritten = rewrite(fold_transposes(float_model))
+        rewritten = _rewritten(float_model)
         interface = Interface.of(rewritten, asked.inputs, asked.outputs)
         known = known_ranges(rewritten, interface)
         choices: Choices = interface.pinned(rewritten, choose(rewritten, recipe))
@@ -317,7 +317,7 @@ def calibrate(
         data = RepDataset(source)
         with stages.stage("trace"):
             float_model = _traced(model, params, sample, data, converter, layout)
-            rewritten = rewrite(fold_transposes(float_model))
+            rewritten = _rewritten(float_model)
         with stages.stage("calibrate", data.length) as advance:
             samples = data.samples(input_specs(float_model), advance)
             known = known_ranges(rewritten, Interface.of(rewritten, *asked))
@@ -355,6 +355,11 @@ def _traced(
     found = frontends.trace(model, sample, data, converter, params)
     refuse_quantized(found)
     return found if layout is None else to_nhwc(found)
+
+
+def _rewritten(model: FloatModel) -> FloatModel:
+    """The model in better ops; one that brought scales is left in the ops that those are for."""
+    return model if model.given else rewrite(fold_transposes(model))
 
 
 def _recipe_for(target: str, recipe: str | os.PathLike[str] | Recipe) -> Recipe:

@@ -25,6 +25,7 @@ from edgeq.errors import (
 )
 from edgeq.export.convert import lower_exported
 from edgeq.export.frontends.arguments import bound, call_style, first_line
+from edgeq.export.frontends.composites import with_given_scales
 from edgeq.export.frontends.naming import named_by_layer
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
@@ -105,7 +106,7 @@ def trace_function(function: Function, sample: Any, worker: Worker) -> FloatMode
     try:
         tflite = lower_exported(worker, module, list(arguments), names)
         named = named_by_layer(tflite, _LAYER.findall, lowered.layers, dict(lowered.outputs))
-        found = FloatModel(named, function.origin, tuple(notes))
+        found = with_given_scales(FloatModel(named, function.origin, tuple(notes)))
     except (ConversionError, ModelError) as error:
         with without_x64():
             raise _culprit(lowered.ops, worker) or error from None

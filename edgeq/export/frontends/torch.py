@@ -17,6 +17,7 @@ from edgeq.errors import DataError, EdgeqError, ModelError, UnsupportedOpError
 from edgeq.export.convert import lower_to_float
 from edgeq.export.frontends import litert_torch_adapter as adapter
 from edgeq.export.frontends.arguments import first_line, without_labels
+from edgeq.export.frontends.composites import with_given_scales
 from edgeq.export.frontends.naming import named_by_layer
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
@@ -79,7 +80,7 @@ def _traced(
         lowered = _lower(program, layers)
     tflite = lower_to_float(worker, lowered.bytecode, "PYTORCH")
     named = named_by_layer(tflite, _joined_layers, layers.values(), dict(lowered.outputs))
-    return FloatModel(named, origin, notes)
+    return with_given_scales(FloatModel(named, origin, notes))
 
 
 def _joined_layers(name: str) -> list[str]:
