@@ -6,6 +6,7 @@ take a process of their own.
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import subprocess
@@ -345,8 +346,8 @@ def tflite() -> Exported:
     return Exported(edgeq.export(tflite, made.data, recipe="int8"), made.expected, made.data)
 
 
-def with_keras(backend: str, *functions: str) -> Iterator[Exported]:
-    """What functions of this module return in a process where Keras has another backend."""
+def with_keras(backend: str, *functions: str) -> Iterator[Any]:
+    """What functions, of this module or `module:function`, return where Keras has a backend."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.pickle"
         environment = {
@@ -365,4 +366,8 @@ def with_keras(backend: str, *functions: str) -> Iterator[Exported]:
 def write() -> None:
     """What the child of `with_keras` does."""
     *wanted, path = sys.argv[1:]
-    Path(path).write_bytes(pickle.dumps([globals()[name]() for name in wanted]))
+    found = []
+    for name in wanted:
+        module, _, function = name.rpartition(":")
+        found.append(getattr(importlib.import_module(module or "frameworks"), function)())
+    Path(path).write_bytes(pickle.dumps(found))

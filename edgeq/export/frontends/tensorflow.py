@@ -240,10 +240,10 @@ def _unsupported(function: Any, kinds: Sequence[str]) -> UnsupportedOpError:
     graph = function.graph.as_graph_def()
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
     found = next(((n.op, n.name) for n in nodes if n.op in kinds), (kinds[0], "?"))
+    others = f" (nor have {', '.join(k for k in kinds if k != found[0])})" if kinds[1:] else ""
     return UnsupportedOpError(
-        f"{found[0]} at {found[1]} has no form in the runtime (without it are: "
-        f"{', '.join(kinds)}); write it with other ops, or leave it to the app that reads the "
-        "outputs"
+        f"{found[0]} at {found[1]} has no form in the runtime{others}; write it with other ops, or "
+        "leave it to the app that reads the outputs"
     )
 
 
