@@ -81,7 +81,10 @@ app = typer.Typer(
     "Example: [bold]edgeq export model.tflite --data samples.npy -o model_int8.tflite[/bold]",
 )
 
-MODEL_HELP = "A float .tflite file, or module:function that returns a PyTorch module."
+MODEL_HELP = (
+    "A float .tflite file, a SavedModel folder, or module:function that returns a model of "
+    "PyTorch, JAX, Flax, Keras or TensorFlow."
+)
 Model = Annotated[str, typer.Argument(help=MODEL_HELP, metavar="MODEL")]
 FloatSide = Annotated[str, typer.Argument(help=MODEL_HELP, metavar="FLOAT")]
 Data = Annotated[

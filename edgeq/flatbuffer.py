@@ -12,7 +12,7 @@ import importlib
 import itertools
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -492,4 +492,13 @@ def rename_tensors(data: bytes, rename: Callable[[int, str], str]) -> bytes:
     tree = unpack(data)
     for index, tensor in enumerate(tree.subgraphs[0].tensors):
         tensor.name = rename(index, _text(tensor.name)).encode()
+    return pack(tree)
+
+
+def with_inputs(data: bytes, order: Sequence[str]) -> bytes:
+    """The same file with the inputs of the main graph in the order of these signature names."""
+    tree = unpack(data)
+    named = {_text(entry.name): entry for entry in tree.signatureDefs[0].inputs}
+    tree.signatureDefs[0].inputs = [named[name] for name in order if name in named]
+    tree.subgraphs[0].inputs = [entry.tensorIndex for entry in tree.signatureDefs[0].inputs]
     return pack(tree)

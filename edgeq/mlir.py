@@ -15,9 +15,13 @@ import numpy as np
 
 from edgeq.qtypes import QParams
 
+COMPOSITE = "quant.fake_quant"
+"""Name of the composites that say how a value is quantized."""
+
 GRAPH_INPUT = -1
 """`Annotation.op` of the graph's inputs."""
 
+_FROM_PORTABLE = "builtin.module(vhlo-legalize-stablehlo,reconcile-unrealized-casts)"
 _OP_INDEX = re.compile(r"tflite\.subgraph=0\.op=(\d+)[:\"]")
 
 
@@ -46,15 +50,40 @@ def lower(bytecode: bytes, origin: str) -> bytes:
         bytecode: The module, its signature already set.
         origin: Framework's name as the converter spells it, for example `"PYTORCH"`.
     """
+    ir, _ = _bindings()
+    context = _context()
+    with context:
+        return _run(ir.Module.parse(bytecode), _lowering_config(origin, bytecode))
+
+
+def lower_exported(module: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """Job: what `jax.export` serialised becomes a float .tflite file.
+
+    Args:
+        module: The module in MLIR's portable form.
+        inputs: Name of each input, in order.
+        outputs: Name of each output, in order.
+    """
+    from litert_converter.mlir import passmanager
+
     ir, api = _bindings()
     context = _context()
     with context:
-        module = ir.Module.parse(bytecode)
-        config = api.ConvertToTFLConfig()
-        config.model_origin_framework = origin
-        config.unsafe_fuse_dynamic_shaped_broadcast = True
-        config.enable_x64 = False
-        return _run(module, config)
+        parsed = ir.Module.parse(module)
+        passmanager.PassManager.parse(_FROM_PORTABLE).run(parsed.operation)
+        api.set_signature(parsed.operation, "serving_default", list(inputs), list(outputs))
+        return _run(parsed, _lowering_config("JAX", module))
+
+
+def _lowering_config(origin: str, module: bytes) -> Any:
+    """A model that has composites already comes out quantized by them."""
+    _, api = _bindings()
+    config = api.ConvertToTFLConfig()
+    config.strict_qdq_mode = COMPOSITE.encode() in module
+    config.model_origin_framework = origin
+    config.unsafe_fuse_dynamic_shaped_broadcast = True
+    config.enable_x64 = False
+    return config
 
 
 def quantize(tflite: bytes, annotations: Sequence[Annotation]) -> bytes:
@@ -168,7 +197,7 @@ class _CompositeWriter:
             return stablehlo.CompositeOp(
                 [value.type],
                 [value],
-                ir.StringAttr.get("quant.fake_quant"),
+                ir.StringAttr.get(COMPOSITE),
                 decomposition=ir.FlatSymbolRefAttr.get(self._body(value.type)),
                 composite_attributes=ir.DictAttr.get(_attributes(qparams)),
             ).operation
@@ -179,7 +208,7 @@ class _CompositeWriter:
         from litert_converter.mlir.dialects import func
 
         if str(kind) not in self._bodies:
-            name = f"quant.fake_quant.body_{len(self._bodies)}"
+            name = f"{COMPOSITE}.body_{len(self._bodies)}"
             with ir.InsertionPoint(self._module.body):
                 signature = ir.FunctionType.get([kind], [kind])
                 function = func.FuncOp(name, signature, visibility="private")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgeq.errors import ModelError
 from edgeq.flatbuffer import Graph, Model, Operator, Signature, Tensor, parse_tree, unpack
+from edgeq.qtypes import QParams
 
 _REPEAT = re.compile(r"#\d+$")
 
@@ -32,6 +33,7 @@ class FloatModel:
         nhwc: Inputs that the file takes as NHWC, but the user's model as NCHW, by name.
         learned: `(layer path, lowest, highest)` of what layers read, as quantization-aware training
             has found it.
+        given: Parameters that the model brought with it, by tensor name.
     """
 
     tflite: bytes
@@ -39,6 +41,7 @@ class FloatModel:
     notes: tuple[str, ...] = ()
     nhwc: tuple[str, ...] = ()
     learned: tuple[tuple[str, float, float], ...] = ()
+    given: tuple[tuple[str, QParams], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self._model.graphs) != 1:
@@ -49,7 +52,9 @@ class FloatModel:
 
     def __reduce__(self) -> tuple[type[FloatModel], tuple[object, ...]]:
         """Goes to another process as the file alone; what was read from it is read again there."""
-        return FloatModel, (self.tflite, self.origin, self.notes, self.nhwc, self.learned)
+        return FloatModel, (
+            self.tflite, self.origin, self.notes, self.nhwc, self.learned, self.given,
+        )  # fmt: skip
 
     @functools.cached_property
     def _model(self) -> Model:
@@ -76,6 +81,12 @@ class FloatModel:
             tuple((tensors[i].name, i) for i in self.graph.inputs),
             tuple((tensors[i].name, i) for i in self.graph.outputs),
         )  # fmt: skip
+
+    @functools.cached_property
+    def given_qparams(self) -> dict[int, QParams]:
+        """Parameters that the model brought with it, by tensor index."""
+        given = dict(self.given)
+        return {t.index: given[t.name] for t in self.graph.tensors if t.name in given}
 
     @functools.cached_property
     def digest(self) -> str:

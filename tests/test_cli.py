@@ -172,7 +172,7 @@ Prepare = Callable[[Path], object]
 
 FAILURES: dict[str, tuple[Prepare, dict[str, str], str]] = {
     "no model": (nothing, {"MODEL": "no.tflite"}, "cannot read the model no.tflite: No such file"),
-    "a folder as model": (nothing, {"MODEL": "."}, ". is a folder; edgeq reads .tflite files"),
+    "a folder as model": (nothing, {"MODEL": "."}, ". is a folder without a saved_model.pb"),
     "a model that is none": (
         lambda d: (d / "model.tflite").write_text("hello"), {}, "not a .tflite file: bytes 4..8",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,18 @@ def test_the_readme_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         exec(block, names)
     assert (tmp_path / "model_int8.tflite").stat().st_size > 0
     assert names["edge_model"].report.float_ops  # type: ignore[attr-defined]
+
+
+def test_the_guides_examples_of_other_frameworks_run() -> None:
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    for package in ("jax", "flax", "keras"):
+        pytest.importorskip(package)
+    text = (ROOT / "docs" / "guide.md").read_text()
+    section = text.partition("## Models of other frameworks")[2].partition("\n## ")[0]
+    names: dict[str, object] = {}
+    for block in PYTHON_BLOCK.findall(section):
+        exec(block, names)
+    assert names["edge_model"].report.outputs[0].name == "scores"  # type: ignore[attr-defined]
 
 
 def test_the_recipe_of_the_guide_is_one() -> None:

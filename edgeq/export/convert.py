@@ -53,6 +53,18 @@ def lower_to_float(worker: Worker, bytecode: bytes, origin: str) -> bytes:
     return bytes(_call(worker, "lowering the float model", "edgeq.mlir:lower", bytecode, origin))
 
 
+def lower_exported(
+    worker: Worker, module: bytes, inputs: Sequence[str], outputs: Sequence[str]
+) -> bytes:
+    """What `jax.export` serialised becomes a float .tflite file with these names.
+
+    Raises:
+        ConversionError: The converter refused the model, or died on it.
+    """
+    job = "edgeq.mlir:lower_exported"
+    return bytes(_call(worker, "lowering the float model", job, module, inputs, outputs))
+
+
 def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
     """The float model and its plan become an integer .tflite file.
 

@@ -60,6 +60,11 @@ def dequantize(tflite: bytes | bytearray | str | os.PathLike[str]) -> bytes:
     return made
 
 
+def float_form(tflite: bytes) -> bytes:
+    """The float form of a quantized file that was just made here; see `dequantize`."""
+    return _Dequantizer(tflite).run()
+
+
 class _Dequantizer:
     """Changes one file."""
 

@@ -61,11 +61,19 @@ def choose(model: FloatModel, recipe: Recipe) -> dict[int, Choice]:
         obstacle = static_obstacle(graph, op, rule.mode) if rule.mode.is_static else ""
         if obstacle and rule.strict:
             unsupported.append((op, obstacle))
+        if rule.mode is Mode.AUTO and _is_given(model, op):
+            rule = replace(rule, mode=Mode.STATIC_INT8)
         found[op.index] = _choice(graph, op, rule, obstacle)
     _check_rules(model, recipe, matched)
     if unsupported:
         raise _unsupported(model, unsupported)
     return found
+
+
+def _is_given(model: FloatModel, op: Operator) -> bool:
+    """Whether the model brought the parameters of what an op writes, and it can keep them."""
+    known = all(t in model.given_qparams for t in op.outputs)
+    return known and not static_obstacle(model.graph, op, Mode.STATIC_INT8)
 
 
 def observers(model: FloatModel, recipe: Recipe) -> dict[int, Any]:

@@ -53,6 +53,7 @@ def export(
     model: object,
     rep_dataset: object,
     *,
+    params: object = None,
     sample: object = None,
     recipe: str | os.PathLike[str] | Recipe = "auto",
     target: str = "xnnpack",
@@ -71,13 +72,16 @@ def export(
     """Turns a float model into a verified int8 .tflite.
 
     Args:
-        model: `torch.nn.Module`, `torch.export.ExportedProgram`, or the path or bytes of a float
-            .tflite file. It is never changed.
+        model: `torch.nn.Module`, `torch.export.ExportedProgram`, a JAX function, a Flax module
+            (linen or nnx), a Keras 3 model, a `tf.function`, `tf.Module` or SavedModel folder, or
+            the path or bytes of a float .tflite file. It is never changed.
         rep_dataset: Representative inputs, preprocessed as for the model: an array `(N, ...)`, a
             dict of such arrays by input name, an iterable or generator function of arrays, tuples
             or dicts, or a `DataLoader`. Read once, one item at a time. From ten samples on, every
             tenth (16 at most) is kept back to judge the result by.
-        sample: Input to trace a PyTorch model with; by default the first representative sample.
+        params: The first argument of a JAX function of parameters and inputs, or the variables of
+            a linen module.
+        sample: Input to trace the model with; by default the first representative sample.
         recipe: Preset name, `Recipe`, or path of a recipe's JSON.
         target: Where the model will run: `"xnnpack"`; `"edgetpu"` or `"portable"` (what both and
             the plain kernels run), for which `recipe="auto"` is `"int8"`. For the Edge TPU
@@ -125,8 +129,8 @@ def export(
     check_layout(layout)
     oldest = _runtime_for(target, min_runtime)
     request = _Request(
-        model, rep_dataset, sample, recipe, target, calibration, *asked, layout, oldest, measure,
-        goal_db, _costs(measure, costs), threads,
+        model, params, rep_dataset, sample, recipe, target, calibration, *asked, layout, oldest,
+        measure, goal_db, _costs(measure, costs), threads,
     )  # fmt: skip
     with start_converter() as converter:
         decided = _decide(request, stages, converter)
@@ -156,6 +160,7 @@ def plan(
     model: object,
     rep_dataset: object,
     *,
+    params: object = None,
     sample: object = None,
     recipe: str | os.PathLike[str] | Recipe = "auto",
     target: str = "xnnpack",
@@ -181,7 +186,7 @@ def plan(
     asked = _ports_for(target, inputs, "inputs"), _ports_for(target, outputs, "outputs")
     check_layout(layout)
     request = _Request(
-        model, rep_dataset, sample, recipe, target, calibration, *asked, layout,
+        model, params, rep_dataset, sample, recipe, target, calibration, *asked, layout,
         _runtime_for(target, min_runtime), measure, goal_db, _costs(measure, costs), threads,
     )  # fmt: skip
     with start_converter() as converter:
@@ -194,6 +199,7 @@ class _Request:
     """What the caller of `export` or `plan` asks for; see there."""
 
     model: object
+    params: object
     rep_dataset: object
     sample: object
     recipe: Recipe
@@ -238,11 +244,13 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
     """Trace, rewrite, calibrate, search where the recipe leaves it to edgeq, and plan."""
     data, recipe = RepDataset(asked.rep_dataset), asked.recipe
     with stages.stage("trace"):
-        float_model = _traced(asked.model, asked.sample, data, converter, asked.layout)
+        float_model = _traced(
+            asked.model, asked.params, asked.sample, data, converter, asked.layout
+        )
         if asked.target == "edgetpu" and asked.layout is None and asked.calibration is None:
             with contextlib.suppress(RecipeError):  # it has no images, or has them as NHWC
                 float_model = to_nhwc(float_model)
-        rewritten = rewrite(float_model)
+        rewritten = _rewritten(float_model)
         interface = Interface.of(rewritten, asked.inputs, asked.outputs)
         known = known_ranges(rewritten, interface)
         chosen = for_runtime(rewritten.graph, choose(rewritten, recipe), asked.oldest)
@@ -282,6 +290,7 @@ def calibrate(
     rep_dataset: object,
     *,
     observer: object = "minmax",
+    params: object = None,
     sample: object = None,
     recipe: str | os.PathLike[str] | Recipe = "auto",
     inputs: object = "float32",
@@ -301,6 +310,7 @@ def calibrate(
         rep_dataset: As for `export`; every sample is used.
         observer: How ranges are found: `"minmax"`, `"percentile"`, `"mse"`, `"entropy"`,
             `"moving_average"`, or an observer (see `edgeq.calibrate.observers`).
+        params: As for `export`.
         sample: As for `export`.
         recipe: Its rules may give layers observers of their own.
         inputs: As for `export`, for the ranges that are known beforehand.
@@ -331,8 +341,8 @@ def calibrate(
     with start_converter() as converter:
         data = RepDataset(source)
         with stages.stage("trace"):
-            float_model = _traced(model, sample, data, converter, layout)
-            rewritten = rewrite(float_model)
+            float_model = _traced(model, params, sample, data, converter, layout)
+            rewritten = _rewritten(float_model)
         with stages.stage("calibrate", data.length) as advance:
             samples = data.samples(input_specs(float_model), advance)
             known = known_ranges(rewritten, Interface.of(rewritten, *asked))
@@ -362,11 +372,21 @@ def _costs(measure: bool, given: Costs | str | os.PathLike[str] | None) -> Costs
 
 
 def _traced(
-    model: object, sample: object, data: RepDataset, converter: Worker, layout: str | None
+    model: object,
+    params: object,
+    sample: object,
+    data: RepDataset,
+    converter: Worker,
+    layout: str | None,
 ) -> FloatModel:
-    found = frontends.trace(model, sample, data, converter)
+    found = frontends.trace(model, sample, data, converter, params)
     refuse_quantized(found)
     return found if layout is None else to_nhwc(found)
+
+
+def _rewritten(model: FloatModel) -> FloatModel:
+    """The model in better ops; one that brought scales is left in the ops that those are for."""
+    return model if model.given else rewrite(model)
 
 
 def _recipe_for(target: str, recipe: str | os.PathLike[str] | Recipe) -> Recipe:

@@ -179,8 +179,11 @@ class _Planner:
         self._choices = choices
         self._groups = _Groups()
         self._ranges: dict[int, Range] = {}
+        self._given = model.given_qparams
 
     def plan(self) -> Plan:
+        for tensor, qparams in self._given.items():
+            self._groups.fixed[tensor] = qparams
         for op, row in self._integer_ops():
             fixed = row.fixed_for(self._dtype(op))
             if fixed is not None:
@@ -264,7 +267,9 @@ class _Planner:
             constants.append(self._range(tensor))
         fixed = {t: self._groups.fixed.get(self._groups.root(t)) for t in operands}
         kinds = set(fixed.values())
-        if len(kinds) == 1 and not (constants and kinds != {None}):
+        own = {self._groups.fixed.get(self._groups.root(t)) for t in outputs}
+        agree = len(kinds) == 1 and (kinds == {None} or own in ({None}, kinds))
+        if agree and not (constants and kinds != {None}):
             self._groups.join(outputs + operands)
             free = operands
         else:
@@ -338,9 +343,11 @@ class _Planner:
                 if tensor.is_constant or tensors[tensor.index] != wanted:
                     yield slot, wanted
             elif tensor.data is not None and slot == row.weight:
-                yield slot, self._weight(op, row, tensor.data, tensors)
+                given = self._given.get(tensor.index)
+                yield slot, given or self._weight(op, row, tensor.data, tensors)
             elif tensor.data is not None:
-                yield slot, covering(_finite_range(tensor.data) or (0.0, 0.0), dtype)
+                given = self._given.get(tensor.index)
+                yield slot, given or covering(_finite_range(tensor.data) or (0.0, 0.0), dtype)
             elif tensors[tensor.index].dtype is not dtype:
                 yield slot, covering(self._range(tensor.index), dtype)
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from edgeq.calibrate.data import RepDataset
 from edgeq.errors import ModelError
-from edgeq.export.frontends import tflite
+from edgeq.export.frontends import flax, jax, keras, tensorflow, tflite
 from edgeq.export.frontends import torch as pytorch
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 
 
-def trace(model: object, sample: object, data: RepDataset, worker: Worker) -> FloatModel:
+def trace(
+    model: object, sample: object, data: RepDataset, worker: Worker, params: object = None
+) -> FloatModel:
     """Traces a model of any supported kind.
 
     Args:
@@ -22,15 +24,41 @@ def trace(model: object, sample: object, data: RepDataset, worker: Worker) -> Fl
         sample: An input to trace with; None takes the first representative sample.
         data: The representative data.
         worker: The converter's child process.
+        params: Parameters of a JAX function, or variables of a linen module.
 
     Raises:
         ModelError: No front end knows the model, or its own cannot trace it.
     """
-    if tflite.handles(model):
+    takes_params = flax.handles(model) or _is_jax(model)
+    if params is not None and not takes_params:
+        raise ModelError(
+            "params are for JAX functions and linen modules, other models have theirs in them. "
+            f"Received: {_kind(model)}"
+        )
+    if tflite.handles(model) and not tensorflow.handles(model):
         return tflite.trace(model, worker)
+    given = data.first_sample() if sample is None else sample
+    if keras.handles(model):
+        return keras.trace(model, given, worker)
     if pytorch.handles(model):
-        return pytorch.trace(model, data.first_sample() if sample is None else sample, worker)
+        return pytorch.trace(model, given, worker)
+    if tensorflow.handles(model):
+        return tensorflow.trace(model, given, worker)
+    if flax.handles(model):
+        return flax.trace(model, params, given, worker)
+    if jax.handles(model):
+        return jax.trace(model, params, given, worker)
     raise ModelError(
-        "the model must be a PyTorch nn.Module or ExportedProgram, or the path or bytes of a float "
-        f".tflite file. Received: {type(model).__module__}.{type(model).__qualname__}"
+        "the model must be a PyTorch nn.Module or ExportedProgram, a JAX function, a Flax module, "
+        "a Keras 3 model, a tf.function, tf.Module or SavedModel folder, or the path or bytes of a "
+        f"float .tflite file. Received: {_kind(model)}"
     )
+
+
+def _is_jax(model: object) -> bool:
+    others = (tflite, keras, pytorch, tensorflow)
+    return jax.handles(model) and not any(other.handles(model) for other in others)
+
+
+def _kind(model: object) -> str:
+    return f"{type(model).__module__}.{type(model).__qualname__}"

@@ -110,7 +110,10 @@ def _check(worker: Worker, job: str, tflite: bytes, who: str) -> None:
 
 def _read(path: Path) -> bytes:
     if path.is_dir():
-        raise ModelError(f"{path} is a folder; edgeq reads .tflite files")
+        raise ModelError(
+            f"{path} is a folder without a saved_model.pb; edgeq reads .tflite files and "
+            "SavedModel folders"
+        )
     try:
         return path.read_bytes()
     except OSError as error:

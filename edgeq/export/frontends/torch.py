@@ -9,20 +9,23 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from edgeq.calibrate.data import to_numpy
 from edgeq.errors import DataError, EdgeqError, ModelError, UnsupportedOpError
 from edgeq.export.convert import lower_to_float
 from edgeq.export.frontends import litert_torch_adapter as adapter
-from edgeq.flatbuffer import Graph, Operator, rename_tensors
+from edgeq.export.frontends.arguments import first_line, without_labels
+from edgeq.export.frontends.composites import with_given_scales
+from edgeq.export.frontends.naming import named_by_layer
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
-from edgeq.ops import OPS
 
 _LAYER = re.compile(r"([^;]+);")
 _NODE = re.compile(r"While executing %(\w+)")
+_WEIGHTED = re.compile(r"\.(conv|linear|mm|addmm|bmm|matmul)")
 _TRAINING_ARGUMENTS = ("train", "training")
 
 
@@ -53,16 +56,38 @@ def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
     notes: list[str] = []
     with adapter.quiet():
         adapter.check_installed()
-        is_module = _is_module(model)
-        model, learned = _finished(model, notes) if is_module else (model, ())
-        program = _export(_prepared(model, notes), sample) if is_module else _copied(model)
+        if _is_module(model):
+            model, learned = _finished(model, notes)
+            traced = trace_module(_prepared(model, notes), sample, worker, tuple(notes))
+            return replace(traced, learned=learned)
+        return _traced(_copied(model), worker, ())
+
+
+def trace_module(
+    module: Any, sample: Any, worker: Worker, notes: tuple[str, ...] = (), origin: str = "pytorch"
+) -> FloatModel:
+    """Traces and lowers a module that is in evaluation mode and float32, as it is; see `trace`."""
+    with adapter.quiet():
+        adapter.check_installed()
+        return _traced(_export(module, sample), worker, notes, origin)
+
+
+def _traced(
+    program: Any, worker: Worker, notes: tuple[str, ...], origin: str = "pytorch"
+) -> FloatModel:
+    with adapter.quiet():
         _check_program(program)
-        layers = {node.name: adapter.layer_path(node) for node in program.graph.nodes}
+        # What is fused into a weighted op goes by its name.
+        nodes = sorted(program.graph.nodes, key=lambda n: not _WEIGHTED.search(str(n.target)))
+        layers = {node.name: adapter.layer_path(node) for node in nodes}
         lowered = _lower(program, layers)
     tflite = lower_to_float(worker, lowered.bytecode, "PYTORCH")
-    naming = _Naming(FloatModel(tflite, "pytorch").graph, layers.values(), lowered.outputs)
-    named = rename_tensors(tflite, naming.name)
-    return FloatModel(named, "pytorch", tuple(notes), learned=learned)
+    named = named_by_layer(tflite, _joined_layers, layers.values(), dict(lowered.outputs))
+    return with_given_scales(FloatModel(named, origin, notes))
+
+
+def _joined_layers(name: str) -> list[str]:
+    return _LAYER.findall(name)
 
 
 def run(module: Any, sample: Any) -> Any:
@@ -149,10 +174,10 @@ def _export_error(
     if refused is not None:
         return DataError(
             f"the sample does not fit {name}: calling the module on it raises "
-            f"{type(refused).__name__}: {_first_line(refused)}. Received: {received}"
+            f"{type(refused).__name__}: {first_line(refused)}. Received: {received}"
         )
     return ModelError(
-        f"torch.export could not trace {name} with inputs {received}: {_first_line(error)}. "
+        f"torch.export could not trace {name} with inputs {received}: {first_line(error)}. "
         "The forward pass must not branch on tensor values, and must return tensors in tuples, "
         "lists, dicts or registered dataclasses; torch.export.export(model.eval(), ...) shows the "
         "line, and its result can be exported as well"
@@ -255,7 +280,7 @@ def _arguments(module: Any, sample: Any) -> tuple[tuple[Any, ...], dict[str, Any
     else:
         arguments, keywords = tuple(sample) if isinstance(sample, tuple | list) else (sample,), {}
     signature = inspect.signature(module.forward)
-    arguments = _without_labels(signature, arguments)
+    arguments = without_labels(signature, arguments)
     try:
         signature.bind(*arguments, **keywords)
     except TypeError as error:
@@ -264,17 +289,6 @@ def _arguments(module: Any, sample: Any) -> tuple[tuple[Any, ...], dict[str, Any
             f"Received: {_describe(arguments, keywords)}"
         ) from None
     return arguments, keywords
-
-
-def _without_labels(signature: inspect.Signature, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Drops integer labels at the end of a sample that `forward` has no parameter for."""
-    kinds = [p.kind for p in signature.parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL in kinds:
-        return arguments
-    room = sum(k is not inspect.Parameter.KEYWORD_ONLY for k in kinds)
-    extra = arguments[room:]
-    labels = all(getattr(v, "ndim", 2) <= 1 and not v.is_floating_point() for v in extra)
-    return arguments[:room] if labels else arguments
 
 
 def _tensor(value: Any) -> Any:
@@ -318,74 +332,11 @@ def _path_name(path: tuple[Any, ...]) -> str:
     return f"output_{name}" if name[0].isdigit() else name
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
-
-
 def _lowering_error(layers: Mapping[str, str], error: Exception) -> ModelError:
     """An `UnsupportedOpError` that names the layer, from what the lowering raised."""
     node = _NODE.search(str(error))
     where = f" at {layers.get(node[1], node[1])}" if node else ""
     return UnsupportedOpError(
-        f"litert-torch cannot lower an op of the model{where}: {_first_line(error)}. "
+        f"litert-torch cannot lower an op of the model{where}: {first_line(error)}. "
         "Replace that op in the module by ones it knows"
     )
-
-
-class _Naming:
-    """Names every tensor by the layer that computes or owns it, `#n` where it has several.
-
-    The converter joins the layers of what it fuses, in no fixed order, and names an output by the
-    signature alone.
-
-    Args:
-        graph: The float model as the converter wrote it.
-        layers: Layer paths in the order they run.
-        outputs: Name of each output and the layer that computes it, in order.
-    """
-
-    def __init__(
-        self, graph: Graph, layers: Iterable[str], outputs: Sequence[tuple[str, str]]
-    ) -> None:
-        self._graph = graph
-        self._order = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}
-        self._outputs = {f"serving_default_{name}_output": layer for name, layer in outputs}
-        self._taken: dict[str, int] = {}
-        self._names = {i: graph.tensors[i].name for i in graph.inputs}
-        for op in graph.operators:
-            self._add(op)
-
-    def name(self, tensor: int, old: str) -> str:
-        """The new name of a tensor."""
-        return self._names.get(tensor, old)
-
-    def _add(self, op: Operator) -> None:
-        layer = self._layer(op)
-        self._names.update({tensor: self._unique(layer) for tensor in op.outputs})
-        for slot, tensor in self._graph.operands(op):
-            if tensor.is_constant and tensor.index not in self._names:
-                self._names[tensor.index] = self._unique(f"{layer}/operand_{slot}")
-
-    def _unique(self, name: str) -> str:
-        self._taken[name] = self._taken.get(name, -1) + 1
-        return f"{name}#{self._taken[name]}" if self._taken[name] else name
-
-    def _layer(self, op: Operator) -> str:
-        """The layer that owns an op's weight; without one, the layer that computes its output."""
-        computing = next((found for t in op.outputs if (found := self._joined(t))), [])
-        row = OPS.get(op.name)
-        if row is not None and row.weight is not None:
-            owning = self._joined(op.inputs[row.weight])
-            # Equal weights of several layers become one tensor, with the name of one of them.
-            owning = [layer for layer in owning if layer in computing] if computing else owning
-            if owning or computing:
-                return min(owning or computing, key=self._position)
-        name = self._graph.tensors[op.outputs[0]].name
-        return computing[-1] if computing else self._outputs.get(name, name)
-
-    def _position(self, layer: str) -> int:
-        return self._order.get(layer, len(self._order))
-
-    def _joined(self, tensor: int) -> list[str]:
-        return _LAYER.findall(self._graph.tensors[tensor].name) if tensor >= 0 else []

@@ -1,0 +1,105 @@
+"""How a sample becomes the arguments of the user's function, by the names of its parameters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgeq.calibrate.data import to_numpy
+from edgeq.errors import DataError
+
+_NARROW = {"f": np.float32, "i": np.int32}
+"""Types that the runtime takes, by kind."""
+
+
+def bound(signature: inspect.Signature, sample: Any, name: str) -> dict[str, Any]:
+    """The arrays of a sample by the parameter that each is for.
+
+    Raises:
+        DataError: They do not fit.
+    """
+    values: Mapping[str, Any]
+    if isinstance(sample, Mapping):
+        values = sample
+        arguments: tuple[Any, ...] = ()
+    else:
+        values = {}
+        arguments = tuple(sample) if isinstance(sample, tuple | list) else (sample,)
+        arguments = without_labels(signature, arguments)
+    try:
+        found = signature.bind(*arguments, **values).arguments
+    except TypeError as error:
+        raise DataError(
+            f"the sample does not fit {name}{signature}: {error}. Received: "
+            f"{', '.join(map(str, values)) or f'{len(arguments)} arrays'}"
+        ) from None
+    named: dict[str, Any] = {}
+    for parameter, value in found.items():
+        kind = signature.parameters[parameter].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            named.update({f"{parameter}_{i}": v for i, v in enumerate(value)})
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            named.update(value)
+        else:
+            named[parameter] = value
+    return {key: _input(value, key) for key, value in named.items()}
+
+
+def call_style(signature: inspect.Signature, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Which of the named inputs are passed by position and which by name."""
+    keyword = [
+        name
+        for name in names
+        if name in signature.parameters
+        and signature.parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    variadic = any(
+        p.kind is inspect.Parameter.VAR_POSITIONAL for p in signature.parameters.values()
+    )
+    if not variadic:
+        keyword += [name for name in names if name not in signature.parameters]
+    skipped = _after_gap(signature, names)
+    keyword += [name for name in skipped if name not in keyword]
+    return [name for name in names if name not in keyword], keyword
+
+
+def _after_gap(signature: inspect.Signature, names: Sequence[str]) -> list[str]:
+    """Inputs behind a parameter that keeps its default."""
+    found, gap = [], False
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            continue
+        gap = gap or name not in names
+        if gap and name in names:
+            found.append(name)
+    return found
+
+
+def without_labels(signature: inspect.Signature, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Drops integer labels at the end of a sample that the function has no parameter for."""
+    kinds = [p.kind for p in signature.parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return arguments
+    room = sum(k is not inspect.Parameter.KEYWORD_ONLY for k in kinds)
+    extra = [to_numpy(value) for value in arguments[room:]]
+    labels = all(array.ndim <= 1 and array.dtype.kind in "iub" for array in extra)
+    return arguments[:room] if labels else arguments
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without the stop at its end."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
+
+
+def _input(value: Any, name: str) -> Any:
+    """A sample's array in a type that the file has."""
+    array = to_numpy(value)
+    if array.dtype.kind not in "fiub":
+        raise DataError(
+            f"input {name!r} must be an array of numbers. Received: {type(value).__name__}"
+        )
+    return array.astype(_NARROW.get(array.dtype.kind, array.dtype))

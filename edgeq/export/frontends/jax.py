@@ -1,0 +1,302 @@
+"""The JAX front end: a function that JAX can trace becomes a float LiteRT model.
+
+JAX is imported only when a model of it is exported, and TensorFlow never. Traces in 32 bits
+whatever JAX is set to, and sets it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeq.errors import (
+    ConversionError,
+    DependencyError,
+    EdgeqError,
+    ModelError,
+    UnsupportedOpError,
+)
+from edgeq.export.convert import lower_exported
+from edgeq.export.frontends.arguments import bound, call_style, first_line
+from edgeq.export.frontends.composites import with_given_scales
+from edgeq.export.frontends.naming import named_by_layer
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+
+if TYPE_CHECKING:
+    from edgeq.export.frontends.jaxpr import Emitted
+
+_LAYER = re.compile(r"jit\(model\)/([^|;]+)\|")
+_INSTALL = "pip install 'edgeq[jax]'"
+
+
+@dataclass(frozen=True)
+class Function:
+    """A JAX function as it is to be exported.
+
+    Attributes:
+        call: `(parameters, *inputs)` to the outputs.
+        parameters: Tree of arrays.
+        signature: Of the user's own function, without parameters.
+        name: How errors call it.
+        owner: Path of the layer that owns a parameter, from its path in the tree.
+        root: Name of the scope that is the model itself.
+        origin: Framework that it came from.
+        output_names: Names of the outputs; None to name them by where they are in the result.
+    """
+
+    call: Callable[..., Any]
+    parameters: Any
+    signature: inspect.Signature
+    name: str
+    owner: Callable[[tuple[str, ...]], str] = lambda path: "/".join(path[:-1] or path)
+    root: str = ""
+    origin: str = "jax"
+    output_names: tuple[str, ...] | None = None
+
+
+def handles(model: object) -> bool:
+    """Whether `model` may be a JAX function: anything that can be called."""
+    return callable(model)
+
+
+def trace(model: Any, params: Any, sample: Any, worker: Worker) -> FloatModel:
+    """Traces and lowers a JAX function.
+
+    Args:
+        model: `(params, *inputs)` to arrays, or `(*inputs)` where `params` is None.
+        params: Tree of the arrays that are its first argument.
+        sample: One input: an array, a tuple of them in positional order, or a dict of them by the
+            name of the function's parameter.
+        worker: The converter's child process.
+
+    Raises:
+        DependencyError: JAX is not installed.
+        ModelError: JAX cannot trace the function.
+        UnsupportedOpError: An op has no lowering.
+        DataError: `sample` does not fit the function.
+    """
+    check_installed()
+    name = getattr(model, "__name__", type(model).__name__)
+    signature = _signature(model)
+    if params is None:
+        return trace_function(
+            Function(lambda _, *a, **k: model(*a, **k), (), signature, name), sample, worker
+        )
+    without = signature.replace(parameters=list(signature.parameters.values())[1:])
+    return trace_function(Function(model, params, without, name), sample, worker)
+
+
+def trace_function(function: Function, sample: Any, worker: Worker) -> FloatModel:
+    """Traces and lowers a function of parameters and inputs; see `trace`."""
+    notes: list[str] = []
+    with without_x64():
+        arguments = bound(function.signature, sample, function.name)
+        parameters = _as_float32(function.parameters, notes)
+        lowered = _Lowering(function, parameters, arguments)
+        module = lowered.module()
+    names = [name for name, _ in lowered.outputs]
+    try:
+        tflite = lower_exported(worker, module, list(arguments), names)
+        named = named_by_layer(tflite, _LAYER.findall, lowered.layers, dict(lowered.outputs))
+        found = with_given_scales(FloatModel(named, function.origin, tuple(notes)))
+    except (ConversionError, ModelError) as error:
+        with without_x64():
+            raise _culprit(lowered.ops, worker) or error from None
+    _check_shapes(found, lowered)
+    return found
+
+
+def check_installed() -> None:
+    """Raises a `DependencyError` unless JAX is installed."""
+    if importlib.util.find_spec("jax") is None:
+        raise DependencyError(f"exporting a JAX or Flax model needs JAX: {_INSTALL}")
+
+
+@contextlib.contextmanager
+def without_x64() -> Iterator[None]:
+    """Keeps JAX in 32 bits: it may be set to 64, as importing litert-torch does for all."""
+    import jax
+
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def _culprit(ops: Iterable[Emitted], worker: Worker) -> UnsupportedOpError | None:
+    """The op that the converter refuses by itself, if one does."""
+    for op in ops:
+        names = [f"input_{i}" for i in range(len(op.operands))]
+        try:
+            count, module = _exported(op.function, op.operands)
+            outputs = [f"output_{i}" for i in range(count)]
+            FloatModel(lower_exported(worker, module, names, outputs), "jax")
+        except (ConversionError, ModelError):
+            return UnsupportedOpError(
+                f"{op.name} at {op.layer} has no form in the runtime; write it with other ops, or "
+                "leave it to the app that reads the outputs"
+            )
+    return None
+
+
+def _exported(function: Callable[..., Any], specs: Sequence[Any]) -> tuple[int, bytes]:
+    """`(number of outputs, portable module)` of a function."""
+    import jax
+    import jax.export
+
+    exported = jax.export.export(jax.jit(function, keep_unused=True), platforms=["cpu"])(*specs)
+    return len(exported.out_avals), bytes(exported.mlir_module_serialized)
+
+
+def _check_shapes(model: FloatModel, lowered: _Lowering) -> None:
+    found = {name: tensor.shape for name, tensor in model.output_tensors()}
+    for (name, layer), shape in zip(lowered.outputs, lowered.shapes, strict=True):
+        if found.get(name) != shape:
+            raise ConversionError(
+                f"lowering the float model: the converter made output {name!r}, computed at "
+                f"{layer}, of shape {found.get(name)} where JAX has {shape}; report the model"
+            )
+
+
+class _Lowering:
+    """One function on its way to StableHLO.
+
+    Attributes:
+        layers: Paths of its layers, in the order they run.
+        ops: What was emitted, each kind once.
+        outputs: Name of each output and the layer that computes it.
+        shapes: Shape of each output.
+    """
+
+    def __init__(self, function: Function, parameters: Any, arguments: Mapping[str, Any]) -> None:
+        self._function = function
+        self._parameters = parameters
+        self._arguments = arguments
+        self.layers: tuple[str, ...] = ()
+        self.ops: tuple[Emitted, ...] = ()
+        self.shapes: tuple[tuple[int, ...], ...] = ()
+        self.outputs: tuple[tuple[str, str], ...] = ()
+
+    def module(self) -> bytes:
+        """The function as `jax.export` writes it."""
+        import jax
+
+        from edgeq.export.frontends.jaxpr import Emitter
+
+        program, names = self._traced()
+        leaves = jax.tree_util.tree_leaves_with_path(self._parameters)
+        owned = [(self._function.owner(_parts(path)), leaf) for path, leaf in leaves]
+        emitter = Emitter(self._function.root)
+        computing: list[str] = []
+
+        def model(*inputs: Any) -> list[Any]:
+            outputs, computing[:] = emitter.emit(program, owned, inputs)
+            return outputs
+
+        specs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self._arguments.values()]
+        try:
+            _, module = _exported(model, specs)
+        except EdgeqError:
+            raise
+        except Exception as error:  # JAX raises dozens of kinds
+            raise UnsupportedOpError(
+                f"jax.export cannot lower an op of {self._function.name}: {first_line(error)}. "
+                "Replace that op in the model"
+            ) from None
+        self.layers = emitter.layers
+        self.ops = tuple(emitter.ops.values())
+        self.shapes = tuple(tuple(aval.shape) for aval in program.out_avals)
+        self.outputs = tuple(zip(names, computing, strict=True))
+        return module
+
+    def _traced(self) -> tuple[Any, tuple[str, ...]]:
+        """The function's jaxpr, and names of its outputs."""
+        import jax
+
+        names = list(self._arguments)
+        positional, keywords = call_style(self._function.signature, names)
+        treedef: list[Any] = []
+
+        def flat(parameters: Any, *inputs: Any) -> list[Any]:
+            values = dict(zip(names, inputs, strict=True))
+            result = self._function.call(
+                parameters, *(values[n] for n in positional), **{n: values[n] for n in keywords}
+            )
+            treedef[:] = [path for path, _ in jax.tree_util.tree_leaves_with_path(result)]
+            return list(jax.tree_util.tree_leaves(result))
+
+        try:
+            program = jax.make_jaxpr(flat)(self._parameters, *self._arguments.values())
+        except EdgeqError:
+            raise
+        except Exception as error:
+            raise self._trace_error(error) from None
+        named = self._function.output_names or tuple(_output_name(path) for path in treedef)
+        if not treedef:
+            raise ModelError(f"{self._function.name} returns no array; return what it computes")
+        return program, named
+
+    def _trace_error(self, error: Exception) -> EdgeqError:
+        received = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in self._arguments.items())
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if "ConcretizationTypeError" in kinds or "TracerArrayConversionError" in kinds:
+            return ModelError(
+                f"JAX cannot trace {self._function.name} with inputs {received}: "
+                f"{first_line(error)}. It must be a function that jax.jit takes: no branches on "
+                "values, no numpy functions on its inputs"
+            )
+        return ModelError(
+            f"calling {self._function.name} on inputs {received} raises "
+            f"{type(error).__name__}: {first_line(error)}. A function of parameters and inputs "
+            "needs params=..., and rep_dataset must fit its inputs"
+        )
+
+
+def _signature(function: Any) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        variable = inspect.Parameter("input", inspect.Parameter.VAR_POSITIONAL)
+        return inspect.Signature([variable])
+
+
+def _as_float32(parameters: Any, notes: list[str]) -> Any:
+    """Parameters in float32; what is in another width is said in the notes."""
+    import jax
+
+    narrow: dict[str, None] = {}
+
+    def convert(leaf: Any) -> Any:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jax.numpy.issubdtype(dtype, jax.numpy.floating):
+            return leaf
+        if dtype != np.float32:
+            narrow.setdefault(str(dtype))
+            return np.asarray(leaf).astype(np.float32)
+        return leaf
+
+    converted = jax.tree_util.tree_map(convert, parameters)
+    if narrow:
+        notes.append(f"parameters in {', '.join(sorted(narrow))} were converted to float32")
+    return converted
+
+
+def _parts(path: Sequence[Any]) -> tuple[str, ...]:
+    """A path in a tree as text."""
+    keys = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", p))) for p in path)
+    return tuple(str(key) for key in keys)
+
+
+def _output_name(path: Sequence[Any]) -> str:
+    name = "_".join(_parts(path)) or "0"
+    return f"output_{name}" if name[0].isdigit() else name

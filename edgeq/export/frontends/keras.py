@@ -1,0 +1,260 @@
+"""The Keras front end: a model goes to the front end of the backend that Keras runs on.
+
+Keras is imported only when one of its models is exported, and has been by then. What has to differ
+while a model is traced is set back when it is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from edgeq.errors import ModelError
+from edgeq.export.frontends import jax as on_jax
+from edgeq.export.frontends import tensorflow as on_tensorflow
+from edgeq.export.frontends import torch as on_torch
+from edgeq.export.frontends.arguments import bound
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+
+_NUMBERED = re.compile(r"keras_tensor(_\d+)?$")
+
+
+def handles(model: object) -> bool:
+    """Whether `model` is a Keras 3 model or layer, told without importing Keras."""
+    return any(
+        kind.__name__ == "Layer" and kind.__module__.startswith(("keras.", "tf_keras."))
+        for kind in type(model).__mro__
+    )
+
+
+def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
+    """Traces and lowers a built Keras model in evaluation mode.
+
+    Args:
+        model: Sequential, functional or subclassed.
+        sample: One input: an array, a tuple of them in the order of `model.inputs`, or a dict of
+            them by the name of the input.
+        worker: The converter's child process.
+
+    Raises:
+        ModelError: The model is not built, or of Keras 2.
+        EdgeqError: As the front end of the backend.
+    """
+    if type(model).__mro__[-2].__module__.startswith("tf_keras") or not _is_keras_3():
+        raise ModelError(
+            f"{type(model).__name__} is of Keras 2; load it with Keras 3, or save it with "
+            "model.export(folder) and export that folder"
+        )
+    if not model.built:
+        raise ModelError(
+            f"the Keras model {model.name!r} is not built: it has no weights yet. Call it once on "
+            "an input, or model.build(input_shape), and load or train its weights"
+        )
+    backend = _backend()
+    found = _Call(model)
+    with _unrolled(found.layers):
+        if backend == "jax":
+            return on_jax.trace_function(_jax_function(found), sample, worker)
+        if backend == "torch":
+            return _trace_torch(found, sample, worker)
+        if backend == "tensorflow":
+            arguments = bound(found.signature, sample, model.name)
+            return on_tensorflow.trace_call(
+                lambda **named: found.outputs(found.run(named)), arguments,
+                model.name, found.layers_in, "keras", worker,
+            )  # fmt: skip
+    raise ModelError(
+        f"Keras runs on {backend}; edgeq exports from the backends jax, torch and tensorflow: set "
+        "KERAS_BACKEND before Keras is imported"
+    )
+
+
+def _backend() -> str:
+    import keras
+
+    return str(keras.backend.backend())
+
+
+def _is_keras_3() -> bool:
+    return int(importlib.metadata.version("keras").partition(".")[0]) >= 3
+
+
+class _Call:
+    """How a model is called, and what its inputs, outputs and layers are called.
+
+    Attributes:
+        model: The Keras model.
+        layers: Path of each layer below it, `block/conv`, with the layer.
+        signature: A parameter for each input.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._structure = getattr(model, "_inputs_struct", None)
+        self.layers = {self._path(layer): layer for layer in model._flatten_layers()}
+        self.layers.pop("", None)
+        self.signature = self._signature()
+
+    def _path(self, layer: Any) -> str:
+        """Path of a layer below the model."""
+        if layer is self.model:
+            return ""
+        path = str(layer.path or layer.name)
+        return path.removeprefix(f"{self.model.name}/")
+
+    def _signature(self) -> inspect.Signature:
+        inputs = self._inputs()
+        if not inputs:
+            call = inspect.signature(self.model.call).parameters.values()
+            skipped = ("training", "mask")
+            return inspect.Signature([p for p in call if p.name not in skipped])
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        return inspect.Signature([inspect.Parameter(_identifier(n), kind) for n in inputs])
+
+    def _inputs(self) -> list[str]:
+        """Names of the inputs of a functional or Sequential model; none of a subclassed one."""
+        names = [tensor.name for tensor in getattr(self.model, "inputs", None) or ()]
+        # Keras numbers tensors without a name anew in each process.
+        return [f"input_{i}" if _NUMBERED.match(n) else n for i, n in enumerate(names)]
+
+    def run(self, named: Mapping[str, Any], function: Any = None) -> Any:
+        """Calls the model in evaluation mode on inputs by name."""
+        function = function or self.model
+        if not self._inputs():
+            return function(**named, training=False)
+        return function(self._packed(list(named.values())), training=False)
+
+    def _packed(self, values: list[Any]) -> Any:
+        import keras
+
+        struct = self._structure
+        if struct is None:
+            return values[0] if len(values) == 1 else values
+        return keras.tree.pack_sequence_as(struct, values)
+
+    def outputs(self, result: Any) -> Any:
+        """The outputs as a dict by name, where the model or its result names them."""
+        if isinstance(result, Mapping):
+            return result
+        model = getattr(self.model, "_functional", None) or self.model
+        names = [_identifier(name) for name in getattr(model, "output_names", None) or ()]
+        values = list(result) if isinstance(result, tuple | list) else [result]
+        if len(set(names)) != len(values):
+            names = [f"output_{i}" for i in range(len(values))]
+        return dict(zip(names, values, strict=True))
+
+    def layers_in(self, name: str) -> list[str]:
+        """The layers that the name of a TensorFlow op is made of."""
+        found = (self._layer_of(part.split("/")) for part in on_tensorflow.parts_of(name))
+        return [layer for layer in found if layer]
+
+    def _layer_of(self, scopes: Sequence[str]) -> str:
+        names = {layer.name for layer in self.layers.values()}
+        path: list[str] = []
+        for scope in scopes:
+            own = next((n for n in (scope, scope.rpartition("_")[0]) if n in names), None)
+            if own is not None:
+                path.append(own)
+            elif path:
+                break
+        return "/".join(path)
+
+
+def _identifier(name: str) -> str:
+    """A name that a function's parameter can have."""
+    text = "".join(c if c.isalnum() else "_" for c in name)
+    return text if text.isidentifier() else f"input_{text}"
+
+
+@contextlib.contextmanager
+def _unrolled(layers: Mapping[str, Any]) -> Iterator[None]:
+    """Has recurrent layers compute step by step, without a loop."""
+    loops = [layer for layer in layers.values() if getattr(layer, "unroll", None) is False]
+    for layer in loops:
+        layer.unroll = True
+    try:
+        yield
+    finally:
+        for layer in loops:
+            layer.unroll = False
+
+
+def _jax_function(found: _Call) -> on_jax.Function:
+    model = found.model
+    trainable = {v.path: v.value for v in model.trainable_variables}
+    fixed = {v.path: v.value for v in model.non_trainable_variables}
+    trainable_names, fixed_names = list(trainable), list(fixed)
+
+    def call(variables: Mapping[str, Any], *inputs: Any) -> Any:
+        def stateless(*inputs: Any, **keywords: Any) -> Any:
+            return model.stateless_call(
+                [variables[name] for name in trainable_names],
+                [variables[name] for name in fixed_names],
+                *inputs, **keywords,
+            )[0]  # fmt: skip
+
+        named = dict(zip(found.signature.parameters, inputs, strict=False))
+        return found.outputs(found.run(named, stateless))
+
+    return on_jax.Function(
+        call, {**trainable, **fixed}, found.signature, model.name, _owner(model.name), model.name,
+        "keras",
+    )  # fmt: skip
+
+
+def _owner(root: str) -> Any:
+    def owner(path: tuple[str, ...]) -> str:
+        return path[0].removeprefix(f"{root}/").rpartition("/")[0]
+
+    return owner
+
+
+def _run(scope: Any, *inputs: Any, **named: Any) -> Any:
+    return scope(*inputs, **named)  # not its bound `__call__`, which the tracing replaces
+
+
+def _trace_torch(found: _Call, sample: Any, worker: Worker) -> FloatModel:
+    import torch
+
+    class Scope(torch.nn.Module):  # type: ignore[misc]
+        """Calls a layer as a module, whose name the tracing then writes down."""
+
+        def __init__(self, function: Any) -> None:
+            super().__init__()
+            self.function = function
+
+        def forward(self, *inputs: Any, **named: Any) -> Any:
+            return self.function(*inputs, **named)
+
+    class Model(torch.nn.Module):  # type: ignore[misc]
+        """The Keras model under a name that layer paths leave out."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._orig_mod = found.model
+
+        def forward(self, **named: Any) -> Any:
+            return found.outputs(found.run(named))
+
+    module = Model()
+    arguments = bound(found.signature, sample, found.model.name)
+    replaced = {}
+    for path, layer in found.layers.items():
+        scope = Scope(layer.call)
+        module.add_module(path.replace(".", "_"), scope)
+        replaced[path] = layer.__dict__.get("call")
+        layer.__dict__["call"] = functools.partial(_run, scope)
+    try:
+        return on_torch.trace_module(module, arguments, worker, origin="keras")
+    finally:
+        for path, before in replaced.items():
+            if before is None:
+                del found.layers[path].__dict__["call"]
+            else:
+                found.layers[path].__dict__["call"] = before

@@ -1,0 +1,292 @@
+"""The TensorFlow front end: SavedModel folders, `tf.function` and `tf.Module`.
+
+TensorFlow's own converter runs in a child process, on a SavedModel with the shapes of one sample.
+For a folder TensorFlow is imported in the child alone; what is in memory is saved for it first.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeq.errors import ConversionError, DependencyError, ModelError, UnsupportedOpError
+from edgeq.export.frontends.arguments import bound, call_style, first_line
+from edgeq.export.frontends.naming import named_by_layer
+from edgeq.flatbuffer import with_inputs
+from edgeq.isolation import JobCrashed, JobFailed, Worker
+from edgeq.model import FloatModel
+
+SERVING = "serving_default"
+"""The signature that is exported."""
+
+_KINDS = frozenset({"AutoTrackable", "Function", "PolymorphicFunction", "ConcreteFunction"})
+_JOBS = "edgeq.export.frontends.tensorflow"
+_UNSUPPORTED = re.compile(r"(?:TF Select|Custom) ops: ([\w, ]+)")
+
+_WEIGHTED = re.compile(r"/(Conv|conv|depthwise|MatMul|BatchMatMul|einsum)[^/]*$")
+
+
+def is_saved_model(model: object) -> bool:
+    """Whether `model` is the path of a SavedModel folder."""
+    return isinstance(model, str | os.PathLike) and (Path(model) / "saved_model.pb").is_file()
+
+
+def handles(model: object) -> bool:
+    """Whether `model` is TensorFlow's, told without importing TensorFlow."""
+    return is_saved_model(model) or any(
+        kind.__name__ in _KINDS and kind.__module__.startswith("tensorflow.")
+        for kind in type(model).__mro__
+    )
+
+
+def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
+    """Converts a SavedModel folder, `tf.function`, concrete function or `tf.Module`.
+
+    Args:
+        model: A module is called; of a loaded SavedModel, its signature is.
+        sample: One input: an array, a tuple of them in the order of the function's parameters, or
+            a dict of them by name, which a SavedModel with several inputs needs.
+        worker: The converter's child process.
+
+    Raises:
+        DependencyError: TensorFlow is not installed.
+        ModelError: The model cannot be loaded, called or saved.
+        UnsupportedOpError: An op has no form in the runtime.
+        DataError: `sample` does not fit.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise DependencyError(
+            "exporting a TensorFlow model needs TensorFlow: pip install 'edgeq[tensorflow]'"
+        )
+    if is_saved_model(model):
+        folder = str(model)
+        names = _call(worker, "folder_inputs", folder)
+        arguments = bound(_parameters(names), sample, folder)
+        return _converted(worker, folder, arguments, _scopes, "tensorflow")
+    function, signature = _function(model)
+    arguments = bound(signature, sample, _name(model))
+    positional, keywords = call_style(signature, list(arguments))
+
+    def call(**named: Any) -> Any:
+        return function(*(named[n] for n in positional), **{n: named[n] for n in keywords})
+
+    return _saved(worker, call, arguments, model, _name(model), _scopes, "tensorflow")
+
+
+def trace_call(
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    name: str,
+    layers_in: Callable[[str], list[str]],
+    origin: str,
+    worker: Worker,
+) -> FloatModel:
+    """Converts what a function computes of TensorFlow tensors by name.
+
+    Args:
+        function: `(**inputs)` to a tensor, or a list or dict of them.
+        arguments: An array for each input.
+        name: How errors call it.
+        layers_in: The layers that the name of a TensorFlow op is made of.
+        origin: Framework that the model came from.
+        worker: The converter's child process.
+
+    Raises:
+        EdgeqError: As for `trace`.
+    """
+    return _saved(worker, function, arguments, None, name, layers_in, origin)
+
+
+def folder_inputs(folder: str) -> list[str]:
+    """Job: names of a SavedModel's inputs.
+
+    Raises:
+        ModelError: It cannot be loaded, or has not the signature.
+    """
+    return list(_served(_loaded(folder), folder).structured_input_signature[1])
+
+
+def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """Job: a SavedModel with inputs of these shapes becomes a float .tflite file.
+
+    Raises:
+        ModelError: It cannot be loaded, or does not take these shapes.
+        UnsupportedOpError: An op has no form in the runtime.
+    """
+    import tensorflow as tf
+
+    loaded = _loaded(folder)
+    function = _served(loaded, folder)
+    specs = function.structured_input_signature[1]
+    with tempfile.TemporaryDirectory() as fixed:
+        if any(tuple(spec.shape) != shapes[name] for name, spec in specs.items()):
+            static = {n: tf.TensorSpec(shapes[n], s.dtype, name=n) for n, s in specs.items()}
+            function = _concrete(function, static)
+            _save(function, loaded, folder, fixed)
+            folder = fixed
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SERVING])
+        try:
+            return bytes(converter.convert())
+        except Exception as error:  # the converter's own kind is private
+            found = _UNSUPPORTED.findall(str(error))
+            if not found:
+                raise
+            raise _unsupported(function, re.split(r",\s*", found[0].strip())) from None
+
+
+def _saved(
+    worker: Worker,
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    owner: Any,
+    name: str,
+    layers_in: Callable[[str], list[str]],
+    origin: str,
+) -> FloatModel:
+    import tensorflow as tf
+
+    specs = {n: tf.TensorSpec(a.shape, a.dtype, name=n) for n, a in arguments.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            concrete = _concrete(function, specs)
+        except Exception as error:  # whatever the user's code raises
+            received = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in arguments.items())
+            raise ModelError(
+                f"TensorFlow cannot trace {name} with inputs {received}: "
+                f"{type(error).__name__}: {_said(error)}"
+            ) from None
+        _save(concrete, owner, name, folder)
+        return _converted(worker, folder, arguments, layers_in, origin)
+
+
+def _concrete(function: Callable[..., Any], specs: Mapping[str, Any]) -> Any:
+    import tensorflow as tf
+
+    def by_name(**inputs: Any) -> Mapping[str, Any]:
+        result = function(**inputs)
+        if isinstance(result, Mapping):
+            return result
+        flat = tf.nest.flatten(result)
+        return {f"output_{i}": value for i, value in enumerate(flat)}
+
+    return tf.function(by_name).get_concrete_function(**specs)
+
+
+def _save(concrete: Any, owner: Any, name: str, folder: str) -> None:
+    import tensorflow as tf
+
+    holder = tf.Module()
+    holder.variables_read = list(concrete.variables)
+    if hasattr(owner, "_trackable_children"):
+        holder.owner = owner
+    try:
+        tf.saved_model.save(holder, folder, signatures={SERVING: concrete})
+    except Exception as error:
+        raise ModelError(
+            f"TensorFlow cannot save {name}: {_said(error)}. Variables and tables that "
+            "a function reads must belong to a tf.Module: export that module"
+        ) from None
+
+
+def _converted(
+    worker: Worker,
+    folder: str,
+    arguments: Mapping[str, Any],
+    layers_in: Callable[[str], list[str]],
+    origin: str,
+) -> FloatModel:
+    shapes = {name: tuple(array.shape) for name, array in arguments.items()}
+    tflite = _call(worker, "convert_folder", folder, shapes)
+    return FloatModel(named_by_layer(with_inputs(tflite, list(shapes)), layers_in), origin)
+
+
+def _call(worker: Worker, job: str, *arguments: object) -> Any:
+    try:
+        return worker.call(f"{_JOBS}:{job}", *arguments)
+    except (JobCrashed, JobFailed) as error:
+        raise ConversionError(
+            f"lowering the float model: TensorFlow's converter {error.reason.splitlines()[0]}"
+        ) from None
+
+
+def _loaded(folder: str) -> Any:
+    import tensorflow as tf
+
+    try:
+        return tf.saved_model.load(folder)
+    except Exception as error:
+        raise ModelError(
+            f"TensorFlow cannot load the SavedModel {folder}: {_said(error)}"
+        ) from None
+
+
+def _served(loaded: Any, folder: str) -> Any:
+    if SERVING not in loaded.signatures:
+        raise ModelError(
+            f"the SavedModel {folder} has no signature {SERVING!r}; its signatures are: "
+            f"{', '.join(loaded.signatures) or 'none'}. Save it with "
+            f"tf.saved_model.save(model, folder, signatures={{{SERVING!r}: function}})"
+        )
+    return loaded.signatures[SERVING]
+
+
+def _unsupported(function: Any, kinds: Sequence[str]) -> UnsupportedOpError:
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    found = next(((n.op, n.name) for n in nodes if n.op in kinds), (kinds[0], "?"))
+    others = f" (nor have {', '.join(k for k in kinds if k != found[0])})" if kinds[1:] else ""
+    return UnsupportedOpError(
+        f"{found[0]} at {found[1]} has no form in the runtime{others}; write it with other ops, or "
+        "leave it to the app that reads the outputs"
+    )
+
+
+def _function(model: Any) -> tuple[Callable[..., Any], inspect.Signature]:
+    """What is called, and its inputs."""
+    if hasattr(model, "signatures"):
+        served = _served(model, _name(model))
+        return served, _parameters(served.structured_input_signature[1])
+    if hasattr(model, "structured_input_signature"):
+        return model, _parameters(model.structured_input_signature[1])
+    if not callable(model):
+        raise ModelError(
+            f"the tf.Module {_name(model)} has no __call__; export the tf.function of it that "
+            "computes the outputs, such as module.predict"
+        )
+    return model, inspect.signature(getattr(model, "python_function", model))
+
+
+def _parameters(names: Sequence[str]) -> inspect.Signature:
+    kind = inspect.Parameter.KEYWORD_ONLY if len(names) > 1 else _ANY_WAY
+    return inspect.Signature([inspect.Parameter(name, kind) for name in names])
+
+
+_ANY_WAY = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def _said(error: Exception) -> str:
+    """What an error says, which in errors of the user's code stands below its traceback."""
+    text = str(error)
+    lines = text.strip().splitlines()
+    return lines[-1].strip()[:300].rstrip(".") if "in user code" in text else first_line(error)
+
+
+def parts_of(name: str) -> list[str]:
+    """The paths of the ops that a tensor's name is made of; those with a weight come first."""
+    return sorted(name.split(";"), key=lambda part: not _WEIGHTED.search(part))
+
+
+def _scopes(name: str) -> list[str]:
+    """The scopes of the ops that a tensor's name is made of."""
+    found = (part.rpartition("/")[0] for part in parts_of(name))
+    return [scope for scope in found if scope]
+
+
+def _name(model: Any) -> str:
+    return str(getattr(model, "__name__", type(model).__name__))

@@ -1,0 +1,127 @@
+"""TensorFlow models beside the common network, traced with one child; see `frameworks`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.calibrate.data import RepDataset
+from edgeq.errors import EdgeqError
+from edgeq.export import frontends
+from edgeq.export.convert import start_converter
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+from edgeq.runtime.session import Session
+
+Array = npt.NDArray[Any]
+
+
+def normal(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def _trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
+    return frontends.trace(model, None, RepDataset([sample]), worker)
+
+
+def right() -> dict[str, tuple[FloatModel, dict[str, Array], dict[str, Array]]]:
+    """By name, the traced model, what it computes, and what TensorFlow computes."""
+    import keras
+    import tensorflow as tf
+    from keras import layers
+
+    class Module(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.table = tf.Variable(normal(5, 8))
+
+        @tf.function
+        def __call__(self, ids: Any, scale: Any) -> Any:
+            with tf.name_scope("lookup"):
+                return tf.gather(self.table, ids) * scale
+
+    @tf.function
+    def function(left: Any, right: Any) -> Any:
+        return {"sum": tf.nn.gelu(left + right), "difference": left - right}
+
+    class Subclassed(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(name="subclassed")
+            self.inner = layers.Dense(4, name="inner")
+            self.drop = layers.Dropout(0.5)
+
+        def call(self, left: Any, right: Any, training: bool = False) -> Any:
+            return self.drop(self.inner(left), training=training) * right, left
+
+    subclassed = Subclassed()
+    subclassed(normal(1, 4), normal(1, 4))
+    recurrent = keras.Sequential(
+        [
+            keras.Input((3, 4), name="steps"),
+            layers.LSTM(4, name="lstm"),
+            layers.Dense(2, name="output_0"),
+        ]
+    )
+    models: dict[str, tuple[Any, dict[str, Array], Callable[..., Any]]] = {}
+    module, ids = Module(), np.array([[1, 4]], np.int32)
+    models["tf.Module"] = module, {"ids": ids, "scale": normal(1, 2, 1)}, module
+    pair = {"right": normal(1, 4, seed=1), "left": normal(1, 4)}
+    models["tf.function"] = function, pair, function
+    models["subclassed"] = subclassed, pair, subclassed
+    models["LSTM"] = recurrent, {"steps": normal(1, 3, 4)}, lambda steps: recurrent(steps)
+    found = {}
+    with start_converter() as worker:
+        for name, (model, sample, call) in models.items():
+            traced = _trace(model, sample, worker)
+            expected = call(**sample)
+            with Session(traced.tflite) as session:
+                found[name] = traced, session.run(sample), _by_name(expected)
+    return found
+
+
+def _by_name(result: Any) -> dict[str, Array]:
+    if isinstance(result, dict):
+        return {name: np.asarray(value) for name, value in result.items()}
+    values = result if isinstance(result, tuple) else (result,)
+    return {f"output_{i}": np.asarray(value) for i, value in enumerate(values)}
+
+
+def wrong() -> dict[str, str]:
+    """By name, what edgeq says of a model that it cannot export."""
+    import keras
+    import tensorflow as tf
+
+    @tf.function
+    def unsupported(x: Any) -> Any:
+        with tf.name_scope("ranking"):
+            return tf.raw_ops.Betainc(a=x, b=x, x=x)
+
+    class WithoutCall(tf.Module):  # type: ignore[misc]
+        pass
+
+    with tempfile.TemporaryDirectory() as folder, start_converter() as worker:
+        module = tf.Module()
+        module.double = tf.function(lambda x: 2 * x)
+        spec = tf.TensorSpec((1, 4), tf.float32, name="x")
+        tf.saved_model.save(module, folder, {"double": module.double.get_concrete_function(spec)})
+        models = {
+            "unsupported op": unsupported,
+            "no call": WithoutCall(),
+            "no signature": folder,
+            "not built": keras.Sequential([keras.layers.Dense(2)], name="classifier"),
+            "wrong shape": tf.function(lambda x: x @ tf.ones((3, 2))),
+            "not a model": Path(folder) / "variables",
+        }
+        return {name: _said(model, worker) for name, model in models.items()}
+
+
+def _said(model: Any, worker: Worker) -> str:
+    try:
+        _trace(model, normal(1, 4), worker)
+    except EdgeqError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"

@@ -1,0 +1,121 @@
+"""The same trained network from every framework becomes the same int8 model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import frameworks
+import numpy as np
+import pytest
+from frameworks import HEAD, UNITS, Exported
+
+from edgeq.fidelity import Fidelity
+
+pytest.importorskip("jax")
+pytest.importorskip("flax")
+pytest.importorskip("tensorflow")
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+SQNR_DB = 17.0
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D")
+
+LAYERS = {
+    "pytorch": "{}.0",
+    "jax": "{}",
+    "linen": "{}/conv",
+    "nnx": "{}.conv",
+    "keras on jax": "{}",
+    "keras on torch": "{}",
+    "keras on tensorflow": "{}",
+    "saved_model": "{}",
+    "tflite": "{}",
+}
+"""How each framework calls the layer of a unit's convolution."""
+
+
+@pytest.fixture(scope="module")
+def on_tensorflow() -> dict[str, Any]:
+    """What needs TensorFlow, from one process: importing it takes longer than most exports."""
+    names = ("keras", "saved_model", "tensorflow_models:right", "tensorflow_models:wrong")
+    keys = ("keras on tensorflow", "saved_model", "right", "wrong")
+    return dict(zip(keys, frameworks.with_keras("tensorflow", *names), strict=True))
+
+
+@pytest.fixture(scope="module", params=LAYERS)
+def framework(request: pytest.FixtureRequest) -> Iterator[tuple[str, Exported]]:
+    """Name of a framework, and what came of its model."""
+    name = request.param
+    if name in ("keras on tensorflow", "saved_model"):
+        yield name, request.getfixturevalue("on_tensorflow")[name]
+    elif name == "keras on torch":
+        (found,) = frameworks.with_keras("torch", "keras")
+        yield name, found
+    else:
+        yield name, getattr(frameworks, name.partition(" ")[0])()
+
+
+def test_the_same_network_becomes_the_same_int8_model(framework: tuple[str, Exported]) -> None:
+    name, found = framework
+    edge_model = found.edge_model
+    (output,) = [tensor for tensor, _ in edge_model.float_model.output_tensors()]
+    with edge_model.session() as session:
+        answers = np.concatenate([session.run(row[None])[output] for row in found.data])
+    fidelity = Fidelity.of(found.expected, answers)
+    assert fidelity.sqnr_db > SQNR_DB, name
+    assert not edge_model.report.float_ops
+    assert found.expected.shape == (frameworks.SAMPLES, HEAD.shape[0])
+
+
+def test_layers_have_the_frameworks_own_names(framework: tuple[str, Exported]) -> None:
+    name, found = framework
+    model = found.edge_model.float_model
+    layers = [model.layer(op) for op in model.graph.operators if op.name in WEIGHTED]
+    assert layers == [LAYERS[name].format(unit.name) for unit in UNITS]
+    head = [model.layer(op) for op in model.graph.operators if op.name == "FULLY_CONNECTED"]
+    assert head == ["head"]
+
+
+TENSORFLOW = {
+    "tf.Module": (["GATHER", "MUL"], "lookup"),
+    "tf.function": (["ADD", "GELU", "SUB"], "add"),
+    "subclassed": (["FULLY_CONNECTED", "MUL"], "inner"),
+    "LSTM": (None, "lstm"),
+}
+"""Ops of each TensorFlow model, and the layer of the first of them."""
+
+
+@pytest.mark.parametrize("name", TENSORFLOW)
+def test_tensorflow_model_computes_the_same(name: str, on_tensorflow: dict[str, Any]) -> None:
+    model, found, expected = on_tensorflow["right"][name]
+    ops, layer = TENSORFLOW[name]
+    assert ops is None or [op.name for op in model.graph.operators] == ops
+    assert model.layer(model.graph.operators[0]) == layer
+    assert set(found) == set(expected)
+    for output, values in expected.items():
+        np.testing.assert_allclose(found[output], values, atol=1e-5)
+
+
+def test_inputs_keep_the_order_of_the_users_parameters(on_tensorflow: dict[str, Any]) -> None:
+    model, *_ = on_tensorflow["right"]["tf.function"]
+    assert [name for name, _ in model.input_tensors()] == ["left", "right"]
+
+
+WRONG = {
+    "unsupported op": "UnsupportedOpError: Betainc at ranking/Betainc has no form in the runtime; "
+    "write it with other ops, or leave it to the app that reads the outputs",
+    "no call": "ModelError: the tf.Module WithoutCall has no __call__; export the tf.function of "
+    "it that computes the outputs, such as module.predict",
+    "no signature": "has no signature 'serving_default'; its signatures are: double. Save it with",
+    "not built": "ModelError: the Keras model 'classifier' is not built: it has no weights yet. "
+    "Call it once on an input, or model.build(input_shape), and load or train its weights",
+    "wrong shape": "with inputs 'x' float32 (1, 4): ValueError: ",
+    "not a model": "is a folder without a saved_model.pb; edgeq reads .tflite files and SavedModel "
+    "folders",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_tensorflow_model_is_said_to_be_so(name: str, on_tensorflow: dict[str, Any]) -> None:
+    assert WRONG[name] in on_tensorflow["wrong"][name]

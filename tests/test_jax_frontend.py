@@ -1,0 +1,347 @@
+"""JAX functions and Flax modules, traced and exported for real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import edgeq
+from edgeq.calibrate.data import RepDataset
+from edgeq.errors import DataError, ModelError, UnsupportedOpError
+from edgeq.export import frontends
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+from edgeq.runtime.session import Session
+
+jax = pytest.importorskip("jax")
+linen = pytest.importorskip("flax.linen")
+nnx = pytest.importorskip("flax.nnx")
+jnp = jax.numpy
+
+Array = npt.NDArray[Any]
+Trace = Callable[..., FloatModel]
+FLOAT_TOLERANCE = 1e-5
+
+
+def normal(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.fixture
+def trace(converter: Worker) -> Trace:
+    """Traces a model with a sample."""
+
+    def run(model: object, sample: object, params: object = None) -> FloatModel:
+        return frontends.trace(model, None, RepDataset([sample]), converter, params)
+
+    return run
+
+
+def ops(model: FloatModel) -> list[str]:
+    return [op.name for op in model.graph.operators]
+
+
+def run(model: FloatModel, *inputs: Array) -> list[Array]:
+    names = [name for name, _ in model.input_tensors()]
+    with Session(model.tflite) as session:
+        found = session.run(dict(zip(names, inputs, strict=True)))
+    return [found[name] for name in sorted(found)]
+
+
+def check_same(model: FloatModel, expected: Any, *inputs: Array) -> None:
+    """The file computes what JAX does."""
+    leaves = jax.tree_util.tree_leaves(expected)
+    for found, wanted in zip(run(model, *inputs), leaves, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=FLOAT_TOLERANCE, rtol=1e-4)
+
+
+WEIGHT = normal(5, 8)
+PARAMS = {
+    "stem": {"kernel": normal(3, 3, 3, 8) * 0.2, "bias": normal(8)},
+    "head": {"kernel": normal(8, 4), "bias": normal(4)},
+}
+
+
+def network(params: Any, image: Any) -> Any:
+    stem, head = params["stem"], params["head"]
+    numbers = ("NHWC", "HWIO", "NHWC")
+    features = jax.lax.conv_general_dilated(
+        image, stem["kernel"], (1, 1), "SAME", dimension_numbers=numbers
+    )
+    features = jax.nn.relu6(features + stem["bias"]).mean((1, 2))
+    return {"logits": features @ head["kernel"] + head["bias"], "features": features}
+
+
+def test_function_with_parameters_has_their_names_as_layers(trace: Trace) -> None:
+    image = normal(1, 8, 8, 3)
+    model = trace(network, image, PARAMS)
+    assert model.origin == "jax"
+    layers = {op.name: model.layer(op) for op in model.graph.operators}
+    assert layers["CONV_2D"] == "stem"
+    assert layers["FULLY_CONNECTED"] == "head"
+    assert [name for name, _ in model.input_tensors()] == ["image"]
+    assert {name for name, _ in model.output_tensors()} == {"logits", "features"}
+    check_same(model, network(PARAMS, image), image)
+
+
+def test_name_scopes_are_layers(trace: Trace) -> None:
+    def scoped(x: Any) -> Any:
+        with jax.named_scope("encoder"):
+            x = x @ WEIGHT.T
+            with jax.named_scope("norm"):
+                return jnp.tanh(x) * x
+
+    model = trace(scoped, normal(2, 8))
+    assert [model.layer(op) for op in model.graph.operators] == [
+        "encoder", "encoder/norm", "encoder/norm",
+    ]  # fmt: skip
+
+
+REWRITTEN: dict[str, tuple[Callable[..., Any], Array, list[str]]] = {
+    "scan": (
+        lambda x: jax.lax.scan(lambda c, r: (c + jnp.tanh(r),) * 2, x[0], x, reverse=True),
+        normal(3, 8),
+        ["WHILE"],
+    ),
+    "fori_loop": (
+        lambda x: jax.lax.fori_loop(0, 3, lambda i, c: c @ (WEIGHT.T @ WEIGHT) * 0.1 + i, x),
+        normal(2, 8),
+        ["WHILE"],
+    ),
+    "cond": (
+        lambda x: jax.lax.cond(x.sum() > 0, lambda a: a * 2, lambda a: a - 1, x),
+        normal(2, 8),
+        ["IF"],
+    ),
+    "switch": (
+        lambda x: jax.lax.switch(
+            (x.sum() > 0).astype(int) + 1, [jnp.sin, jnp.tanh, lambda a: -a], x
+        ),
+        normal(2, 8),
+        ["IF"],
+    ),
+    "GELU of erf": (
+        lambda x: 0.5 * x * (1 + jax.scipy.special.erf(x / np.sqrt(2))),
+        normal(2, 8),
+        ["MUL"],
+    ),
+    "GELU of erfc": (lambda x: jax.nn.gelu(x, approximate=False), normal(2, 8), ["MUL"]),
+    "odd transposed convolution": (
+        lambda x: jax.lax.conv_transpose(x, PARAMS["stem"]["kernel"], (2, 2), "SAME"),
+        normal(1, 4, 4, 3),
+        [],
+    ),
+    "1-D max pool": (
+        lambda x: linen.max_pool(x, (2,), (2,)),
+        normal(1, 8, 4),
+        ["STABLEHLO_REDUCE_WINDOW"],
+    ),
+    "lookup": (lambda x: jnp.take(WEIGHT, x, axis=0), np.array([[4, -1, 0]], np.int32), []),
+}
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_what_the_converter_cannot_is_emitted_otherwise(name: str, trace: Trace) -> None:
+    function, x, without = REWRITTEN[name]
+    model = trace(function, x)
+    check_same(model, jax.jit(function)(x), x)
+    assert not set(ops(model)) & set(without)
+    if name.startswith("GELU"):
+        assert ops(model) == ["GELU"]
+
+
+LEFT: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
+    "W @ x": (lambda x: WEIGHT @ x, (8, 3)),
+    "vmap(W @ row)": (lambda x: jax.vmap(lambda row: WEIGHT @ row)(x), (3, 8)),
+    "einsum": (lambda x: jnp.einsum("oi,bti->bot", WEIGHT, x), (2, 3, 8)),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_weight_on_the_left_of_a_dot_is_quantized_as_one(name: str) -> None:
+    function, shape = LEFT[name]
+    samples = [normal(*shape, seed=seed) for seed in range(8)]
+    edge_model = edgeq.export(function, samples, recipe="int8")
+    assert not edge_model.report.float_ops
+    (fidelity,) = edge_model.report.outputs
+    assert fidelity.sqnr_db > 30
+    expected = np.asarray(function(samples[0]))
+    with edge_model.session() as session:
+        found = session.run(samples[0])["output_0"]
+    noise = np.square(found - expected).sum() / np.square(expected).sum()
+    assert 10 * np.log10(1 / noise) > 30
+
+
+def test_64_bits_are_kept_out_and_set_back(trace: Trace) -> None:
+    jax.config.update("jax_enable_x64", True)
+    try:
+        params = {"w": np.ones((8, 4), np.float64) / 3}
+        model = trace(lambda p, x: x @ p["w"] + 1, normal(2, 8).astype(np.float64), params)
+        assert jax.config.jax_enable_x64
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    assert {t.dtype for t in model.graph.tensors} <= {"float32", "int32"}
+    assert model.notes == ("parameters in float64 were converted to float32",)
+
+
+def variables_of(module: Any, *inputs: Any) -> Any:
+    """Variables of a linen module, none like another; drawing them in JAX takes seconds."""
+    key, *rest = jax.random.key(0), *inputs
+    shapes = jax.eval_shape(lambda k: module.init(k, *rest), key)
+    seeds = iter(range(1000))
+    return jax.tree_util.tree_map(
+        lambda s: 0.3 * np.abs(normal(*s.shape, seed=next(seeds))), shapes
+    )
+
+
+class Block(linen.Module):  # type: ignore[misc]
+    @linen.compact
+    def __call__(self, x: Any, train: bool) -> Any:
+        y = linen.Conv(8, (3, 3), name="conv")(x)
+        y = linen.BatchNorm(use_running_average=not train, name="norm")(y)
+        return linen.relu(linen.Dropout(0.5, deterministic=not train)(y)) + x
+
+
+class Linen(linen.Module):  # type: ignore[misc]
+    @linen.compact
+    def __call__(self, image: Any, train: bool) -> Any:
+        x = Block(name="second")(Block(name="first")(linen.Conv(8, (3, 3))(image), train), train)
+        return linen.Dense(4, name="head")(x.mean((1, 2)))
+
+
+def test_linen_module_is_exported_in_evaluation_mode(trace: Trace) -> None:
+    image, module = normal(1, 8, 8, 3), Linen()
+    variables = variables_of(module, image, False)
+    model = trace(module, image, variables)
+    expected = jax.jit(module.apply, static_argnums=2)(variables, image, False)
+    check_same(model, expected, image)
+    assert [model.layer(op) for op in model.graph.operators if op.name != "MEAN"] == [
+        "Conv_0", "first/conv", "first", "second/conv", "second", "head",
+    ]  # fmt: skip
+
+
+class Recurrent(linen.Module):  # type: ignore[misc]
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        return linen.Dense(3)(linen.RNN(linen.LSTMCell(8), name="rnn")(x)[:, -1])
+
+
+def test_linen_lstm_is_unrolled(trace: Trace) -> None:
+    x, module = normal(1, 3, 8), Recurrent()
+    variables = variables_of(module, x)
+    model = trace(module, x, variables)
+    check_same(model, jax.jit(module.apply)(variables, x), x)
+    edge_model = edgeq.export(module, [normal(1, 3, 8, seed=i) for i in range(8)], params=variables)
+    assert edge_model.report.outputs[0].sqnr_db > 20
+
+
+class Part(nnx.Module):  # type: ignore[misc]
+    def __init__(self, rngs: Any) -> None:
+        self.conv = nnx.Conv(8, 8, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        return x + nnx.relu(self.drop(self.norm(self.conv(x))))
+
+
+class Nnx(nnx.Module):  # type: ignore[misc]
+    def __init__(self, rngs: Any) -> None:
+        self.stem = nnx.Conv(3, 8, (3, 3), rngs=rngs)
+        self.parts = nnx.List([Part(rngs), Part(rngs)])
+
+    def __call__(self, image: Any) -> Any:
+        x = self.stem(image)
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+def test_nnx_module_is_exported_in_evaluation_mode_and_left_alone(trace: Trace) -> None:
+    image, module = normal(1, 4, 4, 3), Nnx(nnx.Rngs(0))
+    module.parts[1].norm.mean[...] += 0.1
+    before = {path: type(part) for path, part in nnx.iter_modules(module)}
+    model = trace(module, image)
+    assert {path: type(part) for path, part in nnx.iter_modules(module)} == before
+    assert not module.parts[0].drop.deterministic
+    module.eval()
+    check_same(model, module(image), image)
+    layers = [model.layer(op) for op in model.graph.operators]
+    assert layers[:5] == ["stem", "parts.0.conv", "parts.0", "parts.1.conv", "parts.1"]
+
+
+def dense(params: Any, x: Any) -> Any:
+    return x @ params["w"]
+
+
+def branches(x: Any) -> Any:
+    return x if x.sum() > 0 else -x
+
+
+WRONG: dict[str, tuple[Any, Any, Any, type[Exception], str]] = {
+    "missing params of a function": (
+        dense, normal(1, 8), None, DataError, "the sample does not fit dense",
+    ),
+    "missing params of a module": (
+        Recurrent(), normal(1, 3, 8), None, ModelError,
+        "the linen module Recurrent needs its variables: pass params=variables",
+    ),
+    "params of what has its own": (
+        b"TFL3", normal(1, 8), {}, ModelError, "params are for JAX functions and linen modules",
+    ),
+    "unknown object": (
+        object(), normal(1, 8), None, ModelError,
+        "the model must be a PyTorch nn.Module or ExportedProgram, a JAX function, a Flax module, "
+        "a Keras 3 model, a tf.function, tf.Module or SavedModel folder, or the path or bytes of a "
+        "float .tflite file. Received: builtins.object",
+    ),
+    "op without a form": (
+        lambda x: jnp.sort(jnp.tanh(x)), normal(2, 8), None, UnsupportedOpError,
+        "sort at sort has no form in the runtime; write it with other ops, or leave it to the app",
+    ),
+    "loop without a known end": (
+        lambda x: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c + 1, x), normal(2), None,
+        UnsupportedOpError, "give jax.lax.scan or fori_loop a trip count that is a Python int",
+    ),
+    "branch on a value": (
+        branches, normal(2, 8), None, ModelError,
+        "It must be a function that jax.jit takes: no branches on values",
+    ),
+    "half precision": (
+        lambda x: x.astype(jnp.bfloat16) * 2, normal(2, 8), None, ModelError,
+        "computes in bfloat16; edgeq exports from float32: make the model with dtype=float32",
+    ),
+    "wrong shape": (
+        dense, normal(1, 3), {"w": WEIGHT}, ModelError,
+        "calling dense on inputs 'x' float32 (1, 3) raises TypeError: dot_general requires",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_says_where_what_and_what_to_do(name: str, trace: Trace) -> None:
+    model, sample, params, kind, text = WRONG[name]
+    with pytest.raises(kind) as caught:
+        trace(model, sample, params)
+    assert text in str(caught.value)
+
+
+def test_the_layer_of_an_op_without_a_form_is_named(trace: Trace) -> None:
+    class Sorting(linen.Module):  # type: ignore[misc]
+        @linen.compact
+        def __call__(self, x: Any) -> Any:
+            return Inner(name="ranking")(linen.Dense(4)(x))
+
+    class Inner(linen.Module):  # type: ignore[misc]
+        @linen.compact
+        def __call__(self, x: Any) -> Any:
+            return jnp.sort(x)
+
+    module = Sorting()
+    variables = variables_of(module, normal(1, 8))
+    with pytest.raises(UnsupportedOpError, match="sort at ranking has no form"):
+        trace(module, normal(1, 8), variables)
