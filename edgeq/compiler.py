@@ -29,10 +29,8 @@ TIMEOUT_S = 180
 """How long the compiler works on a model before it gives up by itself."""
 
 GET_COMPILER = (
-    "It runs on x86-64 Linux alone. On Debian or Ubuntu: "
-    "`curl https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo apt-key add -`, "
-    "`echo 'deb https://packages.cloud.google.com/apt coral-edgetpu-stable main' | "
-    "sudo tee /etc/apt/sources.list.d/coral-edgetpu.list`, "
+    "It runs on x86-64 Linux alone. On Debian or Ubuntu add Coral's package source as "
+    "coral.ai/docs/edgetpu/compiler describes, then run "
     "`sudo apt-get update && sudo apt-get install edgetpu-compiler`"
 )
 

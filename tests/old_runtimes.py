@@ -107,7 +107,7 @@ def _run(command: Sequence[object]) -> None:
 
 LAST = OldRuntime(
     "2.14.0", tuple(m for m in (11, 10) if m <= sys.version_info.minor),
-    ("numpy==1.26.4", "flatbuffers==25.12.19", "networkx==3.4.2", "rich==14.2.0"),
+    ("numpy==1.26.4", "flatbuffers==25.12.19", "rich==14.2.0"),
 )  # fmt: skip
 """The last tflite-runtime that there is; what edgeq.runtime needs is beside it."""
 

@@ -11,8 +11,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 Node: TypeAlias = Hashable
 
@@ -49,6 +47,10 @@ class Network:
 
     def source_side(self) -> set[Node]:
         """The nodes on the source's side of the cheapest cut."""
+        # Imported here, as boards that only run models have no SciPy.
+        from scipy.sparse import csr_array
+        from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
         size = len(self._places)
         rows, columns = np.array(list(self._costs), np.int32).reshape(-1, 2).T
         shape = (size, size)

@@ -34,10 +34,10 @@ EDGETPU_LIBRARIES = {
 """File name of the Edge TPU's run time on each system."""
 
 GET_EDGETPU = (
-    "On Debian, Ubuntu and Raspberry Pi OS add Coral's repository "
-    "(deb https://packages.cloud.google.com/apt coral-edgetpu-stable main) and run "
-    "`apt-get install libedgetpu1-std`; builds for newer systems are at "
-    "https://github.com/feranick/libedgetpu/releases"
+    "On Debian, Ubuntu and Raspberry Pi OS add Coral's package source as "
+    "coral.ai/docs/accelerator/get-started describes, then run "
+    "`sudo apt-get install libedgetpu1-std`; for newer systems the community builds "
+    "feranick/libedgetpu on GitHub"
 )
 PERFORMANCES = ("Low", "Medium", "High", "Max")
 """What the Edge TPU's option `Performance` takes: its clock, and so its heat."""

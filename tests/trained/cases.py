@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
-from torch import nn
 
 Sample = tuple[npt.NDArray[Any], ...]
 """One array for each input, batch included."""
@@ -27,7 +26,7 @@ class Case:
 
     Attributes:
         name: Key in `CASES`.
-        model: Float module in eval mode, or the bytes of a float .tflite.
+        model: Float PyTorch or Keras model, or the bytes of a float .tflite.
         representative: Samples from what the model was not judged by.
         evaluation: Samples to judge by.
         metric: How well the task is done, from the outputs of all evaluation samples in order.
@@ -37,7 +36,7 @@ class Case:
     """
 
     name: str
-    model: nn.Module | bytes
+    model: object
     representative: Sequence[Sample]
     evaluation: Sequence[Sample]
     metric: Callable[[Sequence[Outputs]], float]

@@ -1,7 +1,7 @@
 """Owns a trained network that doubles the size of photographs, and photographs.
 
 The network is the smallest ESRGAN of UpscalerJS, a Keras model that the npm package
-@upscalerjs/esrgan-slim (MIT) carries for TensorFlow.js; it is rebuilt here layer by layer. The
+@upscalerjs/esrgan-slim (MIT) carries for TensorFlow.js. The
 photographs are those of the Python package scikit-image (BSD-3-Clause). Knows nothing of
 quantization.
 """
@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from cases import Case, Outputs
 from numpy.typing import NDArray
 from packages import npm, wheel
 from PIL import Image
-from torch import Tensor, nn
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+import keras  # the backend must be chosen before
 
 NETWORK = npm(
     "@upscalerjs/esrgan-slim",
@@ -41,52 +43,6 @@ SMALL, LARGE = 64, 128
 BORDER = 8
 FLAT = 0.04
 """Tiles whose values deviate less than this, of 1, show nothing."""
-
-
-class Enlarger(nn.Module):
-    """A Keras functional model of a few kinds of layers, with the names that it has there.
-
-    Args:
-        layers: Layers of the stored model, each after those that it reads.
-        weights: Kernels `(height, width, inputs, outputs)` and biases by stored name.
-    """
-
-    def __init__(
-        self, layers: Sequence[Mapping[str, Any]], weights: Mapping[str, NDArray[np.float32]]
-    ) -> None:
-        super().__init__()
-        self._order = [
-            (layer["name"], layer["class_name"], [node[0] for node in nodes])
-            for layer in layers
-            for nodes in layer["inbound_nodes"][:1]
-        ]
-        self._input = layers[0]["name"]
-        for layer in layers:
-            if layer["class_name"] == "Conv2D":
-                name = layer["name"]
-                conv = _convolution(weights[f"{name}/kernel"], weights[f"{name}/bias"])
-                self.add_module(name, conv)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Maps `(1, 64, 64, 3)` in [0, 255] to `(1, 128, 128, 3)`."""
-        results = {self._input: image.permute(0, 3, 1, 2)}
-        for name, kind, sources in self._order:
-            results[name] = self._layer(name, kind, [results[source] for source in sources])
-        outputs: Tensor = results[name].permute(0, 2, 3, 1)
-        return outputs
-
-    def _layer(self, name: str, kind: str, inputs: Sequence[Tensor]) -> Tensor:
-        if kind == "Conv2D":
-            convolved: Tensor = getattr(self, name)(inputs[0])
-            return convolved
-        if kind == "Activation":
-            return inputs[0].relu()
-        if kind == "Concatenate":
-            return torch.cat(list(inputs), dim=1)
-        if kind == "Add":
-            return inputs[0] + inputs[1]
-        assert kind == "UpSampling2D"
-        return nn.functional.interpolate(inputs[0], scale_factor=2, mode="nearest")
 
 
 def load(name: str = "esrgan_slim") -> Case:
@@ -111,11 +67,12 @@ def load(name: str = "esrgan_slim") -> Case:
     )
 
 
-def load_network() -> Enlarger:
-    """The trained network in eval mode."""
+def load_network() -> keras.Model:
+    """The trained network: `(1, 64, 64, 3)` in [0, 255] to `(1, 128, 128, 3)`."""
     stored = NETWORK.read(lambda path: path.startswith("package/models/x2/"))
     description = json.loads(stored.pop("package/models/x2/model.json"))
     (content,) = stored.values()
+    network = _network(description["modelTopology"]["model_config"]["config"]["layers"])
     weights, start = {}, 0
     for group in description["weightsManifest"]:
         for weight in group["weights"]:
@@ -123,17 +80,22 @@ def load_network() -> Enlarger:
             values = np.frombuffer(content, np.float32, count, start)
             weights[weight["name"]] = values.reshape(weight["shape"])
             start += values.nbytes
-    network = Enlarger(description["modelTopology"]["model_config"]["config"]["layers"], weights)
-    network.eval()
+    for layer in network.layers:
+        if layer.weights:
+            name = layer.name
+            layer.set_weights([weights[f"{name}/kernel"], weights[f"{name}/bias"]])
     return network
 
 
-def _convolution(kernel: NDArray[np.float32], bias: NDArray[np.float32]) -> nn.Conv2d:
-    height, _, inputs, outputs = kernel.shape
-    conv = nn.Conv2d(inputs, outputs, height, padding=height // 2)
-    conv.weight.data = torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
-    conv.bias.data = torch.from_numpy(bias.copy())
-    return conv
+def _network(layers: Sequence[Mapping[str, Any]]) -> keras.Model:
+    """The functional model that stored layers describe, each after those that it reads."""
+    first = layers[0]["name"]
+    tensors = {first: keras.Input((SMALL, SMALL, 3), batch_size=1, name=first)}
+    for stored in layers[1:]:
+        layer = getattr(keras.layers, stored["class_name"]).from_config(stored["config"])
+        sources = [tensors[node[0]] for node in stored["inbound_nodes"][0]]
+        tensors[stored["name"]] = layer(sources if len(sources) > 1 else sources[0])
+    return keras.Model(tensors[first], tensors[layers[-1]["name"]])
 
 
 def _tiles(

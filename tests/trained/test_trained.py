@@ -13,7 +13,7 @@ from edgeq.export.edgemodel import EdgeModel
 from edgeq.runtime.session import Session
 
 # Those that are exported within seconds; `scripts/bench fidelity` has them all.
-CHEAP = ["fmnist", "crepe_tiny", "onet", "onet_landmarks"]
+CHEAP = ["fmnist", "crepe_tiny", "onet", "onet_landmarks", "esrgan_slim"]
 
 
 def _load(name: str) -> Case:
