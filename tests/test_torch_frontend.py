@@ -307,6 +307,27 @@ def test_waveform_with_normalization_from_a_labelled_loader() -> None:
     assert edge.io.inputs[0].shape == (1, 2, 16)
 
 
+class Recurrent(nn.Module):  # type: ignore[misc]
+    """A recurrent layer over a few steps, and a classifier of the last one."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.cells, self.head = kind(6, 8, 2, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, steps: Any) -> Any:
+        states, _ = self.cells(steps)
+        return self.head(states[:, -1])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_are_unrolled_and_stay_accurate(kind: type) -> None:
+    model, steps = Recurrent(kind).eval(), normal(12, 5, 6)
+    edge = export(model, steps, recipe="auto")
+    check_float(model, edge.float_model, steps[:1], ["steps"], ["output_0"])
+    assert edge.report.sqnr_db >= SQNR_FLOOR_DB
+    assert {"cells", "head"} <= set(layers(edge.float_model))
+
+
 def test_shared_module_and_functional_ops() -> None:
     model = Shared().eval()
     edge = export(model, VECTORS)
