@@ -24,6 +24,7 @@ from edgeq.export.edgemodel import EdgeModel
 from edgeq.export.pipeline import calibrate, export, plan
 from edgeq.export.planned import PlannedModel
 from edgeq.export.reporting import write_report
+from edgeq.export.signatures import MultiSignatureModel
 from edgeq.linter import LintResult, lint
 from edgeq.recipe import Mode, Recipe, Rule
 from edgeq.report.check import CheckResult
@@ -47,6 +48,7 @@ __all__ = [
     "LintResult",
     "Mode",
     "ModelError",
+    "MultiSignatureModel",
     "PlannedModel",
     "Recipe",
     "RecipeError",

@@ -406,7 +406,7 @@ class TensorMerger:
         """Changes the tree, and takes out of it what nothing mentions any more."""
         graph = self._graph
         graph.operators = [op for i, op in enumerate(graph.operators) if i not in self._dropped]
-        _renumber(self._tree, self._index, self.root)
+        renumber(self._tree, self._index, self.root)
         prune(self._tree)
 
 
@@ -434,7 +434,7 @@ def prune(tree: Any) -> None:
         named = sorted(_named(tree, index) - {-1})
         graph.tensors = [graph.tensors[old] for old in named]
         place = {-1: -1, **{old: new for new, old in enumerate(named)}}
-        _renumber(tree, index, place.__getitem__)
+        renumber(tree, index, place.__getitem__)
     operators = [op for graph in tree.subgraphs for op in graph.operators or ()]
     codes = {old: new for new, old in enumerate(sorted({op.opcodeIndex for op in operators}))}
     tree.operatorCodes = [tree.operatorCodes[old] for old in codes]
@@ -455,11 +455,11 @@ def _named(tree: Any, index: int) -> set[int]:
         found.add(tensor)
         return tensor
 
-    _renumber(tree, index, note)
+    renumber(tree, index, note)
     return found
 
 
-def _renumber(tree: Any, index: int, number: Callable[[int], int]) -> None:
+def renumber(tree: Any, index: int, number: Callable[[int], int]) -> None:
     """Calls `number` on every mention of a tensor of a graph, and puts its result there."""
 
     def renumbered(tensors: Any) -> Any:

@@ -48,6 +48,7 @@ class FloatModel:
             raise ModelError(
                 f"the model has {len(self._model.graphs)} subgraphs (control flow or several "
                 "signatures); export one signature without loops or branches at a time"
+                + _way_out([signature.key for signature in self._model.signatures])
             )
 
     def __reduce__(self) -> tuple[type[FloatModel], tuple[object, ...]]:
@@ -124,6 +125,14 @@ class FloatModel:
         return tuple(
             (left[i].pop(0) if left.get(i) else "", self.graph.tensors[i]) for i in indices
         )
+
+
+def _way_out(keys: Sequence[str]) -> str:
+    """How a file with several signatures is exported."""
+    if len(keys) < 2:
+        return ""
+    data = ", ".join(f"{key!r}: ..." for key in keys)
+    return f", or all of them with data for each: edgeq.export(model, {{{data}}})"
 
 
 def layer(graph: Graph, op: Operator) -> str:

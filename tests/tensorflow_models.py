@@ -83,6 +83,28 @@ def right() -> dict[str, tuple[FloatModel, dict[str, Array], dict[str, Array]]]:
     return found
 
 
+def open_sizes() -> dict[str, tuple[str, ...]]:
+    """By kind of model, the notes on sizes that it leaves open."""
+    import tensorflow as tf
+
+    specs = [tf.TensorSpec((None, 4), tf.float32, "x"), tf.TensorSpec(None, tf.float32, "y")]
+
+    class Module(tf.Module):  # type: ignore[misc]
+        @tf.function(input_signature=specs)
+        def __call__(self, x: Any, y: Any) -> Any:
+            return x + y
+
+    module, sample = Module(), {"x": normal(2, 4), "y": normal(1, 4)}
+    with tempfile.TemporaryDirectory() as folder, start_converter() as worker:
+        tf.saved_model.save(module, folder)
+        models = {
+            "tf.Module": module,
+            "tf.function": tf.function(lambda x, y: x + y, input_signature=specs),
+            "folder": folder,
+        }
+        return {name: _trace(model, sample, worker).notes for name, model in models.items()}
+
+
 def _by_name(result: Any) -> dict[str, Array]:
     if isinstance(result, dict):
         return {name: np.asarray(value) for name, value in result.items()}

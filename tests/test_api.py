@@ -31,6 +31,7 @@ PUBLIC = [
     "LintResult",
     "Mode",
     "ModelError",
+    "MultiSignatureModel",
     "PlannedModel",
     "Recipe",
     "RecipeError",

@@ -38,8 +38,9 @@ LAYERS = {
 @pytest.fixture(scope="module")
 def on_tensorflow() -> dict[str, Any]:
     """What needs TensorFlow, from one process: importing it takes longer than most exports."""
-    names = ("keras", "saved_model", "tensorflow_models:right", "tensorflow_models:wrong")
-    keys = ("keras on tensorflow", "saved_model", "right", "wrong")
+    jobs = ("right", "wrong", "open_sizes")
+    names = ("keras", "saved_model", *(f"tensorflow_models:{job}" for job in jobs))
+    keys = ("keras on tensorflow", "saved_model", *jobs)
     return dict(zip(keys, frameworks.with_keras("tensorflow", *names), strict=True))
 
 
@@ -100,6 +101,19 @@ def test_tensorflow_model_computes_the_same(name: str, on_tensorflow: dict[str, 
 def test_inputs_keep_the_order_of_the_users_parameters(on_tensorflow: dict[str, Any]) -> None:
     model, *_ = on_tensorflow["right"]["tf.function"]
     assert [name for name, _ in model.input_tensors()] == ["left", "right"]
+
+
+@pytest.mark.parametrize("name", ["tf.Module", "tf.function", "folder"])
+def test_sizes_that_a_model_leaves_open_are_noted(name: str, on_tensorflow: dict[str, Any]) -> None:
+    assert on_tensorflow["open_sizes"][name] == tuple(
+        f"input {each!r} may have any size along dimension {axis}; in the file it is {size}, as in "
+        "the sample"
+        for each, axis, size in (("x", 0, 2), ("y", 0, 1), ("y", 1, 4))
+    )
+
+
+def test_model_that_declares_no_shapes_gets_no_note(on_tensorflow: dict[str, Any]) -> None:
+    assert on_tensorflow["right"]["tf.function"][0].notes == ()
 
 
 WRONG = {

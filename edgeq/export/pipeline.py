@@ -35,6 +35,7 @@ from edgeq.export.plan import Plan, make_plan, refuse_quantized
 from edgeq.export.planned import PlannedModel
 from edgeq.export.rewrite import rewrite
 from edgeq.export.runtimes import EDGETPU_COMPILER, check_runtime, for_runtime
+from edgeq.export.signatures import by_signature
 from edgeq.export.verify import verify
 from edgeq.flatbuffer import parse
 from edgeq.isolation import Worker
@@ -49,6 +50,7 @@ from edgeq.targets import TARGETS
 from edgeq.versions import Version, as_version
 
 
+@by_signature
 def export(
     model: object,
     rep_dataset: object,
@@ -74,7 +76,10 @@ def export(
     Args:
         model: `torch.nn.Module`, `torch.export.ExportedProgram`, a JAX function, a Flax module
             (linen or nnx), a Keras 3 model, a `tf.function`, `tf.Module` or SavedModel folder, or
-            the path or bytes of a float .tflite file. It is never changed.
+            the path or bytes of a float .tflite file. It is never changed. Or a mapping of such
+            models by signature key, for one file with all of them: `rep_dataset` then has the same
+            keys, and every option may be a mapping by some of them. A .tflite file with several
+            signatures is taken apart where `rep_dataset` has exactly their keys.
         rep_dataset: Representative inputs, preprocessed as for the model: an array `(N, ...)`, a
             dict of such arrays by input name, an iterable or generator function of arrays, tuples
             or dicts, or a `DataLoader`. Read once, one item at a time. From ten samples on, every
@@ -110,7 +115,8 @@ def export(
         progress: Whether to draw progress bars on standard error; None draws on a terminal.
 
     Returns:
-        The exported file with its report, plan and calibration.
+        The exported file with its report, plan and calibration; of several signatures, a
+        `MultiSignatureModel`.
 
     Raises:
         ModelError: The model cannot be read or traced.

@@ -116,7 +116,9 @@ class OtherGraph:
     def __init__(self, runner: Any, signature: Mapping[str, Mapping[str, int]]) -> None:
         self._runner = runner
         inputs, outputs = runner.get_input_details(), runner.get_output_details()
-        names = tuple(signature["inputs"]), tuple(signature["outputs"])
+        # Interpreters list them by name; graphs mostly number what is fed in the order of feeding.
+        order = sorted(signature["inputs"], key=signature["inputs"].__getitem__)
+        names = tuple(order), tuple(signature["outputs"])
         self.dynamic = _dynamic([inputs[name] for name in names[0]])
         self.io = IO(
             _ports([inputs[name] for name in names[0]], names[0]),

@@ -89,6 +89,25 @@ def without_labels(signature: inspect.Signature, arguments: tuple[Any, ...]) -> 
     return arguments[:room] if labels else arguments
 
 
+Declared = Sequence[int | None] | None
+"""A shape as a model declares it: None for a size that is left open, or for all of it."""
+
+
+def fixed_sizes(declared: Mapping[str, Declared], arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note for each size that a model leaves open: the file has that of the sample."""
+    notes = []
+    for name, shape in declared.items():
+        if name not in arguments or len(shape or arguments[name].shape) != arguments[name].ndim:
+            continue
+        for axis, size in enumerate(arguments[name].shape):
+            if shape is None or shape[axis] is None:
+                notes.append(
+                    f"input {name!r} may have any size along dimension {axis}; in the file it is "
+                    f"{size}, as in the sample"
+                )
+    return tuple(notes)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, without the stop at its end."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -12,13 +12,14 @@ import importlib.metadata
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from edgeq.errors import ModelError
 from edgeq.export.frontends import jax as on_jax
 from edgeq.export.frontends import tensorflow as on_tensorflow
 from edgeq.export.frontends import torch as on_torch
-from edgeq.export.frontends.arguments import bound
+from edgeq.export.frontends.arguments import Declared, bound, fixed_sizes
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 
@@ -56,19 +57,25 @@ def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
             f"the Keras model {model.name!r} is not built: it has no weights yet. Call it once on "
             "an input, or model.build(input_shape), and load or train its weights"
         )
-    backend = _backend()
     found = _Call(model)
     with _unrolled(found.layers):
-        if backend == "jax":
-            return on_jax.trace_function(_jax_function(found), sample, worker)
-        if backend == "torch":
-            return _trace_torch(found, sample, worker)
-        if backend == "tensorflow":
-            arguments = bound(found.signature, sample, model.name)
-            return on_tensorflow.trace_call(
-                lambda **named: found.outputs(found.run(named)), arguments,
-                model.name, found.layers_in, "keras", worker,
-            )  # fmt: skip
+        traced = _traced(found, sample, worker)
+    notes = fixed_sizes(found.declared, bound(found.signature, sample, model.name))
+    return replace(traced, notes=(*traced.notes, *notes))
+
+
+def _traced(found: _Call, sample: Any, worker: Worker) -> FloatModel:
+    backend, model = _backend(), found.model
+    if backend == "jax":
+        return on_jax.trace_function(_jax_function(found), sample, worker)
+    if backend == "torch":
+        return _trace_torch(found, sample, worker)
+    if backend == "tensorflow":
+        arguments = bound(found.signature, sample, model.name)
+        return on_tensorflow.trace_call(
+            lambda **named: found.outputs(found.run(named)), arguments,
+            model.name, found.layers_in, "keras", worker,
+        )  # fmt: skip
     raise ModelError(
         f"Keras runs on {backend}; edgeq exports from the backends jax, torch and tensorflow: set "
         "KERAS_BACKEND before Keras is imported"
@@ -122,6 +129,12 @@ class _Call:
         names = [tensor.name for tensor in getattr(self.model, "inputs", None) or ()]
         # Keras numbers tensors without a name anew in each process.
         return [f"input_{i}" if _NUMBERED.match(n) else n for i, n in enumerate(names)]
+
+    @property
+    def declared(self) -> dict[str, Declared]:
+        """Shapes of the inputs as the model declares them; of a subclassed one, nothing."""
+        inputs = getattr(self.model, "inputs", None) or ()
+        return {n: tuple(t.shape) for n, t in zip(self.signature.parameters, inputs, strict=False)}
 
     def run(self, named: Mapping[str, Any], function: Any = None) -> Any:
         """Calls the model in evaluation mode on inputs by name."""

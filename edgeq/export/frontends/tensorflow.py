@@ -12,11 +12,18 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgeq.errors import ConversionError, DependencyError, ModelError, UnsupportedOpError
-from edgeq.export.frontends.arguments import bound, call_style, first_line
+from edgeq.export.frontends.arguments import (
+    Declared,
+    bound,
+    call_style,
+    first_line,
+    fixed_sizes,
+)
 from edgeq.export.frontends.naming import named_by_layer
 from edgeq.flatbuffer import with_inputs
 from edgeq.isolation import JobCrashed, JobFailed, Worker
@@ -66,17 +73,20 @@ def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
         )
     if is_saved_model(model):
         folder = str(model)
-        names = _call(worker, "folder_inputs", folder)
-        arguments = bound(_parameters(names), sample, folder)
-        return _converted(worker, folder, arguments, _scopes, "tensorflow")
+        declared = _call(worker, "folder_inputs", folder)
+        arguments = bound(_parameters(list(declared)), sample, folder)
+        found = _converted(worker, folder, arguments, _scopes, "tensorflow")
+        return replace(found, notes=fixed_sizes(declared, arguments))
     function, signature = _function(model)
     arguments = bound(signature, sample, _name(model))
+    notes = fixed_sizes(_declared(function, signature), arguments)
     positional, keywords = call_style(signature, list(arguments))
 
     def call(**named: Any) -> Any:
         return function(*(named[n] for n in positional), **{n: named[n] for n in keywords})
 
-    return _saved(worker, call, arguments, model, _name(model), _scopes, "tensorflow")
+    found = _saved(worker, call, arguments, model, _name(model), _scopes, "tensorflow")
+    return replace(found, notes=notes)
 
 
 def trace_call(
@@ -103,13 +113,13 @@ def trace_call(
     return _saved(worker, function, arguments, None, name, layers_in, origin)
 
 
-def folder_inputs(folder: str) -> list[str]:
-    """Job: names of a SavedModel's inputs.
+def folder_inputs(folder: str) -> dict[str, Declared]:
+    """Job: names of a SavedModel's inputs, and their shapes as it declares them.
 
     Raises:
         ModelError: It cannot be loaded, or has not the signature.
     """
-    return list(_served(_loaded(folder), folder).structured_input_signature[1])
+    return _shapes(_served(_loaded(folder), folder).structured_input_signature[1])
 
 
 def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
@@ -260,6 +270,20 @@ def _function(model: Any) -> tuple[Callable[..., Any], inspect.Signature]:
             "computes the outputs, such as module.predict"
         )
     return model, inspect.signature(getattr(model, "python_function", model))
+
+
+def _declared(function: Any, signature: inspect.Signature) -> dict[str, Declared]:
+    """Shapes of the inputs as a function declares them; of one that declares none, nothing."""
+    if hasattr(function, "structured_input_signature"):
+        return _shapes(function.structured_input_signature[1])
+    traced = function if hasattr(function, "python_function") else type(function).__call__
+    specs = getattr(traced, "input_signature", None) or ()
+    return _shapes(dict(zip(signature.parameters, specs, strict=False)))
+
+
+def _shapes(specs: Mapping[str, Any]) -> dict[str, Declared]:
+    shapes = {name: spec.shape for name, spec in specs.items()}
+    return {n: None if s.rank is None else tuple(s.as_list()) for n, s in shapes.items()}
 
 
 def _parameters(names: Sequence[str]) -> inspect.Signature:

@@ -1,0 +1,56 @@
+"""`SignatureReports`: what an export of several signatures made, and each signature's report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from edgeq.report import Report, printed
+
+
+@dataclass(frozen=True)
+class SignatureReports:
+    """The reports of all signatures of a file.
+
+    Attributes:
+        edge_bytes: Size of the file that holds them all.
+        signatures: The report of each signature, by key; its sizes are those of a file of its own.
+    """
+
+    edge_bytes: int
+    signatures: Mapping[str, Report]
+
+    @property
+    def single_bytes(self) -> int:
+        """Size of all signatures as files of their own, which share nothing."""
+        return sum(report.edge_bytes for report in self.signatures.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The reports as plain values; what is not a finite number is None."""
+        reports = {key: report.to_dict() for key, report in self.signatures.items()}
+        sizes = {"edge_bytes": self.edge_bytes, "single_bytes": self.single_bytes}
+        return {**sizes, "signatures": reports}
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def print(self, console: Console | None = None) -> None:
+        """Writes all reports to a terminal, by default standard output."""
+        console = console or Console()
+        for key, report in self.signatures.items():
+            console.print(f"signature {key}", style="bold", highlight=False, markup=False)
+            report.print(console)
+        console.print(
+            f"all {len(self.signatures)} signatures: {self.edge_bytes / 1000:,.1f} kB in one file, "
+            f"{self.single_bytes / 1000:,.1f} kB as files of their own",
+            highlight=False, markup=False,
+        )  # fmt: skip
+
+    def text(self) -> str:
+        """The reports as plain text."""
+        return printed(self.print)

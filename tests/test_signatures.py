@@ -1,0 +1,279 @@
+"""Several signatures in one file: merged, split, exported, and run each by its key."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from one_op import OneOp, Step, Value
+
+import edgeq
+from edgeq.calibrate.data import RepDataset
+from edgeq.errors import DataError, ModelError, RecipeError
+from edgeq.export import frontends
+from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.merge import merge, signature_keys, split
+from edgeq.export.signatures import MultiSignatureModel, check_alike
+from edgeq.flatbuffer import pack, parse, schema, unpack, with_inputs
+from edgeq.isolation import Worker
+from edgeq.runtime.session import Session
+
+Array = npt.NDArray[np.float32]
+
+WIDTH, HIDDEN, CLASSES = 64, 1200, 3
+
+
+def normal(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+ROWS = normal(20, WIDTH, seed=1)
+SHARED = normal(WIDTH, HIDDEN) / np.sqrt(WIDTH)
+HEAD = normal(HIDDEN, CLASSES, seed=2) / np.sqrt(HIDDEN)
+DATA = {"embed": ROWS, "classify": {"row": ROWS[:, ::-1].copy()}}
+
+
+@pytest.fixture(scope="module")
+def made() -> MultiSignatureModel:
+    """Two JAX functions that read one large weight."""
+    jnp = pytest.importorskip("jax.numpy")
+
+    def embed(row: Any) -> Any:
+        return {"embedding": jnp.dot(row, SHARED)}
+
+    def classify(params: Any, row: Any) -> Any:
+        return {"scores": jnp.dot(jnp.maximum(jnp.dot(row, SHARED), 0), params["head"])}
+
+    found = edgeq.export(
+        {"embed": embed, "classify": classify},
+        DATA,
+        params={"classify": {"head": HEAD}},
+        recipe={"embed": "int8", "classify": "int8"},
+        inputs={"classify": "int8"},
+        progress=False,
+    )
+    assert isinstance(found, MultiSignatureModel)
+    return found
+
+
+def stored(tflite: bytes) -> list[bytes]:
+    """The constants of a file, at least 1 kB each."""
+    contents = [b.data for b in unpack(tflite).buffers if b.data is not None]
+    return [bytes(content) for content in contents if len(content) >= 1000]
+
+
+def test_shared_weight_is_stored_once(made: MultiSignatureModel) -> None:
+    weight = WIDTH * HIDDEN
+    singles = [edge_model.tflite for edge_model in made.signatures.values()]
+    assert all(any(len(c) == weight for c in stored(single)) for single in singles)
+    contents = stored(made.tflite)
+    assert sorted(map(len, contents))[-2] < weight == max(map(len, contents))
+    assert len(set(contents)) == len(contents)
+    assert len(made.tflite) < sum(map(len, singles)) - weight
+
+
+def test_every_signature_computes_what_it_does_alone(
+    made: MultiSignatureModel, tmp_path: Path
+) -> None:
+    path = made.save(tmp_path / "both.tflite")
+    assert path.read_bytes() == made.tflite
+    for key, edge_model in made.signatures.items():
+        with edge_model.session() as own, Session(path, signature=key) as session:
+            assert set(session.signatures) == {"embed", "classify"}
+            assert session.io == own.io == edge_model.io
+            for row in ROWS[:4]:
+                expected = own.run(row[None], real=True)
+                found = session.run(row[None], real=True)
+                assert found.keys() == expected.keys()
+                assert all((found[name] == expected[name]).all() for name in expected)
+
+
+def test_names_and_op_codes(made: MultiSignatureModel) -> None:
+    merged = parse(made.tflite)
+    assert [(s.key, s.graph) for s in merged.signatures] == [("embed", 0), ("classify", 1)]
+    assert [name for s in merged.signatures for name, _ in s.inputs] == ["row", "row"]
+    assert [name for s in merged.signatures for name, _ in s.outputs] == ["embedding", "scores"]
+    for graph, edge_model in zip(merged.graphs, made.signatures.values(), strict=True):
+        (own,) = parse(edge_model.tflite).graphs
+        assert [t.name for t in graph.tensors] == [t.name for t in own.tensors]
+        assert [(op.name, op.version) for op in graph.operators] == [
+            (op.name, op.version) for op in own.operators
+        ]
+    codes = [(c.builtinCode, c.version) for c in unpack(made.tflite).operatorCodes]
+    assert len(set(codes)) == len(codes)
+
+
+def test_options_by_signature_reach_their_own(made: MultiSignatureModel) -> None:
+    types = {key: each.io.inputs[0].dtype for key, each in made.signatures.items()}
+    assert types == {"embed": "float32", "classify": "int8"}
+    with made.session("classify") as session:
+        assert session.input_names == ("row",)
+
+
+def test_report_has_that_of_each(made: MultiSignatureModel) -> None:
+    text = made.report.text()
+    assert text.index("signature embed") < text.index("SQNR of embedding")
+    assert text.index("SQNR of embedding") < text.index("signature classify")
+    assert text.index("signature classify") < text.index("SQNR of scores")
+    assert f"all 2 signatures: {len(made.tflite) / 1000:,.1f} kB in one file" in text
+    written = json.loads(made.report.to_json())
+    assert written["edge_bytes"] == len(made.tflite) < written["single_bytes"]
+    assert list(written["signatures"]) == ["embed", "classify"]
+
+
+def test_signatures_that_differ_are_told_apart(made: MultiSignatureModel) -> None:
+    singles = {key: edge_model.tflite for key, edge_model in made.signatures.items()}
+    check_alike(made.tflite, singles)
+    tree = unpack(made.tflite)
+    weight = max((b for b in tree.buffers if b.data is not None), key=lambda b: len(b.data))
+    weight.data = np.roll(weight.data, 1)
+    with pytest.raises(edgeq.VerificationError, match="'embed' computes other numbers"):
+        check_alike(pack(tree), singles)
+
+
+@pytest.fixture(scope="module")
+def floats(made: MultiSignatureModel) -> dict[str, bytes]:
+    """The float files of both functions."""
+    return {key: each.float_model.tflite for key, each in made.signatures.items()}
+
+
+def test_split_undoes_merge(floats: dict[str, bytes]) -> None:
+    merged = merge(floats)
+    assert signature_keys(merged) == ("embed", "classify")
+    assert len(merged) < sum(map(len, floats.values())) - 4 * WIDTH * HIDDEN
+    for key, single in split(merged).items():
+        (graph,), (own,) = parse(single).graphs, parse(floats[key]).graphs
+        assert [(t.name, t.shape) for t in graph.tensors] == [
+            (t.name, t.shape) for t in own.tensors
+        ]
+        assert [op.name for op in graph.operators] == [op.name for op in own.operators]
+        assert len(single) < len(floats[key]) + 1000
+        sample = ROWS[:1]
+        with Session(single) as found, Session(floats[key]) as expected:
+            answers = found.run(sample), expected.run(sample)
+        assert answers[0].keys() == answers[1].keys()
+        assert all((answers[0][name] == answers[1][name]).all() for name in answers[1])
+
+
+def test_float_file_with_two_signatures(
+    made: MultiSignatureModel, floats: dict[str, bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "float.tflite"
+    path.write_bytes(merge(floats))
+    again = edgeq.export(path, DATA, recipe="int8", inputs={"classify": "int8"}, progress=False)
+    assert list(again.signatures) == ["embed", "classify"]
+    for key, edge_model in made.signatures.items():
+        with made.session(key) as first, again.session(key) as second:
+            row = edge_model.io.inputs[0].quantize(ROWS[:1])
+            expected, found = first.run(row), second.run(row)
+        assert all((found[name] == expected[name]).all() for name in expected)
+
+
+def add(shape: tuple[int, ...] = (1, 3)) -> OneOp:
+    value = Value(shape)
+    return OneOp(
+        "ADD", {"left": value, "right": value}, (Step("ADD", ("left", "right"), {"sum": value}),)
+    )
+
+
+def test_one_data_set_for_several_signatures_is_refused() -> None:
+    both = merge({"first": add().build(), "second": add((1, 4)).build()})
+    way_out = r"or all of them with data for each: edgeq.export\(model, \{'first': ..., 'second': "
+    for data in (normal(10, 3), {"first": ROWS, "third": ROWS}):
+        with pytest.raises(ModelError, match=r"has 2 subgraphs .* at a time, " + way_out):
+            edgeq.export(both, data)
+
+
+def test_inputs_by_position_keep_the_order_of_the_graph() -> None:
+    value = Value((1, 3))
+    step = Step("SUB", ("z", "a"), {"difference": value})
+    subtract = with_inputs(OneOp("SUB", {"a": value, "z": value}, (step,)).build(), ["z", "a"])
+    left, right = normal(1, 3), normal(1, 3, seed=1)
+    both = merge({"first": add().build(), "second": subtract})
+    for file, key in ((subtract, None), (both, "second"), (split(both)["second"], None)):
+        with Session(file, signature=key) as session:
+            assert session.input_names == ("z", "a")
+            np.testing.assert_array_equal(session.run([left, right])["difference"], left - right)
+
+
+def test_dict_of_arrays_by_input_name_stays_one() -> None:
+    data = {"left": normal(10, 3), "right": normal(10, 3, seed=1)}
+    made = edgeq.export(add().build(), data, recipe="int8", progress=False)
+    assert isinstance(made, EdgeModel)
+
+
+def test_signature_with_control_flow_is_refused() -> None:
+    tree = unpack(merge({"first": add().build(), "second": add().build()}))
+    op = tree.subgraphs[1].operators[0]
+    op.builtinOptionsType = schema.BuiltinOptions.WhileOptions
+    op.builtinOptions = schema.WhileOptionsT()
+    with pytest.raises(ModelError, match="signature 'second' has control flow: its ADD runs"):
+        split(pack(tree))
+
+
+MODELS = {"first": add().build(), "second": add((1, 4)).build()}
+
+
+@pytest.mark.parametrize(
+    ("models", "data", "kind", "text"),
+    [
+        (
+            MODELS, {"first": ROWS, "third": ROWS}, DataError,
+            "the models have first, second, the data first, third",
+        ),
+        (MODELS, {}, DataError, "the models have first, second, the data none"),
+        (MODELS, ROWS, DataError, "by the same keys, first, second. Received: ndarray"),
+        ({1: b""}, {1: ROWS}, ModelError, "by signature key, which is text. Received: 1"),
+        ({"first": None}, {"first": ROWS}, ModelError, "signature 'first': the model must be a"),
+        (
+            MODELS, {"first": ROWS, "second": ROWS}, DataError,
+            "signature 'first': ",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_mappings_are_said_to_be_so(
+    models: Any, data: Any, kind: type[Exception], text: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        edgeq.export(models, data, progress=False)
+    assert text in str(caught.value)
+
+
+def test_wrong_option_names_its_signature() -> None:
+    with pytest.raises(RecipeError, match="signature 'first': target must be one of"):
+        edgeq.export({"first": MODELS["first"]}, {"first": ROWS}, target={"first": "moon"})  # type: ignore[arg-type]
+
+
+def test_greatest_minimal_runtime_is_kept() -> None:
+    def with_metadata(version: bytes) -> bytes:
+        tree = unpack(add().build())
+        entry, buffer = schema.MetadataT(), schema.BufferT()
+        entry.name, entry.buffer = b"min_runtime_version", len(tree.buffers)
+        buffer.data = np.frombuffer(version.ljust(16, b"\0"), np.uint8)
+        tree.buffers.append(buffer)
+        tree.metadata = [entry]
+        return pack(tree)
+
+    versions = {"a": b"2.9.0", "b": b"2.14.0", "c": b"1.15.0"}
+    tree = unpack(merge({key: with_metadata(version) for key, version in versions.items()}))
+    (entry,) = tree.metadata
+    assert bytes(tree.buffers[entry.buffer].data).rstrip(b"\0") == b"2.14.0"
+
+
+def test_open_sizes_of_a_keras_model_are_noted(converter: Worker) -> None:
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    inputs = [keras.Input((None, 4), name="words"), keras.Input((4,), name="speaker", batch_size=2)]
+    model = keras.Model(inputs, keras.layers.Add()(inputs))
+    sample = {"words": normal(2, 5, 4), "speaker": normal(2, 4)}
+    traced = frontends.trace(model, None, RepDataset([sample]), converter)
+    assert traced.notes == tuple(
+        f"input 'words' may have any size along dimension {axis}; in the file it is {size}, as in "
+        "the sample"
+        for axis, size in ((0, 2), (1, 5))
+    )
