@@ -1,0 +1,298 @@
+"""The commands that hold an integer model against its float one: compare, check, debug, explore."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from edgeq.calibrate.readers import open_data
+from edgeq.cli.app import app
+from edgeq.cli.loading import errors_as_sentences, load_data, load_metrics, load_model
+from edgeq.cli.options import (
+    RECIPE_HELP,
+    Data,
+    DataConfig,
+    DataOptions,
+    FloatSide,
+    LabelsFile,
+    Metrics,
+    OutputName,
+    Overwrite,
+    Page,
+    Threads,
+)
+from edgeq.cli.writing import check_page, check_writable, write, write_page, writing
+from edgeq.errors import DataError, DependencyError, RecipeError
+from edgeq.report.check import Facts
+from edgeq.report.overlay import overlays
+from edgeq.thresholds import Thresholds
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq compare model.tflite model_int8.tflite --data images.npy\n\n"
+    "edgeq compare model.tflite int8.tflite --data images.npy --labels labels.npy --json found.json"
+)
+def compare(
+    model: FloatSide,
+    edge: Annotated[Path, typer.Argument(help="The .tflite to compare with it.", metavar="EDGE")],
+    data: Data,
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
+    labels: LabelsFile = None,
+    metric: Metrics = None,
+    output_name: OutputName = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the comparison as JSON.")
+    ] = None,
+    report: Page = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Runs a float model and its integer form on the same data and shows how far they are apart."""
+    from edgeq.export.comparison import compare as run
+
+    with errors_as_sentences():
+        if json_file is not None:
+            check_writable(json_file, overwrite)
+        check_page(report, overwrite)
+        made = run(
+            load_model(model), edge, load_data(data, data_config, data_option, model),
+            metrics=load_metrics(metric), labels=None if labels is None else open_data(labels),
+            output=output_name, threads=threads,
+        )  # fmt: skip
+        if json_file is not None:
+            write(json_file, made.to_json().encode())
+        made.print()
+        if report is not None:
+            write_page(report, edge, made)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq check model.tflite model_int8.tflite --data images.npy --min-sqnr 20\n\n"
+    "edgeq check model.tflite model_int8.tflite --data images.npy --labels labels.npy "
+    "--max-metric-drop 0.01 --baseline baseline.json --junit edgeq.xml"
+)
+def check(
+    model: FloatSide,
+    edge: Annotated[Path, typer.Argument(help="The .tflite to judge.", metavar="EDGE")],
+    data: Data,
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
+    labels: LabelsFile = None,
+    metric: Metrics = None,
+    output_name: OutputName = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Thresholds as .toml; by default edgeq.toml, or [tool.edgeq] of pyproject.toml."
+        ),
+    ] = None,
+    min_sqnr: Annotated[float | None, typer.Option(help="Lowest SQNR of any output in dB.")] = None,
+    max_metric_drop: Annotated[
+        float | None, typer.Option(help="How far each metric may drop, for example 0.01.")
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Lowest share of answers with the same best class.")
+    ] = None,
+    max_size_kb: Annotated[
+        float | None, typer.Option(help="Largest size in kB of 1,000 bytes.")
+    ] = None,
+    max_latency_ratio: Annotated[
+        float | None, typer.Option(help="Largest latency over the float model's, on this machine.")
+    ] = None,
+    full_delegation: Annotated[
+        bool | None, typer.Option(help="Every op must run in the XNNPACK delegate.")
+    ] = None,
+    zero_float_ops: Annotated[bool | None, typer.Option(help="No op may compute in float.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="What --write-baseline wrote of the last release.")
+    ] = None,
+    write_baseline: Annotated[
+        Path | None, typer.Option(help="Write what was measured, if all promises hold.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the result as JSON.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Also write it as JUnit XML.")] = None,
+    github: Annotated[
+        bool,
+        typer.Option(envvar="GITHUB_ACTIONS", help="Print annotations that GitHub shows."),
+    ] = False,
+    threads: Threads = None,
+) -> None:
+    """Judges an integer model by thresholds, as a gate for CI.
+
+    Ends with 0 if it keeps all, 1 if it breaks one, and 2 if it could not be judged. Files that it
+    writes replace older ones.
+    """
+    from edgeq.export.checking import check as run
+
+    with errors_as_sentences():
+        given = {
+            "min_sqnr_db": min_sqnr, "max_metric_drop": max_metric_drop,
+            "min_agreement": min_agreement, "max_size_kb": max_size_kb,
+            "max_latency_ratio": max_latency_ratio, "full_delegation": full_delegation,
+            "zero_float_ops": zero_float_ops,
+        }  # fmt: skip
+        said = {name: value for name, value in given.items() if value is not None}
+        wanted = replace(Thresholds.read(config), **said)  # type: ignore[arg-type]
+        if wanted.asks_for_nothing and baseline is None and write_baseline is None:
+            raise RecipeError(
+                "there is nothing to check: pass a threshold such as --min-sqnr 20, or set it in "
+                "[tool.edgeq] of pyproject.toml or in edgeq.toml"
+            )
+        for path in (write_baseline, json_file, junit):
+            if path is not None:
+                check_writable(path, overwrite=True)
+        found = run(
+            load_model(model), edge, load_data(data, data_config, data_option, model), wanted,
+            baseline=None if baseline is None else _read_baseline(baseline),
+            metrics=load_metrics(metric), labels=None if labels is None else open_data(labels),
+            output=output_name, threads=threads,
+        )  # fmt: skip
+        found.print()
+        if json_file is not None:
+            write(json_file, found.to_json().encode())
+        if junit is not None:
+            with writing(junit):
+                found.write_junit(junit)
+        if github:
+            for line in found.annotations():
+                typer.echo(line)
+        if not found.passed:
+            raise typer.Exit(1)
+        if write_baseline is not None:
+            write(write_baseline, found.facts.to_json().encode())
+
+
+def _read_baseline(path: Path) -> Facts:
+    try:
+        return Facts.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, DataError) as error:
+        raise DataError(f"cannot read the baseline {path}: {error}") from None
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq debug model.tflite model_int8.tflite --data images.npy -o mended.json\n\n"
+    "edgeq debug model.tflite --recipe int8 --data images.npy\n\n"
+    "edgeq export model.tflite --data images.npy --recipe mended.json -o model_int8.tflite"
+)
+def debug(
+    model: FloatSide,
+    data: Data,
+    edge: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The .tflite to look into; by default the model is exported first.",
+            metavar="[EDGE]",
+        ),
+    ] = None,
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
+    recipe: Annotated[
+        str, typer.Option(help=f"What EDGE was, or is to be, exported with. {RECIPE_HELP}")
+    ] = "int8",
+    goal_sqnr: Annotated[
+        float, typer.Option(help="SQNR in dB from which on the outputs need no mending.")
+    ] = 20.0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Also write the suggested recipe, as .json."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the diagnosis as JSON.")
+    ] = None,
+    report: Page = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Shows which layers of an integer model lose what, why, and what to do about it."""
+    from edgeq.export.comparison import compare as compare_models
+    from edgeq.export.debugging import debug as run
+    from edgeq.export.pipeline import export as export_model
+
+    with errors_as_sentences():
+        for path in (output, json_file):
+            if path is not None:
+                check_writable(path, overwrite)
+        check_page(report, overwrite)
+        source: Any = load_model(model)
+        samples = load_data(data, data_config, data_option, model)
+        judged: Any = edge
+        if edge is None:
+            judged = source = export_model(source, samples, recipe=recipe, min_sqnr_db=None)
+        found = run(source, judged, samples, recipe=recipe, goal_db=goal_sqnr)
+        if json_file is not None:
+            write(json_file, found.to_json().encode())
+        found.print(Console(width=None if sys.stdout.isatty() else 250))
+        if report is not None:
+            write_page(report, judged, compare_models(source, judged, samples), found)
+        if output is not None and found.recipe is not None:
+            write(output, found.recipe.to_json().encode())
+            Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq explore model.tflite model_int8.tflite --data images.npy\n\n"
+    "edgeq explore model.tflite model_int8.tflite --data images.npy -o overlays"
+)
+def explore(
+    model: FloatSide,
+    edge: Annotated[Path, typer.Argument(help="The .tflite to look at.", metavar="EDGE")],
+    data: Data,
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder to write the overlays to, instead of showing them."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to serve at.")] = "localhost",
+    port: Annotated[int, typer.Option(help="Port to serve at.")] = 8080,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Shows the graph of an integer model in Model Explorer, coloured by what each op loses.
+
+    Serves until it is interrupted.
+    """
+    from edgeq.export.debugging import debug as run
+
+    with errors_as_sentences():
+        if output is None and importlib.util.find_spec("model_explorer") is None:
+            raise DependencyError(
+                "edgeq explore needs Model Explorer: pip install 'edgeq[explore]'; or write the "
+                "overlays with --output"
+            )
+        found = run(load_model(model), edge, load_data(data, data_config, data_option, model))
+        made = overlays(found)
+        if output is None:
+            _serve(edge, made, host, port, browser)
+            return
+        for name, text in made.items():
+            stem = re.sub(r"\W+", "_", name).strip("_").lower()
+            write(output / f"{stem}.json", text.encode())
+        Console().print(f"wrote {len(made)} overlays to {output}", highlight=False, soft_wrap=True)
+
+
+def _serve(edge: Path, made: Mapping[str, str], host: str, port: int, browser: bool) -> None:
+    import model_explorer
+
+    config = model_explorer.config().add_model_from_path(str(edge))
+    for name, text in made.items():
+        config.add_node_data(name, text)
+    model_explorer.visualize_from_config(
+        config, host=host, port=port, no_open_in_browser=not browser
+    )

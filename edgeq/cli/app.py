@@ -1,0 +1,43 @@
+"""The application that commands are added to."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from edgeq.runtime.backend import load_backend
+
+app = typer.Typer(
+    name="edgeq",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Turns a float model into a small, fast, verified int8 LiteRT model.\n\n"
+    "Example: [bold]edgeq export model.tflite --data samples.npy -o model_int8.tflite[/bold]",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        Console().print(f"edgeq {version('edgeq')}, {load_backend().describe()}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show versions and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options that stand before any command."""
+
+
+def main() -> None:
+    """Entry point of the `edgeq` command."""
+    app()

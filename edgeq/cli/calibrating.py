@@ -1,0 +1,92 @@
+"""`edgeq calibrate`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.observers import NAMED
+from edgeq.cli.app import app
+from edgeq.cli.loading import errors_as_sentences, load_data, load_model
+from edgeq.cli.options import (
+    Data,
+    DataConfig,
+    DataOptions,
+    Layout,
+    Model,
+    Overwrite,
+    PortRange,
+    Threads,
+)
+from edgeq.cli.writing import check_writable
+from edgeq.portspec import PortSpec
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq calibrate model.tflite --data images.npy -o calibration.json --observer percentile\n\n"
+    "edgeq calibrate model.tflite --data images.npy -o calibration.json --resume\n\n"
+    "edgeq export model.tflite --data images.npy --calibration calibration.json -o int8.tflite"
+)
+def calibrate(
+    model: Model,
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the .json.")],
+    data_config: DataConfig = None,
+    data_option: DataOptions = None,
+    observer: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED)}.")] = "minmax",
+    input_range: PortRange = None,
+    output_range: PortRange = None,
+    layout: Layout = None,
+    resume: Annotated[bool, typer.Option(help="Go on where an earlier run ended.")] = False,
+    save_every: Annotated[float, typer.Option(help="Seconds between saves.", min=0.0)] = 5.0,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measures the ranges of a model's tensors on data and writes them to a file.
+
+    What has been seen is saved every few seconds beside the output, as OUTPUT.partial. After an
+    interruption --resume skips the samples that it holds, and ends with the same file as a run
+    without the interruption.
+    """
+    from edgeq.export.pipeline import calibrate as run
+
+    with errors_as_sentences():
+        check_writable(output, overwrite)
+        partial = output.with_name(f"{output.name}.partial")
+        start = Calibration.load(partial) if resume and partial.exists() else None
+        if start is not None:
+            Console().print(f"going on behind {start.samples} samples", highlight=False)
+        checkpoint = _Checkpoint(partial, save_every)
+        advice: list[str] = []
+        made = run(
+            load_model(model), load_data(data, data_config, data_option, model),
+            observer=observer, start=start, checkpoint=checkpoint, on_advice=advice.extend,
+            threads=threads, layout=layout,
+            inputs=PortSpec(range=input_range), outputs=PortSpec(range=output_range),
+        )  # fmt: skip
+        made.save(output)
+        partial.unlink(missing_ok=True)
+        Console().print(f"wrote {output}: {made.samples} samples", highlight=False)
+        for sentence in advice:
+            Console().print(f"note: {sentence}", highlight=False, markup=False, soft_wrap=True)
+
+
+class _Checkpoint:
+    """Saves a calibration from time to time."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self._path = path
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def __call__(self, state: Callable[[], Calibration]) -> None:
+        if time.monotonic() - self._last >= self._seconds:
+            state().save(self._path)
+            self._last = time.monotonic()
