@@ -20,6 +20,9 @@ from edgeq.model import FloatModel
 
 pytest_plugins = ["tables"]
 
+# Programs for other interpreters and for the Android tests, which have no doctests.
+collect_ignore = ["android_vectors.py", "external"]
+
 SAMPLES = 20
 
 

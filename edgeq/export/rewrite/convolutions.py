@@ -17,8 +17,6 @@ from edgeq.ops import MOST_TAPS
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
 
-_NO_ACTIVATION = schema.ActivationFunctionType.NONE
-
 CHANNEL_GROUP = 8
 """The int8 kernels work on groups of this many input channels and fill what is missing."""
 
@@ -144,9 +142,10 @@ def _bands(site: Site, op: Operator) -> Sequence[Any] | None:
         read, part = _seen_by(site, op, image, sides[axis - 1], axis, start, band.shape[axis])
         parts.append(site.tensor(op, site.shape(op.outputs[0])))
         bias = op.inputs[2:] if start == 0 else ()
-        none = site.constant(op, "bias", np.zeros(band.shape[3]))
-        inputs = [part, site.constant(op, "weights", band), *(bias or [none])]
-        plain = {"padding": schema.Padding.VALID, "fusedActivationFunction": _NO_ACTIVATION}
+        zeros = site.constant(op, "bias", np.zeros(band.shape[3]))
+        inputs = [part, site.constant(op, "weights", band), *(bias or [zeros])]
+        none = schema.ActivationFunctionType.NONE
+        plain = {"padding": schema.Padding.VALID, "fusedActivationFunction": none}
         new += [read, site.editor.copied(op.index, inputs, parts[-1:], **plain)]
     return [*new, *_sum(site, op, parts)]
 
