@@ -101,6 +101,17 @@ def test_the_ranges_that_were_learned_are_those_of_the_file() -> None:
     assert made.plan.tensors[read] == affine(*learned)
 
 
+def test_layers_behind_a_pool_or_a_sigmoid_are_exported() -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.Sigmoid(), nn.Flatten(),
+        nn.Linear(16, 3),
+    ).eval()  # fmt: skip
+    prepared = edgeq.qat.prepare(module, images(1)).train()
+    prepared(torch.from_numpy(images(16)))
+    made = edgeq.export(prepared, images(20), recipe="int8", progress=False)
+    assert not made.report.float_ops
+
+
 def test_weights_are_rounded_with_the_normalisation_in_them() -> None:
     norm = nn.BatchNorm2d(4).eval()
     norm.running_var.uniform_(0.1, 4.0)

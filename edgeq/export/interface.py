@@ -11,6 +11,7 @@ the same real numbers; it is no finer than the int8 behind it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -105,7 +106,9 @@ def _learned(model: FloatModel) -> Iterator[tuple[int, Fixed]]:
         known = ranges.get(model.layer(op))
         if known is not None and weight_slot(model.graph, op) is not None:
             read = next(t.index for _, t in model.graph.operands(op) if not t.is_constant)
-            yield from dict.fromkeys(_sources(model, model.layer(op), read, known), known).items()
+            with contextlib.suppress(RecipeError):  # behind a pool: calibrated like any other
+                sources = _sources(model, model.layer(op), read, known)
+                yield from dict.fromkeys(sources, known).items()
 
 
 def _sources(model: FloatModel, name: str, tensor: int, known: Fixed) -> list[int]:
