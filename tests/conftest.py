@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 
 pytest_plugins = ["tables"]
+
+# Fixed for a process when Keras is first imported, which other packages do too.
+os.environ.setdefault("KERAS_BACKEND", "jax")
 
 # Programs for other interpreters and for the Android tests, which have no doctests.
 collect_ignore = ["android_vectors.py", "external"]

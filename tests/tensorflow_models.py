@@ -66,12 +66,16 @@ def right() -> dict[str, tuple[FloatModel, dict[str, Array], dict[str, Array]]]:
             layers.Dense(2, name="output_0"),
         ]
     )
+    joined = [keras.Input((3,), name="words"), keras.Input((2,), name="speaker")]
+    functional = keras.Model(joined, layers.Concatenate(name="output_0")(joined), name="functional")
     models: dict[str, tuple[Any, dict[str, Array], Callable[..., Any]]] = {}
     module, ids = Module(), np.array([[1, 4]], np.int32)
     models["tf.Module"] = module, {"ids": ids, "scale": normal(1, 2, 1)}, module
     pair = {"right": normal(1, 4, seed=1), "left": normal(1, 4)}
     models["tf.function"] = function, pair, function
     models["subclassed"] = subclassed, pair, subclassed
+    named = {"words": normal(1, 3), "speaker": normal(1, 2, seed=1)}
+    models["functional"] = functional, named, lambda words, speaker: functional([words, speaker])
     models["LSTM"] = recurrent, {"steps": normal(1, 3, 4)}, lambda steps: recurrent(steps)
     found = {}
     with start_converter() as worker:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -30,7 +29,6 @@ def test_the_readme_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_guides_examples_of_other_frameworks_run() -> None:
-    os.environ.setdefault("KERAS_BACKEND", "jax")
     for package in ("jax", "flax", "keras"):
         pytest.importorskip(package)
     text = (ROOT / "docs" / "guide.md").read_text()

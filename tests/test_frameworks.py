@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,6 @@ from edgeq.fidelity import Fidelity
 pytest.importorskip("jax")
 pytest.importorskip("flax")
 pytest.importorskip("tensorflow")
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 SQNR_DB = 17.0
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D")
@@ -82,6 +80,7 @@ TENSORFLOW = {
     "tf.Module": (["GATHER", "MUL"], "lookup"),
     "tf.function": (["ADD", "GELU", "SUB"], "add"),
     "subclassed": (["FULLY_CONNECTED", "MUL"], "inner"),
+    "functional": (["CONCATENATION"], "output_0"),
     "LSTM": (None, "lstm"),
 }
 """Ops of each TensorFlow model, and the layer of the first of them."""

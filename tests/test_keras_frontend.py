@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import edgeq
 from edgeq.calibrate.data import RepDataset

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +265,6 @@ def test_greatest_minimal_runtime_is_kept() -> None:
 
 
 def test_open_sizes_of_a_keras_model_are_noted(converter: Worker) -> None:
-    os.environ.setdefault("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras")
     inputs = [keras.Input((None, 4), name="words"), keras.Input((4,), name="speaker", batch_size=2)]
     model = keras.Model(inputs, keras.layers.Add()(inputs))

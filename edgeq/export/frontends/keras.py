@@ -141,7 +141,9 @@ class _Call:
         function = function or self.model
         if not self._inputs():
             return function(**named, training=False)
-        return function(self._packed(list(named.values())), training=False)
+        # TensorFlow and JAX pass the entries of a dict in the order of their names.
+        values = [named[name] for name in self.signature.parameters]
+        return function(self._packed(values), training=False)
 
     def _packed(self, values: list[Any]) -> Any:
         import keras

@@ -114,12 +114,13 @@ def trace_call(
 
 
 def folder_inputs(folder: str) -> dict[str, Declared]:
-    """Job: names of a SavedModel's inputs, and their shapes as it declares them.
+    """Job: names of a SavedModel's inputs, sorted, and their shapes as it declares them.
 
     Raises:
         ModelError: It cannot be loaded, or has not the signature.
     """
-    return _shapes(_served(_loaded(folder), folder).structured_input_signature[1])
+    found = _shapes(_served(_loaded(folder), folder).structured_input_signature[1])
+    return dict(sorted(found.items()))  # a folder keeps no order, and each process sees another
 
 
 def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
@@ -135,7 +136,7 @@ def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
     function = _served(loaded, folder)
     specs = function.structured_input_signature[1]
     with tempfile.TemporaryDirectory() as fixed:
-        if any(tuple(spec.shape) != shapes[name] for name, spec in specs.items()):
+        if any(declared != shapes[name] for name, declared in _shapes(specs).items()):
             static = {n: tf.TensorSpec(shapes[n], s.dtype, name=n) for n, s in specs.items()}
             function = _concrete(function, static)
             _save(function, loaded, folder, fixed)
