@@ -50,7 +50,7 @@ from edgeq.targets import TARGETS
 PRICES = tuple(np.logspace(-2, 5, 15))
 """Prices of noise, in float inferences for each unit of relative noise power."""
 
-SLACK = 1.05
+SLACK = 1.03
 """More fidelity is taken for at most this much of the cost of the cheapest good plan."""
 
 PLENTY_DB = 20.0
@@ -67,6 +67,10 @@ DYNAMIC_NOISE = 0.5
 
 TRIALS = 4
 """Most plans that are converted and tried; twice as many where their time is measured."""
+
+HALVINGS = 3
+"""Plans that are tried besides, where time is measured, at prices in between: as fast as can be while
+the goal is reached."""
 
 MEASURE_S = 2.5
 """How long a plan and the float model run in turn, where time is measured."""
@@ -87,12 +91,14 @@ class Candidate:
         time: Time over the float model's: estimated, or measured if it was tried so.
         size: Bytes of weights over the float model's.
         sqnr_db: SQNR of the outputs: estimated, or measured if it was tried.
+        price: The price of noise that it is the best plan at, if it was found by one.
     """
 
     choices: Choices
     time: float
     size: float
     sqnr_db: float
+    price: float = math.nan
 
     @property
     def cost(self) -> float:
@@ -140,7 +146,10 @@ class Search:
         if self.measure:
             plain = map(cut.plain, (Mode.STATIC_INT8, Mode.DYNAMIC_INT8))
             offers += [c for c in plain if all(c.choices != other.choices for other in offers)]
-        return self._best(offers).choices
+        tried = self._in_turn(offers)
+        if self.measure:
+            tried += self._between(cut, tried)
+        return _chosen([c for c in tried if not math.isnan(c.sqnr_db)] or tried, self.goal_db).choices
 
     @property
     def _is_large(self) -> bool:
@@ -207,14 +216,30 @@ class Search:
             found["int8"] = frozenset(o.index for o in origins if o is not None)
         return found
 
-    def _best(self, offers: Sequence[Candidate]) -> Candidate:
-        """The best of these plans, tried one after the other."""
+    def _in_turn(self, offers: Sequence[Candidate]) -> list[Candidate]:
+        """These plans, tried one after the other; without measuring, the first good one ends it."""
         tried: list[Candidate] = []
         for offer in offers:
             tried.append(self._tried(offer))
             if not self.measure and tried[-1].sqnr_db >= self.goal_db:
                 break
-        return _chosen([c for c in tried if not math.isnan(c.sqnr_db)] or tried, self.goal_db)
+        return tried
+
+    def _between(self, cut: _Cut, tried: Sequence[Candidate]) -> list[Candidate]:
+        """Tried plans between the least price that reached the goal and the next that did not."""
+        found: list[Candidate] = []
+        for _ in range(HALVINGS):
+            seen = [*tried, *found]
+            good = [c.price for c in seen if c.sqnr_db >= self.goal_db and c.price > 0]
+            least = min(good, default=0.0)
+            bad = [c.price for c in seen if c.sqnr_db < self.goal_db and c.price < least]
+            if not bad:
+                break
+            offer = cut.candidate(math.sqrt(max(bad) * least))
+            if any(offer.choices == other.choices for other in seen):
+                break
+            found.append(self._tried(offer))
+        return found
 
     def _worth_trying(self, offers: Sequence[Candidate]) -> list[Candidate]:
         """The plan that looks best, then more faithful ones; a spread of all if time counts."""
@@ -310,7 +335,8 @@ class _Cut:
         unit = price * self._float_ns
         others = self._cheapest(unit)
         integers = self._network(unit, others).source_side()
-        return self._offer({i: self._choice(i, i in integers, others[i]) for i in self._choices})
+        chosen = {i: self._choice(i, i in integers, others[i]) for i in self._choices}
+        return replace(self._offer(chosen), price=price)
 
     def plain(self, mode: Mode) -> Candidate:
         """Every op in one mode, static int8 or dynamic range, as far as it has that form."""
