@@ -8,24 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from documents import run_blocks
 
 from edgeq.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHON_BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 JSON_BLOCK = re.compile(r"```json\n(.*?)```", re.DOTALL)
 
 
 def test_the_readme_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("litert_torch")
     monkeypatch.chdir(tmp_path)
-    blocks = PYTHON_BLOCK.findall((ROOT / "README.md").read_text())
-    assert len(blocks) >= 2
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(block, names)
+    names = run_blocks((ROOT / "README.md").read_text())
     assert (tmp_path / "model_int8.tflite").stat().st_size > 0
-    assert names["edge_model"].report.float_ops  # type: ignore[attr-defined]
+    assert names["edge_model"].report.float_ops
 
 
 def test_the_guides_examples_of_other_frameworks_run() -> None:
@@ -33,10 +29,8 @@ def test_the_guides_examples_of_other_frameworks_run() -> None:
         pytest.importorskip(package)
     text = (ROOT / "docs" / "guide.md").read_text()
     section = text.partition("## Models of other frameworks")[2].partition("\n## ")[0]
-    names: dict[str, object] = {}
-    for block in PYTHON_BLOCK.findall(section):
-        exec(block, names)
-    assert names["edge_model"].report.outputs[0].name == "scores"  # type: ignore[attr-defined]
+    names = run_blocks(section)
+    assert names["edge_model"].report.outputs[0].name == "scores"
 
 
 def test_the_recipe_of_the_guide_is_one() -> None:
@@ -50,7 +44,15 @@ def test_the_generated_pages_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/guide.md", "docs/ci.md", "docs/rewrites.md", "CHANGELOG.md"]
+    "page",
+    [
+        "README.md",
+        "docs/guide.md",
+        "docs/ci.md",
+        "docs/rewrites.md",
+        "docs/training.md",
+        "CHANGELOG.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tables
+from documents import run_blocks
 from numpy.typing import NDArray
 
 import edgeq
 from edgeq import Mode, ModelError, Recipe, Rule
-from edgeq.demo import DemoData, accuracy, load_data
+from edgeq.demo import accuracy
 from edgeq.fidelity import Fidelity
 from edgeq.qtypes import DType, affine, quantize
-from edgeq.recipe import as_recipe
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
@@ -25,15 +25,13 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from torch.nn.utils import parametrize  # noqa: E402
 
-from edgeq.demo.network import load_network  # noqa: E402
 from edgeq.export.frontends.fake_quantize import (  # noqa: E402
     ActivationFakeQuantize,
     WeightFakeQuantize,
     WeightForm,
 )
 
-PER_TENSOR_INT4 = replace(as_recipe("weight_int4"), per_channel=False)
-STEPS, BATCH = 100, 32
+TUTORIAL = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
 
 
 class Network(nn.Module):  # type: ignore[misc]
@@ -210,41 +208,29 @@ def test_wrong_use_gets_a_sentence() -> None:
         edgeq.qat.prepare(Network().eval(), images(1), "float16")
 
 
-def exported_accuracy(model: Any, data: DemoData) -> float:
-    made = edgeq.export(
-        model, data.calibration, recipe=PER_TENSOR_INT4, min_sqnr_db=None, progress=False
-    )
-    return accuracy(outputs(made, data.test), data.labels)
-
-
 def test_training_wins_back_what_four_bits_lose() -> None:
-    data, teacher = load_data(), load_network()
+    """The tutorial's numbers, from the files that it exports."""
+    names = run_blocks(TUTORIAL.partition("## Flax")[0])
+    data, teacher = names["data"], names["model"]
     before = accuracy(teacher(torch.from_numpy(data.test)).detach().numpy(), data.labels)
-    after_ptq = exported_accuracy(teacher, data)
-    torch.manual_seed(0)
-    module = edgeq.qat.prepare(load_network(), data.calibration[:1], PER_TENSOR_INT4)
-    edgeq.qat.freeze(module)
-    _distill(module.train(), teacher, torch.from_numpy(data.calibration))
-    after_qat = exported_accuracy(module, data)
+    after_ptq, after_qat = (
+        accuracy(outputs(names[made], data.test), data.labels) for made in ("rounded", "edge_model")
+    )
     row = {"float %": 100 * before, "PTQ %": 100 * after_ptq, "QAT %": 100 * after_qat}
     tables.add_row("int4 weights, one scale for each tensor", row)
     assert before - after_ptq >= 0.03
     assert after_qat - after_ptq >= 0.8 * (before - after_ptq)
 
 
-def _distill(module: Any, teacher: Any, calibration: Any) -> None:
-    """Trains on mixtures of the calibration images what the float model says of them."""
-    optimizer = torch.optim.Adam(module.parameters(), lr=5e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    for step in range(STEPS):
-        batch = calibration[torch.randint(len(calibration), (BATCH,))]
-        batch = torch.roll(batch, torch.randint(-2, 3, (2,)).tolist(), (2, 3))
-        batch = batch.flip(3) if step % 2 else batch
-        share = 0.5 * torch.rand(BATCH, 1, 1, 1)
-        batch = batch * (1 - share) + batch[torch.randperm(BATCH)] * share
-        with torch.no_grad():
-            wanted = teacher(batch)
-        optimizer.zero_grad()
-        functional.mse_loss(module(batch), wanted).backward()
-        optimizer.step()
-        schedule.step()
+def test_training_with_qwix_keeps_the_accuracy_and_the_scales() -> None:
+    for package in ("flax", "optax", "qwix"):
+        pytest.importorskip(package)
+    names = run_blocks(TUTORIAL.partition("## Flax")[2])
+    unseen = slice(names["TRAINED"], None)
+    images, labels = np.asarray(names["images"][unseen]), np.asarray(names["labels"][unseen])
+    logits = names["network"].apply(names["variables"], images)
+    before, made = accuracy(np.asarray(logits), labels), names["edge_model"]
+    assert before > 0.7
+    assert accuracy(outputs(made, images), labels) > before - 0.03
+    assert any("keep the scales that the model brought" in note for note in made.report.notes)
+    assert not made.report.float_ops
