@@ -179,6 +179,7 @@ def _tensorflow(workshop: Workshop) -> bytes:
 CONTESTANTS: dict[str, Callable[[Workshop], bytes]] = {
     "edgeq auto": _edgeq("auto"),
     "edgeq int8": _edgeq("int8"),
+    "edgeq dynamic": _edgeq("dynamic_int8"),
     "ai-edge-quantizer static": _peer_static,
     "ai-edge-quantizer dynamic": _peer_dynamic,
     "TFLiteConverter int8": _tensorflow,
