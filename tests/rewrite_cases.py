@@ -217,6 +217,19 @@ def _many_dimensions() -> OneOp:
     return _one("FULLY_CONNECTED", ("x", weights, bias), Value((2, 8)), ROWS)
 
 
+def _product(weights: tuple[int, ...], **options: object) -> OneOp:
+    left = Value((2, 16, 5) if "adjX" in options else (2, 5, 16))
+    output = Value((*weights[:-3], 2, 5, 8))
+    return _one("BATCH_MATMUL", ("x", _weights(*weights)), output, left, **options)
+
+
+def _product_and_bias() -> OneOp:
+    output = Value((2, 5, 8))
+    chain = _Chain().then("BATCH_MATMUL", ("x", _weights(16, 8)), output)
+    chain = chain.then("ADD", ("-", _weights(8)), output, fusedActivationFunction=RELU)
+    return chain.model("dense", x=Value((2, 5, 16)))
+
+
 def _wave() -> OneOp:
     return _Chain().then("PAD", ("x", _ints([0, 0], [0, 0], [8, 8], [0, 0])),
                          Value((1, 1, 80, 1))).then(
@@ -408,6 +421,15 @@ CASES: tuple[Rewritten, ...] = (
               ("PAD", *_BAND * 2, "ADD"), loss_db=4, situation="with gaps"),
     Rewritten("large depthwise kernel", _large(6, 6, **TWICE), ("PAD", *_BAND * 2, "ADD"),
               loss_db=4, situation="with strides"),
+    Rewritten("product with a constant matrix", _product((16, 8)), ("FULLY_CONNECTED",)),
+    Rewritten("product with a constant matrix", _product((1, 1, 8, 16), adjY=True),
+              ("FULLY_CONNECTED", "RESHAPE"), situation="of more dimensions, transposed"),
+    Rewritten("product with a constant matrix", _product((16, 8), adjX=True),
+              ("TRANSPOSE", "FULLY_CONNECTED"), situation="with the left one"),
+    Rewritten("scale and shift behind a convolution", _product_and_bias(), ("FULLY_CONNECTED",),
+              situation="a product with a constant matrix"),
+    Rewritten("product with a constant matrix", _product((2, 16, 8)), ("BATCH_MATMUL",),
+              situation="several matrices stay"),
     Rewritten("bias of many dimensions", _many_dimensions(), ("FULLY_CONNECTED",)),
     Rewritten("fused activation", _relu("RELU"), ("CONV_2D",), situation="RELU"),
     Rewritten("fused activation", _relu("RELU6"), ("CONV_2D",), situation="RELU6"),

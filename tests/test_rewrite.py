@@ -20,6 +20,7 @@ from edgeq.export.rewrite import REWRITES, rewrite
 from edgeq.fidelity import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
+from edgeq.qtypes import QParams
 from edgeq.runtime.session import Coverage, Session
 
 SAMPLES = 20
@@ -197,3 +198,15 @@ def test_rule_on_an_op_that_is_rewritten_tells_so() -> None:
         RecipeError, match="NEG may be what is rewritten into other ops: then name its layer"
     ):
         edgeq.export(case.build(), case.draw(SAMPLES), recipe=recipe, progress=False)
+
+
+@pytest.mark.parametrize("mode", ["dynamic_int8", "dynamic_int4", "weight_int4"])
+def test_product_with_a_constant_matrix_gets_the_modes_of_a_dense_layer(mode: str) -> None:
+    rows, left = Value((2, 5, 8)), Value((2, 5, 16))
+    weights = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+    case = OneOp("BATCH_MATMUL", {"x": left}, (Step("BATCH_MATMUL", ("x", weights), {"y": rows}),))
+    edge = edgeq.export(case.build(), case.draw(SAMPLES), recipe=mode, progress=False)
+    (stored,) = edge.plan.stored.values()
+    assert isinstance(stored.qparams, QParams)
+    assert stored.dynamic == mode.startswith("dynamic")
+    assert (stored.qparams.dtype, len(stored.qparams.scale)) == (Mode(mode).weight_dtype, 8)

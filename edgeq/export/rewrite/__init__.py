@@ -10,7 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 from edgeq.editor import GraphEditor
-from edgeq.export.rewrite import activations, arithmetic, convolutions, layout, parts, pooling
+from edgeq.export.rewrite import (
+    activations,
+    arithmetic,
+    convolutions,
+    dense,
+    layout,
+    parts,
+    pooling,
+)
 from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.flatbuffer import Graph, Operator, parse_tree
 from edgeq.model import FloatModel
@@ -21,6 +29,7 @@ REWRITES: tuple[Rewrite, ...] = (
     *arithmetic.REWRITES,
     *pooling.REWRITES,
     *convolutions.REWRITES,
+    *dense.REWRITES,
     *activations.REWRITES,
 )
 """Every rewrite; the first that fits an op is applied."""
