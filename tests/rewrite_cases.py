@@ -40,6 +40,7 @@ class Rewritten:
         is_delegated: Whether the delegate takes the whole int8 model afterwards.
         loss_db: SQNR that the int8 model may lose: more ops round more often.
         situation: What is special about the case.
+        target: What it is rewritten for.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Rewritten:
     is_delegated: bool = True
     loss_db: float = 0.2
     situation: str = ""
+    target: str = "xnnpack"
 
     @property
     def label(self) -> str:
@@ -150,6 +152,15 @@ def _shuffled() -> OneOp:
     chain = chain.then("TRANSPOSE", ("-", _ints(0, 2, 1, 3, 4)), Value((1, 2, 2, 8, 8)))
     chain = chain.then("RESHAPE", ("-", _ints(1, 4, 8, 8)), Value((1, 4, 8, 8)))
     return chain.then("TRANSPOSE", ("-", _ints(0, 2, 3, 1)), IMAGE).model("shuffle", x=IMAGE)
+
+
+def _pool(name: str, activation: str = "") -> OneOp:
+    """A pool with an activation behind it, or with RELU fused."""
+    half = Value((1, 4, 4, 4))
+    if not activation:
+        return _one(name, ("x",), half, fusedActivationFunction=RELU, **POOL)
+    chain = _Chain().then(name, ("x",), half, **POOL)
+    return chain.then(activation, ("-",), half).model(name, x=IMAGE)
 
 
 def _there_and_back() -> OneOp:
@@ -322,10 +333,19 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("padding of padding",
               _Chain().then("PAD", ("x", BORDER), Value((1, 10, 10, 4)))
               .then("PAD", ("-", BORDER), Value((1, 12, 12, 4))).model("pad", x=IMAGE), ("PAD",)),
+    Rewritten("concatenation of one",
+              _conv(_Chain().then("CONCATENATION", ("x",), IMAGE, axis=3)).model("one", x=IMAGE),
+              ("CONV_2D",)),
     Rewritten("long concatenation", _many("CONCATENATION", 7, Value((2, 112)), axis=-1),
               ("CONCATENATION",) * 2),
     Rewritten("stack", _many("PACK", 3, Value((2, 3, 16)), axis=1, valuesCount=3),
               ("RESHAPE",) * 3 + ("CONCATENATION",)),
+    Rewritten("stack along the first dimension",
+              _many("PACK", 3, Value((3, 2, 16)), axis=0, valuesCount=3),
+              ("RESHAPE",) * 3 + ("CONCATENATION",), target="edgetpu"),
+    Rewritten("split along the first dimension",
+              _several("SPLIT", (_scalar(0), "x"), *(Value((1, 16)),) * 2, x=ROWS, numSplits=2),
+              ("SLICE",) * 2, target="edgetpu"),
     Rewritten("long split",
               _several("SPLIT", (_scalar(1), "x"), *(Value((2, 2)),) * 8, x=ROWS, numSplits=8),
               ("SLICE",) * 8),
@@ -434,6 +454,16 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("fused activation", _relu("RELU"), ("CONV_2D",), situation="RELU"),
     Rewritten("fused activation", _relu("RELU6"), ("CONV_2D",), situation="RELU6"),
     Rewritten("fused activation", _relu("RELU_N1_TO_1"), ("CONV_2D",), situation="RELU_N1_TO_1"),
+    Rewritten("fused activation of a pool", _pool("MAX_POOL_2D", "RELU"), ("MAX_POOL_2D",),
+              has_int8=False),
+    Rewritten("activation of a max pool", _pool("MAX_POOL_2D", "RELU6"), ("RELU6", "MAX_POOL_2D"),
+              has_int8=False, is_delegated=False, target="edgetpu"),
+    Rewritten("activation of a max pool", _pool("MAX_POOL_2D"), ("MUL", "MAX_POOL_2D"),
+              situation="fused", target="portable"),
+    Rewritten("activation of an average pool", _pool("AVERAGE_POOL_2D", "RELU_N1_TO_1"),
+              ("AVERAGE_POOL_2D", "MUL"), has_int8=False, is_delegated=False, target="edgetpu"),
+    Rewritten("activation of an average pool", _pool("AVERAGE_POOL_2D"), ("AVERAGE_POOL_2D", "MUL"),
+              is_delegated=False, loss_db=1, situation="fused", target="edgetpu"),
     Rewritten("carried activation", _one("RELU", ("x",), IMAGE), ("MUL",), situation="RELU"),
     Rewritten("carried activation", _one("RELU6", ("x",), IMAGE), ("MUL",), situation="RELU6"),
     Rewritten("carried activation", _one("RELU_N1_TO_1", ("x",), IMAGE), ("MUL",),
@@ -442,17 +472,28 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("clamp", _one("MAXIMUM", ("x", _scalar(0.0)), IMAGE), ("MUL",), situation="below 0"),
     Rewritten("clamp", _clamp(0.0, 6.0), ("MUL",), situation="0 to 6"),
     Rewritten("clamp", _clamp(-1.0, 1.0), ("MUL",), situation="-1 to 1"),
-    Rewritten("clamp", _clamp(0.0, 2.5), ("MUL", "MUL"), situation="0 to 2.5"),
-    Rewritten("clamp", _clamp(-1.5, 2.0), ("MUL", "ADD", "MUL", "ADD"),
+    Rewritten("clamp between other bounds", _clamp(0.0, 2.5), ("MUL", "MUL"),
+              situation="0 to 2.5"),
+    Rewritten("clamp between other bounds", _clamp(-1.5, 2.0), ("MUL", "ADD", "MUL", "ADD"),
               loss_db=2, situation="-1.5 to 2"),
-    Rewritten("clamp", _hard_sigmoid(), ("ADD", "MUL"), situation="hard sigmoid"),
+    Rewritten("division by a constant", _hard_sigmoid(), ("ADD", "MUL"), situation="hard sigmoid"),
     Rewritten("hard swish", _one("HARD_SWISH", ("x",), IMAGE), ("ADD", "MUL", "MUL"), loss_db=1),
-    Rewritten("PRELU", _one("PRELU", ("x", np.full((1, 1, 4), 0.25, np.float32)), IMAGE),
-              ("LEAKY_RELU",), loss_db=1, situation="equal slopes"),
+    Rewritten("PRELU with equal slopes",
+              _one("PRELU", ("x", np.full((1, 1, 4), 0.25, np.float32)), IMAGE),
+              ("LEAKY_RELU",), loss_db=1),
+    Rewritten("PRELU with a slope for each place",
+              _one("PRELU", ("x", _spread(7, (8, 8, 4)) / 4), IMAGE), ("RELU", "MUL", "SUB"),
+              is_delegated=False, loss_db=1, target="edgetpu"),
+    Rewritten("LEAKY_RELU", _one("LEAKY_RELU", ("x",), IMAGE, alpha=0.2), ("PRELU",),
+              is_delegated=False, target="edgetpu"),
+    Rewritten("LEAKY_RELU for both", _one("LEAKY_RELU", ("x",), IMAGE, alpha=0.2),
+              ("MUL", "MUL", "SUB"), loss_db=1, target="portable"),
     Rewritten("PRELU", _one("PRELU", ("x", _spread(7, (1, 1, 4)) / 4), IMAGE),
               ("MUL", "DEPTHWISE_CONV_2D", "SUB")),
     Rewritten("PRELU", _one("PRELU", ("x", _weights(1, 1, 4)), IMAGE),
               ("MUL", "MUL", "DEPTHWISE_CONV_2D", "SUB"), loss_db=1, situation="negative slopes"),
     Rewritten("absolute value", _one("ABS", ("x",), IMAGE), ("LEAKY_RELU",)),
+    Rewritten("absolute value of two sides", _one("ABS", ("x",), IMAGE), ("RELU", "MUL", "ADD"),
+              is_delegated=False, loss_db=1, target="edgetpu"),
 )  # fmt: skip
 """At least one case for each rewrite."""

@@ -38,9 +38,16 @@ PASSES_MAX = 100
 """One rewrite may make room for the next. A model that is not done by then is left as it is."""
 
 
-def rewrite(model: FloatModel, rewrites: Sequence[Rewrite] = REWRITES) -> FloatModel:
-    """The model with all rewrites applied as often as they fit; the model itself if none does."""
+def rewrite(
+    model: FloatModel, target: str = "xnnpack", rewrites: Sequence[Rewrite] = REWRITES
+) -> FloatModel:
+    """The model with all rewrites for a target applied as often as they fit.
+
+    Returns:
+        The model itself if none fits.
+    """
     editor, graph = GraphEditor(model.tree), model.graph
+    rewrites = [row for row in rewrites if target in row.targets]
     for _ in range(PASSES_MAX):
         if not _pass(Site(graph, editor), rewrites):
             break
