@@ -232,21 +232,24 @@ def test_a_weight_that_two_ops_share_is_stored_once() -> None:
         assert (len(read), len(readers)) == (1, 1)
 
 
-def test_an_embedding_of_any_index_shape_is_looked_up() -> None:
+@pytest.mark.parametrize("mode", [Mode.WEIGHT_INT4, Mode.WEIGHT_INT8])
+def test_an_embedding_of_any_index_shape_is_looked_up(mode: Mode) -> None:
     table_values = weights(40, 16)
     step = Step("GATHER", (table_values, "ids"), {"y": Value((2, 3, 16))})
     case = OneOp("GATHER", {"ids": Value((2, 3), "int32", 0, 40)}, (step,))
     made = edgeq.export(
-        case.build(), case.draw(12), recipe="weight_int4", min_sqnr_db=None, progress=False
+        case.build(), case.draw(12), recipe=mode.value, min_sqnr_db=None, progress=False
     )
     assert [op.name for op in parse(made.tflite).graphs[0].operators] == [
         "RESHAPE", "EMBEDDING_LOOKUP", "RESHAPE",
     ]  # fmt: skip
     sample = case.draw(1)[0]["ids"]
+    assert edgeq.lint(made.tflite).errors == ()
     with made.session() as session:
         found = session.run(sample)["y"]
     assert found.shape == (2, 3, 16)
-    qparams = stored_qparams(table_values, 0, DType.INT4)
+    assert mode.weight_dtype is not None
+    qparams = stored_qparams(table_values, 0, mode.weight_dtype)
     expected = dequantize(quantize(table_values, qparams), qparams)[sample]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
