@@ -89,6 +89,7 @@ _ROWS = [
     *_same("oplist, trait", "PACK", "UNPACK", "SPLIT", "SPLIT_V", "STRIDED_SLICE"),
     *_same("oplist, trait", "REDUCE_MAX", "REDUCE_MIN", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2"),
     *_same("oplist, trait", "SELECT", "SELECT_V2"),
+    *_same("kernel", "EMBEDDING_LOOKUP"),
     *_same("trait", "DYNAMIC_UPDATE_SLICE", "MATRIX_DIAG", "MATRIX_SET_DIAG"),
     _fixed("LOGISTIC", 1 / 256, -128),
     _fixed("SOFTMAX", 1 / 256, -128),
@@ -120,7 +121,7 @@ NO_INT16 = frozenset(
     | {"SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "HARD_SWISH", "LOG_SOFTMAX", "L2_NORMALIZATION"}
     | {"PRELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "RSQRT", "LOG", "GELU"}
     | {"SQUARED_DIFFERENCE", "CONCATENATION", "DYNAMIC_UPDATE_SLICE", "PADV2", "GATHER_ND"}
-    | {"TILE", "MATRIX_DIAG", "MATRIX_SET_DIAG", "SELECT", "SELECT_V2"}
+    | {"TILE", "MATRIX_DIAG", "MATRIX_SET_DIAG", "SELECT", "SELECT_V2", "EMBEDDING_LOOKUP"}
 )
 """Ops of the table without a form whose activations are int16: the converter or the kernel refuses
 it, or computes wrong numbers (`quantizable_int16` in oplist, and as tried)."""

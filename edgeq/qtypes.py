@@ -67,7 +67,7 @@ class QParams:
     Attributes:
         dtype: Storage type.
         scale: One scale (per-tensor), or one for each index of `axis` (per-channel).
-        zero_point: As many zero points as scales; always 0 where per-channel.
+        zero_point: As many zero points as scales; 0 for what kernels compute with per channel.
         axis: The channel axis, or None for per-tensor.
         narrow_range: Whether the lowest integer is left unused (weights: [-127, 127]).
     """
@@ -104,9 +104,11 @@ class QParams:
     def describe(self) -> str:
         """Short text for reports, for example `int8 scale 0.0235 zero point -128`."""
         if self.axis is not None:
+            points = f" zero point {min(self.zero_point)}..{max(self.zero_point)}"
             return (
                 f"{self.dtype.type_name} per-channel axis {self.axis} "
                 f"scale {min(self.scale):.3g}..{max(self.scale):.3g}"
+                + (points if any(self.zero_point) else "")
             )
         name = self.dtype.type_name
         return f"{name} scale {self.scale[0]:.6g} zero point {self.zero_point[0]}"
@@ -158,6 +160,22 @@ def affine(low: float, high: float, dtype: DType = DType.INT8) -> QParams:
     # Not from the rounded scale: of a symmetric range this is 0 for certain.
     zero_point = round(bottom - low / (high - low) * (top - bottom))
     return QParams(dtype, (scale,), (zero_point,))
+
+
+def affine_per_channel(
+    low: FloatArray, high: FloatArray, axis: int, dtype: DType = DType.INT8
+) -> QParams:
+    """As `affine` for each channel: parameters of a weight that becomes float before it is used.
+
+    Args:
+        low: Lowest real value of each channel, `(channels,)`.
+        high: Highest one, likewise.
+        axis: Channel axis of the weight.
+        dtype: Storage type.
+    """
+    found = [affine(*ends, dtype) for ends in zip(low.tolist(), high.tolist(), strict=True)]
+    scale, zero_point = ([getattr(q, name)[0] for q in found] for name in ("scale", "zero_point"))
+    return QParams(dtype, tuple(scale), tuple(zero_point), axis)
 
 
 def symmetric(absmax: float, dtype: DType = DType.INT8) -> QParams:

@@ -49,6 +49,11 @@ class Mode(enum.Enum):
         return self in (Mode.DYNAMIC_INT8, Mode.DYNAMIC_INT4)
 
     @property
+    def is_weight_only(self) -> bool:
+        """Whether weights are integers that become float before anything is computed."""
+        return self in _WEIGHT_ONLY
+
+    @property
     def activation_dtype(self) -> DType:
         """Type of the activations in a static mode."""
         return DType.INT16 if self is Mode.INT16X8 else DType.INT8
@@ -58,6 +63,8 @@ class Mode(enum.Enum):
         """Type that weights are stored in; None where they are floating point."""
         return _WEIGHT_DTYPES.get(self)
 
+
+_WEIGHT_ONLY = (Mode.WEIGHT_INT8, Mode.WEIGHT_INT4, Mode.WEIGHT_INT2)
 
 _WEIGHT_DTYPES = {
     Mode.STATIC_INT8: DType.INT8,
@@ -82,6 +89,8 @@ class Rule:
         observer: How the range of the op's outputs is found: a name or an observer (see
             `edgeq.calibrate.observers`), or None for the recipe's.
         per_channel: Whether weights get a scale for each channel, or one for all.
+        symmetric: Whether the zero point of weights is 0; False lets each scale of a weight mode
+            have the zero point that loses least.
         block_size: 32, 64, 128 or 256 gives so many neighbours in a row of a dynamic int4
             FULLY_CONNECTED weight a scale of their own; 0 is one scale for the row.
         strict: Whether it is an error if the rule matches no op, or one that the mode has no form
@@ -94,13 +103,15 @@ class Rule:
     reason: str = ""
     observer: object = field(default=None, hash=False)  # it may hold arrays, which have no hash
     per_channel: bool = True
+    symmetric: bool = True
     block_size: int = 0
     strict: bool = True
 
     def __post_init__(self) -> None:
         _check_text(self, "layer", "op", "reason")
         _check_mode(self, "mode")
-        _check_flags(self, "per_channel", "strict")
+        _check_flags(self, "per_channel", "symmetric", "strict")
+        _check_symmetric(self, self.mode)
         _check_block_size(self)
         try:
             re.compile(self.layer)
@@ -129,6 +140,7 @@ class Recipe:
         default: Mode of every other op.
         observer: How the ranges of all other tensors are found, as in `Rule`.
         per_channel: As in `Rule`, for ops that no rule matches.
+        symmetric: As in `Rule`, for ops that no rule matches.
         block_size: As in `Rule`, for ops that no rule matches.
         strict: As in `Rule`, for ops that no rule matches.
     """
@@ -138,13 +150,15 @@ class Recipe:
     default: Mode = Mode.STATIC_INT8
     observer: object = field(default="minmax", hash=False)
     per_channel: bool = True
+    symmetric: bool = True
     block_size: int = 0
     strict: bool = True
 
     def __post_init__(self) -> None:
         _check_text(self, "name")
         _check_mode(self, "default")
-        _check_flags(self, "per_channel", "strict")
+        _check_flags(self, "per_channel", "symmetric", "strict")
+        _check_symmetric(self, self.default)
         _check_block_size(self)
         if not isinstance(self.rules, tuple | list):
             raise RecipeError(f"Recipe.rules must be a tuple of Rule. Received: {self.rules!r}")
@@ -165,6 +179,7 @@ class Recipe:
             reason="the recipe's default",
             observer=self.observer,
             per_channel=self.per_channel,
+            symmetric=self.symmetric,
             block_size=self.block_size,
             strict=self.strict,
         )
@@ -274,6 +289,16 @@ def _check_flags(owner: Rule | Recipe, *names: str) -> None:
             )
 
 
+def _check_symmetric(owner: Rule | Recipe, mode: Mode) -> None:
+    if not owner.symmetric and not mode.is_weight_only:
+        raise RecipeError(
+            f"{type(owner).__name__}.symmetric=False is for the modes "
+            f"{', '.join(m.value for m in _WEIGHT_ONLY)}, whose weights become float before any op "
+            "but a lookup in a table computes with them: kernels that compute with integer weights "
+            f"take the zero point 0 alone. Received: mode {mode.value!r}"
+        )
+
+
 BLOCK_SIZES = (0, 32, 64, 128, 256)
 
 
@@ -368,6 +393,7 @@ def _peer_rule(entry: Any) -> Rule:
             _peer_mode(entry),
             f"operation {name} of the recipe",
             per_channel=_peer_granularity(entry) != "TENSORWISE",
+            symmetric=bool(_peer_weight(entry).get("symmetric", True)),
             block_size=int(_peer_granularity(entry).rpartition("BLOCKWISE_")[2])
             if "BLOCKWISE" in _peer_granularity(entry)
             else 0,
@@ -381,15 +407,18 @@ def _peer_rule(entry: Any) -> Rule:
 
 
 def _peer_granularity(entry: Mapping[str, Any]) -> str:
-    weight = (entry.get("op_config") or {}).get("weight_tensor_config") or {}
-    return str(weight.get("granularity", "CHANNELWISE"))
+    return str(_peer_weight(entry).get("granularity", "CHANNELWISE"))
+
+
+def _peer_weight(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (entry.get("op_config") or {}).get("weight_tensor_config") or {}
 
 
 def _peer_mode(entry: Mapping[str, Any]) -> Mode:
     if entry["algorithm_key"] == "no_quantize":
         return Mode.FLOAT
     config = entry["op_config"]
-    weight = config.get("weight_tensor_config") or {}
+    weight = _peer_weight(entry)
     if entry["algorithm_key"] == "float_casting":
         return Mode.FLOAT16
     bits, activation = weight.get("num_bits", 8), config.get("activation_tensor_config")

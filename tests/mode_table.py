@@ -54,7 +54,15 @@ OPS = {
     "batch matmul": _case("BATCH_MATMUL/constant"),
     "embedding": _embedding(),
 }
-MODES = [name for name in PRESETS if name != "auto"]
+MODES = {
+    **{name: recipe for name, recipe in PRESETS.items() if name != "auto"},
+    **{
+        f"{name}, symmetric=False": replace(recipe, symmetric=False)
+        for name, recipe in PRESETS.items()
+        if recipe.default.is_weight_only
+    },
+}
+"""Recipe of each row by what the page calls it."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ def cells() -> Iterator[tuple[str, str, Cell]]:
     with start_converter() as worker:
         for mode in MODES:
             for name, case in OPS.items():
-                yield mode, name, cell(worker, case, PRESETS[mode])
+                yield mode, name, cell(worker, case, MODES[mode])
 
 
 def cell(worker: Worker, case: OneOp, recipe: Recipe) -> Cell:

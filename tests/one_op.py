@@ -414,6 +414,7 @@ CASES: tuple[OneOp, ...] = (
     _one("GATHER", (_IMAGE, _ints(3, 0)), Value((1, 8, 8, 2)), axis=3),
     _one("GATHER/constant table", (_weights(12, 8), Value((1, 5), "int32", 0, 12)),
          Value((1, 5, 8))),
+    _one("EMBEDDING_LOOKUP", (Value((5,), "int32", 0, 12), _weights(12, 8)), Value((5, 8))),
     _one("GATHER_ND", (_IMAGE, _ints([0, 1], [0, 7])), Value((2, 8, 4))),
     _one("RESIZE_BILINEAR", (_IMAGE, _ints(16, 12)), Value((1, 16, 12, 4)), halfPixelCenters=True),
     _one("RESIZE_BILINEAR/aligned corners", (_IMAGE, _ints(5, 5)), Value((1, 5, 5, 4)),

@@ -40,6 +40,7 @@ class Rewritten:
         is_delegated: Whether the delegate takes the whole int8 model afterwards.
         loss_db: SQNR that the int8 model may lose: more ops round more often.
         situation: What is special about the case.
+        target: What it is rewritten for.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Rewritten:
     is_delegated: bool = True
     loss_db: float = 0.2
     situation: str = ""
+    target: str = "xnnpack"
 
     @property
     def label(self) -> str:
@@ -152,6 +154,15 @@ def _shuffled() -> OneOp:
     return chain.then("TRANSPOSE", ("-", _ints(0, 2, 3, 1)), IMAGE).model("shuffle", x=IMAGE)
 
 
+def _pool(name: str, activation: str = "") -> OneOp:
+    """A pool with an activation behind it, or with RELU fused."""
+    half = Value((1, 4, 4, 4))
+    if not activation:
+        return _one(name, ("x",), half, fusedActivationFunction=RELU, **POOL)
+    chain = _Chain().then(name, ("x",), half, **POOL)
+    return chain.then(activation, ("-",), half).model(name, x=IMAGE)
+
+
 def _there_and_back() -> OneOp:
     """A scale for each channel in the layout of PyTorch, between one-dimensional convolutions."""
     wave, fused = Value((1, 1, 32, 4)), {**CONV, "fusedActivationFunction": RELU}
@@ -215,6 +226,19 @@ def _many_dimensions() -> OneOp:
     weights = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
     bias = np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 8)
     return _one("FULLY_CONNECTED", ("x", weights, bias), Value((2, 8)), ROWS)
+
+
+def _product(weights: tuple[int, ...], **options: object) -> OneOp:
+    left = Value((2, 16, 5) if "adjX" in options else (2, 5, 16))
+    output = Value((*weights[:-3], 2, 5, 8))
+    return _one("BATCH_MATMUL", ("x", _weights(*weights)), output, left, **options)
+
+
+def _product_and_bias() -> OneOp:
+    output = Value((2, 5, 8))
+    chain = _Chain().then("BATCH_MATMUL", ("x", _weights(16, 8)), output)
+    chain = chain.then("ADD", ("-", _weights(8)), output, fusedActivationFunction=RELU)
+    return chain.model("dense", x=Value((2, 5, 16)))
 
 
 def _wave() -> OneOp:
@@ -309,10 +333,19 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("padding of padding",
               _Chain().then("PAD", ("x", BORDER), Value((1, 10, 10, 4)))
               .then("PAD", ("-", BORDER), Value((1, 12, 12, 4))).model("pad", x=IMAGE), ("PAD",)),
+    Rewritten("concatenation of one",
+              _conv(_Chain().then("CONCATENATION", ("x",), IMAGE, axis=3)).model("one", x=IMAGE),
+              ("CONV_2D",)),
     Rewritten("long concatenation", _many("CONCATENATION", 7, Value((2, 112)), axis=-1),
               ("CONCATENATION",) * 2),
     Rewritten("stack", _many("PACK", 3, Value((2, 3, 16)), axis=1, valuesCount=3),
               ("RESHAPE",) * 3 + ("CONCATENATION",)),
+    Rewritten("stack along the first dimension",
+              _many("PACK", 3, Value((3, 2, 16)), axis=0, valuesCount=3),
+              ("RESHAPE",) * 3 + ("CONCATENATION",), target="edgetpu"),
+    Rewritten("split along the first dimension",
+              _several("SPLIT", (_scalar(0), "x"), *(Value((1, 16)),) * 2, x=ROWS, numSplits=2),
+              ("SLICE",) * 2, target="edgetpu"),
     Rewritten("long split",
               _several("SPLIT", (_scalar(1), "x"), *(Value((2, 2)),) * 8, x=ROWS, numSplits=8),
               ("SLICE",) * 8),
@@ -408,10 +441,29 @@ CASES: tuple[Rewritten, ...] = (
               ("PAD", *_BAND * 2, "ADD"), loss_db=4, situation="with gaps"),
     Rewritten("large depthwise kernel", _large(6, 6, **TWICE), ("PAD", *_BAND * 2, "ADD"),
               loss_db=4, situation="with strides"),
+    Rewritten("product with a constant matrix", _product((16, 8)), ("FULLY_CONNECTED",)),
+    Rewritten("product with a constant matrix", _product((1, 1, 8, 16), adjY=True),
+              ("FULLY_CONNECTED", "RESHAPE"), situation="of more dimensions, transposed"),
+    Rewritten("product with a constant matrix", _product((16, 8), adjX=True),
+              ("TRANSPOSE", "FULLY_CONNECTED"), situation="with the left one"),
+    Rewritten("scale and shift behind a convolution", _product_and_bias(), ("FULLY_CONNECTED",),
+              situation="a product with a constant matrix"),
+    Rewritten("product with a constant matrix", _product((2, 16, 8)), ("BATCH_MATMUL",),
+              situation="several matrices stay"),
     Rewritten("bias of many dimensions", _many_dimensions(), ("FULLY_CONNECTED",)),
     Rewritten("fused activation", _relu("RELU"), ("CONV_2D",), situation="RELU"),
     Rewritten("fused activation", _relu("RELU6"), ("CONV_2D",), situation="RELU6"),
     Rewritten("fused activation", _relu("RELU_N1_TO_1"), ("CONV_2D",), situation="RELU_N1_TO_1"),
+    Rewritten("fused activation of a pool", _pool("MAX_POOL_2D", "RELU"), ("MAX_POOL_2D",),
+              has_int8=False),
+    Rewritten("activation of a max pool", _pool("MAX_POOL_2D", "RELU6"), ("RELU6", "MAX_POOL_2D"),
+              has_int8=False, is_delegated=False, target="edgetpu"),
+    Rewritten("activation of a max pool", _pool("MAX_POOL_2D"), ("MUL", "MAX_POOL_2D"),
+              situation="fused", target="portable"),
+    Rewritten("activation of an average pool", _pool("AVERAGE_POOL_2D", "RELU_N1_TO_1"),
+              ("AVERAGE_POOL_2D", "MUL"), has_int8=False, is_delegated=False, target="edgetpu"),
+    Rewritten("activation of an average pool", _pool("AVERAGE_POOL_2D"), ("AVERAGE_POOL_2D", "MUL"),
+              is_delegated=False, loss_db=1, situation="fused", target="edgetpu"),
     Rewritten("carried activation", _one("RELU", ("x",), IMAGE), ("MUL",), situation="RELU"),
     Rewritten("carried activation", _one("RELU6", ("x",), IMAGE), ("MUL",), situation="RELU6"),
     Rewritten("carried activation", _one("RELU_N1_TO_1", ("x",), IMAGE), ("MUL",),
@@ -420,17 +472,28 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("clamp", _one("MAXIMUM", ("x", _scalar(0.0)), IMAGE), ("MUL",), situation="below 0"),
     Rewritten("clamp", _clamp(0.0, 6.0), ("MUL",), situation="0 to 6"),
     Rewritten("clamp", _clamp(-1.0, 1.0), ("MUL",), situation="-1 to 1"),
-    Rewritten("clamp", _clamp(0.0, 2.5), ("MUL", "MUL"), situation="0 to 2.5"),
-    Rewritten("clamp", _clamp(-1.5, 2.0), ("MUL", "ADD", "MUL", "ADD"),
+    Rewritten("clamp between other bounds", _clamp(0.0, 2.5), ("MUL", "MUL"),
+              situation="0 to 2.5"),
+    Rewritten("clamp between other bounds", _clamp(-1.5, 2.0), ("MUL", "ADD", "MUL", "ADD"),
               loss_db=2, situation="-1.5 to 2"),
-    Rewritten("clamp", _hard_sigmoid(), ("ADD", "MUL"), situation="hard sigmoid"),
+    Rewritten("division by a constant", _hard_sigmoid(), ("ADD", "MUL"), situation="hard sigmoid"),
     Rewritten("hard swish", _one("HARD_SWISH", ("x",), IMAGE), ("ADD", "MUL", "MUL"), loss_db=1),
-    Rewritten("PRELU", _one("PRELU", ("x", np.full((1, 1, 4), 0.25, np.float32)), IMAGE),
-              ("LEAKY_RELU",), loss_db=1, situation="equal slopes"),
+    Rewritten("PRELU with equal slopes",
+              _one("PRELU", ("x", np.full((1, 1, 4), 0.25, np.float32)), IMAGE),
+              ("LEAKY_RELU",), loss_db=1),
+    Rewritten("PRELU with a slope for each place",
+              _one("PRELU", ("x", _spread(7, (8, 8, 4)) / 4), IMAGE), ("RELU", "MUL", "SUB"),
+              is_delegated=False, loss_db=1, target="edgetpu"),
+    Rewritten("LEAKY_RELU", _one("LEAKY_RELU", ("x",), IMAGE, alpha=0.2), ("PRELU",),
+              is_delegated=False, target="edgetpu"),
+    Rewritten("LEAKY_RELU for both", _one("LEAKY_RELU", ("x",), IMAGE, alpha=0.2),
+              ("MUL", "MUL", "SUB"), loss_db=1, target="portable"),
     Rewritten("PRELU", _one("PRELU", ("x", _spread(7, (1, 1, 4)) / 4), IMAGE),
               ("MUL", "DEPTHWISE_CONV_2D", "SUB")),
     Rewritten("PRELU", _one("PRELU", ("x", _weights(1, 1, 4)), IMAGE),
               ("MUL", "MUL", "DEPTHWISE_CONV_2D", "SUB"), loss_db=1, situation="negative slopes"),
     Rewritten("absolute value", _one("ABS", ("x",), IMAGE), ("LEAKY_RELU",)),
+    Rewritten("absolute value of two sides", _one("ABS", ("x",), IMAGE), ("RELU", "MUL", "ADD"),
+              is_delegated=False, loss_db=1, target="edgetpu"),
 )  # fmt: skip
 """At least one case for each rewrite."""

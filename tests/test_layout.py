@@ -189,7 +189,7 @@ def test_a_reduction_reads_what_its_transpose_reads(
         Step(reduction, ("t", np.asarray(axes, np.int32)), {"y": Value(left)}, {}),
         x=Value(shape),
     )
-    after = rewrite(before, FOLD)
+    after = rewrite(before, rewrites=FOLD)
     assert names(after) == (["TRANSPOSE", reduction] if folded is None else [reduction])
     if folded is not None:
         constant = after.graph.tensors[after.graph.operators[0].inputs[1]].data
@@ -206,13 +206,13 @@ def test_a_transpose_that_is_read_elsewhere_stays() -> None:
         Step("RESHAPE", ("m", np.asarray([1, 3, 1, 1], np.int32)), {"s": Value((1, 3, 1, 1))}, {}),
         Step("MUL", ("t", "s"), {"y": NCHW}, {}), x=Value((1, 6, 4, 3)),
     )  # fmt: skip
-    folded = rewrite(both, FOLD)
+    folded = rewrite(both, rewrites=FOLD)
     assert names(folded) == ["TRANSPOSE", "MEAN", "RESHAPE", "MUL"]
     assert folded.graph.operators[1].inputs[0] == folded.graph.inputs[0]
     kept = Step("MEAN", ("t", np.asarray([2, 3], np.int32)), {"m": Value((1, 3, 1, 1))},
                 {"keepDims": True})  # fmt: skip
     same = model(Step("TRANSPOSE", ("x", TO_NCHW), {"t": NCHW}, {}), kept, x=Value((1, 6, 4, 3)))
-    assert rewrite(same, FOLD) is same
+    assert rewrite(same, rewrites=FOLD) is same
 
 
 def torch_models() -> Any:

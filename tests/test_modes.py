@@ -8,17 +8,27 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mode_table import MODES, OPS, PAGE, Cell, cells
+from mode_table import MODES, OPS, PAGE, Cell, cell, cells
 from one_op import OneOp, Step, Value
 
 import edgeq
 from edgeq.errors import UnsupportedOpError
 from edgeq.export.modes import Choice, choose, nearest_form
-from edgeq.export.weights import block_qparams, stored_qparams
+from edgeq.export.weights import affine_qparams, block_qparams, stored_qparams
 from edgeq.flatbuffer import pack, parse, unpack
+from edgeq.isolation import Worker
 from edgeq.model import FloatModel
-from edgeq.qtypes import DType, dequantize, pack_bits, quantize, quantize_blocks, unpack_bits
+from edgeq.qtypes import (
+    DType,
+    QParams,
+    dequantize,
+    pack_bits,
+    quantize,
+    quantize_blocks,
+    unpack_bits,
+)
 from edgeq.recipe import Mode, Recipe, Rule
+from edgeq.runtime.session import Session
 
 RNG = np.random.default_rng(7)
 ROWS = Value((4, 64))
@@ -122,6 +132,64 @@ def test_one_scale_for_all_channels_when_asked() -> None:
         assert [len(q.scale) for q in stored if q is not None] == [1, 1]
 
 
+def shifted() -> OneOp:
+    """Two layers whose weights are far from symmetric."""
+    image, hidden = Value((1, 8, 8, 4)), Value((1, 8, 8, 16))
+    kernel, matrix = (RNG.normal(1.0, 1.0, s).astype(np.float32) for s in ((16, 1, 1, 4), (8, 16)))
+    options = {"strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1}
+    return OneOp("shifted", {"x": image}, (
+        Step("CONV_2D", ("x", kernel, np.zeros(16, np.float32)), {"a": hidden}, options),
+        Step("FULLY_CONNECTED", ("a", matrix), {"y": Value((1, 8, 8, 8))}, {"keepNumDims": True}),
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mode", "gain_db"), [(Mode.WEIGHT_INT8, 2.0), (Mode.WEIGHT_INT4, 2.0), (Mode.WEIGHT_INT2, 3.0)]
+)
+def test_zero_points_of_shifted_weights_keep_more(
+    mode: Mode, gain_db: float, converter: Worker
+) -> None:
+    case = shifted()
+    before, after = (
+        cell(converter, case, Recipe("r", default=mode, symmetric=symmetric))
+        for symmetric in (True, False)
+    )
+    assert after.sqnr_db > before.sqnr_db + gain_db
+    assert (after.form, after.delegated) == (before.form, before.delegated)
+
+
+def test_an_export_with_zero_points_of_weights_computes_with_them() -> None:
+    case, recipe = shifted(), Recipe("r", default=Mode.WEIGHT_INT4, symmetric=False)
+    data = case.draw(12)
+    made = edgeq.export(case.build(), data, recipe=recipe, progress=False)
+    stored = [w.qparams for w in made.plan.stored.values()]
+    assert [len(q.zero_point) for q in stored if isinstance(q, QParams) and any(q.zero_point)] == [
+        16, 8,
+    ]  # fmt: skip
+    assert edgeq.lint(made.tflite).errors == ()
+    with made.session() as session, Session(edgeq.dequantize(made.tflite)) as plain:
+        for sample in data:
+            expected = plain.run(sample)["y"]
+            np.testing.assert_allclose(session.run(sample)["y"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_table_keeps_the_zero_point_0() -> None:
+    recipe = Recipe("r", default=Mode.WEIGHT_INT4, symmetric=False)
+    (choice,) = choose(FloatModel(OPS["embedding"].build(), "tflite"), recipe).values()
+    assert (choice.mode, choice.symmetric) == (Mode.WEIGHT_INT4, True)
+    assert choice.reason == "kernels look rows up in a table whose zero points are 0 alone"
+
+
+@pytest.mark.parametrize("dtype", [DType.INT2, DType.INT4, DType.INT8])
+@pytest.mark.parametrize("axis", [0, 1, None])
+def test_zero_points_lose_no_more_than_none(dtype: DType, axis: int | None) -> None:
+    for data in (weights(8, 64), np.abs(weights(8, 64)), -np.abs(weights(8, 64)) - 1):
+        forms = (affine_qparams(data, axis, dtype), stored_qparams(data, axis, dtype))
+        error = [np.square(dequantize(quantize(data, q), q) - data).sum() for q in forms]
+        assert error[0] <= error[1]
+        assert forms[0].axis == axis
+
+
 def test_blocks_of_int4_weights_keep_more() -> None:
     case = OneOp("wide", {"x": Value((4, 512))}, (dense("y", "x", inputs=512),))
     found = {}
@@ -164,21 +232,24 @@ def test_a_weight_that_two_ops_share_is_stored_once() -> None:
         assert (len(read), len(readers)) == (1, 1)
 
 
-def test_an_embedding_of_any_index_shape_is_looked_up() -> None:
+@pytest.mark.parametrize("mode", [Mode.WEIGHT_INT4, Mode.WEIGHT_INT8])
+def test_an_embedding_of_any_index_shape_is_looked_up(mode: Mode) -> None:
     table_values = weights(40, 16)
     step = Step("GATHER", (table_values, "ids"), {"y": Value((2, 3, 16))})
     case = OneOp("GATHER", {"ids": Value((2, 3), "int32", 0, 40)}, (step,))
     made = edgeq.export(
-        case.build(), case.draw(12), recipe="weight_int4", min_sqnr_db=None, progress=False
+        case.build(), case.draw(12), recipe=mode.value, min_sqnr_db=None, progress=False
     )
     assert [op.name for op in parse(made.tflite).graphs[0].operators] == [
         "RESHAPE", "EMBEDDING_LOOKUP", "RESHAPE",
     ]  # fmt: skip
     sample = case.draw(1)[0]["ids"]
+    assert edgeq.lint(made.tflite).errors == ()
     with made.session() as session:
         found = session.run(sample)["y"]
     assert found.shape == (2, 3, 16)
-    qparams = stored_qparams(table_values, 0, DType.INT4)
+    assert mode.weight_dtype is not None
+    qparams = stored_qparams(table_values, 0, mode.weight_dtype)
     expected = dequantize(quantize(table_values, qparams), qparams)[sample]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 

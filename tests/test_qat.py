@@ -13,7 +13,7 @@ from documents import run_blocks
 from numpy.typing import NDArray
 
 import edgeq
-from edgeq import Mode, ModelError, Recipe, Rule
+from edgeq import Mode, ModelError, Recipe, RecipeError, Rule
 from edgeq.demo import accuracy
 from edgeq.fidelity import Fidelity
 from edgeq.qtypes import DType, affine, quantize
@@ -202,6 +202,10 @@ def test_wrong_use_gets_a_sentence() -> None:
     ):
         edgeq.qat.freeze(Network())
     module = edgeq.qat.prepare(Network().eval(), images(1))
+    with pytest.raises(
+        RecipeError, match="trains with the zero point 0: leave out symmetric=False"
+    ):
+        edgeq.qat.prepare(Network().eval(), images(1), replace(PER_TENSOR_INT4, symmetric=False))
     with pytest.raises(ModelError, match="carries fake quantization already"):
         edgeq.qat.prepare(module, images(1))
     with pytest.raises(ModelError, match="makes no weight of a layer of the module an integer"):

@@ -116,6 +116,20 @@ def test_json_that_is_no_recipe(text: str, message: str) -> None:
         (Rule, {"layer": None}, "Rule.layer must be text. Received: None"),
         (Rule, {"op": ["ADD"]}, "Rule.op must be text. Received: ['ADD']"),
         (Recipe, {"default": "float"}, "Recipe.default must be a Mode"),
+        (Rule, {"symmetric": 0}, "Rule.symmetric must be true or false. Received: 0"),
+        (
+            Rule,
+            {"symmetric": False},
+            "Rule.symmetric=False is for the modes weight_int8, weight_int4, weight_int2, whose "
+            "weights become float before any op but a lookup in a table computes with them: "
+            "kernels that compute with integer weights take the zero point 0 alone. Received: "
+            "mode 'static_int8'",
+        ),
+        (
+            Recipe,
+            {"default": Mode.DYNAMIC_INT4, "symmetric": False},
+            "Recipe.symmetric=False is for the modes weight_int8, weight_int4, weight_int2, ",
+        ),
         (Recipe, {"rules": FLOAT_HEAD}, "Recipe.rules must be a tuple of Rule. Received: Rule("),
         (Recipe, {"rules": ("head",)}, "Recipe.rules must hold Rule values. Received: 'head'"),
     ],
@@ -163,10 +177,13 @@ def test_a_preset_is_one_mode_for_every_op(name: str) -> None:
 
 
 def test_the_default_is_a_rule_like_any_other() -> None:
-    recipe = Recipe("r", (FLOAT_HEAD,), Mode.WEIGHT_INT4, per_channel=False, strict=False)
+    settings = {"per_channel": False, "symmetric": False, "strict": False}
+    recipe = Recipe("r", (FLOAT_HEAD,), Mode.WEIGHT_INT4, **settings)
+    assert Recipe.from_json(recipe.to_json()) == recipe
     assert recipe.rule_for("ADD", "head.add") is FLOAT_HEAD
     rule = recipe.rule_for("ADD", "stem")
-    assert (rule.mode, rule.per_channel, rule.strict) == (Mode.WEIGHT_INT4, False, False)
+    assert rule.mode is Mode.WEIGHT_INT4
+    assert {name: getattr(rule, name) for name in settings} == settings
 
 
 def test_yaml_says_the_same_as_json(tmp_path: Path) -> None:
@@ -211,6 +228,14 @@ def test_the_last_entry_of_ai_edge_quantizer_wins() -> None:
     body = recipe.rule_for("CONV_2D", "stem")
     assert (body.mode, body.per_channel) == (Mode.DYNAMIC_INT8, False)
     assert len(recipe.rules) == 2
+
+
+def test_zero_points_of_weights_are_read_from_ai_edge_quantizers_recipes() -> None:
+    entry = {"regex": ".*", "operation": "*", "algorithm_key": "min_max_uniform_quantize",
+             "op_config": {"weight_tensor_config": {"num_bits": 4, "symmetric": False},
+                           "compute_precision": "FLOAT"}}  # fmt: skip
+    rule = Recipe.from_json(json.dumps([entry])).rules[0]
+    assert (rule.mode, rule.symmetric) == (Mode.WEIGHT_INT4, False)
 
 
 def test_bits_that_no_mode_has_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +14,22 @@ from hypothesis import strategies as st
 from one_op import INFINITY, VALID, Array, OneOp, Step, Value
 from rewrite_cases import CASES, Rewritten
 from stages import to_int8
+from typer.testing import CliRunner
 
 import edgeq
-from edgeq import Mode, Recipe, RecipeError, Rule
+from edgeq import Mode, ModelError, Recipe, RecipeError, Rule
+from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.observers import Fixed
+from edgeq.cli import app
+from edgeq.export.placement import planned_obstacles
+from edgeq.export.plan import make_plan
 from edgeq.export.rewrite import REWRITES, rewrite
 from edgeq.fidelity import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
+from edgeq.qtypes import QParams
 from edgeq.runtime.session import Coverage, Session
+from edgeq.targets import TARGETS, Target
 
 SAMPLES = 20
 ROUNDING = 1e-6
@@ -56,7 +65,7 @@ def _shown(coverage: Coverage) -> str:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
 def test_rewrite_keeps_the_numbers_and_serves_int8(case: Rewritten, converter: Worker) -> None:
     model = FloatModel(case.model.build(), "tflite")
-    rewritten, samples = rewrite(model), case.model.draw(SAMPLES)
+    rewritten, samples = rewrite(model, case.target), case.model.draw(SAMPLES)
     assert tuple(op.name for op in rewritten.graph.operators) == case.ops
     expected, actual = _outputs(model.tflite, case.model), _outputs(rewritten.tflite, case.model)
     assert set(actual) == set(expected)
@@ -80,14 +89,34 @@ def test_every_rewrite_has_a_case() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
 def test_a_rewritten_model_has_nothing_left_to_rewrite(case: Rewritten) -> None:
-    rewritten = rewrite(FloatModel(case.model.build(), "tflite"))
-    assert rewrite(rewritten) is rewritten
+    for target in TARGETS:
+        rewritten = rewrite(FloatModel(case.model.build(), "tflite"), target)
+        assert rewrite(rewritten, target) is rewritten
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
+def test_no_rewrite_makes_ops_that_its_target_does_not_run(target: Target) -> None:
+    for case in CASES:
+        model = FloatModel(case.model.build(), "tflite")
+        before, after = (_left_out(m, target) for m in (model, rewrite(model, target.name)))
+        assert len(after) <= len(before), f"{case.label}: {before} became {after}"
+        if case.target == target.name != "xnnpack":
+            assert not after, case.label
+
+
+def _left_out(model: FloatModel, target: Target) -> list[str]:
+    """Ops that a target does not run in int8, whatever the ranges."""
+    ranges = {tensor.index: Fixed(-3.0, 3.0) for tensor in model.graph.tensors}
+    recipe = Recipe(strict=False)
+    plan = make_plan(model, Calibration(model.digest, 1, ranges), recipe)
+    obstacles = planned_obstacles(model, plan, target)
+    return [op.name for op in model.graph.operators if obstacles[op.index]]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
 def test_inputs_outputs_and_layers_keep_their_names(case: Rewritten) -> None:
     model = FloatModel(case.model.build(), "tflite")
-    rewritten = rewrite(model)
+    rewritten = rewrite(model, case.target)
     assert rewritten.signature == model.signature
     for index in (*model.graph.inputs, *model.graph.outputs):
         assert rewritten.graph.tensors[index].name == model.graph.tensors[index].name
@@ -197,3 +226,63 @@ def test_rule_on_an_op_that_is_rewritten_tells_so() -> None:
         RecipeError, match="NEG may be what is rewritten into other ops: then name its layer"
     ):
         edgeq.export(case.build(), case.draw(SAMPLES), recipe=recipe, progress=False)
+
+
+@pytest.mark.parametrize("mode", ["dynamic_int8", "dynamic_int4", "weight_int4"])
+def test_product_with_a_constant_matrix_gets_the_modes_of_a_dense_layer(mode: str) -> None:
+    rows, left = Value((2, 5, 8)), Value((2, 5, 16))
+    weights = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+    case = OneOp("BATCH_MATMUL", {"x": left}, (Step("BATCH_MATMUL", ("x", weights), {"y": rows}),))
+    edge = edgeq.export(case.build(), case.draw(SAMPLES), recipe=mode, progress=False)
+    (stored,) = edge.plan.stored.values()
+    assert isinstance(stored.qparams, QParams)
+    assert stored.dynamic == mode.startswith("dynamic")
+    assert (stored.qparams.dtype, len(stored.qparams.scale)) == (Mode(mode).weight_dtype, 8)
+
+
+@pytest.fixture(scope="module")
+def native() -> OneOp:
+    """Ops that the Edge TPU runs as they are, and some that it runs in another form."""
+    image, half = Value((1, 8, 8, 4)), Value((1, 4, 4, 4))
+    pool = {"filterWidth": 2, "filterHeight": 2, "strideW": 2, "strideH": 2, "padding": VALID}
+    bound = np.asarray(0.75, np.float32)
+    return OneOp("native", {"x": image}, (
+        Step("RELU", ("x",), {"a": image}),
+        Step("MAX_POOL_2D", ("a",), {"b": half}, pool),
+        Step("LEAKY_RELU", ("b",), {"c": half}, {"alpha": 0.1}),
+        Step("MINIMUM", ("c", bound), {"y": half}),
+    ))  # fmt: skip
+
+
+def test_what_the_edge_tpu_runs_as_it_is_stays(native: OneOp) -> None:
+    data = native.draw(9)
+    edge = edgeq.export(native.build(), data, target="edgetpu", progress=False)
+    assert [op.name for op in edge.rewritten.graph.operators] == [
+        "RELU", "MAX_POOL_2D", "PRELU", "MINIMUM",
+    ]  # fmt: skip
+    placed = edgeq.lint(edge.tflite, "edgetpu")
+    assert placed.mapped_ops == len(placed.ops) == 4
+    both = edgeq.plan(native.build(), data, target="portable", progress=False)
+    assert {op.op for op in both.ops if op.obstacle} == {"MINIMUM"}
+
+
+def test_a_calibration_for_another_target_is_refused(native: OneOp, tmp_path: Path) -> None:
+    data, settings = native.draw(9), {"target": "edgetpu", "progress": False}
+    made = edgeq.calibrate(native.build(), data, progress=False)
+    with pytest.raises(
+        ModelError,
+        match="made for target 'xnnpack', for which the model is rewritten otherwise than for "
+        "'edgetpu': calibrate with target='edgetpu' too",
+    ):
+        edgeq.plan(native.build(), data, calibration=made, **settings)
+    made = edgeq.calibrate(native.build(), data, **settings)
+    given = edgeq.plan(native.build(), data, calibration=made, **settings)
+    assert given.plan == edgeq.plan(native.build(), data, **settings).plan
+    (tmp_path / "model.tflite").write_bytes(native.build())
+    np.savez(tmp_path / "data.npz", x=np.stack([sample["x"][0] for sample in data]))
+    files = [str(tmp_path / name) for name in ("model.tflite", "data.npz", "made.json")]
+    command = ["calibrate", files[0], "--data", files[1], "-o", files[2], "--target", "edgetpu"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert Calibration.load(files[2]) == made
+    with pytest.raises(RecipeError, match="target must be one of xnnpack"):
+        edgeq.calibrate(native.build(), data, target="moon")

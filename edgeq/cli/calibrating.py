@@ -15,6 +15,7 @@ from edgeq.calibrate.observers import NAMED
 from edgeq.cli.app import app
 from edgeq.cli.loading import errors_as_sentences, load_data, load_model
 from edgeq.cli.options import (
+    TARGET_HELP,
     Data,
     DataConfig,
     DataOptions,
@@ -41,6 +42,7 @@ def calibrate(
     data_config: DataConfig = None,
     data_option: DataOptions = None,
     observer: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED)}.")] = "minmax",
+    target: Annotated[str, typer.Option(help=TARGET_HELP)] = "xnnpack",
     input_range: PortRange = None,
     output_range: PortRange = None,
     layout: Layout = None,
@@ -68,7 +70,7 @@ def calibrate(
         made = run(
             load_model(model), load_data(data, data_config, data_option, model),
             observer=observer, start=start, checkpoint=checkpoint, on_advice=advice.extend,
-            threads=threads, layout=layout,
+            threads=threads, layout=layout, target=target,
             inputs=PortSpec(range=input_range), outputs=PortSpec(range=output_range),
         )  # fmt: skip
         made.save(output)

@@ -27,6 +27,7 @@ from edgeq.progress import Progress
 from edgeq.recipe import Recipe, as_recipe
 from edgeq.report.diagnosis import Diagnosis, LayerError
 from edgeq.runtime.backend import load_backend
+from edgeq.targets import TARGETS
 
 MOST_SAMPLES = 16
 """Samples that are run."""
@@ -96,7 +97,7 @@ def _references(
         if isinstance(model, EdgeModel):
             return [model.rewritten, model.float_model]
     loaded = load("the float model", float_model, data, worker)
-    return [rewrite(loaded), loaded]
+    return [*(rewrite(loaded, target) for target in TARGETS), loaded]
 
 
 def _parts(references: Sequence[FloatModel], edge: FloatModel) -> Parts:

@@ -31,12 +31,14 @@ class Choice:
         mode: How it is computed.
         reason: Why it is float, or not what was asked for; empty where there is nothing to say.
         per_channel: Whether its weight gets a scale for each channel.
+        symmetric: Whether the zero point of its weight is 0.
         block_size: Columns of its weight that share a scale; 0 without blocks.
     """
 
     mode: Mode
     reason: str = ""
     per_channel: bool = True
+    symmetric: bool = True
     block_size: int = 0
 
 
@@ -158,7 +160,8 @@ def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
     slot = weight_slot(graph, op)
     if slot is None:
         return Choice(Mode.FLOAT, "it has no weight to store")
-    choice = nearest_form(op.name, Choice(mode, per_channel=rule.per_channel))
+    wanted = Choice(mode, per_channel=rule.per_channel, symmetric=rule.symmetric)
+    choice = nearest_form(op.name, wanted)
     if not rule.block_size:
         return choice
     if op.name == "FULLY_CONNECTED" and choice.mode is Mode.DYNAMIC_INT4:
@@ -171,7 +174,10 @@ def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
 
 
 def nearest_form(name: str, choice: Choice) -> Choice:
-    """The choice itself, or what takes its place where the delegate has no dynamic kernel."""
+    """The choice itself, or what takes its place where there is no kernel for it."""
+    if not choice.symmetric and WEIGHTS[name].table:
+        reason = "kernels look rows up in a table whose zero points are 0 alone"
+        return replace(choice, symmetric=True, reason=reason)
     if not choice.mode.is_dynamic:
         return choice
     kernels = WEIGHTS[name].dynamic

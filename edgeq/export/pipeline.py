@@ -250,13 +250,9 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
     """Trace, rewrite, calibrate, search where the recipe leaves it to edgeq, and plan."""
     data, recipe = RepDataset(asked.rep_dataset), asked.recipe
     with stages.stage("trace"):
-        float_model = _traced(
-            asked.model, asked.params, asked.sample, data, converter, asked.layout
-        )
-        if asked.target == "edgetpu" and asked.layout is None and asked.calibration is None:
-            with contextlib.suppress(RecipeError):  # it has no images, or has them as NHWC
-                float_model = to_nhwc(float_model)
-        rewritten = _rewritten(float_model)
+        traced = _traced(asked.model, asked.params, asked.sample, data, converter)
+        float_model = _laid_out(traced, asked.layout, asked.target)
+        rewritten = _rewritten(float_model, asked.target)
         interface = Interface.of(rewritten, asked.inputs, asked.outputs)
         known = known_ranges(rewritten, interface)
         chosen = for_runtime(rewritten.graph, choose(rewritten, recipe), asked.oldest)
@@ -264,6 +260,8 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
     with stages.stage("calibrate", data.length) as advance:
         held = HeldOut(data.samples(input_specs(float_model), advance))
         given = None if asked.calibration is None else _given(asked.calibration, known)
+        if given is not None:
+            _check_made_for(given, traced, rewritten, asked)
         if not any(c.mode.is_static or c.mode is Mode.AUTO for c in choices.values()):
             given = Calibration(rewritten.digest, 0, {})
         if given is None:
@@ -299,6 +297,7 @@ def calibrate(
     params: object = None,
     sample: object = None,
     recipe: str | os.PathLike[str] | Recipe = "auto",
+    target: str = "xnnpack",
     inputs: object = "float32",
     outputs: object = "float32",
     layout: str | None = None,
@@ -319,6 +318,8 @@ def calibrate(
         params: As for `export`.
         sample: As for `export`.
         recipe: Its rules may give layers observers of their own.
+        target: As for `export`, which must be given the same where models are rewritten otherwise
+            for it.
         inputs: As for `export`, for the ranges that are known beforehand.
         outputs: As for `export`, likewise.
         layout: As for `export`, which must be given the same.
@@ -339,6 +340,7 @@ def calibrate(
     Raises:
         EdgeqError: As for `export`.
     """
+    _check_target(target)
     recipe = replace(as_recipe(recipe), observer=observer)
     asked = as_port_specs(inputs, "inputs"), as_port_specs(outputs, "outputs")
     check_layout(layout)
@@ -347,8 +349,9 @@ def calibrate(
     with start_converter() as converter:
         data = RepDataset(source)
         with stages.stage("trace"):
-            float_model = _traced(model, params, sample, data, converter, layout)
-            rewritten = _rewritten(float_model)
+            traced = _traced(model, params, sample, data, converter)
+            float_model = _laid_out(traced, layout, target)
+            rewritten = _rewritten(float_model, target)
         with stages.stage("calibrate", data.length) as advance:
             samples = data.samples(input_specs(float_model), advance)
             known = known_ranges(rewritten, Interface.of(rewritten, *asked))
@@ -378,29 +381,38 @@ def _costs(measure: bool, given: Costs | str | os.PathLike[str] | None) -> Costs
 
 
 def _traced(
-    model: object,
-    params: object,
-    sample: object,
-    data: RepDataset,
-    converter: Worker,
-    layout: str | None,
+    model: object, params: object, sample: object, data: RepDataset, converter: Worker
 ) -> FloatModel:
     found = frontends.trace(model, sample, data, converter, params)
     refuse_quantized(found)
-    return found if layout is None else to_nhwc(found)
+    return found
 
 
-def _rewritten(model: FloatModel) -> FloatModel:
+def _laid_out(model: FloatModel, layout: str | None, target: str) -> FloatModel:
+    """The model with images as asked for; the Edge TPU has them as NHWC where nothing is said."""
+    if layout is not None:
+        return to_nhwc(model)
+    if target == "edgetpu":
+        with contextlib.suppress(RecipeError):  # it has no images, or has them as NHWC
+            return to_nhwc(model)
+    return model
+
+
+def _rewritten(model: FloatModel, target: str) -> FloatModel:
     """The model in better ops; one that brought scales is left in the ops that those are for."""
-    return model if model.given else rewrite(model)
+    return model if model.given else rewrite(model, target)
 
 
 def _recipe_for(target: str, recipe: str | os.PathLike[str] | Recipe) -> Recipe:
     """The recipe; only XNNPACK runs float and integers side by side, which "auto" makes use of."""
-    if target not in TARGETS:
-        raise RecipeError(f"target must be one of {', '.join(TARGETS)}. Received: {target!r}")
+    _check_target(target)
     found = as_recipe(recipe)
     return INT8 if found == AUTO and target != "xnnpack" else found
+
+
+def _check_target(target: str) -> None:
+    if target not in TARGETS:
+        raise RecipeError(f"target must be one of {', '.join(TARGETS)}. Received: {target!r}")
 
 
 def _ports_for(target: str, asked: object, side: str) -> PortSpecs:
@@ -458,6 +470,22 @@ def _given(
     if not isinstance(calibration, Calibration):
         calibration = Calibration.load(calibration)
     return replace(calibration, observers={**calibration.observers, **known})
+
+
+def _check_made_for(
+    calibration: Calibration, traced: FloatModel, rewritten: FloatModel, asked: _Request
+) -> None:
+    """Raises a `ModelError` for a calibration of the form that the model has for another target."""
+    for other in TARGETS:
+        if calibration.model == rewritten.digest:
+            return
+        form = _rewritten(_laid_out(traced, asked.layout, other), other)
+        if calibration.model == form.digest:
+            raise ModelError(
+                f"the calibration was made for target {other!r}, for which the model is rewritten "
+                f"otherwise than for {asked.target!r}: calibrate with target={asked.target!r} too, "
+                f"or export with target={other!r}"
+            )
 
 
 def _check_result_runs(

@@ -15,7 +15,7 @@ import numpy as np
 from edgeq.calibrate.calibration import Calibration
 from edgeq.errors import ModelError
 from edgeq.export.modes import Choices, choose, weight_slot
-from edgeq.export.weights import block_qparams, stored_qparams
+from edgeq.export.weights import affine_qparams, block_qparams, stored_qparams
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, WEIGHTS, OpRow, ScaleRule
@@ -105,7 +105,7 @@ def _fields(qparams: QParams | BlockQParams) -> dict[str, object]:
         "dtype": qparams.dtype.type_name,
         "scale": list(qparams.scale),
         "zero_point": list(
-            qparams.zero_point[:1] if qparams.axis is not None else qparams.zero_point
+            qparams.zero_point if any(qparams.zero_point) else qparams.zero_point[:1]
         ),
         "quantization_dimension": qparams.axis,
         "narrow_range": qparams.narrow_range,
@@ -233,7 +233,8 @@ class _Planner:
             if dtype is not None and choice.block_size:
                 qparams = block_qparams(data, choice.block_size, dtype)
             elif dtype is not None:
-                qparams = stored_qparams(data, axis, dtype)
+                fitted = stored_qparams if choice.symmetric else affine_qparams
+                qparams = fitted(data, axis, dtype)
             yield (index, slot), Stored(qparams, dynamic and qparams is not None)
 
     @functools.cached_property

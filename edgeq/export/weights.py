@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from edgeq.qtypes import BlockQParams, DType, FloatArray, QParams, symmetric, symmetric_per_channel
+from edgeq.qtypes import (
+    BlockQParams,
+    DType,
+    FloatArray,
+    QParams,
+    affine_per_channel,
+    dequantize,
+    quantize,
+    symmetric,
+    symmetric_per_channel,
+)
 
 SMALLEST_BLOCK_SCALE = 2.0**-14
 """Smallest normal float16."""
@@ -29,6 +41,35 @@ def stored_qparams(data: FloatArray, axis: int | None, dtype: DType) -> QParams:
     if axis is None:
         return symmetric(float(absmax[0]), dtype)
     return symmetric_per_channel(absmax, axis, np.zeros(len(absmax)), dtype)
+
+
+def affine_qparams(data: FloatArray, axis: int | None, dtype: DType) -> QParams:
+    """Parameters of a stored weight with the zero points that lose least, full range.
+
+    Args:
+        data: The weight.
+        axis: Channel axis, or None for one scale and zero point.
+        dtype: Type to store; below 8 bits both ends of the range of each channel are clipped where
+            that has a smaller squared error.
+    """
+    rows = data.reshape(1, -1) if axis is None else np.moveaxis(data, axis, 0)
+    rows = rows.reshape(len(rows), -1)
+    ends = np.stack([rows.min(axis=1), rows.max(axis=1)]).astype(np.float64)
+    for end in (0, 1) if dtype.bits < 8 else ():
+        ends[end] *= _best_end(rows, ends, end, dtype)
+    return replace(affine_per_channel(ends[0], ends[1], 0, dtype), axis=axis)
+
+
+def _best_end(rows: FloatArray, ends: FloatArray, end: int, dtype: DType) -> FloatArray:
+    """Share of one end of each row's range that loses least."""
+    errors = []
+    for clip in CLIPS:
+        tried = ends.copy()
+        tried[end] *= clip
+        qparams = affine_per_channel(tried[0], tried[1], 0, dtype)
+        errors.append(np.square(dequantize(quantize(rows, qparams), qparams) - rows).sum(axis=1))
+    best: FloatArray = CLIPS[np.argmin(errors, axis=0)]
+    return best
 
 
 def block_qparams(data: FloatArray, block_size: int, dtype: DType) -> BlockQParams:

@@ -15,7 +15,7 @@ import numpy as np
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.linter.result import Severity
 from edgeq.linter.subject import LIMITS, Stored, Subject
-from edgeq.ops import OPS, ScaleRule
+from edgeq.ops import OPS, WEIGHTS, ScaleRule
 
 Found = tuple[Tensor | None, str]
 """The tensor at fault (None for the op as such) and what was found, in a few words."""
@@ -128,11 +128,19 @@ def _parameters(subject: Subject, op: Operator) -> Iterator[tuple[Tensor, Stored
 def _activations(subject: Subject, op: Operator) -> list[Tensor]:
     """Operands and results of integer type that are neither weight nor bias."""
     row = OPS.get(op.name)
-    parameters = (row.weight, row.bias) if row else ()
+    parameters: tuple[int | None, ...] = (row.weight, row.bias) if row else ()
+    if _looks_up_floats(subject, op):
+        parameters = (WEIGHTS[op.name].slot,)
     operands = [
         t for slot, t in subject.operands(op) if slot not in parameters or not t.is_constant
     ]
     return [t for t in (*operands, *subject.results(op)) if t.dtype in LIMITS]
+
+
+def _looks_up_floats(subject: Subject, op: Operator) -> bool:
+    """Whether an op makes the rows that it picks of a table float, each by its own scale."""
+    row = WEIGHTS.get(op.name)
+    return row is not None and row.table and subject.results(op)[0].dtype == "float32"
 
 
 def _weight(subject: Subject, op: Operator) -> Tensor | None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgeq.calibrate.data import RepDataset
-from edgeq.errors import DependencyError, ModelError
+from edgeq.errors import DependencyError, ModelError, RecipeError
 from edgeq.export import frontends
 from edgeq.export.convert import start_converter
 from edgeq.export.modes import Choice, choose, weight_slot
@@ -72,6 +72,7 @@ def prepare(model: Any, sample: Any, recipe: str | Recipe = "int8") -> Any:
     Raises:
         ModelError: It carries fake quantization already, has no layer to quantize, or cannot be
             traced.
+        RecipeError: It asks for zero points of weights.
         EdgeqError: As for `export`.
     """
     if not isinstance(model, nn.Module):
@@ -81,6 +82,10 @@ def prepare(model: Any, sample: Any, recipe: str | Recipe = "int8") -> Any:
     if is_trained(model):
         raise ModelError("the module carries fake quantization already: go on training it")
     chosen = _choices(model, sample, as_recipe(recipe))
+    if not all(choice.symmetric for choice in chosen.values()):
+        raise RecipeError(
+            "fake quantization trains with the zero point 0: leave out symmetric=False"
+        )
     prepared = copy.deepcopy(model)
     layers = dict(_layers(prepared, chosen))
     if not layers:

@@ -10,7 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 from edgeq.editor import GraphEditor
-from edgeq.export.rewrite import activations, arithmetic, convolutions, layout, parts, pooling
+from edgeq.export.rewrite import (
+    activations,
+    arithmetic,
+    convolutions,
+    dense,
+    layout,
+    parts,
+    pooling,
+)
 from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.flatbuffer import Graph, Operator, parse_tree
 from edgeq.model import FloatModel
@@ -21,6 +29,7 @@ REWRITES: tuple[Rewrite, ...] = (
     *arithmetic.REWRITES,
     *pooling.REWRITES,
     *convolutions.REWRITES,
+    *dense.REWRITES,
     *activations.REWRITES,
 )
 """Every rewrite; the first that fits an op is applied."""
@@ -29,9 +38,16 @@ PASSES_MAX = 100
 """One rewrite may make room for the next. A model that is not done by then is left as it is."""
 
 
-def rewrite(model: FloatModel, rewrites: Sequence[Rewrite] = REWRITES) -> FloatModel:
-    """The model with all rewrites applied as often as they fit; the model itself if none does."""
+def rewrite(
+    model: FloatModel, target: str = "xnnpack", rewrites: Sequence[Rewrite] = REWRITES
+) -> FloatModel:
+    """The model with all rewrites for a target applied as often as they fit.
+
+    Returns:
+        The model itself if none fits.
+    """
     editor, graph = GraphEditor(model.tree), model.graph
+    rewrites = [row for row in rewrites if target in row.targets]
     for _ in range(PASSES_MAX):
         if not _pass(Site(graph, editor), rewrites):
             break

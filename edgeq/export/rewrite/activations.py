@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from edgeq.export.rewrite.base import Rewrite, Site
+from edgeq.export.rewrite.base import FOR_EDGETPU, FOR_XNNPACK, XNNPACK_ALONE, Array, Rewrite, Site
 from edgeq.flatbuffer import Operator, schema
 from edgeq.model import layer
 
-_FUSES = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL", "MAX_POOL_2D")
+_FUSES = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL")
 _RELUS = ("RELU", "RELU6", "RELU_N1_TO_1")
 _NARROWED = {("NONE", name): name for name in _RELUS} | {
     ("RELU", "RELU"): "RELU",
@@ -21,12 +22,24 @@ _NARROWED = {("NONE", name): name for name in _RELUS} | {
 }
 """The one activation that does what a fused one and another behind it do."""
 
+_CLAMPS = {(0.0, math.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
+"""The activation between two bounds."""
+
 BOUND_MAX = 1e6
 """A range longer than this is no clamp."""
 
 
 def _fused(site: Site, op: Operator) -> Sequence[Any] | None:
-    before = site.producer(op.inputs[0], *_FUSES)
+    return _fused_into(site, op, *_FUSES)
+
+
+def _fused_pool(site: Site, op: Operator) -> Sequence[Any] | None:
+    return _fused_into(site, op, "MAX_POOL_2D")
+
+
+def _fused_into(site: Site, op: Operator, *names: str) -> Sequence[Any] | None:
+    """One of these ops with the activation behind it."""
+    before = site.producer(op.inputs[0], *names)
     if before is None or not site.is_read_once(op.inputs[0]):
         return None
     activation = _NARROWED.get((before.fused_activation, op.name))
@@ -40,6 +53,43 @@ def _fused(site: Site, op: Operator) -> Sequence[Any] | None:
     return [
         site.editor.copied(before.index, before.inputs, [output], fusedActivationFunction=fused)
     ]
+
+
+def _before_pool(site: Site, op: Operator) -> Sequence[Any] | None:
+    """What is fused into a max pool, or behind it, as an op before it."""
+    found = _pool_and_activation(site, op, "MAX_POOL_2D")
+    if found is None:
+        return None
+    pool, activation = found
+    clipped, none = site.tensor(op, site.shape(pool.inputs[0])), schema.ActivationFunctionType.NONE
+    return [
+        site.editor.op(activation, pool.inputs, [clipped]),
+        site.editor.copied(pool.index, [clipped], op.outputs, fusedActivationFunction=none),
+    ]
+
+
+def _behind_pool(site: Site, op: Operator) -> Sequence[Any] | None:
+    """What is fused into an average pool, or behind it, in a MUL by 1."""
+    found = _pool_and_activation(site, op, "AVERAGE_POOL_2D")
+    if found is None:
+        return None
+    pool, activation = found
+    pooled, none = site.tensor(op, site.shape(op.outputs[0])), schema.ActivationFunctionType.NONE
+    one = site.constant(op, "one", 1)
+    return [
+        site.editor.copied(pool.index, pool.inputs, [pooled], fusedActivationFunction=none),
+        site.binary("MUL", pooled, one, op.outputs[0], activation),
+    ]
+
+
+def _pool_and_activation(site: Site, op: Operator, name: str) -> tuple[Operator, str] | None:
+    """A pool of that name with the activation in it or behind it, which `op` is."""
+    if op.name == name:
+        return None if op.fused_activation == "NONE" else (op, op.fused_activation)
+    pool = site.producer(op.inputs[0], name)
+    if pool is None or pool.fused_activation != "NONE" or not site.is_read_once(op.inputs[0]):
+        return None
+    return pool, op.name
 
 
 def _carried(site: Site, op: Operator) -> Sequence[Any]:
@@ -72,7 +122,15 @@ def _clipped(site: Site, op: Operator, source: int, low: float, high: float) -> 
 
 
 def _clamp(site: Site, op: Operator) -> Sequence[Any] | None:
-    """MAXIMUM and MINIMUM with a constant, alone or one behind the other."""
+    """A clamp that is an activation of its own."""
+    found = _clamped(site, op)
+    if found is None or found[1:] not in _CLAMPS:
+        return None
+    return [site.editor.op(_CLAMPS[found[1:]], found[:1], op.outputs)]
+
+
+def _clamped(site: Site, op: Operator) -> tuple[int, float, float] | None:
+    """`(x, lowest, highest)` of MAXIMUM and MINIMUM, alone or one behind the other."""
     bound = _bound(site, op)
     if bound is None:
         return None
@@ -80,18 +138,18 @@ def _clamp(site: Site, op: Operator) -> Sequence[Any] | None:
     before = site.producer(source, "MINIMUM" if op.name == "MAXIMUM" else "MAXIMUM")
     inner = _bound(site, before) if before is not None else None
     if inner is not None:
-        low, high = (own, inner[1]) if op.name == "MAXIMUM" else (inner[1], own)
-        return _range(site, op, inner[0], low, high)
+        return (inner[0], *((own, inner[1]) if op.name == "MAXIMUM" else (inner[1], own)))
     if op.name == "MAXIMUM":
-        return [site.editor.op("RELU", [source], op.outputs)] if own == 0 else None
-    return _range(site, op, source, 0.0, own) if site.is_non_negative(source) else None
+        return source, own, math.inf
+    return (source, 0.0, own) if site.is_non_negative(source) else None
 
 
-def _range(site: Site, op: Operator, source: int, low: float, high: float) -> Sequence[Any] | None:
-    if (low, high) == (-1, 1):
-        return [site.editor.op("RELU_N1_TO_1", [source], op.outputs)]
-    if (low, high) == (0, 6):
-        return [site.editor.op("RELU6", [source], op.outputs)]
+def _scaled_clamp(site: Site, op: Operator) -> Sequence[Any] | None:
+    """A clamp between bounds that no activation has."""
+    found = _clamped(site, op)
+    if found is None:
+        return None
+    source, low, high = found
     is_sound = 0 < high - low < BOUND_MAX and max(abs(low), abs(high)) < 16 * (high - low)
     return _clipped(site, op, source, low, high) if is_sound else None
 
@@ -116,13 +174,32 @@ def _hard_swish(site: Site, op: Operator) -> Sequence[Any]:
     ]
 
 
-def _prelu(site: Site, op: Operator) -> Sequence[Any] | None:
-    source, slope = op.inputs[0], site.value(op.inputs[1])
-    if slope is None or slope.size == 0:
+def _equal_slopes(site: Site, op: Operator) -> Sequence[Any] | None:
+    slope = site.value(op.inputs[1])
+    if slope is None or slope.size == 0 or np.ptp(slope) != 0:
         return None
-    if np.ptp(slope) == 0 and 2**-7 <= abs(float(slope.flat[0])) <= 1:
-        alpha = float(slope.flat[0])
-        return [site.editor.op("LEAKY_RELU", [source], op.outputs, alpha=alpha)]
+    alpha = float(slope.flat[0])
+    if not 2**-7 <= abs(alpha) <= 1:
+        return None
+    return [site.editor.op("LEAKY_RELU", op.inputs[:1], op.outputs, alpha=alpha)]
+
+
+def _slopes_of_places(site: Site, op: Operator) -> Sequence[Any] | None:
+    return _prelu(site, op) if any(d > 1 for d in site.shape(op.inputs[1])[:-1]) else None
+
+
+def _prelu(site: Site, op: Operator) -> Sequence[Any] | None:
+    slope = site.value(op.inputs[1])
+    return None if slope is None or slope.size == 0 else _two_sides(site, op, slope)
+
+
+def _leaky(site: Site, op: Operator) -> Sequence[Any]:
+    return _two_sides(site, op, np.asarray(op.options.alpha))
+
+
+def _two_sides(site: Site, op: Operator, slope: Array) -> Sequence[Any]:
+    """`relu(x) - relu(x * -slope)`, or `relu(x) - relu(-x) * slope` where a slope is negative."""
+    source = op.inputs[0]
     positive, negative = (site.tensor(op, site.shape(source)) for _ in range(2))
     ops = [site.editor.op("RELU", [source], [positive])]
     if (slope >= 0).all():
@@ -132,12 +209,29 @@ def _prelu(site: Site, op: Operator) -> Sequence[Any] | None:
         below = site.tensor(op, site.shape(source))
         turned = site.constant(op, "minus_one", -1)
         ops.append(site.binary("MUL", source, turned, below, "RELU"))
-        ops.append(site.binary("MUL", below, op.inputs[1], negative))
+        slopes = site.constant(op, "slopes", slope)
+        ops.append(site.binary("MUL", below, slopes, negative))
     return [*ops, site.binary("SUB", positive, negative, op.outputs[0])]
+
+
+def _leaky_slopes(site: Site, op: Operator) -> Sequence[Any]:
+    shape = site.shape(op.outputs[0])
+    slopes = np.full((*(1 for _ in shape[1:-1]), *shape[-1:]), op.options.alpha)
+    return [site.editor.op("PRELU", [*op.inputs, site.constant(op, "slopes", slopes)], op.outputs)]
 
 
 def _abs(site: Site, op: Operator) -> Sequence[Any]:
     return [site.editor.op("LEAKY_RELU", op.inputs, op.outputs, alpha=-1.0)]
+
+
+def _magnitude(site: Site, op: Operator) -> Sequence[Any]:
+    positive, negative = (site.tensor(op, site.shape(op.outputs[0])) for _ in range(2))
+    turned = site.constant(op, "minus_one", -1)
+    return [
+        site.editor.op("RELU", op.inputs, [positive]),
+        site.binary("MUL", op.inputs[0], turned, negative, "RELU"),
+        site.binary("ADD", positive, negative, op.outputs[0]),
+    ]
 
 
 REWRITES = (
@@ -146,30 +240,69 @@ REWRITES = (
         "int8 RELUs of their own are not delegated, and a fused one costs nothing", True, _fused,
     ),
     Rewrite(
+        "fused activation of a pool", _RELUS, "the MAX_POOL_2D before it with the activation fused",
+        "int8 RELUs of their own are not delegated", True, _fused_pool, XNNPACK_ALONE,
+    ),
+    Rewrite(
+        "activation of a max pool", ("MAX_POOL_2D", *_RELUS), "the activation, MAX_POOL_2D",
+        "the converter fuses it into a pool before it, and the Edge TPU has no such pool", True,
+        _before_pool, FOR_EDGETPU,
+    ),
+    Rewrite(
+        "activation of an average pool", ("AVERAGE_POOL_2D", *_RELUS),
+        "AVERAGE_POOL_2D, MUL by 1 with the activation fused",
+        "the converter fuses it into a pool before it, and the Edge TPU has no such pool", True,
+        _behind_pool, FOR_EDGETPU,
+    ),
+    Rewrite(
         "carried activation", _RELUS, "MUL by 1 with the activation fused",
         "where the op before it can fuse none: int8 RELUs of their own are not delegated", True,
-        _carried,
+        _carried, FOR_XNNPACK,
     ),
     Rewrite(
         "RELU_0_TO_1", ("RELU_0_TO_1",), "MUL by 6 with RELU6 fused, MUL by 1/6",
         "int8 RELU_0_TO_1 is not delegated", False, _relu_0_to_1,
     ),
     Rewrite(
-        "clamp", ("MAXIMUM", "MINIMUM"),
-        "RELU, RELU6 or RELU_N1_TO_1, scaled where its bounds differ",
-        "int8 MAXIMUM and MINIMUM are not delegated", False, _clamp,
+        "clamp", ("MAXIMUM", "MINIMUM"), "RELU, RELU6 or RELU_N1_TO_1",
+        "int8 MAXIMUM and MINIMUM are not delegated, and the op before can fuse it", True, _clamp,
+    ),
+    Rewrite(
+        "clamp between other bounds", ("MAXIMUM", "MINIMUM"),
+        "MUL with RELU6 fused, MUL, between two ADD where the lower bound is not 0",
+        "int8 MAXIMUM and MINIMUM are not delegated", False, _scaled_clamp, FOR_XNNPACK,
     ),
     Rewrite(
         "hard swish", ("HARD_SWISH",), "ADD of 3 with RELU6 fused, MUL by 1/6, MUL",
         "int8 HARD_SWISH is not delegated", False, _hard_swish,
     ),
     Rewrite(
-        "PRELU", ("PRELU",),
-        "LEAKY_RELU where all slopes are equal, else RELU, MUL by the slopes with RELU fused, SUB",
-        "int8 PRELU is not delegated", True, _prelu,
+        "PRELU with equal slopes", ("PRELU",), "LEAKY_RELU",
+        "int8 PRELU is not delegated", True, _equal_slopes, XNNPACK_ALONE,
+    ),
+    Rewrite(
+        "PRELU", ("PRELU",), "RELU, MUL by the slopes with RELU fused, SUB",
+        "int8 PRELU is not delegated", True, _prelu, FOR_XNNPACK,
+    ),
+    Rewrite(
+        "PRELU with a slope for each place", ("PRELU",),
+        "RELU, MUL by the slopes with RELU fused, SUB",
+        "the Edge TPU has one slope for each channel", True, _slopes_of_places, FOR_EDGETPU,
+    ),
+    Rewrite(
+        "LEAKY_RELU", ("LEAKY_RELU",), "PRELU with equal slopes",
+        "the Edge TPU has no LEAKY_RELU", True, _leaky_slopes, ("edgetpu",),
+    ),
+    Rewrite(
+        "LEAKY_RELU for both", ("LEAKY_RELU",), "RELU, MUL by the slope with RELU fused, SUB",
+        "the Edge TPU has no LEAKY_RELU, XNNPACK no int8 PRELU", True, _leaky, ("portable",),
     ),
     Rewrite(
         "absolute value", ("ABS",), "LEAKY_RELU with slope -1",
-        "int8 ABS is not delegated", True, _abs,
+        "int8 ABS is not delegated", True, _abs, XNNPACK_ALONE,
+    ),
+    Rewrite(
+        "absolute value of two sides", ("ABS",), "RELU, MUL by -1 with RELU fused, ADD",
+        "the Edge TPU has neither ABS nor LEAKY_RELU", True, _magnitude, FOR_EDGETPU,
     ),
 )  # fmt: skip

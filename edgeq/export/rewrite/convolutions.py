@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.export.rewrite.arithmetic import affine
-from edgeq.export.rewrite.base import Rewrite, Site
+from edgeq.export.rewrite.base import XNNPACK_ALONE, Rewrite, Site
 from edgeq.export.rewrite.windows import Window, windows
 from edgeq.flatbuffer import Operator, schema
 from edgeq.ops import MOST_TAPS
@@ -54,7 +54,8 @@ def _scaled(site: Site, op: Operator) -> Sequence[Any] | None:
         return None
     axis = _OUTPUT_AXIS[before.name]
     weights = site.value(before.inputs[1])
-    bias = site.value(before.inputs[2]) if len(before.inputs) > 2 else np.zeros(channels)
+    has_bias = len(before.inputs) > 2 and before.inputs[2] >= 0
+    bias = site.value(before.inputs[2]) if has_bias else np.zeros(channels)
     if weights is None or bias is None or before.options is None:
         return None
     factor, summand = (np.broadcast_to(v.ravel(), channels) for v in (factor, summand))
@@ -188,15 +189,6 @@ def _seen_by(
     return site.slice(op, source, part, begin, size), part
 
 
-def _flat_bias(site: Site, op: Operator) -> Sequence[Any] | None:
-    """A dense layer whose bias has one dimension."""
-    bias = site.value(op.inputs[2]) if len(op.inputs) > 2 else None
-    if bias is None or bias.ndim == 1:
-        return None
-    inputs = [*op.inputs[:2], site.constant(op, "bias", bias.ravel())]
-    return [site.editor.copied(op.index, inputs, op.outputs)]
-
-
 REWRITES = (
     Rewrite(
         "padding of a convolution", _CONVOLUTIONS, "padding SAME, where it pads alike",
@@ -215,15 +207,12 @@ REWRITES = (
     Rewrite(
         "strided convolution of a wave", _CONVOLUTIONS, "RESHAPE, CONV_2D without stride",
         f"the int8 kernels work on {CHANNEL_GROUP} channels at a time, and a wave has one", False,
-        _wave,
+        _wave, XNNPACK_ALONE,
     ),
     Rewrite(
         "large depthwise kernel", ("DEPTHWISE_CONV_2D",),
         "PAD, SLICE and a DEPTHWISE_CONV_2D for each band of rows, ADD",
         f"the kernels for more than {MOST_TAPS} taps are several times slower", False, _bands,
-    ),
-    Rewrite(
-        "bias of many dimensions", ("FULLY_CONNECTED",), "FULLY_CONNECTED with a flat bias",
-        "in int8 no other is delegated", True, _flat_bias,
+        XNNPACK_ALONE,
     ),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.export.rewrite.base import Rewrite, Site
+from edgeq.export.rewrite.base import FOR_EDGETPU, FOR_XNNPACK, Rewrite, Site
 from edgeq.flatbuffer import Operator
 
 JOINED_MAX = 5
@@ -52,9 +52,11 @@ def repeated(
     return ops + joined(site, op, tensors, [part_shape] * JOINED_MAX + [shape] * rest, axis, output)
 
 
+def _alone(site: Site, op: Operator) -> Sequence[Any] | None:
+    return site.alias(op, op.inputs[0]) if len(op.inputs) == 1 else None
+
+
 def _concatenation(site: Site, op: Operator) -> Sequence[Any] | None:
-    if len(op.inputs) == 1:
-        return site.alias(op, op.inputs[0])
     if len(op.inputs) <= JOINED_MAX:
         return None
     shapes = [site.shape(t) for t in op.inputs]
@@ -72,11 +74,21 @@ def _pack(site: Site, op: Operator) -> Sequence[Any]:
     return ops + joined(site, op, deeper, [shape] * len(deeper), axis, op.outputs[0])
 
 
+def _pack_first(site: Site, op: Operator) -> Sequence[Any] | None:
+    return None if op.options.axis % len(site.shape(op.outputs[0])) else _pack(site, op)
+
+
 def _split(site: Site, op: Operator) -> Sequence[Any] | None:
     axis = site.value(op.inputs[0])
     if len(op.outputs) <= PARTS_MAX or axis is None:
         return None
     return _slices(site, op, op.inputs[1], int(axis.flat[0]))
+
+
+def _split_first(site: Site, op: Operator) -> Sequence[Any] | None:
+    axis = site.value(op.inputs[0])
+    is_first = axis is not None and int(axis.flat[0]) % len(site.shape(op.inputs[1])) == 0
+    return _slices(site, op, op.inputs[1], 0) if is_first else None
 
 
 def _split_v(site: Site, op: Operator) -> Sequence[Any] | None:
@@ -192,16 +204,22 @@ def _spread(site: Site, op: Operator) -> Sequence[Any] | None:
 
 
 REWRITES = (
+    Rewrite("concatenation of one", ("CONCATENATION",), "nothing", "it does nothing", True, _alone),
     Rewrite(
         "long concatenation", ("CONCATENATION",), "a tree of CONCATENATION",
         f"more than {JOINED_MAX} inputs are not delegated", True, _concatenation,
+        FOR_XNNPACK,
     ),
     Rewrite("stack", ("PACK",), "RESHAPE of each input, CONCATENATION",
-            "PACK is not delegated", True, _pack),
+            "PACK is not delegated", True, _pack, FOR_XNNPACK),
+    Rewrite("stack along the first dimension", ("PACK",), "RESHAPE of each input, CONCATENATION",
+            "the Edge TPU does not pack along it", True, _pack_first, FOR_EDGETPU),
     Rewrite(
         "long split", ("SPLIT",), "SLICE for each part",
-        f"more than {PARTS_MAX} parts are not delegated", True, _split,
+        f"more than {PARTS_MAX} parts are not delegated", True, _split, FOR_XNNPACK,
     ),
+    Rewrite("split along the first dimension", ("SPLIT",), "SLICE for each part",
+            "the Edge TPU does not split along it", True, _split_first, FOR_EDGETPU),
     Rewrite("uneven split", ("SPLIT_V",), "SLICE for each part",
             "SPLIT_V is not delegated", True, _split_v),
     Rewrite("unstack", ("UNPACK",), "SLICE and RESHAPE for each part",
@@ -209,6 +227,7 @@ REWRITES = (
     Rewrite(
         "strided slice without gaps", ("STRIDED_SLICE",), "SLICE, RESHAPE",
         "a STRIDED_SLICE that drops a dimension is not delegated", True, _strided_slice,
+        FOR_XNNPACK,
     ),
     Rewrite(
         "gather of neighbours", ("GATHER",), "SLICE, RESHAPE",

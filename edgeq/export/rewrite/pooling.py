@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.export.rewrite.base import Rewrite, Site
+from edgeq.export.rewrite.base import FOR_XNNPACK, XNNPACK_ALONE, Rewrite, Site
 from edgeq.export.rewrite.parts import joined, repeated
 from edgeq.export.rewrite.windows import Window, windows
 from edgeq.flatbuffer import Operator, schema
@@ -129,11 +129,12 @@ REWRITES = (
     Rewrite(
         "average over the whole map", ("AVERAGE_POOL_2D",), "MEAN",
         "int8 AVERAGE_POOL_2D is not delegated, MEAN is", False, _global_average,
+        FOR_XNNPACK,
     ),
     Rewrite(
         "average without padding", ("AVERAGE_POOL_2D",),
         "DEPTHWISE_CONV_2D with equal weights",
-        "int8 AVERAGE_POOL_2D is not delegated", False, _average,
+        "int8 AVERAGE_POOL_2D is not delegated", False, _average, FOR_XNNPACK,
     ),
     Rewrite(
         "max pool padded with minus infinity", ("MAX_POOL_2D",),
@@ -144,6 +145,6 @@ REWRITES = (
     Rewrite(
         "nearest neighbour, whole factors", ("RESIZE_NEAREST_NEIGHBOR",),
         "CONCATENATION of copies, DEPTH_TO_SPACE",
-        "RESIZE_NEAREST_NEIGHBOR is not delegated", True, _nearest,
+        "RESIZE_NEAREST_NEIGHBOR is not delegated", True, _nearest, XNNPACK_ALONE,
     ),
 )  # fmt: skip
