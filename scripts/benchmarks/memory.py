@@ -1,4 +1,4 @@
-"""Memory of an export: a sampler of all its processes, and a float .tflite as large as is asked for.
+"""Memory of an export: a sampler of all its processes, and a float .tflite of any size.
 
 The file has the shapes of a transformer's MLPs, with nothing around them: all it weighs is weights.
 """
@@ -26,6 +26,9 @@ WIDTH = 2048
 HIDDEN = 4 * WIDTH
 TOKENS = 4
 INTERVAL_S = 0.01
+REST = 4
+"""The system walks through all pages of a process to tell its memory, which then stands still: so
+many times as long it is left alone."""
 
 RECIPES = ("weight_int8", "dynamic_int8", "weight_int4", "float16")
 
@@ -62,11 +65,14 @@ def watched(command: Sequence[str]) -> tuple[str, list[Reading]]:
 
 def _watch(pid: int, readings: list[Reading], done: threading.Event) -> None:
     children = Path(f"/proc/{pid}/task/{pid}/children")
-    while not done.wait(INTERVAL_S):
+    spent = 0.0
+    while not done.wait(max(INTERVAL_S, REST * spent)):
+        start = time.perf_counter()
         own = family = _memory_mb(pid)
         with contextlib.suppress(OSError):
             family += sum(_memory_mb(int(child)) for child in children.read_text().split())
         readings.append(Reading(time.time(), own, family))
+        spent = time.perf_counter() - start
 
 
 def _memory_mb(pid: int) -> float:
