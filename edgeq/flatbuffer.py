@@ -209,9 +209,11 @@ class _Builder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers has no
     Half of a small int8 file can be the zero points of its channels, which are all 0.
 
     For large constants room is left, but they are not copied into it: `pieces` gives them as they
-    are, between what was built. Room that nothing is written to takes no memory.
+    are, between what was built. Room that nothing is written to takes no memory, so there is plenty
+    of it: making more would copy all.
     """
 
+    TABLE_BYTES = 1 << 26
     ALIGNMENT = 16
     SHARED_BYTES = 1 << 16
 
@@ -252,8 +254,8 @@ class _Builder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers has no
         yield built[place:]
 
 
-OUTSIDE_BYTES = 2**31 - (1 << 26)
-"""Constants of more bytes do not fit a flatbuffer and lie behind it; 64 MB are left for tables."""
+OUTSIDE_BYTES = 2**31 - 2 * _Builder.TABLE_BYTES
+"""Constants of more bytes do not fit a flatbuffer beside its tables, and lie behind it."""
 
 
 def pack(model: Any, outside_bytes: int = OUTSIDE_BYTES) -> Content:
@@ -280,7 +282,7 @@ def _is_left_out(data: Any) -> bool:
 
 def _built(model: Any) -> _Builder:
     weights = sum(len(b.data) for b in model.buffers if b.data is not None)
-    builder = _Builder(weights + (1 << 16))
+    builder = _Builder(weights + _Builder.TABLE_BYTES)
     builder.Finish(model.Pack(builder), IDENTIFIER)
     return builder
 

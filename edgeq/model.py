@@ -93,7 +93,9 @@ class FloatModel:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the float file, which ties a calibration to its model."""
-        return hashlib.sha256(self.tflite).hexdigest()
+        found = hashlib.sha256(self.tflite).hexdigest()
+        self.release()
+        return found
 
     def release(self) -> None:
         """Lets the system take back what was read of a large file; the next reader reads again."""

@@ -41,11 +41,13 @@ class Reading:
         at: When, in seconds since the epoch.
         own: Of the process.
         family: Of it and its children.
+        held: Of that, what no file backs, so that the system cannot take it back.
     """
 
     at: float
     own: float
     family: float
+    held: float
 
 
 def watched(command: Sequence[str]) -> tuple[str, list[Reading]]:
@@ -68,20 +70,25 @@ def _watch(pid: int, readings: list[Reading], done: threading.Event) -> None:
     spent = 0.0
     while not done.wait(max(INTERVAL_S, REST * spent)):
         start = time.perf_counter()
-        own = family = _memory_mb(pid)
+        found = [_memory_mb(pid)]
         with contextlib.suppress(OSError):
-            family += sum(_memory_mb(int(child)) for child in children.read_text().split())
-        readings.append(Reading(time.time(), own, family))
+            found += [_memory_mb(int(child)) for child in children.read_text().split()]
+        family, held = (sum(column) for column in zip(*found, strict=True))
+        readings.append(Reading(time.time(), found[0][0], family, held))
         spent = time.perf_counter() - start
 
 
-def _memory_mb(pid: int) -> float:
-    """Proportional set size: pages that several processes share are counted once in all."""
+def _memory_mb(pid: int) -> tuple[float, float]:
+    """Proportional set size, and what of it no file backs.
+
+    Pages that several processes share are counted once in all.
+    """
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
+        return 0.0, 0.0
+    found = {line.split(":")[0]: int(line.split()[1]) / 1000 for line in lines}
+    return found["Pss"], found["Pss_Anon"] + found["Pss_Shmem"]
 
 
 @dataclass(frozen=True)
@@ -92,12 +99,14 @@ class Peaks:
         float_mb: Size of the float file.
         seconds: Wall time of each stage.
         stages: Peak memory of all processes in each stage, in MB, and of all that is outside them.
+        held: The same of what no file backs.
         error: Why there is no exported file; empty where there is one.
     """
 
     float_mb: float
     seconds: dict[str, float]
     stages: dict[str, float]
+    held: dict[str, float]
     error: str
 
     @property
@@ -114,20 +123,23 @@ def measure(path: Path, recipe: str) -> Peaks:
     return Peaks(
         float_mb=path.stat().st_size / 1e6,
         seconds={name: end - start for name, (start, end) in found["marks"].items()},
-        stages=_by_stage(readings, found["marks"]),
+        stages=_by_stage([(r.at, r.family) for r in readings], found["marks"]),
+        held=_by_stage([(r.at, r.held) for r in readings], found["marks"]),
         error=found["error"],
     )
 
 
-def _by_stage(readings: Sequence[Reading], marks: dict[str, tuple[float, float]]) -> dict[str, Any]:
+def _by_stage(
+    readings: Sequence[tuple[float, float]], marks: dict[str, tuple[float, float]]
+) -> dict[str, float]:
     """Peak of each stage; what is before, between and behind them is "the rest"."""
     peaks = dict.fromkeys([*marks, "the rest"], 0.0)
     names, starts = list(marks), [start for start, _ in marks.values()]
-    for reading in readings:
-        place = bisect.bisect(starts, reading.at) - 1
-        inside = place >= 0 and reading.at <= marks[names[place]][1]
+    for at, memory in readings:
+        place = bisect.bisect(starts, at) - 1
+        inside = place >= 0 and at <= marks[names[place]][1]
         name = names[place] if inside else "the rest"
-        peaks[name] = max(peaks[name], reading.family)
+        peaks[name] = max(peaks[name], memory)
     return peaks
 
 
@@ -164,6 +176,7 @@ def exported(path: Path, recipe: str) -> dict[str, Any]:
 def write_float(path: Path, megabytes: int) -> None:
     """Writes a float .tflite of pairs of dense layers, about as large as asked for."""
     from edgeq.editor import GraphEditor, empty_tree
+    from edgeq.flatbuffer import completed
 
     editor, random = GraphEditor(empty_tree()), np.random.default_rng(0)
     first = last = editor.tensor("x", (1, TOKENS, WIDTH))
@@ -182,4 +195,4 @@ def write_float(path: Path, megabytes: int) -> None:
         editor.append(editor.op("FULLY_CONNECTED", [last, weight, -1], [made], keepNumDims=True))
         last = made
     editor.set_ports([first], [last])
-    path.write_bytes(editor.finish())
+    path.write_bytes(completed(editor.finish()))
