@@ -53,7 +53,7 @@ class MappedFile(mmap.mmap):
         return len(self) == len(other) and memoryview(self) == memoryview(other)
 
     def __hash__(self) -> int:
-        return hash(memoryview(self))
+        return hash(bytes(self))
 
     def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
         return bytes, (bytes(self),)

@@ -263,8 +263,8 @@ def pack(model: Any, outside_bytes: int = OUTSIDE_BYTES) -> Content:
 
     Args:
         model: The tree.
-        outside_bytes: Constants of more bytes in all lie behind the tables, as run times from
-            TensorFlow Lite 2.15 on read them.
+        outside_bytes: Large constants of more bytes in all lie behind the tables, where old run
+            times do not look for them.
 
     Raises:
         ModelError: The temporary folder, to which a large file is written, is full.
