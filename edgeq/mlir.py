@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.files import Content
+from edgeq.files import Content, release
 from edgeq.qtypes import QParams
 
 COMPOSITE = "quant.fake_quant"
@@ -126,7 +126,9 @@ def _context() -> Any:
 def _imported(tflite: Content) -> Any:
     from litert_converter.mlir._mlir_libs import model_utils_ext
 
-    return model_utils_ext.flatbuffer_to_mlir(bytes(tflite), _context())
+    content = bytes(tflite)
+    release(tflite)
+    return model_utils_ext.flatbuffer_to_mlir(content, _context())
 
 
 def _run(module: Any, config: Any) -> bytes:

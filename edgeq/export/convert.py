@@ -82,6 +82,7 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> Content:
     extra = stand_ins(model.graph, plan.tensors)
     hidden = plan.with_float_activations
     source = hide_ops(model.tree, sorted(hidden)) if hidden else model.tflite
+    model.release()
     try:
         converted = worker.call("edgeq.mlir:quantize", source, (*marks, *extra))
     except (JobCrashed, JobFailed) as error:
