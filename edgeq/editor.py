@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.files import Content
 from edgeq.flatbuffer import op_name, pack, schema
 from edgeq.qtypes import BlockQParams, QParams
 
@@ -80,8 +81,7 @@ class GraphEditor:
         entry.type = getattr(schema.TensorType, kind.upper())
         entry.quantization = self._quantization(entry.name.decode(), qparams)
         self._graph.tensors[tensor] = entry
-        if all(t.buffer != old for g in self._tree.subgraphs for t in g.tensors):
-            self._tree.buffers[old] = schema.BufferT()
+        self._drop_unused(old)
         return tensor
 
     def constant(self, name: str, values: npt.NDArray[Any]) -> int:
@@ -223,6 +223,15 @@ class GraphEditor:
         self._tree.signatureDefs = None
         return tuple(fed.values())
 
+    def feed(self, constants: Sequence[int]) -> None:
+        """Makes constants inputs of the graph."""
+        for tensor in constants:
+            entry = copy.copy(self._graph.tensors[tensor])
+            old, entry.buffer = entry.buffer, 0
+            self._graph.tensors[tensor] = entry
+            self._drop_unused(old)
+        self.set_ports([*self._graph.inputs, *constants], self._graph.outputs)
+
     def substitute(self, tensors: Mapping[int, int]) -> None:
         """Puts the value of each key of `tensors` in its place, wherever an op reads or writes it.
 
@@ -275,7 +284,7 @@ class GraphEditor:
         self._graph.outputs = np.concatenate([self._graph.outputs, np.asarray(extra, np.int32)])
         self._tree.signatureDefs = None
 
-    def finish(self) -> bytes:
+    def finish(self) -> Content:
         """The changed file."""
         return pack(self._tree)
 
@@ -285,6 +294,11 @@ class GraphEditor:
         buffer.data = content
         self._tree.buffers.append(buffer)
         return len(self._tree.buffers) - 1
+
+    def _drop_unused(self, buffer: int) -> None:
+        """Empties a buffer if no tensor has it any more."""
+        if all(t.buffer != buffer for g in self._tree.subgraphs for t in g.tensors):
+            self._tree.buffers[buffer] = schema.BufferT()
 
     def _append(self, name: str, kind: str, shape: Sequence[int], buffer: int) -> int:
         tensor = schema.TensorT()

@@ -1,13 +1,137 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and large ones that are looked at where they lie."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
+import weakref
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, TypeAlias
+
+from edgeq.errors import ModelError
+
+LARGE_BYTES = 64 << 20
+"""From this size on, the content of a file is not held in memory but mapped."""
 
 
-def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
+def is_large(size: int) -> bool:
+    """Whether so many bytes are better left in a file."""
+    return size >= LARGE_BYTES
+
+
+class MappedFile(mmap.mmap):
+    """The content of a file that is not empty, of which only what is looked at is read.
+
+    Equal to the same bytes, and pickled as such. The file may be moved or replaced by another one
+    while it is mapped, but must not be written to.
+
+    Args:
+        path: The file.
+        owned: Whether the file is to be deleted when nothing refers to the content any more.
+    """
+
+    path: Path
+    _identity: tuple[int, ...]
+
+    def __new__(cls, path: str | os.PathLike[str], owned: bool = False) -> MappedFile:
+        with open(path, "rb") as file:
+            found = super().__new__(cls, file.fileno(), 0, access=mmap.ACCESS_READ)
+            found._identity = _identity(os.fstat(file.fileno()))
+        found.path = Path(path).absolute()
+        if owned:
+            weakref.finalize(found, found.path.unlink, missing_ok=True)
+        return found
+
+    def __init__(self, path: str | os.PathLike[str], owned: bool = False) -> None:
+        """See `__new__`, which maps."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, bytes | mmap.mmap):
+            return NotImplemented
+        return len(self) == len(other) and memoryview(self) == memoryview(other)
+
+    def __hash__(self) -> int:
+        return hash(bytes(self))
+
+    def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
+        return bytes, (bytes(self),)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the path still leads to this content."""
+        try:
+            return _identity(self.path.stat()) == self._identity
+        except OSError:
+            return False
+
+
+Content: TypeAlias = bytes | MappedFile
+"""What a file holds: in memory, or mapped where it is large."""
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def read_content(path: str | os.PathLike[str]) -> Content:
+    """What a file holds.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    path = Path(path)
+    return MappedFile(path) if is_large(path.stat().st_size) else path.read_bytes()
+
+
+def joined(pieces: Iterable[Any], size: int) -> Content:
+    """Pieces of `size` bytes in all as one content; large ones go to a temporary file.
+
+    Raises:
+        ModelError: The temporary folder is full.
+    """
+    return MappedFile(written(pieces, size), owned=True) if is_large(size) else b"".join(pieces)
+
+
+def written(pieces: Iterable[Any], size: int) -> Path:
+    """A temporary file of pieces, which are `size` bytes in all; who asks for it has to delete it.
+
+    Raises:
+        ModelError: The temporary folder is full.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="edgeq-", suffix=".tflite")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+            return Path(name)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ModelError(
+            f"cannot write {size / 1e6:.0f} MB of the model to the temporary folder "
+            f"{tempfile.gettempdir()}: {error.strerror}. Make room there, or set TMPDIR to a "
+            "folder that has it"
+        ) from None
+
+
+def on_disk(content: Content) -> MappedFile:
+    """The content in a file that other processes can open by its path."""
+    if isinstance(content, MappedFile) and content.is_there:
+        return content
+    return MappedFile(written([content], len(content)), owned=True)
+
+
+def release(content: Content) -> None:
+    """Lets the system take back what it has read of a mapped file; it is read again if need be."""
+    if isinstance(content, MappedFile) and hasattr(mmap, "MADV_DONTNEED"):
+        content.madvise(mmap.MADV_DONTNEED)
+
+
+def write_whole(path: str | os.PathLike[str], content: Content) -> Path:
     """Writes a file under a temporary name beside it and renames it, so that it appears whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,12 @@ touches the generated flatbuffer schema. Knows nothing of MLIR, runtimes or quan
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import importlib
 import itertools
 import math
+import mmap
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.errors import DependencyError, ModelError
+from edgeq.files import Content, joined
 from edgeq.qtypes import DType, QParams
 
 
@@ -165,7 +168,7 @@ class Model:
     size: int
 
 
-def unpack(data: bytes) -> Any:
+def unpack(data: Content) -> Any:
     """The schema's mutable object tree (`ModelT`); constants are views of `data`.
 
     Raises:
@@ -192,7 +195,7 @@ def unpack(data: bytes) -> Any:
     return tree
 
 
-def _bring_in(buffer: Any, data: bytes, index: int) -> None:
+def _bring_in(buffer: Any, data: Content, index: int) -> None:
     """Gives a buffer what the file holds for it behind its tables, as some converters write it."""
     if buffer.offset + buffer.size > len(data):
         raise _damaged(f"buffer {index} lies outside the file")
@@ -204,34 +207,107 @@ class _Builder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers has no
     """Writes equal small vectors once, and constants at the alignment that kernels rely on.
 
     Half of a small int8 file can be the zero points of its channels, which are all 0.
+
+    For large constants room is left, but they are not copied into it: `pieces` gives them as they
+    are, between what was built. Room that nothing is written to takes no memory, so there is plenty
+    of it: making more would copy all.
     """
 
+    TABLE_BYTES = 1 << 26
     ALIGNMENT = 16
     SHARED_BYTES = 1 << 16
 
     def __init__(self, size: int) -> None:
-        super().__init__(size)
+        super().__init__(0)
+        self.Bytes = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANON)
+        self.head = size
         self._written: dict[tuple[str, bytes], int] = {}
+        self._left_out: list[tuple[int, npt.NDArray[np.uint8]]] = []
 
     def CreateNumpyVector(self, x: npt.NDArray[Any]) -> int:  # noqa: N802  # flatbuffers' name
-        key = (x.dtype.str, x.tobytes()) if x.nbytes <= self.SHARED_BYTES else (str(id(x)), b"")
+        is_large = x.nbytes > self.SHARED_BYTES
+        key = (str(id(x)), b"") if is_large else (x.dtype.str, x.tobytes())
         if key not in self._written:
             if x.dtype == np.uint8:
                 self.Prep(4, x.nbytes)
                 self.Prep(self.ALIGNMENT, x.nbytes)
-            self._written[key] = super().CreateNumpyVector(x)
+            leave_out = is_large and x.dtype == np.uint8
+            made = self._leave_out(x) if leave_out else super().CreateNumpyVector(x)
+            self._written[key] = made
         return self._written[key]
 
+    def _leave_out(self, x: npt.NDArray[np.uint8]) -> int:
+        self.StartVector(1, x.size, 1)
+        self.head -= x.size
+        self._left_out.append((self.Offset(), x))
+        return int(self.EndVector())
 
-def pack(model: Any) -> bytes:
-    """Writes an object tree as .tflite bytes; the same tree always gives the same bytes."""
+    def pieces(self) -> Iterator[Any]:
+        """The file from its beginning to its end."""
+        built = memoryview(self.Bytes)
+        place = self.head
+        for distance, constant in reversed(self._left_out):
+            start = len(built) - distance
+            yield built[place:start]
+            yield np.ascontiguousarray(constant)
+            place = start + constant.size
+        yield built[place:]
+
+
+OUTSIDE_BYTES = 2**31 - 2 * _Builder.TABLE_BYTES
+"""Constants of more bytes do not fit a flatbuffer beside its tables, and lie behind it."""
+
+
+def pack(model: Any, outside_bytes: int = OUTSIDE_BYTES) -> Content:
+    """Writes an object tree as a .tflite file; the same tree always gives the same bytes.
+
+    Args:
+        model: The tree.
+        outside_bytes: Large constants of more bytes in all lie behind the tables, where old run
+            times do not look for them.
+
+    Raises:
+        ModelError: The temporary folder, to which a large file is written, is full.
+    """
+    large = [b for b in model.buffers if b.data is not None and _is_left_out(b.data)]
+    if sum(len(b.data) for b in large) <= outside_bytes:
+        builder = _built(model)
+        return joined(builder.pieces(), builder.Offset())
+    return _packed_outside(model, large)
+
+
+def _is_left_out(data: Any) -> bool:
+    return len(data) > _Builder.SHARED_BYTES
+
+
+def _built(model: Any) -> _Builder:
     weights = sum(len(b.data) for b in model.buffers if b.data is not None)
-    builder = _Builder(weights + (1 << 16))
+    builder = _Builder(weights + _Builder.TABLE_BYTES)
     builder.Finish(model.Pack(builder), IDENTIFIER)
-    return bytes(memoryview(builder.Bytes)[builder.Head() :])
+    return builder
 
 
-def parse(data: bytes) -> Model:
+def _packed_outside(model: Any, large: Sequence[Any]) -> Content:
+    """A file with these buffers behind its tables, which say where each of them lies."""
+    tree = copy.copy(model)
+    places = {id(buffer): index for index, buffer in enumerate(model.buffers)}
+    tree.buffers = list(model.buffers)
+    stubs = []
+    for buffer in large:
+        stub = tree.buffers[places[id(buffer)]] = copy.copy(buffer)
+        stub.data, stub.offset, stub.size = None, _Builder.ALIGNMENT, len(buffer.data)
+        stubs.append(stub)
+    tables = _built(tree).Offset()  # as large as they will be: no field of theirs is 0
+    end, behind = tables, list[Any]()
+    for buffer, stub in zip(large, stubs, strict=True):
+        gap = -end % _Builder.ALIGNMENT
+        stub.offset = end + gap
+        behind += [bytes(gap), np.ascontiguousarray(buffer.data, np.uint8)]
+        end = stub.offset + stub.size
+    return joined(itertools.chain(_built(tree).pieces(), behind), end)
+
+
+def parse(data: Content) -> Model:
     """Reads and checks a .tflite file.
 
     Args:
@@ -255,7 +331,7 @@ def parse_tree(tree: Any, size: int = 0) -> Model:
         raise _damaged(f"{type(error).__name__}: {error}") from None
 
 
-def parse_only(data: bytes) -> int:
+def parse_only(data: Content) -> int:
     """Job: reads a file that may be damaged enough to keep a reader busy; returns its graphs."""
     return len(parse(data).graphs)
 
@@ -440,7 +516,7 @@ def _text(value: Any) -> str:
         raise _damaged(f"the name {value[:40]!r} is not UTF-8") from None
 
 
-def completed(data: bytes) -> bytes:
+def completed(data: Content) -> Content:
     """The same file with what later stages count on: a name for each tensor, and a signature.
 
     Both are optional in the format. Every tensor of the main graph gets a name of its own, and a
@@ -487,7 +563,7 @@ def _made_signature(graph: Graph, names: list[str]) -> Any:
     return signature
 
 
-def rename_tensors(data: bytes, rename: Callable[[int, str], str]) -> bytes:
+def rename_tensors(data: Content, rename: Callable[[int, str], str]) -> Content:
     """The same file with each tensor of the main graph named `rename(index, old name)`."""
     tree = unpack(data)
     for index, tensor in enumerate(tree.subgraphs[0].tensors):
@@ -495,7 +571,7 @@ def rename_tensors(data: bytes, rename: Callable[[int, str], str]) -> bytes:
     return pack(tree)
 
 
-def with_inputs(data: bytes, order: Sequence[str]) -> bytes:
+def with_inputs(data: Content, order: Sequence[str]) -> Content:
     """The same file with the inputs of the main graph in the order of these signature names."""
     tree = unpack(data)
     named = {_text(entry.name): entry for entry in tree.signatureDefs[0].inputs}

@@ -1,7 +1,8 @@
 """Child processes for native code that may die: a crash in a job is an exception here.
 
-A job is a function named `"module:function"` whose arguments and result can be pickled. Knows
-nothing of what the jobs do.
+A job is a function named `"module:function"` whose arguments and result can be pickled. Large
+`bytes` among them, and mapped files, go as files that the other side maps. Knows nothing of what
+the jobs do.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from edgeq.errors import EdgeqError
+from edgeq.files import MappedFile, is_large, on_disk, written
 
 STDERR_KEPT = 4000
 """Characters of a dead child's error output that are kept for the message."""
@@ -43,6 +46,19 @@ class JobFailed(Exception):  # noqa: N818
         super().__init__(f"{reason}\n{output}".strip())
         self.reason = reason
         self.output = output
+
+
+@dataclass(frozen=True)
+class _Path:
+    """What is sent of content that lies in a file."""
+
+    path: Path
+
+
+def _on_disk_if_large(value: object) -> object:
+    if isinstance(value, MappedFile) or (isinstance(value, bytes) and is_large(len(value))):
+        return on_disk(value)
+    return value
 
 
 class Worker:
@@ -100,7 +116,7 @@ class Worker:
 
         Args:
             job: `"module:function"`.
-            *arguments: Picklable arguments.
+            *arguments: Picklable arguments; large `bytes` arrive as a `MappedFile`.
             timeout_s: After this many seconds the child is killed.
             memory_bytes: Most memory that the job may take, on Linux; None is what the machine has.
 
@@ -110,8 +126,10 @@ class Worker:
             EdgeqError: Raised by the job, passed through.
         """
         start = self._stderr.seek(0, os.SEEK_END)
+        kept = [_on_disk_if_large(argument) for argument in arguments]
+        sent = tuple(_Path(a.path) if isinstance(a, MappedFile) else a for a in kept)
         try:
-            self._jobs.send((job, arguments, memory_bytes or _machine_memory()))
+            self._jobs.send((job, sent, memory_bytes or _machine_memory()))
             if not self._results.poll(timeout_s):
                 self._process.kill()
                 raise self._crashed(f"took longer than {timeout_s:.0f} s and was stopped", start)
@@ -119,7 +137,7 @@ class Worker:
         except (EOFError, OSError):
             raise self._crashed(self._death(), start) from None
         if succeeded:
-            return result
+            return MappedFile(result.path, owned=True) if isinstance(result, _Path) else result
         if isinstance(result, EdgeqError):
             raise result
         raise JobFailed(str(result), self._printed(start))
@@ -181,7 +199,11 @@ def _limited_memory(count: int) -> Iterator[None]:
 def _run(job: str, arguments: tuple[object, ...]) -> tuple[bool, Any]:
     module, _, function = job.partition(":")
     try:
-        return True, getattr(importlib.import_module(module), function)(*arguments)
+        opened = [MappedFile(a.path) if isinstance(a, _Path) else a for a in arguments]
+        result = getattr(importlib.import_module(module), function)(*opened)
+        if isinstance(result, bytes) and is_large(len(result)):
+            result = _Path(written([result], len(result)))
+        return True, result
     except EdgeqError as error:
         return False, error
     except Exception as error:  # whatever a native binding raises goes to the parent as text

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeq.files import Content, release
 from edgeq.qtypes import QParams
 
 COMPOSITE = "quant.fake_quant"
@@ -43,7 +44,7 @@ class Annotation:
     qparams: QParams
 
 
-def lower(bytecode: bytes, origin: str) -> bytes:
+def lower(bytecode: Content, origin: str) -> bytes:
     """Job: a StableHLO module as MLIR bytecode becomes a float .tflite file.
 
     Args:
@@ -51,12 +52,12 @@ def lower(bytecode: bytes, origin: str) -> bytes:
         origin: Framework's name as the converter spells it, for example `"PYTORCH"`.
     """
     ir, _ = _bindings()
-    context = _context()
+    context, bytecode = _context(), bytes(bytecode)
     with context:
         return _run(ir.Module.parse(bytecode), _lowering_config(origin, bytecode))
 
 
-def lower_exported(module: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+def lower_exported(module: Content, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     """Job: what `jax.export` serialised becomes a float .tflite file.
 
     Args:
@@ -67,7 +68,7 @@ def lower_exported(module: bytes, inputs: Sequence[str], outputs: Sequence[str])
     from litert_converter.mlir import passmanager
 
     ir, api = _bindings()
-    context = _context()
+    context, module = _context(), bytes(module)
     with context:
         parsed = ir.Module.parse(module)
         passmanager.PassManager.parse(_FROM_PORTABLE).run(parsed.operation)
@@ -86,7 +87,7 @@ def _lowering_config(origin: str, module: bytes) -> Any:
     return config
 
 
-def quantize(tflite: bytes, annotations: Sequence[Annotation]) -> bytes:
+def quantize(tflite: Content, annotations: Sequence[Annotation]) -> bytes:
     """Job: a float .tflite file and its composites become an integer .tflite file."""
     _, api = _bindings()
     module = _annotated(tflite, annotations)
@@ -96,14 +97,14 @@ def quantize(tflite: bytes, annotations: Sequence[Annotation]) -> bytes:
         return _run(module, config)
 
 
-def annotated_text(tflite: bytes, annotations: Sequence[Annotation]) -> str:
+def annotated_text(tflite: Content, annotations: Sequence[Annotation]) -> str:
     """Job: the annotated module as MLIR text, large constants left out."""
     module = _annotated(tflite, annotations)
     text: str = module.operation.get_asm(large_elements_limit=16, large_resource_limit=16)
     return text
 
 
-def import_only(tflite: bytes) -> int:
+def import_only(tflite: Content) -> int:
     """Job: reads a .tflite file with the converter's importer; returns its number of functions."""
     return len(list(_imported(tflite).body.operations))
 
@@ -122,10 +123,12 @@ def _context() -> Any:
     return context
 
 
-def _imported(tflite: bytes) -> Any:
+def _imported(tflite: Content) -> Any:
     from litert_converter.mlir._mlir_libs import model_utils_ext
 
-    return model_utils_ext.flatbuffer_to_mlir(tflite, _context())
+    content = bytes(tflite)
+    release(tflite)
+    return model_utils_ext.flatbuffer_to_mlir(content, _context())
 
 
 def _run(module: Any, config: Any) -> bytes:
@@ -137,7 +140,7 @@ def _run(module: Any, config: Any) -> bytes:
     return bytes(api.export_flatbuffer_to_bytes(module.operation))
 
 
-def _annotated(tflite: bytes, annotations: Sequence[Annotation]) -> Any:
+def _annotated(tflite: Content, annotations: Sequence[Annotation]) -> Any:
     ir, _ = _bindings()
     module = _imported(tflite)
     with module.context, ir.Location.unknown():

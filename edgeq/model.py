@@ -16,6 +16,7 @@ from typing import Any
 import numpy.typing as npt
 
 from edgeq.errors import ModelError
+from edgeq.files import Content, release
 from edgeq.flatbuffer import Graph, Model, Operator, Signature, Tensor, parse_tree, unpack
 from edgeq.qtypes import QParams
 
@@ -27,7 +28,7 @@ class FloatModel:
     """A float model as LiteRT sees it.
 
     Attributes:
-        tflite: The float .tflite file.
+        tflite: The float .tflite file, mapped where it is large.
         origin: Framework that it came from, for example `"pytorch"`.
         notes: What was done to it that the user should know, one sentence each.
         nhwc: Inputs that the file takes as NHWC, but the user's model as NCHW, by name.
@@ -36,7 +37,7 @@ class FloatModel:
         given: Parameters that the model brought with it, by tensor name.
     """
 
-    tflite: bytes
+    tflite: Content
     origin: str
     notes: tuple[str, ...] = ()
     nhwc: tuple[str, ...] = ()
@@ -92,7 +93,13 @@ class FloatModel:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the float file, which ties a calibration to its model."""
-        return hashlib.sha256(self.tflite).hexdigest()
+        found = hashlib.sha256(self.tflite).hexdigest()
+        self.release()
+        return found
+
+    def release(self) -> None:
+        """Lets the system take back what was read of a large file; the next reader reads again."""
+        release(self.tflite)
 
     def layer(self, op: Operator) -> str:
         """Layer path of an op in the framework's words, for example `features.0.conv`."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from edgeq.files import Content
 from edgeq.flatbuffer import Graph, parse
 from edgeq.qtypes import QParams, dequantize, quantize
 
@@ -75,7 +76,7 @@ class IO:
         }
 
 
-def read_io(tflite: bytes) -> IO:
+def read_io(tflite: Content) -> IO:
     """The inputs and outputs of a file's first signature, in the order of its graph.
 
     Raises:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -231,6 +233,32 @@ def _broadcast(values: tuple[float, ...], axis: int | None, rank: int) -> FloatA
     return np.asarray(values, np.float64).reshape(shape)
 
 
+PIECE = 1 << 20
+"""Elements that arithmetic takes at once, so that what it needs in between stays small."""
+
+
+def row_slices(values: npt.NDArray[Any]) -> Iterator[Any]:
+    """Slices of the first axis that together are the whole array."""
+    if values.ndim == 0:
+        yield ()
+    else:
+        count = max(1, PIECE * len(values) // max(1, values.size))
+        yield from (slice(start, start + count) for start in range(0, len(values), count))
+
+
+def largest(values: FloatArray, axis: int | None) -> FloatArray:
+    """Largest magnitude for each index of an axis, `(channels,)`; of all, `(1,)`, without one."""
+    others = tuple(a for a in range(values.ndim) if a != axis)
+    pieces = [np.abs(values[rows]).max(axis=others) for rows in row_slices(values)]
+    found: FloatArray = np.concatenate(pieces) if axis == 0 else np.max(pieces, axis=0)
+    return np.atleast_1d(found)
+
+
+def all_finite(values: FloatArray) -> bool:
+    """Whether no value is NaN or infinite."""
+    return all(bool(np.isfinite(values[rows]).all()) for rows in row_slices(values))
+
+
 def quantize(real: FloatArray, qparams: QParams) -> IntArray:
     """Rounds to the nearest integer of `qparams`, ties to even, saturating.
 
@@ -244,15 +272,20 @@ def quantize(real: FloatArray, qparams: QParams) -> IntArray:
     scale = _broadcast(qparams.scale, qparams.axis, real.ndim)
     zero_point = _broadcast(qparams.zero_point, qparams.axis, real.ndim)
     low, high = qparams.dtype.limits(qparams.narrow_range)
-    rounded = np.clip(np.rint(real / scale) + zero_point, low, high)
-    return rounded.astype(qparams.dtype.numpy_name)
+    integers = np.empty(real.shape, qparams.dtype.numpy_name)
+    for rows in row_slices(real):
+        own = rows if qparams.axis == 0 else ...
+        integers[rows] = np.clip(np.rint(real[rows] / scale[own]) + zero_point[own], low, high)
+    return integers
 
 
 def quantize_blocks(real: FloatArray, qparams: BlockQParams) -> IntArray:
     """As `quantize`, for a weight `(rows, columns)` in blocks."""
     top = qparams.dtype.limits(narrow_range=True)[1]
-    scale = np.repeat(np.asarray(qparams.scale), qparams.block_size, axis=1)
-    integers: IntArray = np.clip(np.rint(real / scale), -top, top).astype(qparams.dtype.numpy_name)
+    integers = np.empty(real.shape, qparams.dtype.numpy_name)
+    for rows in row_slices(real):
+        scale = np.repeat(np.asarray(qparams.scale[rows]), qparams.block_size, axis=1)
+        integers[rows] = np.clip(np.rint(real[rows] / scale), -top, top)
     return integers
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.editor import GraphEditor
+from edgeq.files import Content
 from edgeq.flatbuffer import Graph
 
 
@@ -43,7 +44,7 @@ class Instrumented:
         sums: Place in it of each probe's sum, -1 where it is not measured.
     """
 
-    tflite: bytes
+    tflite: Content
     measured: int
     minima: tuple[int, ...]
     maxima: tuple[int, ...]

@@ -107,6 +107,7 @@ class Calibrator:
         self.instrumented: Instrumented = instrument(
             model.tree, model.graph, self._probes, self._valued
         )
+        model.release()
 
     def run(
         self,

@@ -23,6 +23,7 @@ from edgeq.export.exported import BOUNDARY, Exported
 from edgeq.export.judge import Link
 from edgeq.export.plan import Plan
 from edgeq.fidelity import Fidelity
+from edgeq.files import Content
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
@@ -157,7 +158,7 @@ class Parts:
         return Link.between(self.reference, self._edge)
 
     @functools.cached_property
-    def _files(self) -> tuple[bytes, bytes, bytes]:
+    def _files(self) -> tuple[Content, Content, Content]:
         """The three models that are run, with what is looked at as outputs."""
         computed = [part.result.index for part in self.parts if part.op is not None]
         return (
@@ -269,7 +270,7 @@ class Parts:
         return tensor.qparams if tensor.is_constant else None
 
 
-def _rebuilt(model: FloatModel, cut: Sequence[int], kept: Sequence[int]) -> bytes:
+def _rebuilt(model: FloatModel, cut: Sequence[int], kept: Sequence[int]) -> Content:
     """A model in which readers of some tensors read new inputs, and some tensors are outputs."""
     editor = GraphEditor(model.tree)
     editor.cut(cut)

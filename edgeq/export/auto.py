@@ -37,6 +37,7 @@ from edgeq.export.placement import refused_ops
 from edgeq.export.plan import make_plan
 from edgeq.export.sensitivity import Noise, measure_noise
 from edgeq.export.verify import breaking_ops
+from edgeq.files import Content
 from edgeq.flatbuffer import Operator, parse
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
@@ -69,8 +70,8 @@ TRIALS = 4
 """Most plans that are converted and tried; twice as many where their time is measured."""
 
 HALVINGS = 3
-"""Plans that are tried besides, where time is measured, at prices in between: as fast as can be while
-the goal is reached."""
+"""Plans that are tried besides, where time is measured, at prices in between: as fast as can be
+while the goal is reached."""
 
 MEASURE_S = 2.5
 """How long a plan and the float model run in turn, where time is measured."""
@@ -149,13 +150,15 @@ class Search:
         tried = self._in_turn(offers)
         if self.measure:
             tried += self._between(cut, tried)
-        return _chosen([c for c in tried if not math.isnan(c.sqnr_db)] or tried, self.goal_db).choices
+        return _chosen(
+            [c for c in tried if not math.isnan(c.sqnr_db)] or tried, self.goal_db
+        ).choices
 
     @property
     def _is_large(self) -> bool:
         return len(self.model.graph.operators) >= LARGE
 
-    def _all_static(self) -> tuple[dict[int, Choice], bytes | None]:
+    def _all_static(self) -> tuple[dict[int, Choice], Content | None]:
         """Everything static that the converter makes static, and the file, if there is one."""
         found = {}
         for index, choice in self.choices.items():
@@ -189,7 +192,7 @@ class Search:
         why = "the converter or the runtime refuses the model in static int8"
         return {i: Choice(Mode.FLOAT, why) if i in auto else c for i, c in choices.items()}
 
-    def _converted(self, choices: Choices) -> bytes | None:
+    def _converted(self, choices: Choices) -> Content | None:
         """The model by these choices; None if the converter or the runtime refuses it."""
         plan = make_plan(self.model, self.calibration, self.recipe, choices)
         try:
@@ -200,7 +203,7 @@ class Search:
         self.advance()
         return tflite
 
-    def _outside(self, tflite: bytes | None) -> Mapping[str, frozenset[int]]:
+    def _outside(self, tflite: Content | None) -> Mapping[str, frozenset[int]]:
         """Ops that the delegate does not take, in float and in the int8 file."""
         with Session(self.model.tflite, threads=1) as session:
             taken = session.coverage().delegated

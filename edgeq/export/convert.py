@@ -15,6 +15,7 @@ from edgeq.export.hide import hide_ops, restore_ops, stand_ins
 from edgeq.export.join import join_integers, widen_biases
 from edgeq.export.plan import Plan
 from edgeq.export.store import store_weights
+from edgeq.files import Content
 from edgeq.flatbuffer import pack, unpack
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.mlir import Annotation
@@ -44,28 +45,31 @@ def start_converter() -> Worker:
     return Worker(PRELOAD)
 
 
-def lower_to_float(worker: Worker, bytecode: bytes, origin: str) -> bytes:
+def lower_to_float(worker: Worker, bytecode: bytes, origin: str) -> Content:
     """StableHLO bytecode of a traced model becomes a float .tflite file.
 
     Raises:
         ConversionError: The converter refused the model, or died on it.
     """
-    return bytes(_call(worker, "lowering the float model", "edgeq.mlir:lower", bytecode, origin))
+    job = "edgeq.mlir:lower"
+    made: Content = _call(worker, "lowering the float model", job, bytecode, origin)
+    return made
 
 
 def lower_exported(
     worker: Worker, module: bytes, inputs: Sequence[str], outputs: Sequence[str]
-) -> bytes:
+) -> Content:
     """What `jax.export` serialised becomes a float .tflite file with these names.
 
     Raises:
         ConversionError: The converter refused the model, or died on it.
     """
     job = "edgeq.mlir:lower_exported"
-    return bytes(_call(worker, "lowering the float model", job, module, inputs, outputs))
+    made: Content = _call(worker, "lowering the float model", job, module, inputs, outputs)
+    return made
 
 
-def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
+def convert(worker: Worker, model: FloatModel, plan: Plan) -> Content:
     """The float model and its plan become an integer .tflite file.
 
     Raises:
@@ -78,6 +82,7 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> bytes:
     extra = stand_ins(model.graph, plan.tensors)
     hidden = plan.with_float_activations
     source = hide_ops(model.tree, sorted(hidden)) if hidden else model.tflite
+    model.release()
     try:
         converted = worker.call("edgeq.mlir:quantize", source, (*marks, *extra))
     except (JobCrashed, JobFailed) as error:
@@ -102,7 +107,7 @@ def annotated_mlir(model: FloatModel, plan: Plan) -> str:
         return str(_call(worker, "writing the annotated model", job, model.tflite, marks))
 
 
-def check_runs(worker: Worker, tflite: bytes, sample: Sample, what: str) -> None:
+def check_runs(worker: Worker, tflite: Content, sample: Sample, what: str) -> None:
     """Loads and runs a model once in the child.
 
     Raises:
@@ -136,7 +141,7 @@ def _named_op(model: FloatModel, output: str) -> str | None:
     return model.where(model.graph.operators[int(found[1])]) if found else None
 
 
-def _bisect(worker: Worker, model: FloatModel, source: bytes, marks: Sequence[Annotation]) -> str:
+def _bisect(worker: Worker, model: FloatModel, source: Content, marks: Sequence[Annotation]) -> str:
     """The op whose annotations are enough to bring the converter down, by halving."""
     ops = sorted({mark.op for mark in marks})
     low, high = 0, len(ops)

@@ -19,6 +19,7 @@ from edgeq.editor import TensorMerger, op_code
 from edgeq.errors import ModelError
 from edgeq.export.exported import BOUNDARY
 from edgeq.export.frontends import tflite as frontend
+from edgeq.files import Content
 from edgeq.flatbuffer import Graph, Operator, Tensor, completed, pack, parse, schema, unpack
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 
@@ -57,10 +58,10 @@ def dequantize(tflite: bytes | bytearray | str | os.PathLike[str]) -> bytes:
             raise ModelError(
                 f"the model has no float form: the runtime refuses it ({' '.join(reason.split())})"
             ) from None
-    return made
+    return bytes(made)
 
 
-def float_form(tflite: bytes) -> bytes:
+def float_form(tflite: Content) -> Content:
     """The float form of a quantized file that was just made here; see `dequantize`."""
     return _Dequantizer(tflite).run()
 
@@ -68,12 +69,12 @@ def float_form(tflite: bytes) -> bytes:
 class _Dequantizer:
     """Changes one file."""
 
-    def __init__(self, tflite: bytes) -> None:
+    def __init__(self, tflite: Content) -> None:
         self._model = parse(tflite)
         self._tree = unpack(tflite)
         self._buffers: dict[tuple[object, ...], int] = {}
 
-    def run(self) -> bytes:
+    def run(self) -> Content:
         changed = [self._change(graph) for graph in self._model.graphs]
         if not any(changed):
             raise ModelError("nothing in the model is quantized: it is a float model already")

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edgeq.editor import GraphEditor, empty_tree
 from edgeq.export.costs import DYNAMIC, KINDS, WITH_DOT_PRODUCT, Costs, Rates, workload
+from edgeq.files import Content
 from edgeq.flatbuffer import parse, schema
 from edgeq.qtypes import DType, QParams
 from edgeq.runtime.benchmark import interleaved_latency, random_sample
@@ -61,7 +62,7 @@ IMAGES: tuple[Shape, ...] = ((1, 16, 16, 16), (1, 32, 32, 32), (1, 48, 48, 64))
 class OneOp:
     """A model around one op, in the form that is timed."""
 
-    tflite: bytes
+    tflite: Content
 
     def features(self, costs: Costs, form: str) -> tuple[float, float, float]:
         """Multiplications, elements, and the nanoseconds that other rates account for."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeq.files import Content
 from edgeq.flatbuffer import Graph, op_name, pack, schema
 from edgeq.mlir import GRAPH_INPUT, Annotation
 from edgeq.qtypes import DType, QParams
@@ -32,7 +33,7 @@ def stand_ins(graph: Graph, planned: Iterable[int]) -> tuple[Annotation, ...]:
     )
 
 
-def hide_ops(tree: Any, indices: Iterable[int]) -> bytes:
+def hide_ops(tree: Any, indices: Iterable[int]) -> Content:
     """The float file of an object tree with the ops of these indices made custom."""
     tree = copy.copy(tree)
     tree.operatorCodes = list(tree.operatorCodes)

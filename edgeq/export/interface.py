@@ -24,6 +24,7 @@ from edgeq.errors import RecipeError
 from edgeq.export.exported import Exported
 from edgeq.export.modes import Choice, Choices, weight_slot
 from edgeq.export.plan import Plan
+from edgeq.files import Content
 from edgeq.flatbuffer import Operator, pack, parse, schema, unpack
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, ScaleRule
@@ -135,7 +136,7 @@ def _sources(model: FloatModel, name: str, tensor: int, known: Fixed) -> list[in
     )
 
 
-def set_interface(model: FloatModel, plan: Plan, tflite: bytes, interface: Interface) -> bytes:
+def set_interface(model: FloatModel, plan: Plan, tflite: Content, interface: Interface) -> Content:
     """The converted file with the port types that were asked for.
 
     Raises:
@@ -171,7 +172,7 @@ def _converted(qparams: QParams, dtype: DType) -> QParams:
 class _PortEditor:
     """Changes the ports of one converted file."""
 
-    def __init__(self, model: FloatModel, plan: Plan, tflite: bytes) -> None:
+    def __init__(self, model: FloatModel, plan: Plan, tflite: Content) -> None:
         parsed = parse(tflite)
         self._exported = Exported(model, parsed.graphs[0])
         self._graph = parsed.graphs[0]
@@ -215,7 +216,7 @@ class _PortEditor:
             self._set(tensor, _converted(before, dtype))
             self._quantize(op.inputs[0], tensor)
 
-    def finish(self) -> bytes:
+    def finish(self) -> Content:
         """The changed file."""
         self._merger.apply()
         return pack(self._tree)

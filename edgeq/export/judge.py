@@ -29,6 +29,9 @@ from edgeq.runtime.session import Session
 Array = npt.NDArray[Any]
 Ports = tuple[tuple[str, Tensor], ...]
 
+TOGETHER_BYTES = 256 << 20
+"""Larger ones are loaded one after the other: an interpreter takes several times a file's size."""
+
 WORST_SAMPLES = 10
 """So many of the samples that are farthest apart are remembered."""
 
@@ -208,9 +211,18 @@ class Judge:
         """Names of the outputs, as the first model has them."""
         return tuple(name for name, _ in self.models[0].output_tensors())
 
-    def load(self) -> Runner:
-        """The models, ready to run."""
-        return Runner(self.models, self.links)
+    def load(self, places: Sequence[int] | None = None) -> Runner:
+        """The models, or those of them at some places, ready to run."""
+        chosen = range(len(self.models)) if places is None else places
+        return Runner([self.models[i] for i in chosen], [self.links[i] for i in chosen])
+
+    @property
+    def turns(self) -> tuple[tuple[int, ...], ...]:
+        """Places of the models that are small enough to be loaded at the same time."""
+        places = tuple(range(len(self.models)))
+        if sum(len(model.tflite) for model in self.models) < TOGETHER_BYTES:
+            return (places,)
+        return tuple((place,) for place in places)
 
     def __call__(self, samples: Iterable[Sample]) -> Tally:
         """What the samples show.
@@ -237,8 +249,11 @@ class Judge:
 
     def one(self, runner: Runner, sample: Sequence[Array]) -> Tally:
         """What one sample shows; called on several threads at once."""
+        return self.seen(runner.run(sample), sample)
+
+    def seen(self, answers: Sequence[Sequence[Array]], sample: Sequence[Array]) -> Tally:
+        """What every model's outputs of one sample show."""
         inputs = len(self.links[0].inputs)
-        answers = runner.run(sample[:inputs])
         targets = sample[inputs] if len(sample) > inputs else None
         try:
             self._check_finite(answers)

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgeq.editor import prune, renumber
 from edgeq.errors import ModelError
+from edgeq.files import Content
 from edgeq.flatbuffer import op_name, pack, parse, schema, unpack
 
 _MIN_RUNTIME = b"min_runtime_version"
@@ -23,7 +24,7 @@ _EMPTY = 0
 """The buffer that holds nothing, in every file."""
 
 
-def merge(files: Mapping[str, bytes]) -> bytes:
+def merge(files: Mapping[str, Content]) -> Content:
     """One file that holds a graph and a signature for each of several.
 
     Constants of equal bytes, and op codes, are there once. Names of tensors, inputs and outputs
@@ -123,7 +124,7 @@ def _number_inputs(tree: Any) -> None:
     renumber(tree, 0, lambda tensor: place.get(tensor, tensor))
 
 
-def signature_keys(tflite: bytes) -> tuple[str, ...]:
+def signature_keys(tflite: Content) -> tuple[str, ...]:
     """The keys of a file's signatures, in order.
 
     Raises:
@@ -132,7 +133,7 @@ def signature_keys(tflite: bytes) -> tuple[str, ...]:
     return tuple(signature.key for signature in parse(tflite).signatures)
 
 
-def split(tflite: bytes) -> dict[str, bytes]:
+def split(tflite: Content) -> dict[str, Content]:
     """A file of its own, with one graph, for each signature of a file, by key.
 
     Raises:
@@ -141,7 +142,7 @@ def split(tflite: bytes) -> dict[str, bytes]:
     return {key: _single(tflite, place) for place, key in enumerate(signature_keys(tflite))}
 
 
-def _single(tflite: bytes, place: int) -> bytes:
+def _single(tflite: Content, place: int) -> Content:
     """The file with one signature and its graph alone, and the constants that it reads."""
     tree = unpack(tflite)
     signature = tree.signatureDefs[place]

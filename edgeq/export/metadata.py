@@ -15,6 +15,7 @@ from typing import Any
 from edgeq.calibrate.readers import ImageLayout
 from edgeq.errors import DataError
 from edgeq.export.tflite_metadata import TensorEntry, embed
+from edgeq.files import Content
 from edgeq.ports import IO, Port
 
 
@@ -106,7 +107,7 @@ class Metadata:
             "resize": self.images.resize,
         }
 
-    def embedded(self, tflite: bytes) -> bytes:
+    def embedded(self, tflite: bytes) -> Content:
         """A .tflite with this as its metadata."""
         name, images = self._image_input, self.images
         inputs = [

@@ -37,6 +37,7 @@ from edgeq.export.rewrite import rewrite
 from edgeq.export.runtimes import EDGETPU_COMPILER, check_runtime, for_runtime
 from edgeq.export.signatures import by_signature
 from edgeq.export.verify import verify
+from edgeq.files import Content
 from edgeq.flatbuffer import parse
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
@@ -144,6 +145,9 @@ def export(
         with stages.stage("convert"):
             converted = convert(converter, rewritten, plan)
             tflite = set_interface(rewritten, plan, converted, decided.interface)
+            del converted
+            for model in (float_model, rewritten):
+                model.release()
             check_runtime(Exported(rewritten, parse(tflite).graphs[0]), oldest)
             _check_result_runs(converter, tflite, float_model, decided.judges[0])
         with stages.stage("verify"):
@@ -159,7 +163,7 @@ def export(
         notes=(*float_model.notes, *decided.advice, *_next_steps(target)),
         seconds=dict(stages.seconds),
     )
-    return EdgeModel(tflite, float_model, rewritten, plan, decided.calibration, report)
+    return EdgeModel(bytes(tflite), float_model, rewritten, plan, decided.calibration, report)
 
 
 def plan(
@@ -489,7 +493,7 @@ def _check_made_for(
 
 
 def _check_result_runs(
-    converter: Worker, tflite: bytes, float_model: FloatModel, sample: Sample
+    converter: Worker, tflite: Content, float_model: FloatModel, sample: Sample
 ) -> None:
     held = read_io(tflite).quantize(float_model.by_name(sample))
     try:

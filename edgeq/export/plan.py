@@ -24,7 +24,9 @@ from edgeq.qtypes import (
     DType,
     FloatArray,
     QParams,
+    all_finite,
     covering,
+    largest,
     symmetric,
     symmetric_per_channel,
 )
@@ -357,9 +359,8 @@ class _Planner:
     ) -> QParams:
         self._check_finite(op, data)
         if row.weight_axis is None or not self._choices[op.index].per_channel:
-            return symmetric(float(np.abs(data).max(initial=0.0)))
-        others = tuple(a for a in range(data.ndim) if a != row.weight_axis)
-        absmax = np.abs(data).max(axis=others)
+            return symmetric(float(largest(data, None)[0]))
+        absmax = largest(data, row.weight_axis)
         return symmetric_per_channel(absmax, row.weight_axis, self._floor(op, row, absmax, tensors))
 
     def _floor(
@@ -378,7 +379,7 @@ class _Planner:
         return np.broadcast_to(np.abs(bias.astype(np.float64)).ravel() / step, floor.shape)
 
     def _check_finite(self, op: Operator, data: FloatArray) -> None:
-        if not np.isfinite(data).all():
+        if not all_finite(data):
             raise ModelError(
                 f"{self._model.where(op)}: its weight or bias holds NaN or infinite values; "
                 "the float model itself is broken (diverged in training, or a damaged file)"

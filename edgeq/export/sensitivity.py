@@ -20,6 +20,7 @@ from edgeq.editor import GraphEditor
 from edgeq.export.costs import WITHOUT_DOT_PRODUCT, estimate_ns
 from edgeq.export.modes import decided_together
 from edgeq.export.plan import Plan
+from edgeq.files import Content
 from edgeq.flatbuffer import Operator
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, WEIGHTS, ScaleRule
@@ -179,7 +180,7 @@ class _Rounder:
                 if tensors:
                     yield _Variant(tensors=tensors)
 
-    def rounded(self, variant: _Variant) -> bytes:
+    def rounded(self, variant: _Variant) -> Content:
         """The float model with what a variant names rounded."""
         editor = GraphEditor(self._model.tree)
         changed: dict[int, dict[int, int]] = {}

@@ -148,7 +148,7 @@ def _merged(made: Mapping[str, EdgeModel]) -> MultiSignatureModel:
             f"the runtime {error.reason} when it ran the file of all signatures; export each "
             "signature to a file of its own"
         ) from None
-    return MultiSignatureModel(tflite, made)
+    return MultiSignatureModel(bytes(tflite), made)
 
 
 def check_alike(tflite: bytes, singles: Mapping[str, bytes]) -> None:

@@ -20,6 +20,7 @@ import flatbuffers
 import numpy as np
 
 from edgeq.calibrate.readers import ImageLayout
+from edgeq.files import Content
 from edgeq.flatbuffer import pack, schema, unpack
 
 ENTRY = b"TFLITE_METADATA"
@@ -54,12 +55,12 @@ class TensorEntry:
 
 
 def embed(
-    tflite: bytes,
+    tflite: Content,
     description: str,
     inputs: Sequence[TensorEntry],
     outputs: Sequence[TensorEntry],
     own: bytes,
-) -> bytes:
+) -> Content:
     """A .tflite with metadata in place of what it has.
 
     Args:
@@ -89,7 +90,7 @@ def _place(tree: Any) -> int:
     return int(entry.buffer)
 
 
-def _with_labels(packed: bytes, labels: Sequence[str]) -> bytes:
+def _with_labels(packed: Content, labels: Sequence[str]) -> bytes:
     """The file with a zip archive behind it, which is read from its end."""
     stream = io.BytesIO(packed)
     stream.seek(0, io.SEEK_END)

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from edgeq.calibrate.data import Sample
 from edgeq.errors import VerificationError
 from edgeq.export.exported import BOUNDARY, Exported
-from edgeq.export.judge import Judge
+from edgeq.export.judge import Array, Judge
 from edgeq.export.plan import Plan, Stored
+from edgeq.files import Content
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import FloatModel
 from edgeq.ports import read_io
 from edgeq.qtypes import QParams
 from edgeq.report import Measured, OutputFidelity
 from edgeq.runtime.backend import load_backend
-from edgeq.runtime.benchmark import interleaved_latency
+from edgeq.runtime.benchmark import Latency, interleaved_latency
 from edgeq.runtime.cpu import has_int8_dot_product
+from edgeq.runtime.session import Coverage
 from edgeq.targets import Target
 
 
@@ -25,7 +27,7 @@ def verify(
     float_model: FloatModel,
     rewritten: FloatModel,
     plan: Plan,
-    tflite: bytes,
+    tflite: Content,
     samples: Sequence[Sample],
     min_sqnr_db: float | None,
     target: Target,
@@ -49,17 +51,7 @@ def verify(
     exported = Exported(rewritten, edge_model.graph)
     check_float_ops(exported, plan)
     folded = check_qparams(exported, plan)
-    judge = Judge((float_model, edge_model))
-    with contextlib.closing(judge.load()) as runner:
-        reference, edge = runner.sessions
-        seen = judge.total(judge.one(runner, sample) for sample in samples).outputs
-        outputs = tuple(map(OutputFidelity.of, judge.output_names, seen))
-        _check_sqnr(outputs, min_sqnr_db)
-        coverage = edge.coverage()
-        latency = interleaved_latency(
-            {"float": (reference, samples[0]),
-             "edge": (edge, io.quantize(float_model.by_name(samples[0])))}
-        )  # fmt: skip
+    outputs, coverage, latency = _run(Judge((float_model, edge_model)), samples, min_sqnr_db)
     outside = [op for op in exported.graph.operators if op.index not in coverage.delegated]
     obstacles = target.placement(exported.graph)
     operators = rewritten.graph.operators
@@ -88,6 +80,31 @@ def verify(
         runtime=load_backend().describe(),
         int8_dot_product=has_int8_dot_product(),
     )
+
+
+def _run(
+    judge: Judge, samples: Sequence[Sample], min_sqnr_db: float | None
+) -> tuple[tuple[OutputFidelity, ...], Coverage, dict[str, Latency]]:
+    """Both models on all samples: their outputs, what the delegate took, and their latency."""
+    before: list[list[list[Array]]] = [[] for _ in samples]
+    latency: dict[str, Latency] = {}
+    for turn in judge.turns:
+        with contextlib.closing(judge.load(turn)) as runner:
+            pairs = zip(before, samples, strict=True)
+            answers = ([*known, *runner.run(sample)] for known, sample in pairs)
+            if turn[-1] == len(judge.models) - 1:
+                seen = judge.total(map(judge.seen, answers, samples)).outputs
+                outputs = tuple(map(OutputFidelity.of, judge.output_names, seen))
+                _check_sqnr(outputs, min_sqnr_db)
+                coverage = runner.sessions[-1].coverage()
+            else:
+                before = list(answers)
+            runs = {
+                ("float", "edge")[place]: (session, judge.links[place].stored(samples[0]))
+                for place, session in zip(turn, runner.sessions, strict=True)
+            }
+            latency.update(interleaved_latency(runs))
+    return outputs, coverage, latency
 
 
 def check_float_ops(exported: Exported, plan: Plan) -> None:

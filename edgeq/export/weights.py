@@ -13,7 +13,9 @@ from edgeq.qtypes import (
     QParams,
     affine_per_channel,
     dequantize,
+    largest,
     quantize,
+    row_slices,
     symmetric,
     symmetric_per_channel,
 )
@@ -34,8 +36,7 @@ def stored_qparams(data: FloatArray, axis: int | None, dtype: DType) -> QParams:
         dtype: Type to store; below 8 bits the range of each channel is the one with the smallest
             squared error, clipping included.
     """
-    others = None if axis is None else tuple(a for a in range(data.ndim) if a != axis)
-    absmax = np.atleast_1d(np.abs(data).max(axis=others))
+    absmax = largest(data, axis)
     if dtype.bits < 8:
         absmax = absmax * _best_clip(data, absmax, axis, dtype)
     if axis is None:
@@ -80,7 +81,7 @@ def block_qparams(data: FloatArray, block_size: int, dtype: DType) -> BlockQPara
         same in every kernel.
     """
     blocks = data.reshape(-1, block_size)
-    absmax = np.abs(blocks).max(axis=1)
+    absmax = largest(blocks, 0)
     clipped = absmax * _best_clip(blocks, absmax, 0, dtype)
     scale = np.maximum(clipped / dtype.limits(narrow_range=True)[1], SMALLEST_BLOCK_SCALE)
     bits = scale.astype(np.float32).view(np.uint32)
@@ -91,13 +92,15 @@ def block_qparams(data: FloatArray, block_size: int, dtype: DType) -> BlockQPara
 
 def _best_clip(data: FloatArray, absmax: FloatArray, axis: int | None, dtype: DType) -> FloatArray:
     """Share of each channel's largest magnitude that loses least, `(channels,)`."""
-    rows = data.reshape(1, -1) if axis is None else np.moveaxis(data, axis, 0)
-    rows = rows.reshape(len(absmax), -1)
+    channels = data[None] if axis is None else np.moveaxis(data, axis, 0)
     top = dtype.limits(narrow_range=True)[1]
-    errors = []
-    for clip in CLIPS:
-        step = np.maximum(absmax * clip / top, np.finfo(np.float32).tiny)[:, None]
-        rounded = np.clip(np.rint(rows / step), -top, top) * step
-        errors.append(np.square(rounded - rows).sum(axis=1))
-    best: FloatArray = CLIPS[np.argmin(errors, axis=0)]
+    best = np.empty(len(absmax))
+    for some in row_slices(channels):
+        rows = channels[some].reshape(len(absmax[some]), -1)
+        errors = []
+        for clip in CLIPS:
+            step = np.maximum(absmax[some] * clip / top, np.finfo(np.float32).tiny)[:, None]
+            rounded = np.clip(np.rint(rows / step), -top, top) * step
+            errors.append(np.square(rounded - rows).sum(axis=1))
+        best[some] = CLIPS[np.argmin(errors, axis=0)]
     return best

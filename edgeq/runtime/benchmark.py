@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.files import Content
 from edgeq.isolation import MEMORY_USED, Worker
 from edgeq.ports import IO, Port
 from edgeq.runtime.backend import load_backend
@@ -89,7 +90,7 @@ class Setting:
     threads: int | None = None
     backend: str | None = None
 
-    def load(self, tflite: bytes) -> Session:
+    def load(self, tflite: Content) -> Session:
         """A session of a model."""
         return Session(
             tflite, self.delegate, self.threads, self.options or None, backend=self.backend
@@ -120,7 +121,7 @@ class Benchmark:
 
 
 def benchmark(
-    models: Mapping[str, bytes],
+    models: Mapping[str, Content],
     setting: Setting | None = None,
     seconds: float = 3.0,
     most_runs: int = 1000,
@@ -173,7 +174,7 @@ def _random(port: Port, generator: np.random.Generator) -> npt.NDArray[Any]:
     return np.zeros(port.shape, port.dtype)
 
 
-def _memory_mb(tflite: bytes, setting: Setting) -> float | None:
+def _memory_mb(tflite: Content, setting: Setting) -> float | None:
     """Memory of a model, told by a child that nothing else has filled."""
     if not MEMORY_USED.exists():
         return None
@@ -182,7 +183,7 @@ def _memory_mb(tflite: bytes, setting: Setting) -> float | None:
     return found
 
 
-def added_memory_mb(tflite: bytes, setting: Setting) -> float:
+def added_memory_mb(tflite: Content, setting: Setting) -> float:
     """Job: what loading and running a model adds to this process, in MB."""
     load_backend(setting.backend)
     before = _resident_mb()

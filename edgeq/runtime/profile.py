@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edgeq.editor import GraphEditor
+from edgeq.files import Content
 from edgeq.flatbuffer import Graph, parse_tree, unpack
 from edgeq.model import layer
 from edgeq.runtime.benchmark import Setting, interleaved_latency, random_sample
@@ -36,7 +37,7 @@ class OpTime:
 
 
 def op_times(
-    tflite: bytes, setting: Setting | None = None, budget_s: float = BUDGET_S
+    tflite: Content, setting: Setting | None = None, budget_s: float = BUDGET_S
 ) -> tuple[OpTime, ...]:
     """Times every op of a model's main graph.
 
@@ -54,7 +55,7 @@ def op_times(
     return tuple(_times(tflite, graph, setting, budget_s))
 
 
-def _times(tflite: bytes, graph: Graph, setting: Setting, budget_s: float) -> Iterator[OpTime]:
+def _times(tflite: Content, graph: Graph, setting: Setting, budget_s: float) -> Iterator[OpTime]:
     tree = unpack(tflite)
     before = None
     for op in graph.operators:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.errors import DataError, DelegateError, EdgeqError, ModelError
+from edgeq.files import Content, MappedFile
 from edgeq.flatbuffer import builtin_name
 from edgeq.ports import IO, Port
 from edgeq.runtime.backend import Backend, load_backend
@@ -77,7 +78,7 @@ class Session:
 
     def __init__(
         self,
-        model: bytes | str | os.PathLike[str],
+        model: Content | str | os.PathLike[str],
         delegate: str = "xnnpack",
         threads: int | None = None,
         options: Options | None = None,
@@ -86,7 +87,7 @@ class Session:
         backend: str | None = None,
     ) -> None:
         _check_delegate(delegate, options)
-        self._content = model if isinstance(model, bytes) else read_model(model)
+        self._content = model if isinstance(model, bytes | MappedFile) else read_model(model)
         self._backend = load_backend(backend)
         self._delegate = delegate
         self._interpreter = _interpreter(
@@ -336,11 +337,18 @@ def _check_delegate(delegate: str, options: Options | None) -> None:
         raise DelegateError(f"the delegate {delegate!r} takes no options; a library does")
 
 
+def model_argument(content: Content) -> dict[str, Any]:
+    """How an interpreter is given a model; a mapped one it maps itself."""
+    if isinstance(content, MappedFile) and content.is_there:
+        return {"model_path": str(content.path)}
+    return {"model_content": bytes(content)}
+
+
 def _interpreter(
-    backend: Backend, content: bytes, delegate: str, threads: int, options: Options
+    backend: Backend, content: Content, delegate: str, threads: int, options: Options
 ) -> Any:
     kinds = backend.module.OpResolverType
-    arguments: dict[str, Any] = {"model_content": content, "num_threads": threads}
+    arguments: dict[str, Any] = {**model_argument(content), "num_threads": threads}
     if delegate == "none":
         arguments["experimental_op_resolver_type"] = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     elif delegate == "reference":
@@ -448,7 +456,7 @@ def _walk_back(
     return found
 
 
-def smoke_run(tflite: bytes, sample: Sequence[Array]) -> None:
+def smoke_run(tflite: Content, sample: Sequence[Array]) -> None:
     """Job: loads a model and runs one sample; a model that kills its host kills a child here."""
     with Session(tflite, threads=1) as session:
         session.invoke(sample)

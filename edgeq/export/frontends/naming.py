@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from edgeq.files import Content
 from edgeq.flatbuffer import Graph, Operator, parse, rename_tensors
 from edgeq.ops import OPS
 
 
 def named_by_layer(
-    tflite: bytes,
+    tflite: Content,
     layers_in: Callable[[str], list[str]],
     layers: Iterable[str] = (),
     outputs: Mapping[str, str] | None = None,
-) -> bytes:
+) -> Content:
     """The same file with every tensor of the main graph named by its layer.
 
     Args:

@@ -8,39 +8,48 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeGuard
+from typing import TypeAlias, TypeGuard
 
 import numpy as np
 
+from edgeq.editor import GraphEditor
 from edgeq.errors import ModelError
+from edgeq.files import Content, MappedFile, read_content
 from edgeq.flatbuffer import Tensor, completed, parse
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel
 from edgeq.runtime.backend import load_backend
+from edgeq.runtime.session import model_argument
 
 CHECK_LIMIT_S = 60.0
 KERNEL_CHECK = "edgeq.export.frontends.tflite:check_kernels"
 CHECK_MEMORY_BYTES = 2 << 30
 """What a check may take besides the copies of the file itself that it makes."""
 
+FED_BYTES = 1 << 20
+"""The importer is not shown constants of so many bytes: it would only copy them, several times."""
 
-def handles(model: object) -> TypeGuard[bytes | bytearray | str | os.PathLike[str]]:
+
+Source: TypeAlias = bytes | bytearray | MappedFile | str | os.PathLike[str]
+
+
+def handles(model: object) -> TypeGuard[Source]:
     """Whether `model` is a path or the bytes of a file."""
-    return isinstance(model, bytes | bytearray | str | os.PathLike)
+    return isinstance(model, bytes | bytearray | MappedFile | str | os.PathLike)
 
 
-def trace(model: bytes | bytearray | str | os.PathLike[str], worker: Worker) -> FloatModel:
+def trace(model: Source, worker: Worker) -> FloatModel:
     """Reads and checks a float .tflite that is to be exported.
 
     Raises:
         ModelError: No such file, not a .tflite file, damaged, or with several subgraphs.
     """
     found = load(model, worker)
-    _check(worker, "edgeq.mlir:import_only", found.tflite, "the converter's importer")
+    _check(worker, "edgeq.mlir:import_only", _small_form(found), "the converter's importer")
     return found
 
 
-def load(model: bytes | bytearray | str | os.PathLike[str], worker: Worker) -> FloatModel:
+def load(model: Source, worker: Worker) -> FloatModel:
     """Reads and checks a .tflite that is only to be run, and may be quantized.
 
     Raises:
@@ -51,18 +60,37 @@ def load(model: bytes | bytearray | str | os.PathLike[str], worker: Worker) -> F
     return found
 
 
-def read_file(model: bytes | bytearray | str | os.PathLike[str], worker: Worker) -> bytes:
-    """The bytes of a .tflite file that Python can read without harm.
+def read_file(model: Source, worker: Worker) -> Content:
+    """The content of a .tflite file that Python can read without harm.
 
     Raises:
         ModelError: No such file, not a .tflite file, or damaged.
     """
-    tflite = bytes(model) if isinstance(model, bytes | bytearray) else _read(Path(model))
+    if isinstance(model, bytes | MappedFile):
+        tflite: Content = model
+    else:
+        tflite = bytes(model) if isinstance(model, bytearray) else _read(Path(model))
     _check(worker, "edgeq.flatbuffer:parse_only", tflite, "its reader")
     return tflite
 
 
-def check_kernels(tflite: bytes) -> None:
+def _small_form(model: FloatModel) -> Content:
+    """The file with its large constants as inputs."""
+    large = [t.index for t in model.graph.tensors if t.data is not None]
+    large = [t for t in large if _nbytes(model, t) >= FED_BYTES]
+    if not large:
+        return model.tflite
+    editor = GraphEditor(model.tree)
+    editor.feed(large)
+    return editor.finish()
+
+
+def _nbytes(model: FloatModel, tensor: int) -> int:
+    data = model.graph.tensors[tensor].data
+    return 0 if data is None else data.nbytes
+
+
+def check_kernels(tflite: Content) -> None:
     """Job: has every op's own kernel check its operands, and compute its output's shape and type.
 
     The delegate trusts more than it checks: given a bias that is too short, it reads behind it.
@@ -72,7 +100,7 @@ def check_kernels(tflite: bytes) -> None:
     """
     runtime = load_backend().module
     interpreter = runtime.Interpreter(
-        model_content=tflite,
+        **model_argument(tflite),
         num_threads=1,
         experimental_op_resolver_type=runtime.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
@@ -96,7 +124,7 @@ def _check_tensor(tensor: Tensor, shape: tuple[int, ...], dtype: str) -> None:
         )
 
 
-def _check(worker: Worker, job: str, tflite: bytes, who: str) -> None:
+def _check(worker: Worker, job: str, tflite: Content, who: str) -> None:
     """Runs a job that only a sound file survives."""
     limit = CHECK_MEMORY_BYTES + 8 * len(tflite)
     try:
@@ -108,13 +136,13 @@ def _check(worker: Worker, job: str, tflite: bytes, who: str) -> None:
         ) from None
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> Content:
     if path.is_dir():
         raise ModelError(
             f"{path} is a folder without a saved_model.pb; edgeq reads .tflite files and "
             "SavedModel folders"
         )
     try:
-        return path.read_bytes()
+        return read_content(path)
     except OSError as error:
         raise ModelError(f"cannot read the model {path}: {error.strerror}") from None
