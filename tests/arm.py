@@ -18,8 +18,12 @@ from packages import Archive, cache_directory, deb, foreign_debs, wheel
 from run_models import RUN_TIMEOUT_S, Models, Results, run_models
 
 RESOLVERS = {"AUTO": "XNNPACK", "BUILTIN_REF": "reference kernels"}
-"""The kernels that compute the same bits on every processor. The plain optimised ones do not: they
-round otherwise on ARM."""
+"""The kernels that compute the same bits on every processor, but for rare products on XNNPACK.
+
+It multiplies int8 tensors in float32 on x86 and in integers on ARM: a product closer than 0.00001
+to half a step can be rounded to either side. Ops that it leaves run on the plain
+optimised kernels, some of which compute otherwise on ARM, SOFTMAX for one.
+"""
 
 _DEBS = {
     "python3.11-minimal_3.11.2-6+deb12u9_arm64.deb":
