@@ -61,7 +61,9 @@ def _bar(title: str, total: int | None) -> Iterator[Advance]:
     ]
     if total:
         columns.insert(3, MofNCompleteColumn())
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    # What is printed meanwhile goes above the bars on a terminal, but where it was sent otherwise.
+    on_terminal = sys.stdout.isatty()
+    with Bars(*columns, console=Console(stderr=True), redirect_stdout=on_terminal) as bars:
         task = bars.add_task(f"{title:<10}", total=total)
         yield lambda: bars.advance(task)
         done = bars.tasks[0].completed or 1

@@ -15,11 +15,15 @@ from pathlib import Path
 
 import numpy as np
 from packages import Archive, cache_directory, deb, foreign_debs, wheel
-from run_models import Arrays, Models, run_models
+from run_models import RUN_TIMEOUT_S, Models, Results, run_models
 
 RESOLVERS = {"AUTO": "XNNPACK", "BUILTIN_REF": "reference kernels"}
-"""The kernels that compute the same bits on every processor. The plain optimised ones do not: they
-round otherwise on ARM."""
+"""The kernels that compute the same bits on every processor, but for rare products on XNNPACK.
+
+It multiplies int8 tensors in float32 on x86 and in integers on ARM: a product closer than 0.00001
+to half a step can be rounded to either side. Ops that it leaves run on the plain
+optimised kernels, some of which compute otherwise on ARM, SOFTMAX for one.
+"""
 
 _DEBS = {
     "python3.11-minimal_3.11.2-6+deb12u9_arm64.deb":
@@ -57,6 +61,7 @@ _WHEELS = (
 )  # fmt: skip
 
 _EMULATOR = "usr/bin/qemu-aarch64-static"
+_SYSTEM = ("etc", "lib", "usr")
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Machine:
             (self._root / "ready").touch()
 
     def _unpack(self, archives: list[Archive], paths: list[Path]) -> None:
-        (self._root / "proc").mkdir(parents=True)
+        self._root.mkdir(parents=True)
         for archive, path in zip(archives, paths, strict=True):
             if archive is _QEMU:
                 emulator = self._root / _EMULATOR
@@ -126,13 +131,21 @@ class Machine:
                 subprocess.run(command, check=True, capture_output=True)
 
     def run(
-        self, processor: Processor, folder: Path, models: Models
-    ) -> dict[str, dict[str, Arrays | str]]:
-        """Outputs of each model with each of `RESOLVERS`, or what LiteRT said to it."""
-        (self._root / "proc" / "cpuinfo").write_text(processor.cpuinfo())
+        self,
+        processor: Processor,
+        folder: Path,
+        models: Models,
+        timeout_s: float = RUN_TIMEOUT_S,
+    ) -> Results:
+        """Outputs of each model with each of `RESOLVERS`, or what LiteRT said to it.
+
+        Processors may run side by side, each with a folder of its own.
+        """
+        root = folder / "root"
+        self._link(root, processor)
         command = [
-            self._root / _EMULATOR, "-cpu", processor.name, "-L", self._root,
-            self._root / "usr/bin/python3.11",
+            self._root / _EMULATOR, "-cpu", processor.name, "-L", root,
+            root / "usr/bin/python3.11",
         ]  # fmt: skip
         # Compiling numpy is slow there: once is enough.
         environment = {
@@ -140,12 +153,17 @@ class Machine:
             "PYTHONHOME": "",
             "PYTHONDONTWRITEBYTECODE": "",
         }
-        return run_models(command, folder, models, tuple(RESOLVERS), environment)
+        return run_models(command, folder, models, tuple(RESOLVERS), environment, timeout_s)
+
+    def _link(self, root: Path, processor: Processor) -> None:
+        """A root with the unpacked packages and one processor's /proc/cpuinfo."""
+        (root / "proc").mkdir(parents=True)
+        (root / "proc" / "cpuinfo").write_text(processor.cpuinfo())
+        for name in _SYSTEM:
+            (root / name).symlink_to(self._root / name)
 
 
-def differences(
-    here: dict[str, dict[str, Arrays | str]], there: dict[str, dict[str, Arrays | str]]
-) -> dict[tuple[str, str], str]:
+def differences(here: Results, there: Results) -> dict[tuple[str, str], str]:
     """Where two machines differ, by model and resolver: in how many values, and by how much."""
     found = {}
     for name, results in here.items():

@@ -18,6 +18,9 @@ Arrays = list[npt.NDArray[Any]]
 Models = Mapping[str, tuple[bytes, Sequence[npt.NDArray[Any]]]]
 """Files with a sample each, arrays in input order, by name."""
 
+Results = dict[str, dict[str, Arrays | str]]
+"""Outputs by model and resolver, or what the interpreter said to it."""
+
 PROGRAM = Path(__file__).parent / "external" / "run_models.py"
 RUN_TIMEOUT_S = 600
 
@@ -28,7 +31,8 @@ def run_models(
     models: Models,
     resolvers: Sequence[str] = ("AUTO",),
     environment: Mapping[str, str] | None = None,
-) -> dict[str, dict[str, Arrays | str]]:
+    timeout_s: float = RUN_TIMEOUT_S,
+) -> Results:
     """What an interpreter makes of each model with each op resolver.
 
     Args:
@@ -37,9 +41,13 @@ def run_models(
         models: What is run.
         resolvers: Names of op resolvers: `"AUTO"` is XNNPACK, `"BUILTIN_REF"` reference kernels.
         environment: Variables that it gets besides.
+        timeout_s: Most seconds that all of it may take.
 
     Returns:
         Outputs by model and resolver, or what the interpreter said to it.
+
+    Raises:
+        RuntimeError: The other Python died, or was not done in time.
     """
     paths = {name: folder / f"{number}.tflite" for number, name in enumerate(models)}
     for name, (tflite, sample) in models.items():
@@ -48,10 +56,13 @@ def run_models(
         named: Any = {f"input_{i}": a for i, a in zip(inputs, sample, strict=True)}
         np.savez(f"{paths[name]}.npz", **named)
     command = [*python, PROGRAM, ",".join(resolvers), *paths.values()]
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=RUN_TIMEOUT_S,
-        check=False, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})},
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [str(word) for word in command], capture_output=True, text=True, timeout=timeout_s,
+            check=False, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"not done in {timeout_s:g} s") from None
     if done.returncode:
         raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
     texts = iter([json.loads(line) for line in done.stdout.splitlines()])

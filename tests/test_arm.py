@@ -13,11 +13,9 @@ import numpy.typing as npt
 import pytest
 from arm import PROCESSORS, RESOLVERS, Machine, Processor, differences
 from packages import Unavailable
-from run_models import Arrays, Models, run_models
+from run_models import Models, Results, run_models
 
 from edgeq.export.edgemodel import EdgeModel
-
-Results = dict[str, dict[str, Arrays | str]]
 
 
 @pytest.fixture(scope="module")

@@ -256,13 +256,14 @@ def test_a_pool_waits_for_requests_when_it_is_closed() -> None:
             go.wait()
             results.append(session.run([np.ones((2, 3), np.float32)] * 2)["sum"])
 
-    with ThreadPoolExecutor(2) as threads:
+    with ThreadPoolExecutor(3) as threads:
         threads.submit(request)
         lent.wait()
-        closing = threads.submit(pool.close)
-        assert not closing.done()
+        closing = [threads.submit(pool.close) for _ in range(2)]
+        assert not any(one.done() for one in closing)
         go.set()
-        closing.result()
+        for one in closing:
+            one.result(timeout=60)
     assert (results[0] == 2).all()
     pool.close()
 

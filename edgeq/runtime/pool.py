@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import threading
 from collections.abc import Iterator
 
@@ -47,14 +46,15 @@ class SessionPool:
     ) -> None:
         content = model if isinstance(model, bytes) else read_model(model)
         self._count = sessions or available_cpus()
-        # The last one returned is lent first: its memory is still in the caches.
-        self._idle: queue.LifoQueue[Session | None] = queue.LifoQueue()
-        self._closing = threading.Lock()
-        self._open = self._count
-        for _ in range(self._count):
-            self._idle.put(
-                Session(content, delegate, threads, options, signature=signature, backend=backend)
-            )
+        self._is_open = True
+        self._waiting = 0
+        self._lock = threading.Lock()
+        # Who waits for a session, or, closing the pool, for all of them.
+        self._returned = threading.Condition(self._lock)
+        self._idle = [
+            Session(content, delegate, threads, options, signature=signature, backend=backend)
+            for _ in range(self._count)
+        ]
 
     def __enter__(self) -> SessionPool:
         return self
@@ -72,27 +72,53 @@ class SessionPool:
         Raises:
             ModelError: The pool is closed.
         """
-        session = self._idle.get()
-        if session is None:
-            self._idle.put(None)
-            raise ModelError("the pool is closed")
+        session = self._take()
         try:
             yield session
         finally:
-            self._idle.put(session)
+            self._give_back(session)
 
     def run(self, inputs: Inputs, *, real: bool = False) -> dict[str, Array]:
         """`Session.run` on whichever session is idle; may be called from any thread."""
-        with self.session() as session:
+        session = self._take()
+        try:
             return session.run(inputs, real=real)
+        finally:
+            self._give_back(session)
 
     def close(self) -> None:
-        """Waits for running requests and lets go of all sessions; a second call does nothing."""
-        with self._closing:
-            for _ in range(self._open):
-                session = self._idle.get()
-                if session is not None:
-                    session.close()
-            self._open = 0
-            # Whoever waits for a session from now on finds this, and leaves it for the next.
-            self._idle.put(None)
+        """Waits for running requests and lets go of all sessions; a second call does nothing.
+
+        Requests that still wait for a session are refused.
+        """
+        with self._lock:
+            self._is_open = False
+            self._returned.notify_all()
+            while len(self._idle) < self._count:
+                self._wait()
+            for session in self._idle:
+                session.close()
+            # Somebody else may be closing the pool, too.
+            self._returned.notify_all()
+
+    def _take(self) -> Session:
+        with self._lock:
+            while self._is_open and not self._idle:
+                self._wait()
+            if not self._is_open:
+                raise ModelError("the pool is closed")
+            # The last one returned is lent first: its memory is still in the caches.
+            return self._idle.pop()
+
+    def _give_back(self, session: Session) -> None:
+        with self._lock:
+            self._idle.append(session)
+            if self._waiting:
+                self._returned.notify()
+
+    def _wait(self) -> None:
+        self._waiting += 1
+        try:
+            self._returned.wait()
+        finally:
+            self._waiting -= 1

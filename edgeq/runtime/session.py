@@ -152,7 +152,7 @@ class Session:
             results = self._run_rows(arrays)
         if real:
             return self.io.dequantize(results)
-        return dict(zip(self.output_names, results, strict=True))
+        return {name: results[place] for place, name in enumerate(self.output_names)}
 
     def invoke(self, sample: Sequence[Array] | None = None) -> None:
         """Runs one sample; `outputs`, `output_view` and `view` see the result.
@@ -230,14 +230,18 @@ class Session:
         return found
 
     def _ordered(self, inputs: Inputs) -> list[Array]:
-        if isinstance(inputs, Mapping):
+        # The check for an array is the quickest, and arrays are most of what comes.
+        if isinstance(inputs, np.ndarray):
+            arrays = [inputs]
+        elif isinstance(inputs, Mapping):
             if set(inputs) != set(self.input_names):
                 raise DataError(
                     f"the model takes the inputs {', '.join(self.input_names)}. "
                     f"Received: {', '.join(inputs)}"
                 )
             return [np.asarray(inputs[name]) for name in self.input_names]
-        arrays = [inputs] if isinstance(inputs, np.ndarray) else [np.asarray(a) for a in inputs]
+        else:
+            arrays = [np.asarray(a) for a in inputs]
         if len(arrays) != len(self.input_names):
             raise DataError(
                 f"the model takes {len(self.input_names)} inputs ({', '.join(self.input_names)}). "
@@ -251,11 +255,9 @@ class Session:
         Raises:
             DataError: They are neither.
         """
-        ports = self.io.inputs
-        if all(
-            a.shape == p.shape and a.dtype == p.dtype for p, a in zip(ports, arrays, strict=True)
-        ):
+        if [(a.shape, a.dtype) for a in arrays] == self._entry.fed:
             return True
+        ports = self.io.inputs
         if all(
             _fits(shape, a.shape) and a.dtype == port.dtype
             for port, shape, a in zip(ports, self._entry.dynamic, arrays, strict=True)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.runtime import Session, SessionPool, load_backend
+from edgeq.runtime.benchmark import random_sample
 
 Samples = npt.NDArray[Any]
 GOAL = 1.05
@@ -96,6 +97,38 @@ def throughput(
         for found in seen.values()
     )
     return first, second
+
+
+def added_us(tiny: bytes, path: Path, samples: Samples, requests: int = 300) -> tuple[float, float]:
+    """What a request of a pool takes over one of a bare interpreter, in microseconds.
+
+    Args:
+        tiny: A model of one input that hardly takes time.
+        path: A model that sweeps the caches, as requests of its size do.
+        samples: Inputs of that one.
+        requests: Timed requests of each.
+
+    Returns:
+        Median with the code in the caches, and right after the larger model.
+    """
+    bare, sweep = _Bare(tiny), _Bare(path.read_bytes())
+    with SessionPool(tiny, sessions=1) as pool:
+        with pool.session() as session:
+            (sample,) = random_sample(session.io)
+        times: dict[tuple[bool, bool], list[float]] = {}
+        for number in range(requests):
+            for is_cold, run in itertools.product((False, True), (bare, pool.run)):
+                if is_cold:
+                    sweep(samples[number % len(samples)])
+                else:
+                    run(sample)
+                start = time.perf_counter()
+                run(sample)
+                spent = time.perf_counter() - start
+                times.setdefault((is_cold, run is not bare), []).append(spent * 1e6)
+    median = {key: statistics.median(found) for key, found in times.items()}
+    warm, cold = (median[is_cold, True] - median[is_cold, False] for is_cold in (False, True))
+    return warm, cold
 
 
 class _Bare:
