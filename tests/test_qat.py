@@ -18,7 +18,7 @@ from edgeq import Mode, ModelError, Recipe, RecipeError, Rule
 from edgeq.demo import accuracy
 from edgeq.fidelity import Fidelity
 from edgeq.qtypes import DType, affine, quantize
-from edgeq.recipe import WEIGHT_INT4
+from edgeq.recipe import as_recipe
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
@@ -207,7 +207,9 @@ def test_wrong_use_gets_a_sentence() -> None:
     with pytest.raises(
         RecipeError, match="trains with the zero point 0: leave out symmetric=False"
     ):
-        edgeq.qat.prepare(Network().eval(), images(1), replace(WEIGHT_INT4, symmetric=False))
+        edgeq.qat.prepare(
+            Network().eval(), images(1), replace(as_recipe("weight_int4"), symmetric=False)
+        )
     with pytest.raises(ModelError, match="carries fake quantization already"):
         edgeq.qat.prepare(module, images(1))
     with pytest.raises(ModelError, match="makes no weight of a layer of the module an integer"):
