@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from edgeq.flatbuffer import parse
 
-Arrays = list[npt.NDArray[Any]]
-Models = Mapping[str, tuple[bytes, Sequence[npt.NDArray[Any]]]]
+Array = npt.NDArray[Any]
+Arrays = list[Array]
+Models = Mapping[str, tuple[bytes, Sequence[Array]]]
 """Files with a sample each, arrays in input order, by name."""
 
 Results = dict[str, dict[str, Arrays | str]]
