@@ -42,6 +42,9 @@ SQNR_FLOOR_DB = {
 }
 """About 2 dB below what each architecture reached when it was added; the slowest to trace first."""
 
+SLOW = ("densenet121", "repvgg_a0", "regnet_y_400mf", "efficientnet_lite0", "mobilenet_v1")
+"""Those that show least beside the others; `scripts/test -m slow` runs them."""
+
 
 def _check_rewritten(edge: EdgeModel, samples: npt.NDArray[np.float32]) -> None:
     """The rewrites change the float numbers by no more than float rounding does."""
@@ -56,7 +59,10 @@ def _check_rewritten(edge: EdgeModel, samples: npt.NDArray[np.float32]) -> None:
                 np.testing.assert_allclose(actual[name], array, rtol=0, atol=rounding)
 
 
-@pytest.mark.parametrize("name", SQNR_FLOOR_DB)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in SQNR_FLOOR_DB],
+)
 def test_export_is_small_faithful_and_all_integer(name: str) -> None:
     torch.set_num_threads(1)
     architecture = architectures.ARCHITECTURES[name]

@@ -35,7 +35,7 @@ def command(output: str, observer: str, *more: str) -> list[str]:
 
 @pytest.mark.parametrize("observer", ["minmax", "moving_average", "mse"])
 def test_a_killed_run_resumes_to_the_same_file(tmp_path: Path, observer: str) -> None:
-    np.save(tmp_path / "images.npy", demo.load_data().calibration[:120])
+    np.save(tmp_path / "images.npy", demo.load_data().calibration[:60])
     (tmp_path / "slow.py").write_text(SLOW_DATA)
     subprocess.run(command("whole.json", observer), cwd=tmp_path, check=True, capture_output=True)
 
@@ -49,7 +49,7 @@ def test_a_killed_run_resumes_to_the_same_file(tmp_path: Path, observer: str) ->
         time.sleep(0.01)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    assert 0 < Calibration.load(partial).samples < 120
+    assert 0 < Calibration.load(partial).samples < 60
     assert not (tmp_path / "killed.json").exists()
 
     subprocess.run(
