@@ -57,8 +57,9 @@ SLACK = 1.03
 PLENTY_DB = 20.0
 """Fidelity beyond the goal that is worth nothing any more."""
 
-NOT_SLOWER = 1.02
-"""A plan that takes this share of the float model's time counts as not slower."""
+NOT_SLOWER = 1.03
+"""A plan that takes this share of the float model's time counts as not slower: two measurements of
+the same file differ by as much."""
 
 SIZE_WORTH = 0.15
 """What the whole size of the float weights is worth, in times of a float inference."""
@@ -145,7 +146,7 @@ class Search:
         prices = PRICES[:: 3 if self._is_large else 1]
         offers = self._worth_trying([cut.candidate(price) for price in prices])
         if self.measure:
-            plain = map(cut.plain, (Mode.STATIC_INT8, Mode.DYNAMIC_INT8))
+            plain = map(cut.plain, (Mode.STATIC_INT8, Mode.DYNAMIC_INT8, Mode.WEIGHT_INT8))
             offers += [c for c in plain if all(c.choices != other.choices for other in offers)]
         tried = self._in_turn(offers)
         if self.measure:
@@ -342,11 +343,15 @@ class _Cut:
         return replace(self._offer(chosen), price=price)
 
     def plain(self, mode: Mode) -> Candidate:
-        """Every op in one mode, static int8 or dynamic range, as far as it has that form."""
-        is_static = mode.is_static
+        """Every op in one mode as far as it has that form, or else in its smallest."""
         return self._offer(
-            {i: self._choice(i, is_static, self._others[i][-1]) for i in self._choices}
+            {i: self._choice(i, mode.is_static, self._form(i, mode)) for i in self._choices}
         )
+
+    def _form(self, index: int, mode: Mode) -> Form:
+        """An op in a mode with float activations, or else in its smallest form."""
+        forms = self._others[index]
+        return next((form for form in forms if form[0] is mode), forms[-1])
 
     def _offer(self, chosen: Choices) -> Candidate:
         time, noise = self._predicted(chosen)
