@@ -132,6 +132,8 @@ def _bands(site: Site, op: Operator) -> Sequence[Any] | None:
     weights = site.value(op.inputs[1])
     if weights is None or weights[0, ..., 0].size <= MOST_TAPS:
         return None
+    if weights.shape[3] != site.shape(op.inputs[0])[3]:
+        return None  # several results of a channel: that is run as a convolution
     sides, axis = windows(site, op), int(np.argmax(weights.shape[1:3])) + 1
     rows = MOST_TAPS // weights.shape[3 - axis]
     if rows == 0:
