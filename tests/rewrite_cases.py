@@ -209,10 +209,10 @@ _BAND = ("SLICE", "DEPTHWISE_CONV_2D")
 
 def _large(height: int, width: int, **options: object) -> OneOp:
     """A depthwise convolution with a kernel of many taps."""
-    x = Value((1, 40, 40, 8))
     weights = np.random.default_rng(0).normal(size=(1, height, width, 8)).astype(np.float32)
     bias = np.linspace(-1, 1, 8, dtype=np.float32)
     chosen = {**CONV, "padding": SAME, "depthMultiplier": 1, **options}
+    x = Value((1, 40, 40, 8 // int(str(chosen["depthMultiplier"]))))
     sides = []
     for side, size in (("H", height), ("W", width)):
         extent = (size - 1) * int(str(chosen[f"dilation{side}Factor"])) + 1
@@ -441,6 +441,8 @@ CASES: tuple[Rewritten, ...] = (
               ("PAD", *_BAND * 2, "ADD"), loss_db=4, situation="with gaps"),
     Rewritten("large depthwise kernel", _large(6, 6, **TWICE), ("PAD", *_BAND * 2, "ADD"),
               loss_db=4, situation="with strides"),
+    Rewritten("large depthwise kernel", _large(7, 7, depthMultiplier=8), ("DEPTHWISE_CONV_2D",),
+              situation="several results of a channel stay"),
     Rewritten("product with a constant matrix", _product((16, 8)), ("FULLY_CONNECTED",)),
     Rewritten("product with a constant matrix", _product((1, 1, 8, 16), adjY=True),
               ("FULLY_CONNECTED", "RESHAPE"), situation="of more dimensions, transposed"),

@@ -70,7 +70,7 @@ def search(case: OneOp, worker: Worker, recipe: Recipe = AUTO, goal_db: float = 
     model, calibration, samples = calibrated(case)
     choices = choose(model, recipe)
     return Search(
-        model, calibration, recipe, choices, samples, worker, WITH_DOT_PRODUCT, goal_db,
+        model, model, calibration, recipe, choices, samples, worker, WITH_DOT_PRODUCT, goal_db,
         measure=False, advance=lambda: None,
     )  # fmt: skip
 

@@ -113,7 +113,8 @@ class Search:
     """What the search may use.
 
     Attributes:
-        model: The float model.
+        original: The user's float model, which a plan is held against.
+        model: The float model that the plans are for.
         calibration: Ranges of its tensors.
         recipe: Pins what it does not leave to the search.
         choices: The recipe's, with `Mode.AUTO` where the search decides.
@@ -125,6 +126,7 @@ class Search:
         advance: Called now and then, for the progress bar.
     """
 
+    original: FloatModel
     model: FloatModel
     calibration: Calibration
     recipe: Recipe
@@ -265,7 +267,7 @@ class Search:
         tflite = self._converted(offer.choices)
         if tflite is None:
             return replace(offer, sqnr_db=math.nan)
-        judge = Judge((self.model, FloatModel(tflite, "edgeq")))
+        judge = Judge((self.original, FloatModel(tflite, "edgeq")))
         with contextlib.closing(judge.load()) as runner:
             try:
                 seen = judge.total(judge.one(runner, s) for s in self.samples).outputs

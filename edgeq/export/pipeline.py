@@ -281,7 +281,7 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
     if any(choice.mode is Mode.AUTO for choice in choices.values()):
         with stages.stage("search") as advance:
             choices = Search(
-                rewritten, found, recipe, choices, held.first, converter,
+                float_model, rewritten, found, recipe, choices, held.first, converter,
                 asked.costs, asked.goal_db, asked.measure, advance,
             ).run()  # fmt: skip
     with stages.stage("plan"):
