@@ -151,7 +151,7 @@ WEIGHTS: dict[str, WeightRow] = {
     "FULLY_CONNECTED": WeightRow(1, 0, (DType.INT8, DType.INT4)),
     "CONV_2D": WeightRow(1, 0, (DType.INT8,)),
     "DEPTHWISE_CONV_2D": WeightRow(1, 3),
-    "TRANSPOSE_CONV": WeightRow(1, 0, (DType.INT8,)),
+    "TRANSPOSE_CONV": WeightRow(1, 0),
     "BATCH_MATMUL": WeightRow(1, None),
     "GATHER": WeightRow(0, 0, (DType.INT8, DType.INT4, DType.INT2), table=True),
     "EMBEDDING_LOOKUP": WeightRow(1, 0, (DType.INT8, DType.INT4, DType.INT2), table=True),
