@@ -137,7 +137,8 @@ class WeightRow:
     Attributes:
         slot: Operand slot of the weight.
         axis: Channel axis; None is per-tensor.
-        dynamic: Weight types for which the delegate has a dynamic-range kernel.
+        dynamic: Weight types for which the delegate has a dynamic-range kernel. That of
+            TRANSPOSE_CONV is left out: it was not faster, and run times up to 2.14 refuse it.
         table: Whether the weight is a table of which the op picks rows.
     """
 
