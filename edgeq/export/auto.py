@@ -236,9 +236,9 @@ class Search:
         found: list[Candidate] = []
         for _ in range(HALVINGS):
             seen = [*tried, *found]
-            good = [c.price for c in seen if c.sqnr_db >= self.goal_db and c.price > 0]
-            least = min(good, default=0.0)
-            bad = [c.price for c in seen if c.sqnr_db < self.goal_db and c.price < least]
+            priced = [c for c in seen if not math.isnan(c.price)]
+            least = min((c.price for c in priced if c.sqnr_db >= self.goal_db), default=0.0)
+            bad = [c.price for c in priced if c.sqnr_db < self.goal_db and c.price < least]
             if not bad:
                 break
             offer = cut.candidate(math.sqrt(max(bad) * least))

@@ -97,7 +97,8 @@ def _references(
         if isinstance(model, EdgeModel):
             return [model.rewritten, model.float_model]
     loaded = load("the float model", float_model, data, worker)
-    return [*(rewrite(loaded, target) for target in TARGETS), loaded]
+    forms = [*(rewrite(loaded, target) for target in TARGETS), loaded]
+    return list({form.digest: form for form in forms}.values())  # most are the same
 
 
 def _parts(references: Sequence[FloatModel], edge: FloatModel) -> Parts:

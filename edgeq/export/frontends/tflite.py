@@ -76,18 +76,13 @@ def read_file(model: Source, worker: Worker) -> Content:
 
 def _small_form(model: FloatModel) -> Content:
     """The file with its large constants as inputs."""
-    large = [t.index for t in model.graph.tensors if t.data is not None]
-    large = [t for t in large if _nbytes(model, t) >= FED_BYTES]
+    constants = [(t.index, t.data) for t in model.graph.tensors if t.data is not None]
+    large = [index for index, data in constants if data.nbytes >= FED_BYTES]
     if not large:
         return model.tflite
     editor = GraphEditor(model.tree)
     editor.feed(large)
     return editor.finish()
-
-
-def _nbytes(model: FloatModel, tensor: int) -> int:
-    data = model.graph.tensors[tensor].data
-    return 0 if data is None else data.nbytes
 
 
 def check_kernels(tflite: Content) -> None:
