@@ -178,6 +178,18 @@ class GraphEditor:
             operators.extend([op] if new is None else new)
         self._graph.operators = operators
 
+    def rewire(self, read: Mapping[int, Mapping[int, int]]) -> None:
+        """Lets ops read other tensors: by the op's index and the operand slot."""
+
+        def rewired(index: int) -> Sequence[Any] | None:
+            if index not in read:
+                return None
+            op = self._graph.operators[index]
+            inputs = [read[index].get(slot, t) for slot, t in enumerate(op.inputs.tolist())]
+            return [self._copy(op, inputs, op.outputs)]
+
+        self.replace(rewired)
+
     def round_trips(self, wanted: Mapping[int, QParams]) -> None:
         """Puts a QUANTIZE and a DEQUANTIZE between computed tensors and all that read them."""
         rounded: dict[int, int] = {}

@@ -226,7 +226,7 @@ def symmetric_per_channel(
     )
 
 
-def _broadcast(values: tuple[float, ...], axis: int | None, rank: int) -> FloatArray:
+def broadcast(values: tuple[float, ...], axis: int | None, rank: int) -> FloatArray:
     shape = [1] * rank
     if axis is not None:
         shape[axis] = len(values)
@@ -269,8 +269,8 @@ def quantize(real: FloatArray, qparams: QParams) -> IntArray:
     Returns:
         Integers of the same shape.
     """
-    scale = _broadcast(qparams.scale, qparams.axis, real.ndim)
-    zero_point = _broadcast(qparams.zero_point, qparams.axis, real.ndim)
+    scale = broadcast(qparams.scale, qparams.axis, real.ndim)
+    zero_point = broadcast(qparams.zero_point, qparams.axis, real.ndim)
     low, high = qparams.dtype.limits(qparams.narrow_range)
     integers = np.empty(real.shape, qparams.dtype.numpy_name)
     for rows in row_slices(real):
@@ -291,8 +291,8 @@ def quantize_blocks(real: FloatArray, qparams: BlockQParams) -> IntArray:
 
 def dequantize(integers: IntArray, qparams: QParams) -> FloatArray:
     """The real numbers `(q - zero_point) * scale` as float32, same shape."""
-    scale = _broadcast(qparams.scale, qparams.axis, integers.ndim)
-    zero_point = _broadcast(qparams.zero_point, qparams.axis, integers.ndim)
+    scale = broadcast(qparams.scale, qparams.axis, integers.ndim)
+    zero_point = broadcast(qparams.zero_point, qparams.axis, integers.ndim)
     return ((integers.astype(np.float64) - zero_point) * scale).astype(np.float32)
 
 

@@ -10,8 +10,8 @@ import functools
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,9 @@ class Rule:
             have the zero point that loses least.
         block_size: 32, 64, 128 or 256 gives so many neighbours in a row of a dynamic int4
             FULLY_CONNECTED weight a scale of their own; 0 is one scale for the row.
+        rounding: `"gptq"` rounds weights so that what they compute on the representative data
+            stays, and moves biases by what is left on average; `"nearest"` rounds each number for
+            itself.
         strict: Whether it is an error if the rule matches no op, or one that the mode has no form
             for; False leaves such ops float, with that as the reason.
     """
@@ -105,6 +108,7 @@ class Rule:
     per_channel: bool = True
     symmetric: bool = True
     block_size: int = 0
+    rounding: str = "gptq"
     strict: bool = True
 
     def __post_init__(self) -> None:
@@ -112,7 +116,8 @@ class Rule:
         _check_mode(self, "mode")
         _check_flags(self, "per_channel", "symmetric", "strict")
         _check_symmetric(self, self.mode)
-        _check_block_size(self)
+        _check_choice(self, "block_size", BLOCK_SIZES)
+        _check_choice(self, "rounding", ROUNDINGS)
         try:
             re.compile(self.layer)
         except re.error as error:
@@ -142,6 +147,7 @@ class Recipe:
         per_channel: As in `Rule`, for ops that no rule matches.
         symmetric: As in `Rule`, for ops that no rule matches.
         block_size: As in `Rule`, for ops that no rule matches.
+        rounding: As in `Rule`, for ops that no rule matches.
         strict: As in `Rule`, for ops that no rule matches.
     """
 
@@ -152,6 +158,7 @@ class Recipe:
     per_channel: bool = True
     symmetric: bool = True
     block_size: int = 0
+    rounding: str = "gptq"
     strict: bool = True
 
     def __post_init__(self) -> None:
@@ -159,7 +166,8 @@ class Recipe:
         _check_mode(self, "default")
         _check_flags(self, "per_channel", "symmetric", "strict")
         _check_symmetric(self, self.default)
-        _check_block_size(self)
+        _check_choice(self, "block_size", BLOCK_SIZES)
+        _check_choice(self, "rounding", ROUNDINGS)
         if not isinstance(self.rules, tuple | list):
             raise RecipeError(f"Recipe.rules must be a tuple of Rule. Received: {self.rules!r}")
         wrong = [rule for rule in self.rules if not isinstance(rule, Rule)]
@@ -181,8 +189,14 @@ class Recipe:
             per_channel=self.per_channel,
             symmetric=self.symmetric,
             block_size=self.block_size,
+            rounding=self.rounding,
             strict=self.strict,
         )
+
+    def with_rounding(self, rounding: str) -> Recipe:
+        """The recipe with all weights rounded in one way."""
+        rules = tuple(replace(rule, rounding=rounding) for rule in self.rules)
+        return replace(self, rules=rules, rounding=rounding)
 
     def to_json(self) -> str:
         """The recipe as JSON text that `from_json` reads back.
@@ -300,13 +314,14 @@ def _check_symmetric(owner: Rule | Recipe, mode: Mode) -> None:
 
 
 BLOCK_SIZES = (0, 32, 64, 128, 256)
+ROUNDINGS = ("gptq", "nearest")
 
 
-def _check_block_size(owner: Rule | Recipe) -> None:
-    if owner.block_size not in BLOCK_SIZES:
+def _check_choice(owner: Rule | Recipe, name: str, choices: Sequence[object]) -> None:
+    value = getattr(owner, name)
+    if value not in choices:
         raise RecipeError(
-            f"{type(owner).__name__}.block_size must be one of {BLOCK_SIZES}. "
-            f"Received: {owner.block_size!r}"
+            f"{type(owner).__name__}.{name} must be one of {tuple(choices)}. Received: {value!r}"
         )
 
 

@@ -448,23 +448,25 @@ class HeldOut:
     Args:
         samples: The stream.
         limit: Most samples to hold.
+        passed: Most samples to remember of those that are passed on.
     """
 
     EVERY = 10
 
-    def __init__(self, samples: Iterable[Sample], limit: int = 16) -> None:
+    def __init__(self, samples: Iterable[Sample], limit: int = 16, passed: int = 32) -> None:
         self._samples = samples
         self._limit = limit
+        self._most = passed
         self._held: list[Sample] = []
-        self._first: list[Sample] = []
+        self._passed: list[Sample] = []
 
     def __iter__(self) -> Iterator[Sample]:
         for index, sample in enumerate(self._samples):
             if index % self.EVERY == self.EVERY - 1 and len(self._held) < self._limit:
                 self._held.append(tuple(a.copy() for a in sample))
                 continue
-            if index < self.EVERY - 1:
-                self._first.append(tuple(a.copy() for a in sample))
+            if len(self._passed) < self._most:
+                self._passed.append(tuple(a.copy() for a in sample))
             yield sample
 
     def exhaust(self) -> None:
@@ -478,11 +480,16 @@ class HeldOut:
         return bool(self._held)
 
     @property
-    def first(self) -> list[Sample]:
+    def passed(self) -> list[Sample]:
         """The first samples that were passed on, once the stream has been read."""
-        return self._first
+        return self._passed
+
+    @property
+    def first(self) -> list[Sample]:
+        """The few first ones of these."""
+        return self._passed[: self.EVERY - 1]
 
     @property
     def samples(self) -> list[Sample]:
         """What to judge by, once the stream has been read."""
-        return self._held or self._first
+        return self._held or self.first

@@ -35,6 +35,7 @@ from edgeq.export.modes import (
 )
 from edgeq.export.placement import refused_ops
 from edgeq.export.plan import make_plan
+from edgeq.export.rounding import Rounder
 from edgeq.export.sensitivity import Noise, measure_noise
 from edgeq.export.verify import breaking_ops
 from edgeq.files import Content
@@ -119,6 +120,7 @@ class Search:
         recipe: Pins what it does not leave to the search.
         choices: The recipe's, with `Mode.AUTO` where the search decides.
         samples: Inputs to measure noise on; not those that the result is judged by.
+        rounder: Rounds the model's weights.
         worker: The converter's process.
         costs: Rates of the processor to plan for.
         goal_db: SQNR from which on only time counts.
@@ -132,6 +134,7 @@ class Search:
     recipe: Recipe
     choices: Choices
     samples: Sequence[Sample]
+    rounder: Rounder
     worker: Worker
     costs: Costs
     goal_db: float
@@ -143,7 +146,8 @@ class Search:
         static, tflite = self._all_static()
         outside = self._outside(tflite)
         plan = make_plan(self.model, self.calibration, self.recipe, static)
-        noise = measure_noise(self.model, plan, self.samples, self.advance)
+        rounded = self.rounder.round(plan, self.advance)
+        noise = measure_noise(self.model, plan, rounded, self.samples, self.advance)
         cut = _Cut(self.model, self.choices, static, outside, noise, self.costs)
         prices = PRICES[:: 3 if self._is_large else 1]
         offers = self._worth_trying([cut.candidate(price) for price in prices])
@@ -199,7 +203,8 @@ class Search:
         """The model by these choices; None if the converter or the runtime refuses it."""
         plan = make_plan(self.model, self.calibration, self.recipe, choices)
         try:
-            tflite = convert(self.worker, self.model, plan)
+            rounded = self.rounder.round(plan, self.advance).model(self.model)
+            tflite = convert(self.worker, rounded, plan)
             check_runs(self.worker, tflite, self.samples[0], "the exported model")
         except (ConversionError, ModelError):
             return None

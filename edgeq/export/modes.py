@@ -33,6 +33,7 @@ class Choice:
         per_channel: Whether its weight gets a scale for each channel.
         symmetric: Whether the zero point of its weight is 0.
         block_size: Columns of its weight that share a scale; 0 without blocks.
+        rounding: How its weight is rounded, as in `Rule`.
     """
 
     mode: Mode
@@ -40,6 +41,7 @@ class Choice:
     per_channel: bool = True
     symmetric: bool = True
     block_size: int = 0
+    rounding: str = "gptq"
 
 
 Choices = Mapping[int, Choice]
@@ -156,11 +158,13 @@ def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
     if mode is Mode.FLOAT or obstacle:
         return Choice(Mode.FLOAT, obstacle or rule.reason or rule.describe())
     if mode is Mode.AUTO or mode.is_static:
-        return Choice(mode, per_channel=rule.per_channel)
+        return Choice(mode, per_channel=rule.per_channel, rounding=rule.rounding)
     slot = weight_slot(graph, op)
     if slot is None:
         return Choice(Mode.FLOAT, "it has no weight to store")
-    wanted = Choice(mode, per_channel=rule.per_channel, symmetric=rule.symmetric)
+    wanted = Choice(
+        mode, per_channel=rule.per_channel, symmetric=rule.symmetric, rounding=rule.rounding
+    )
     choice = nearest_form(op.name, wanted)
     if not rule.block_size:
         return choice

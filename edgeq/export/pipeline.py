@@ -1,7 +1,7 @@
 """The pipeline, on one page: no other file knows the order of the stages.
 
-load, trace, set the layout, rewrite, calibrate, advise, search, plan, annotate, convert, set the
-interface, verify.
+load, trace, set the layout, rewrite, calibrate, advise, search, plan, round, annotate, convert, set
+the interface, verify.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from edgeq.export.placement import check_loads
 from edgeq.export.plan import Plan, make_plan, refuse_quantized
 from edgeq.export.planned import PlannedModel
 from edgeq.export.rewrite import rewrite
+from edgeq.export.rounding import Rounder
 from edgeq.export.runtimes import EDGETPU_COMPILER, check_runtime, for_runtime
 from edgeq.export.signatures import by_signature
 from edgeq.export.verify import verify
@@ -142,8 +143,11 @@ def export(
     with start_converter() as converter:
         decided = _decide(request, stages, converter)
         float_model, rewritten, plan = decided.float_model, decided.rewritten, decided.plan
+        with stages.stage("round", decided.rounder.runs(plan)) as advance:
+            rounded = decided.rounder.round(plan, advance).model(rewritten)
         with stages.stage("convert"):
-            converted = convert(converter, rewritten, plan)
+            converted = convert(converter, rounded, plan)
+            del rounded
             tflite = set_interface(rewritten, plan, converted, decided.interface)
             del converted
             for model in (float_model, rewritten):
@@ -236,6 +240,7 @@ class _Decided:
         calibration: The ranges that the plan rests on.
         advice: What looks suspicious of model and data.
         plan: What becomes an integer and how.
+        rounder: Rounds its weights.
         judges: Samples to judge the result by.
         independent: Whether those were kept out of calibration.
     """
@@ -246,6 +251,7 @@ class _Decided:
     calibration: Calibration
     advice: Sequence[str]
     plan: Plan
+    rounder: Rounder
     judges: Sequence[Sample]
     independent: bool
 
@@ -278,10 +284,11 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
             held.exhaust()
     with stages.stage("advise"):
         advice = advise(rewritten, found, held.samples) if found.samples else ()
+    rounder = Rounder(rewritten, choices, held.passed, asked.threads)
     if any(choice.mode is Mode.AUTO for choice in choices.values()):
         with stages.stage("search") as advance:
             choices = Search(
-                float_model, rewritten, found, recipe, choices, held.first, converter,
+                float_model, rewritten, found, recipe, choices, held.first, rounder, converter,
                 asked.costs, asked.goal_db, asked.measure, advance,
             ).run()  # fmt: skip
     with stages.stage("plan"):
@@ -289,7 +296,7 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
         check_loads(rewritten, made, TARGETS[asked.target])
     independent = held.independent and asked.calibration is None
     return _Decided(
-        float_model, rewritten, interface, found, advice, made, held.samples, independent
+        float_model, rewritten, interface, found, advice, made, rounder, held.samples, independent
     )
 
 

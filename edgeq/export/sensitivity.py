@@ -20,11 +20,12 @@ from edgeq.editor import GraphEditor
 from edgeq.export.costs import WITHOUT_DOT_PRODUCT, estimate_ns
 from edgeq.export.modes import decided_together
 from edgeq.export.plan import Plan
+from edgeq.export.rounding import Rounded, bias_slot
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, WEIGHTS, ScaleRule
-from edgeq.qtypes import QParams, dequantize, quantize
+from edgeq.qtypes import FloatArray, QParams, dequantize, quantize
 from edgeq.runtime.session import Session, available_cpus
 
 BUDGET_S = 40.0
@@ -70,6 +71,7 @@ class _Variant:
 def measure_noise(
     model: FloatModel,
     plan: Plan,
+    rounded: Rounded,
     samples: Sequence[Sample],
     advance: Callable[[], None],
     budget_s: float = BUDGET_S,
@@ -79,12 +81,13 @@ def measure_noise(
     Args:
         model: The float model.
         plan: All that could be rounded, with its parameters.
+        rounded: Its weights as integers have them.
         samples: Inputs; as many are used as the budget allows.
         advance: Called after each measurement.
         budget_s: About how many seconds to take.
     """
-    rounder = _Rounder(model, plan)
-    variants = list(rounder.variants())
+    changes = _Changes(model, plan, rounded)
+    variants = list(changes.variants())
     with Session(model.tflite, threads=1) as session:
         references = [_outputs(session, sample) for sample in samples[:MOST_SAMPLES]]
 
@@ -92,7 +95,7 @@ def measure_noise(
         joined = _Variant(
             tuple(w for v in block for w in v.weights), tuple(t for v in block for t in v.tensors)
         )
-        with Session(rounder.rounded(joined), threads=1) as session:
+        with Session(changes.made(joined), threads=1) as session:
             outputs = [_outputs(session, sample) for sample in samples[: len(references)]]
         advance()
         return _relative_noise(references, outputs)
@@ -154,13 +157,14 @@ def _relative_noise(
     return total if np.isfinite(total) else RUINED
 
 
-class _Rounder:
+class _Changes:
     """Makes float models in which some weights and tensors are rounded."""
 
-    def __init__(self, model: FloatModel, plan: Plan) -> None:
+    def __init__(self, model: FloatModel, plan: Plan, rounded: Rounded) -> None:
         self._model = model
         self._graph = model.graph
         self._plan = plan
+        self._rounded = rounded
 
     def variants(self) -> Iterator[_Variant]:
         """Everything that is worth a measurement, in the graph's order."""
@@ -180,32 +184,32 @@ class _Rounder:
                 if tensors:
                     yield _Variant(tensors=tensors)
 
-    def rounded(self, variant: _Variant) -> Content:
+    def made(self, variant: _Variant) -> Content:
         """The float model with what a variant names rounded."""
         editor = GraphEditor(self._model.tree)
         changed: dict[int, dict[int, int]] = {}
         for index in variant.weights:
-            op = self._graph.operators[index]
-            found = self._weight(op)
-            assert found is not None
-            slot, qparams = found
-            data = self._graph.tensors[op.inputs[slot]].data
-            assert data is not None
-            real = dequantize(quantize(data, qparams), qparams)
-            changed[index] = {slot: editor.constant(f"edgeq/rounded/{index}", real)}
-        if changed:
-            editor.replace(lambda i: self._with_weight(editor, i, changed.get(i)))
+            operands = self._operands(self._graph.operators[index])
+            changed[index] = {
+                slot: editor.constant(f"edgeq/rounded/{index}/{slot}", values)
+                for slot, values in operands.items()
+            }
+        editor.rewire(changed)
         editor.round_trips({t: self._plan.tensors[t] for t in variant.tensors})
         return editor.finish()
 
-    def _with_weight(
-        self, editor: GraphEditor, index: int, changed: Mapping[int, int] | None
-    ) -> Sequence[Any] | None:
-        if changed is None:
-            return None
-        op = self._graph.operators[index]
-        inputs = [changed.get(slot, tensor) for slot, tensor in enumerate(op.inputs)]
-        return [editor.copied(index, inputs, op.outputs)]
+    def _operands(self, op: Operator) -> dict[int, FloatArray]:
+        """An op's weight as integers have it, and the bias that belongs to it, by operand slot."""
+        found = self._weight(op)
+        assert found is not None
+        slot, qparams = found
+        if op.index not in self._rounded.weights:
+            data = self._graph.tensors[op.inputs[slot]].data
+            assert data is not None
+            return {slot: dequantize(quantize(data, qparams), qparams)}
+        bias = self._rounded.biases.get(op.index)
+        extra = {} if bias is None else {bias_slot(op): bias}
+        return {slot: self._rounded.weights[op.index], **extra}
 
     def _weight(self, op: Operator) -> tuple[int, QParams] | None:
         row = WEIGHTS.get(op.name)
