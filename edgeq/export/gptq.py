@@ -41,13 +41,14 @@ class Grid:
     low: int
     high: int
 
-    def columns(self, places: npt.NDArray[np.intp]) -> Grid:
-        """The grid with its columns in another order."""
-        return Grid(self.scale[..., places], self.zero_point[..., places], self.low, self.high)
+    def by_column(self, order: npt.NDArray[np.intp]) -> Grid:
+        """The grid of a weight `(groups, rows, columns)` as `(groups, columns, rows)`."""
+        scale, zero_point = (_by_column(a, order) for a in (self.scale, self.zero_point))
+        return Grid(scale, zero_point, self.low, self.high)
 
     def nearest(self, values: Matrix, column: int | slice = slice(None)) -> Matrix:
-        """The nearest number of the grid for each value of a column."""
-        scale, zero_point = self.scale[..., column], self.zero_point[..., column]
+        """The nearest numbers of the grid, or of some of its places along the second axis."""
+        scale, zero_point = self.scale[:, column], self.zero_point[:, column]
         integers = np.clip(np.rint(values / scale) + zero_point, self.low, self.high)
         nearest: Matrix = (integers - zero_point) * scale
         return nearest
@@ -66,11 +67,9 @@ def fit(weight: Matrix, squares: Matrix, grid: Grid) -> Matrix:
     """
     squares = _damped(squares)
     order = np.argsort(np.einsum("gii->i", squares), kind="stable")
-    back = np.argsort(order)
-    sorted_weight = weight[..., order].astype(np.float64)
-    found = _nearest_plane(
-        sorted_weight, np.linalg.cholesky(squares[:, order][:, :, order]), grid.columns(order)
-    )[..., back]
+    factor = np.linalg.cholesky(squares[:, order[:, None], order])
+    found = _nearest_plane(_by_column(weight, order), factor, grid.by_column(order))
+    found = found.transpose(0, 2, 1)[..., np.argsort(order)]
     nearest = grid.nearest(weight)
     worse = loss(weight - found, squares) >= loss(weight - nearest, squares)
     return np.where(worse[..., None], nearest, found)
@@ -78,35 +77,43 @@ def fit(weight: Matrix, squares: Matrix, grid: Grid) -> Matrix:
 
 def loss(error: Matrix, squares: Matrix) -> Matrix:
     """Mean square of `error @ x` for each row, `(groups, rows)`."""
+    error = error.astype(np.float32)
     found: Matrix = ((error @ squares) * error).sum(axis=-1)
     return found
 
 
+def _by_column(weight: Matrix, order: npt.NDArray[np.intp]) -> Matrix:
+    """`(groups, rows, columns)` as `(groups, columns, rows)`, the columns in another order."""
+    return np.ascontiguousarray(weight.transpose(0, 2, 1)[:, order], np.float32)
+
+
 def _damped(squares: Matrix) -> Matrix:
     """Squares that have an inverse."""
-    mean = np.einsum("gii->g", squares) / squares.shape[-1]
-    extra = DAMPING * np.where(mean > 0, mean, 1.0)
-    return squares + extra[:, None, None] * np.eye(squares.shape[-1])
+    found: Matrix = squares.astype(np.float32)
+    diagonal = np.einsum("gii->gi", found)
+    mean = diagonal.mean(axis=1, keepdims=True)
+    diagonal += DAMPING * np.where(mean > 0, mean, 1.0)
+    return found
 
 
 def _nearest_plane(weight: Matrix, factor: Matrix, grid: Grid) -> Matrix:
     """Rounds column after column, the last one first.
 
     Args:
-        weight: `(groups, rows, columns)`.
+        weight: `(groups, columns, rows)`.
         factor: Lower Cholesky factor of the squares, `(groups, columns, columns)`.
         grid: What each element may become.
     """
-    error = np.zeros_like(weight)
-    carried = np.zeros_like(weight)
-    found = np.empty_like(weight)
-    for stop in range(weight.shape[-1], 0, -BLOCK):
+    error, carried, found = (np.zeros_like(weight) for _ in range(3))
+    for stop in range(weight.shape[1], 0, -BLOCK):
         start = max(0, stop - BLOCK)
+        block = np.ascontiguousarray(factor[:, start:stop, start:stop].transpose(0, 2, 1))
         for column in range(stop - 1, start - 1, -1):
-            later = slice(column + 1, stop)
-            own = np.einsum("grc,gc->gr", error[..., later], factor[:, later, column])
-            moved = (carried[..., column] + own) / factor[:, column, column, None]
-            found[..., column] = grid.nearest(weight[..., column] + moved, column)
-            error[..., column] = weight[..., column] - found[..., column]
-        carried[..., :start] += error[..., start:stop] @ factor[:, start:stop, :start]
+            own = block[:, column - start, None, column - start + 1 :]
+            pull = carried[:, column] + (own @ error[:, column + 1 : stop])[:, 0]
+            wanted = weight[:, column] + pull / block[:, column - start, column - start, None]
+            found[:, column] = grid.nearest(wanted, column)
+            error[:, column] = weight[:, column] - found[:, column]
+        before = factor[:, start:stop, :start].transpose(0, 2, 1)
+        carried[:, :start] += before @ error[:, start:stop]
     return found

@@ -28,7 +28,7 @@ from edgeq.runtime.session import Session
 MOST_SAMPLES = 32
 """Samples that weights are rounded by."""
 
-MOST_ROWS = 8192
+MOST_ROWS = 4096
 """Rows that one op contributes, from all samples."""
 
 MOST_COLUMNS = 4608
@@ -173,6 +173,7 @@ class Rounder:
                 advance()
         del tflite
         for site, seen in zip(sites, moments, strict=True):
+            seen.flush()
             centred = all(self._bias(op) is not None for op in site.ops)
             self._known[site.key] = site.rounded(seen, centred)
 
@@ -237,7 +238,7 @@ class _Site:
     def size(self) -> int:
         """About how many bytes its data and their squares take."""
         groups, _, columns = self._laid_out(self._weight).shape
-        return 4 * sum(map(math.prod, self._shapes)) + 16 * groups * columns**2
+        return 4 * sum(map(math.prod, self._shapes)) + 4 * groups * columns**2
 
     def rows(self, view: Callable[[int], Any], most: int) -> Matrix:
         """What a sample multiplies the weight with, `(groups, positions, columns)`."""
@@ -324,34 +325,64 @@ class _Moments:
 
     def __init__(self) -> None:
         self._count = 0
+        self._waiting: list[Matrix] = []
         self._origin: Matrix = np.zeros(0)
         self._sum: Matrix = np.zeros(0)
         self._squares: Matrix = np.zeros(0)
 
     def add(self, rows: Matrix) -> None:
-        """Takes rows into account; around the mean of the first ones, so that little cancels."""
+        """Takes rows into account; many at once, as the squares are large."""
+        self._waiting.append(rows)
+        if sum(r.shape[1] for r in self._waiting) >= rows.shape[-1]:
+            self.flush()
+
+    def flush(self) -> None:
+        """Adds up the rows that wait; around the mean of the first ones: little cancels so."""
+        if not self._waiting:
+            return
+        rows = np.concatenate(self._waiting, axis=1)
+        self._waiting.clear()
         if not self._count:
-            self._origin = rows.mean(axis=1, dtype=np.float64)
-            self._sum = np.zeros_like(self._origin)
-            self._squares = np.zeros((*self._origin.shape, rows.shape[-1]))
-        moved = rows - self._origin[:, None].astype(np.float32)
-        self._sum += moved.sum(axis=1)
-        self._squares += moved.transpose(0, 2, 1) @ moved
+            self._origin = rows.mean(axis=1)
+            self._sum = np.zeros(self._origin.shape)
+            self._squares = np.zeros((*self._origin.shape, rows.shape[-1]), np.float32)
+        rows -= self._origin[:, None]
+        self._sum += rows.sum(axis=1)
+        self._squares += rows.transpose(0, 2, 1) @ rows
         self._count += rows.shape[1]
 
     @property
     def mean(self) -> Matrix:
         """`(groups, columns)`."""
-        mean: Matrix = self._origin.astype(np.float32) + self._sum / self._count
+        mean: Matrix = self._origin + self._sum / self._count
         return mean
 
     def squares(self, centred: bool) -> Matrix:
         """Mean of `x @ x.T`, `(groups, columns, columns)`; around the mean if `centred`."""
-        offset = self._sum / self._count
-        found = self._squares / self._count - offset[:, :, None] * offset[:, None]
+        offset = (self._sum / self._count).astype(np.float32)
+        found = self._squares / np.float32(self._count)
+        found -= offset[:, :, None] * offset[:, None]
+        _shrink(found, self._count)
         if not centred:
-            found += self.mean[:, :, None] * self.mean[:, None]
+            mean = self.mean.astype(np.float32)
+            found += mean[:, :, None] * mean[:, None]
         return found
+
+
+def _shrink(covariance: Matrix, count: int) -> None:
+    """Draws what few rows say of how columns go together towards nothing, in place.
+
+    Source:
+        Schaefer and Strimmer, "A Shrinkage Approach to Large-Scale Covariance Matrix Estimation",
+        2005, target D, with the variances of normal data.
+    """
+    own = np.einsum("gii->gi", covariance).copy()
+    all_squares = np.einsum("gij,gij->g", covariance, covariance, dtype=np.float64)
+    between = all_squares - np.square(own, dtype=np.float64).sum(axis=1)
+    expected = np.square(own.sum(axis=1), dtype=np.float64) - np.square(own).sum(axis=1) + between
+    share = np.minimum(1.0, expected / np.maximum(count * between, np.finfo(np.float32).tiny))
+    covariance *= (1.0 - share)[:, None, None].astype(np.float32)
+    np.einsum("gii->gi", covariance)[:] = own
 
 
 def _batches(sites: Sequence[_Site]) -> Iterator[list[_Site]]:
