@@ -22,13 +22,14 @@ from edgeq.export.convert import check_runs
 from edgeq.export.exported import BOUNDARY, Exported
 from edgeq.export.judge import Link
 from edgeq.export.plan import Plan
+from edgeq.export.rounding import Rounded
 from edgeq.fidelity import Fidelity
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
-from edgeq.ops import WEIGHTS
-from edgeq.qtypes import QParams, dequantize, quantize
+from edgeq.ops import OPS, WEIGHTS
+from edgeq.qtypes import QParams, dequantize, quantize, unpack_bits
 from edgeq.report.diagnosis import Spread
 from edgeq.runtime.session import Session
 
@@ -258,8 +259,38 @@ class Parts:
         }
         return Plan(tensors, operands, {})
 
+    def rounded(self) -> Rounded:
+        """The edge model's weights and biases in real numbers, for the float model's ops."""
+        weights, biases = {}, {}
+        for part in self.parts:
+            stored = None if part.op is None else self._weight(part.op)
+            if part.op is None or part.origin is None or stored is None:
+                continue
+            slot = WEIGHTS[part.op.name].slot
+            own = self.reference.graph.tensors[part.origin.inputs[slot]]
+            if part.op.name == part.origin.name and own.shape == stored.shape:
+                weights[part.origin.index] = _real(stored)
+                bias = self._bias(part.op)
+                if bias is not None:
+                    biases[part.origin.index] = _real(bias)
+        return Rounded(weights, biases, len(weights))
+
+    def _bias(self, op: Operator) -> Tensor | None:
+        """The constant that is added to what an op's weight makes."""
+        slot = OPS[op.name].bias if op.name in OPS else None
+        if slot is None or slot >= len(op.inputs) or op.inputs[slot] < 0:
+            return None
+        bias = self.exported.graph.tensors[op.inputs[slot]]
+        known = bias.dtype == "float32" or bias.qparams is not None
+        return bias if bias.is_constant and known else None
+
     def weight(self, op: Operator) -> QParams | None:
         """Parameters of an op's weight; None where it has none, or not in integers."""
+        tensor = self._weight(op)
+        return None if tensor is None else tensor.qparams
+
+    def _weight(self, op: Operator) -> Tensor | None:
+        """The constant that an op's weight is stored as, if it is stored as integers."""
         graph, row = self.exported.graph, WEIGHTS.get(op.name)
         if row is None or row.slot >= len(op.inputs):
             return None
@@ -267,7 +298,16 @@ class Parts:
         producer = graph.producers.get(tensor.index)
         if producer is not None and producer.name == "DEQUANTIZE":
             tensor = graph.tensors[producer.inputs[0]]
-        return tensor.qparams if tensor.is_constant else None
+        return tensor if tensor.is_constant and tensor.qparams is not None else None
+
+
+def _real(tensor: Tensor) -> Array:
+    assert tensor.data is not None
+    if tensor.qparams is None:
+        return tensor.data
+    held, dtype = tensor.data, tensor.qparams.dtype
+    integers = unpack_bits(held, tensor.shape, dtype) if dtype.bits < 8 else held
+    return dequantize(integers, tensor.qparams)
 
 
 def _rebuilt(model: FloatModel, cut: Sequence[int], kept: Sequence[int]) -> Content:

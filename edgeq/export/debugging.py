@@ -78,7 +78,8 @@ def debug(
         outputs = Judge((parts.reference, edge))(samples).outputs
         seen = parts.run(samples, advance)
     with stages.stage("measure") as advance:
-        noise = measure_noise(parts.reference, parts.plan(), samples, advance)
+        rounded = parts.rounded()
+        noise = measure_noise(parts.reference, parts.plan(), rounded, samples, advance)
     losses = [_loss(parts, *pair, noise) for pair in zip(parts.parts, seen, strict=True)]
     found = Diagnosis(
         layers=tuple(loss.line for loss in losses),

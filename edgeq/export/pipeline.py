@@ -144,10 +144,9 @@ def export(
         decided = _decide(request, stages, converter)
         float_model, rewritten, plan = decided.float_model, decided.rewritten, decided.plan
         with stages.stage("round", decided.rounder.runs(plan)) as advance:
-            rounded = decided.rounder.round(plan, advance).model(rewritten)
+            rounded = decided.rounder.round(plan, advance)
         with stages.stage("convert"):
-            converted = convert(converter, rounded, plan)
-            del rounded
+            converted = convert(converter, rounded.model(rewritten), plan)
             tflite = set_interface(rewritten, plan, converted, decided.interface)
             del converted
             for model in (float_model, rewritten):
@@ -164,6 +163,7 @@ def export(
         target=target,
         calibrated_samples=decided.calibration.samples,
         independent=decided.independent,
+        fitted_weights=rounded.count,
         notes=(*float_model.notes, *decided.advice, *_next_steps(target)),
         seconds=dict(stages.seconds),
     )
@@ -418,7 +418,8 @@ def _recipe_for(target: str, recipe: str | os.PathLike[str] | Recipe) -> Recipe:
     """The recipe; only XNNPACK runs float and integers side by side, which "auto" makes use of."""
     _check_target(target)
     found = as_recipe(recipe)
-    return INT8 if found == AUTO and target != "xnnpack" else found
+    is_auto = found.with_rounding(AUTO.rounding) == AUTO
+    return INT8.with_rounding(found.rounding) if is_auto and target != "xnnpack" else found
 
 
 def _check_target(target: str) -> None:

@@ -18,7 +18,7 @@ from edgeq.editor import GraphEditor
 from edgeq.export.gptq import Grid, Matrix, fit
 from edgeq.export.modes import Choices
 from edgeq.export.plan import Plan
-from edgeq.flatbuffer import Operator
+from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, WEIGHTS
 from edgeq.qtypes import BlockQParams, FloatArray, QParams, all_finite, broadcast
@@ -48,10 +48,12 @@ class Rounded:
     Attributes:
         weights: The weight of each op that has one.
         biases: The bias of each op whose bias changes.
+        count: Number of different weights.
     """
 
     weights: Mapping[int, FloatArray]
     biases: Mapping[int, FloatArray]
+    count: int
 
     def model(self, float_model: FloatModel) -> FloatModel:
         """The float model with these constants; tensors and ops keep their indices."""
@@ -126,7 +128,7 @@ class Rounder:
                 bias = self._bias(op)
                 if bias is not None:
                     biases[op.index] = self._moved(op, bias, shift, plan, site.qparams)
-        return Rounded(weights, biases)
+        return Rounded(weights, biases, len(sites))
 
     def runs(self, plan: Plan) -> int:
         """How often `round` will run a sample."""
@@ -171,7 +173,6 @@ class Rounder:
                 for one, seen in zip(found, moments, strict=True):
                     seen.add(one)
                 advance()
-        del tflite
         for site, seen in zip(sites, moments, strict=True):
             seen.flush()
             centred = all(self._bias(op) is not None for op in site.ops)
@@ -190,7 +191,7 @@ class Rounder:
         """A bias that makes up for its weight's mean error, within what int32 can hold."""
         moved: FloatArray = (bias + shift.reshape(bias.shape)).astype(np.float32)
         activation = plan.tensors.get(op.inputs[0])
-        if activation is None or (op.index, 1) in plan.stored or isinstance(qparams, BlockQParams):
+        if activation is None or (op.index, 1) in plan.stored or not isinstance(qparams, QParams):
             return moved
         most = np.asarray(qparams.scale) * activation.scale[0] * _INT32_MAX * (1 - 1e-6)
         bounded: FloatArray = np.clip(moved, -most, most).astype(np.float32)
@@ -215,7 +216,7 @@ def bias_slot(op: Operator) -> int:
     return slot
 
 
-def _data(tensor: Any) -> FloatArray:
+def _data(tensor: Tensor) -> FloatArray:
     assert tensor.data is not None
     data: FloatArray = tensor.data
     return data
@@ -224,7 +225,7 @@ def _data(tensor: Any) -> FloatArray:
 class _Site:
     """A weight and the ops that read it."""
 
-    def __init__(self, graph: Any, ops: tuple[Operator, ...], qparams: AnyQParams) -> None:
+    def __init__(self, graph: Graph, ops: tuple[Operator, ...], qparams: AnyQParams) -> None:
         self.ops = ops
         self.qparams = qparams
         self.inputs = tuple(op.inputs[_SLOTS[op.name]] for op in ops)
@@ -232,13 +233,12 @@ class _Site:
         self.key = weight, qparams
         self._weight = _data(graph.tensors[weight])
         self._shapes = [graph.tensors[t].shape for t in self.inputs]
-        self._depth = self._shapes[0][-1]
 
     @property
-    def size(self) -> int:
+    def bytes_needed(self) -> int:
         """About how many bytes its data and their squares take."""
         groups, _, columns = self._laid_out(self._weight).shape
-        return 4 * sum(map(math.prod, self._shapes)) + 4 * groups * columns**2
+        return 4 * (sum(map(_elements, self._shapes)) + groups * columns**2)
 
     def rows(self, view: Callable[[int], Any], most: int) -> Matrix:
         """What a sample multiplies the weight with, `(groups, positions, columns)`."""
@@ -265,9 +265,12 @@ class _Site:
     @property
     def _groups(self) -> int:
         """Parts of the channels that do not see each other."""
-        if self.ops[0].name == "DEPTHWISE_CONV_2D":
-            return self._depth
-        return self._depth // self._weight.shape[-1]
+        depth = self._shapes[0][-1]
+        return depth if self._is_depthwise else depth // self._weight.shape[-1]
+
+    @property
+    def _is_depthwise(self) -> bool:
+        return self.ops[0].name == "DEPTHWISE_CONV_2D"
 
     @property
     def _parts(self) -> int:
@@ -278,20 +281,18 @@ class _Site:
 
     def _laid_out(self, weight: FloatArray) -> FloatArray:
         """The weight as `(groups, rows, columns)`."""
-        name = self.ops[0].name
-        if name == "DEPTHWISE_CONV_2D":
+        if self._is_depthwise:
             taps = weight.shape[1] * weight.shape[2]
-            return weight.reshape(taps, self._depth, -1).transpose(1, 2, 0)
-        if name == "CONV_2D":
+            return weight.reshape(taps, self._groups, -1).transpose(1, 2, 0)
+        if self.ops[0].name == "CONV_2D":
             return weight.reshape(self._groups, len(weight) // self._groups, -1)
         return weight.reshape(-1, self._parts, weight.shape[-1] // self._parts).transpose(1, 0, 2)
 
     def _restored(self, laid_out: FloatArray) -> FloatArray:
         """The opposite of `_laid_out`."""
-        name = self.ops[0].name
-        if name == "DEPTHWISE_CONV_2D":
+        if self._is_depthwise:
             laid_out = laid_out.transpose(2, 0, 1)
-        elif name != "CONV_2D":
+        elif self.ops[0].name != "CONV_2D":
             laid_out = laid_out.transpose(1, 0, 2)
         return np.ascontiguousarray(laid_out.reshape(self._weight.shape), np.float32)
 
@@ -389,12 +390,17 @@ def _batches(sites: Sequence[_Site]) -> Iterator[list[_Site]]:
     """Neighbours that fit into memory together."""
     batch: list[_Site] = []
     for site in sites:
-        if batch and sum(s.size for s in batch) + site.size > MEMORY_BYTES:
+        if batch and sum(s.bytes_needed for s in batch) + site.bytes_needed > MEMORY_BYTES:
             yield batch
             batch = []
         batch.append(site)
     if batch:
         yield batch
+
+
+def _elements(shape: Sequence[int]) -> int:
+    """Of a tensor; an open dimension counts as 1."""
+    return math.prod(max(1, size) for size in shape)
 
 
 def _spread(count: int, most: int) -> Any:
@@ -423,8 +429,7 @@ def _patches(op: Operator, values: FloatArray, kernel: Sequence[int], most: int)
     picked = _spread(images * height * width, most)
     image, y, x = np.unravel_index(picked, (images, height, width))
     tap_y, tap_x = (
-        taps.reshape(-1) * d
-        for taps, d in zip(np.indices(tuple(kernel)), dilations, strict=True)
+        taps.reshape(-1) * d for taps, d in zip(np.indices(tuple(kernel)), dilations, strict=True)
     )
     found: FloatArray = values[
         image[:, None],

@@ -18,6 +18,7 @@ from edgeq.export.frontends import tensorflow, tflite
 from edgeq.export.merge import merge, signature_keys, split
 from edgeq.files import write_whole
 from edgeq.isolation import JobCrashed, JobFailed, Worker
+from edgeq.recipe import as_recipe
 from edgeq.report.signatures import SignatureReports
 from edgeq.runtime.benchmark import random_sample
 from edgeq.runtime.session import Session
@@ -82,8 +83,10 @@ def by_signature(export: Callable[_P, EdgeModel]) -> Callable[_P, EdgeModel | An
 def _exported(
     export: Callable[..., EdgeModel], key: str, model: object, data: object, settings: Any
 ) -> EdgeModel:
+    # What several signatures share has to be rounded alike, whatever each one's data is.
+    recipe = as_recipe(settings.pop("recipe", "auto")).with_rounding("nearest")
     try:
-        return export(model, data, **settings)
+        return export(model, data, recipe=recipe, **settings)
     except EdgeqError as error:
         raise type(error)(f"signature {key!r}: {error}") from None
 

@@ -118,6 +118,8 @@ class Report(Measured):
         target: Name of the target.
         calibrated_samples: Number of samples that calibration saw.
         independent: Whether the samples judged by were kept out of calibration.
+        fitted_weights: Number of weights that were rounded by what they compute on the data; the
+            others are rounded to nearest.
         notes: Other things the user should know, such as what looks suspicious of the data.
         seconds: Wall time of each stage.
     """
@@ -126,6 +128,7 @@ class Report(Measured):
     target: str
     calibrated_samples: int
     independent: bool
+    fitted_weights: int = 0
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -236,9 +239,11 @@ class Report(Measured):
                     name = escape(f"{side} {port.name}")
                     table.add_row(name, "float32", port.qparams.describe(), "")
         kind = "held-out" if self.independent else "calibration"
+        fitted = f", {self.fitted_weights} weights rounded by them" if self.fitted_weights else ""
         table.caption = (
-            f"calibrated on {self.calibrated_samples} samples, judged on {self.judged_samples} "
-            f"{kind} samples, run by {self.runtime}, {sum(self.seconds.values()):.1f} s in all"
+            f"calibrated on {self.calibrated_samples} samples{fitted}, judged on "
+            f"{self.judged_samples} {kind} samples, run by {self.runtime}, "
+            f"{sum(self.seconds.values()):.1f} s in all"
         )
         return table
 
