@@ -18,6 +18,7 @@ from edgeq.export.convert import start_converter
 from edgeq.export.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, macs
 from edgeq.export.modes import Choice, choose
 from edgeq.export.plan import make_plan
+from edgeq.export.rounding import Rounded, Rounder
 from edgeq.export.sensitivity import measure_noise
 from edgeq.fidelity import Fidelity
 from edgeq.isolation import Worker
@@ -26,6 +27,7 @@ from edgeq.recipe import AUTO, INT8, Mode, Recipe, Rule
 from edgeq.runtime.session import Session
 
 IMAGE = Value((1, 24, 24, 32))
+NEAREST = Rounded({}, {}, 0)
 Array = npt.NDArray[np.float32]
 
 
@@ -69,16 +71,17 @@ def worker() -> Iterator[Worker]:
 def search(case: OneOp, worker: Worker, recipe: Recipe = AUTO, goal_db: float = 20.0) -> Search:
     model, calibration, samples = calibrated(case)
     choices = choose(model, recipe)
+    rounder = Rounder(model, choices, samples)
     return Search(
-        model, model, calibration, recipe, choices, samples, worker, WITH_DOT_PRODUCT, goal_db,
-        measure=False, advance=lambda: None,
+        model, model, calibration, recipe, choices, samples, rounder, worker, WITH_DOT_PRODUCT,
+        goal_db, measure=False, advance=lambda: None,
     )  # fmt: skip
 
 
 def test_noise_is_measured_where_it_arises() -> None:
     model, calibration, samples = calibrated(sabotaged())
     plan = make_plan(model, calibration, INT8)
-    noise = measure_noise(model, plan, samples, lambda: None)
+    noise = measure_noise(model, plan, NEAREST, samples, lambda: None)
     names = {t: model.graph.tensors[t].name for t in noise.tensors}
     loudest = max(noise.tensors, key=lambda t: noise.tensors[t])
     assert names[loudest] == "middle"
@@ -90,7 +93,7 @@ def test_noise_is_measured_where_it_arises() -> None:
 def test_noise_in_blocks_names_every_op() -> None:
     model, calibration, samples = calibrated(sabotaged())
     plan = make_plan(model, calibration, INT8)
-    blocks = measure_noise(model, plan, samples, lambda: None, budget_s=0.0)
+    blocks = measure_noise(model, plan, NEAREST, samples, lambda: None, budget_s=0.0)
     assert set(blocks.weights) == {0, 1, 2}
     assert len({*blocks.weights.values(), *blocks.tensors.values()}) == 1
 
@@ -107,7 +110,8 @@ def test_plans_are_offered_from_the_fastest_to_the_most_faithful(worker: Worker)
     job = search(sabotaged(), worker)
     static, tflite = job._all_static()
     plan = make_plan(job.model, job.calibration, INT8, static)
-    noise = measure_noise(job.model, plan, job.samples, lambda: None)
+    rounded = job.rounder.round(plan)
+    noise = measure_noise(job.model, plan, rounded, job.samples, lambda: None)
     cut = _Cut(job.model, job.choices, static, job._outside(tflite), noise, WITH_DOT_PRODUCT)
     offers = [cut.candidate(price) for price in PRICES]
     sqnr = [offer.sqnr_db for offer in offers]
@@ -128,7 +132,8 @@ def test_the_estimate_of_noise_is_close_to_the_real_one(worker: Worker) -> None:
             fidelity = fidelity.observe(reference.outputs()[0], edge.outputs()[0])
     static, tflite = job._all_static()
     plan = make_plan(job.model, job.calibration, INT8, static)
-    noise = measure_noise(job.model, plan, job.samples, lambda: None)
+    rounded = job.rounder.round(plan)
+    noise = measure_noise(job.model, plan, rounded, job.samples, lambda: None)
     cut = _Cut(job.model, job.choices, static, job._outside(tflite), noise, WITH_DOT_PRODUCT)
     offers = [c for c in (cut.candidate(p) for p in PRICES) if c.choices == found]
     assert offers

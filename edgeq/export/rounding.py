@@ -237,7 +237,7 @@ class _Site:
     @property
     def bytes_needed(self) -> int:
         """About how many bytes its data and their squares take."""
-        groups, _, columns = self._laid_out(self._weight).shape
+        groups, _, columns = map(int, self._laid_out(self._weight).shape)
         return 4 * (sum(map(_elements, self._shapes)) + groups * columns**2)
 
     def rows(self, view: Callable[[int], Any], most: int) -> Matrix:

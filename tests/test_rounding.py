@@ -1,0 +1,275 @@
+"""Rounding weights by what they compute: the arithmetic, what becomes of a model, its limits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from one_op import OneOp, Step, Value
+
+import edgeq
+from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.data import RepDataset, Sample
+from edgeq.calibrate.run import Calibrator, input_specs
+from edgeq.editor import GraphEditor
+from edgeq.errors import RecipeError
+from edgeq.export.gptq import Grid, fit, loss
+from edgeq.export.modes import choose
+from edgeq.export.plan import Plan, make_plan
+from edgeq.export.rounding import MOST_ROWS, Rounder, _patches, _Site
+from edgeq.flatbuffer import Graph
+from edgeq.model import FloatModel
+from edgeq.qtypes import QParams, quantize
+from edgeq.recipe import INT8, PRESETS, Recipe, Rule
+from edgeq.runtime.session import Session
+
+Array = npt.NDArray[np.float32]
+SIZE = 12
+
+
+def draw(*shape: int, seed: int = 5) -> Array:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def correlated(rows: int, columns: int) -> Array:
+    """Data of few dimensions, as the activations of networks are."""
+    return draw(rows, columns // 4) @ draw(columns // 4, columns, seed=6) + 2.0
+
+
+def grid(scale: float, shape: tuple[int, ...], top: int = 127) -> Grid:
+    return Grid(np.full(shape, scale), np.zeros(shape), -top, top)
+
+
+def test_weights_on_the_grid_stay_as_they_are() -> None:
+    weight = np.rint(draw(1, 6, 20) * 20).astype(np.float32) * 0.5
+    squares = np.cov(correlated(400, 20).T)[None]
+    assert np.array_equal(fit(weight, squares, grid(0.5, weight.shape)), weight)
+
+
+@pytest.mark.parametrize("columns", [9, 64, 150], ids=["few", "one block", "several blocks"])
+def test_what_is_computed_changes_less_than_by_rounding_to_nearest(columns: int) -> None:
+    weight, data = draw(2, 7, columns), correlated(3000, columns)
+    squares = np.stack([data.T @ data / len(data)] * 2)
+    places = grid(0.1, weight.shape)
+    found = fit(weight, squares, places)
+    integers = found / 0.1
+    assert np.abs(integers - np.rint(integers)).max() < 1e-3
+    nearest = loss(weight - places.nearest(weight), squares)
+    assert (loss(weight - found, squares) <= nearest).all()
+    assert loss(weight - found, squares).sum() < nearest.sum() / 4
+
+
+def test_integers_stay_within_their_limits() -> None:
+    weight, data = draw(1, 5, 40), correlated(500, 40)
+    found = fit(weight, (data.T @ data / len(data))[None], grid(0.3, weight.shape, top=1))
+    assert set(np.unique(np.rint(found / 0.3))) <= {-1, 0, 1}
+
+
+def test_columns_that_never_see_a_number_do_no_harm() -> None:
+    weight, squares = draw(1, 5, 8), np.zeros((1, 8, 8))
+    places = grid(0.1, weight.shape)
+    assert fit(weight, squares, places) == pytest.approx(places.nearest(weight))
+
+
+def image(channels: int) -> Value:
+    return Value((1, SIZE, SIZE, channels))
+
+
+def dense() -> OneOp:
+    """Rows with a mean, of fewer dimensions than columns."""
+    steps = (
+        Step(
+            "FULLY_CONNECTED", ("x", correlated(48, 24).T.copy(), draw(24)), {"h": Value((4, 24))}
+        ),
+        Step("FULLY_CONNECTED", ("h", draw(10, 24), draw(10)), {"y": Value((4, 10))}),
+    )
+    return OneOp("dense", {"x": Value((4, 48), low=0.0, high=2.0)}, steps)
+
+
+def convolution(name: str, kernel: Array, channels: int, **options: object) -> OneOp:
+    given = {"strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1, **options}
+    side = -(-SIZE // int(str(given["strideH"])))
+    if given.get("padding"):
+        side = (SIZE - kernel.shape[1]) // int(str(given["strideH"])) + 1
+    made = Value((1, side, side, channels))
+    step = Step(name, ("x", kernel, draw(channels)), {"y": made}, given)
+    return OneOp(name, {"x": image(8)}, (step,))
+
+
+CASES = {
+    "dense": dense(),
+    "conv": convolution("CONV_2D", draw(6, 3, 3, 8), 6),
+    "conv of stride 2": convolution("CONV_2D", draw(6, 3, 3, 8), 6, strideW=2, strideH=2),
+    "conv without padding": convolution("CONV_2D", draw(6, 3, 3, 8), 6, padding=1),
+    "conv in groups": convolution("CONV_2D", draw(6, 3, 3, 4), 6),
+    "dilated conv": convolution(
+        "CONV_2D", draw(6, 3, 3, 8), 6, dilationWFactor=2, dilationHFactor=2
+    ),
+    "depthwise conv": convolution("DEPTHWISE_CONV_2D", draw(1, 3, 3, 16), 16, depthMultiplier=2),
+}
+
+
+def prepared(case: OneOp, recipe: Recipe = INT8) -> tuple[FloatModel, Plan, list[Sample]]:
+    model = FloatModel(case.build(), "tflite")
+    samples = list(RepDataset(smooth(case)).samples(input_specs(model)))
+    return model, make_plan(model, Calibrator(model, 1).run(samples), recipe), samples
+
+
+def smooth(case: OneOp) -> list[Array]:
+    """Samples in which neighbours are alike, as in photographs, and not 0 on average."""
+    (value,) = case.inputs.values()
+    noise = draw(12, *value.shape)
+    for axis in range(2, noise.ndim):
+        noise = sum(np.roll(noise, shift, axis) for shift in range(5)) / 2
+    return list(noise + 1.0)
+
+
+def rounder(model: FloatModel, samples: list[Sample], recipe: Recipe = INT8) -> Rounder:
+    return Rounder(model, choose(model, recipe), samples, threads=1)
+
+
+def site(graph: Graph, plan: Plan, index: int = 0) -> _Site:
+    return _Site(graph, (graph.operators[index],), plan.operands[index, 1])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rows_times_weight_is_what_the_op_computes(name: str) -> None:
+    model, plan, samples = prepared(CASES[name])
+    graph = model.graph
+    op, found = graph.operators[0], site(graph, plan)
+    editor = GraphEditor(model.tree)
+    editor.add_outputs(op.outputs)
+    with Session(editor.finish()) as session:
+        session.invoke(samples[0])
+        expected = session.view(op.outputs[0]).copy()
+        rows = found.rows(session.view, MOST_ROWS)
+    weight, bias = graph.tensors[op.inputs[1]].data, graph.tensors[op.inputs[2]].data
+    assert weight is not None
+    assert bias is not None
+    made = rows @ found._laid_out(weight).transpose(0, 2, 1)
+    flat = made.transpose(1, 0, 2).reshape(-1, expected.shape[-1]) + bias
+    assert flat == pytest.approx(expected.reshape(flat.shape), rel=1e-3, abs=1e-3)
+    assert np.array_equal(found._restored(found._laid_out(weight)), weight)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_float_model_with_rounded_weights_is_closer_than_with_nearest_ones(name: str) -> None:
+    model, plan, samples = prepared(CASES[name])
+    rounded = rounder(model, samples).round(plan)
+    assert rounded.count == len(model.graph.operators)
+    for index, weight in rounded.weights.items():
+        qparams = plan.operands[index, 1]
+        held = quantize(weight, qparams)
+        assert np.asarray(held * 1.0) == pytest.approx(weight / _scale(qparams, weight), abs=1e-2)
+    nearest = {i: _nearest(model, plan, i) for i in rounded.weights}
+    fitted = _noise(model, rounded.model(model), samples)
+    plain = _noise(model, replace(rounded, weights=nearest, biases={}).model(model), samples)
+    assert fitted < plain / 2
+
+
+def _scale(qparams: QParams, weight: Array) -> Array:
+    shape = [1] * weight.ndim
+    shape[qparams.axis or 0] = -1
+    return np.asarray(qparams.scale).reshape(shape)
+
+
+def _nearest(model: FloatModel, plan: Plan, index: int) -> Array:
+    weight = model.graph.tensors[model.graph.operators[index].inputs[1]].data
+    assert weight is not None
+    qparams = plan.operands[index, 1]
+    return (quantize(weight, qparams) * _scale(qparams, weight)).astype(np.float32)
+
+
+def _noise(model: FloatModel, other: FloatModel, samples: list[Sample]) -> float:
+    with Session(model.tflite) as one, Session(other.tflite) as two:
+        total = 0.0
+        for sample in samples:
+            one.invoke(sample)
+            two.invoke(sample)
+            total += float(np.square(one.outputs()[0] - two.outputs()[0]).sum())
+    return total
+
+
+def test_nothing_but_weights_and_biases_changes() -> None:
+    model, plan, samples = prepared(CASES["dense"])
+    other = rounder(model, samples).round(plan).model(model).graph
+    for tensor, changed in zip(model.graph.tensors, other.tensors, strict=True):
+        assert (tensor.name, tensor.shape, tensor.dtype) == (
+            changed.name, changed.shape, changed.dtype,
+        )  # fmt: skip
+    assert [o.inputs for o in model.graph.operators] == [o.inputs for o in other.operators]
+
+
+def test_a_weight_that_two_ops_read_is_rounded_once_and_both_keep_their_own_bias() -> None:
+    rows, weight, bias = Value((4, 24)), draw(24, 24), draw(24)
+    steps = (
+        Step("FULLY_CONNECTED", ("x", weight, bias), {"h": rows}),
+        Step("FULLY_CONNECTED", ("h", weight, bias), {"y": rows}),
+    )
+    case = OneOp("tied", {"x": rows}, steps)
+    editor = GraphEditor(FloatModel(case.build(), "tflite").tree)
+    operators = FloatModel(case.build(), "tflite").graph.operators
+    editor.rewire({1: dict(enumerate(operators[0].inputs[1:], 1))})
+    model = FloatModel(editor.finish(), "tflite")
+    samples = list(RepDataset(smooth(case)).samples(input_specs(model)))
+    plan = make_plan(model, Calibration(model.digest, 0, {}), PRESETS["weight_int8"])
+    rounded = rounder(model, samples, PRESETS["weight_int8"]).round(plan)
+    assert rounded.count == 1
+    assert rounded.weights[0] is rounded.weights[1]
+    graph = rounded.model(model).graph
+    first, second = graph.operators
+    assert first.inputs[1] == second.inputs[1]
+    assert len(graph.operators) == 2
+
+
+def test_a_recipe_can_have_weights_rounded_to_nearest() -> None:
+    model, plan, samples = prepared(CASES["dense"])
+    recipe = Recipe("mixed", (Rule("h", rounding="nearest"),))
+    assert set(rounder(model, samples, recipe).round(plan).weights) == {1}
+    assert rounder(model, samples, INT8.with_rounding("nearest")).round(plan).count == 0
+    with pytest.raises(RecipeError, match=r"rounding must be one of .* Received: 'up'"):
+        Rule(rounding="up")
+
+
+def test_a_recipe_keeps_its_rounding_as_json() -> None:
+    recipe = Recipe("mixed", (Rule("h", rounding="nearest"),))
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_weights_of_a_trained_grid_are_left_alone() -> None:
+    model, plan, samples = prepared(CASES["dense"])
+    learned = replace(model, learned=(("h", -1.0, 1.0),))
+    assert rounder(learned, samples).round(plan).count == 0
+
+
+@pytest.mark.parametrize("recipe", ["int8", "dynamic_int8", "weight_int4", "int16x8"])
+def test_an_export_is_closer_to_its_model(recipe: str) -> None:
+    case = CASES["dense"]
+    data = case.draw(40)
+    made = {
+        rounding: edgeq.export(
+            case.build(),
+            data,
+            recipe=PRESETS[recipe].with_rounding(rounding),
+            min_sqnr_db=None,
+            progress=False,
+        ).report
+        for rounding in ("gptq", "nearest")
+    }
+    assert made["gptq"].fitted_weights == 2
+    assert "2 weights rounded by them" in " ".join(made["gptq"].text().split())
+    assert made["nearest"].fitted_weights == 0
+    assert made["gptq"].sqnr_db > made["nearest"].sqnr_db
+
+
+def test_patches_come_from_all_over_the_image() -> None:
+    model, _, _ = prepared(CASES["conv"])
+    op = model.graph.operators[0]
+    values = np.arange(SIZE * SIZE * 8, dtype=np.float32).reshape(1, SIZE, SIZE, 8)
+    found = _patches(op, values, (3, 3), 10)
+    assert found.shape == (10, 9, 8)
+    centres = found[:, 4, 0] / 8
+    assert centres[0] == 0
+    assert centres[-1] == SIZE * SIZE - 1
