@@ -289,6 +289,13 @@ def quantize_blocks(real: FloatArray, qparams: BlockQParams) -> IntArray:
     return integers
 
 
+def dequantize_blocks(integers: IntArray, qparams: BlockQParams) -> FloatArray:
+    """As `dequantize`, for a weight `(rows, columns)` in blocks."""
+    scale = np.repeat(np.asarray(qparams.scale), qparams.block_size, axis=1)
+    real: FloatArray = (integers * scale).astype(np.float32)
+    return real
+
+
 def dequantize(integers: IntArray, qparams: QParams) -> FloatArray:
     """The real numbers `(q - zero_point) * scale` as float32, same shape."""
     scale = broadcast(qparams.scale, qparams.axis, integers.ndim)

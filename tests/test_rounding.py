@@ -73,6 +73,14 @@ def test_columns_that_never_see_a_number_do_no_harm() -> None:
     assert fit(weight, squares, places) == pytest.approx(places.nearest(weight))
 
 
+def test_numbers_that_are_not_finite_leave_the_nearest_ones() -> None:
+    weight = draw(1, 5, 8)
+    places = grid(0.1, weight.shape)
+    for bad in (np.nan, np.inf):
+        found = fit(weight, np.full((1, 8, 8), bad, np.float32), places)
+        assert np.array_equal(found, places.nearest(weight))
+
+
 def image(channels: int) -> Value:
     return Value((1, SIZE, SIZE, channels))
 

@@ -63,14 +63,20 @@ def fit(weight: Matrix, squares: Matrix, grid: Grid) -> Matrix:
         grid: What each element may become.
 
     Returns:
-        Of the weight's shape; no row of it is worse on the data than the nearest numbers are.
+        Of the weight's shape; no row of it is worse on the data than the nearest numbers are, which
+        it gets where the squares are not finite.
     """
+    nearest = grid.nearest(weight)
     squares = _damped(squares)
+    if not np.isfinite(squares).all():
+        return nearest
     order = np.argsort(np.einsum("gii->i", squares), kind="stable")
-    factor = np.linalg.cholesky(squares[:, order[:, None], order])
+    try:
+        factor = np.linalg.cholesky(squares[:, order[:, None], order])
+    except np.linalg.LinAlgError:  # lost in rounding: nothing can be made of these numbers
+        return nearest
     found = _nearest_plane(_by_column(weight, order), factor, grid.by_column(order))
     found = found.transpose(0, 2, 1)[..., np.argsort(order)]
-    nearest = grid.nearest(weight)
     worse = loss(weight - found, squares) >= loss(weight - nearest, squares)
     return np.where(worse[..., None], nearest, found)
 

@@ -145,8 +145,11 @@ def export(
         float_model, rewritten, plan = decided.float_model, decided.rewritten, decided.plan
         with stages.stage("round", decided.rounder.runs(plan)) as advance:
             rounded = decided.rounder.round(plan, advance)
+            fitted, on_grid = rounded.count, rounded.model(rewritten)
+            del rounded
         with stages.stage("convert"):
-            converted = convert(converter, rounded.model(rewritten), plan)
+            converted = convert(converter, on_grid, plan)
+            del on_grid
             tflite = set_interface(rewritten, plan, converted, decided.interface)
             del converted
             for model in (float_model, rewritten):
@@ -163,7 +166,7 @@ def export(
         target=target,
         calibrated_samples=decided.calibration.samples,
         independent=decided.independent,
-        fitted_weights=rounded.count,
+        fitted_weights=fitted,
         notes=(*float_model.notes, *decided.advice, *_next_steps(target)),
         seconds=dict(stages.seconds),
     )

@@ -21,7 +21,18 @@ from edgeq.export.plan import Plan
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, WEIGHTS
-from edgeq.qtypes import BlockQParams, FloatArray, QParams, all_finite, broadcast
+from edgeq.qtypes import (
+    BlockQParams,
+    FloatArray,
+    IntArray,
+    QParams,
+    all_finite,
+    broadcast,
+    dequantize,
+    dequantize_blocks,
+    quantize,
+    quantize_blocks,
+)
 from edgeq.runtime.crew import Crew
 from edgeq.runtime.session import Session
 
@@ -106,7 +117,7 @@ class Rounder:
         self._threads = threads
         trained = bool(model.given or model.learned)
         self._nearest = {i for i, c in choices.items() if trained or c.rounding == "nearest"}
-        self._known: dict[tuple[int, AnyQParams], tuple[FloatArray, FloatArray]] = {}
+        self._known: dict[tuple[int, AnyQParams], tuple[IntArray, FloatArray]] = {}
 
     def round(self, plan: Plan, advance: Callable[[], None] = lambda: None) -> Rounded:
         """Every weight that the plan stores as integers.
@@ -122,7 +133,8 @@ class Rounder:
         weights: dict[int, FloatArray] = {}
         biases: dict[int, FloatArray] = {}
         for site in sites:
-            values, shift = self._known[site.key]
+            integers, shift = self._known[site.key]
+            values = _real(integers, site.qparams)
             for op in site.ops:
                 weights[op.index] = values
                 bias = self._bias(op)
@@ -151,9 +163,15 @@ class Rounder:
             uses = self._graph.uses[weight]
             grids = {wanted.get((o.index, slot)) for o, slot in uses}
             qparams = next(iter(grids))
-            plain = all(o.name == op.name and o.index not in self._nearest for o, _ in uses)
+            plain = all(o.name == op.name and self._is_fitted(o) for o, _ in uses)
             if plain and len(grids) == 1 and qparams is not None and all_finite(_data(tensor)):
                 yield _Site(self._graph, tuple(o for o, _ in uses), qparams)
+
+    def _is_fitted(self, op: Operator) -> bool:
+        """Whether an op's weight is to be rounded by what the op reads at run time."""
+        read = self._graph.tensors[op.inputs[_SLOTS[op.name]]]
+        computed = read.dtype == "float32" and not read.is_constant
+        return computed and op.index not in self._nearest
 
     def _fit(self, sites: Sequence[_Site], advance: Callable[[], None]) -> None:
         """Runs the samples and rounds the weights of these sites."""
@@ -296,14 +314,18 @@ class _Site:
             laid_out = laid_out.transpose(1, 0, 2)
         return np.ascontiguousarray(laid_out.reshape(self._weight.shape), np.float32)
 
-    def rounded(self, seen: _Moments, centred: bool) -> tuple[FloatArray, FloatArray]:
-        """The weight on its grid, and the mean of what each channel puts out less than before."""
+    def rounded(self, seen: _Moments, centred: bool) -> tuple[IntArray, FloatArray]:
+        """The weight as integers, and the mean of what each channel puts out less than before."""
         weight = self._laid_out(self._weight)
         found = fit(weight, seen.squares(centred), self._grid())
         lost = ((weight - found) * seen.mean[:, None]).sum(axis=-1)
         if self.ops[0].name == "FULLY_CONNECTED":
             lost = lost.sum(axis=0)
-        return self._restored(found), lost.reshape(-1)
+        finite = bool(np.isfinite(lost).all())
+        return (
+            _integers(self._restored(found), self.qparams),
+            lost.reshape(-1) if finite else np.zeros(lost.size),
+        )
 
     def _grid(self) -> Grid:
         qparams, shape = self.qparams, self._weight.shape
@@ -319,6 +341,20 @@ class _Site:
             )
             limits = qparams.dtype.limits(qparams.narrow_range)
         return Grid(self._laid_out(scale), self._laid_out(zero_point), *limits)
+
+
+def _integers(real: FloatArray, qparams: AnyQParams) -> IntArray:
+    assert qparams is not None
+    if isinstance(qparams, BlockQParams):
+        return quantize_blocks(real, qparams)
+    return quantize(real, qparams)
+
+
+def _real(integers: IntArray, qparams: AnyQParams) -> FloatArray:
+    assert qparams is not None
+    if isinstance(qparams, BlockQParams):
+        return dequantize_blocks(integers, qparams)
+    return dequantize(integers, qparams)
 
 
 class _Moments:
