@@ -75,8 +75,11 @@ HALVINGS = 3
 """Plans that are tried besides, where time is measured, at prices in between: as fast as can be
 while the goal is reached."""
 
-MEASURE_S = 2.5
+MEASURE_S = 4.0
 """How long a plan and the float model run in turn, where time is measured."""
+
+MOST_RUNS = 400
+"""Most timed runs of each."""
 
 MOST_COST = 4.0
 """No part of a plan counts for more than this many float inferences: staying float costs one."""
@@ -294,7 +297,7 @@ class Search:
         first = self.samples[0]
         both = zip(("float", "edge"), runner.sessions, judge.links, strict=True)
         runs = {name: (session, link.stored(first)) for name, session, link in both}
-        latency = interleaved_latency(runs, budget_s=MEASURE_S)
+        latency = interleaved_latency(runs, MEASURE_S, MOST_RUNS)
         return latency["edge"].min_ms / latency["float"].min_ms
 
 

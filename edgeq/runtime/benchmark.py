@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,9 @@ def interleaved_latency(
     most_runs: int = 50,
     warm_up: int = 1,
 ) -> dict[str, Latency]:
-    """Times every session on its sample, one run each in turn.
+    """Times every session on its sample, one run each in turn, in another order in each round.
+
+    What ran just before decides what is left in the caches; no session always follows the same one.
 
     Args:
         runs: Loaded models by name, with the arrays of one sample in input order.
@@ -63,11 +66,14 @@ def interleaved_latency(
     for _ in range(warm_up):
         for session, sample in runs.values():
             session.invoke(sample)
+    order, shuffle = list(runs), random.Random(0).shuffle
     end = time.perf_counter() + budget_s
     for round_number in range(most_runs):
         if round_number >= 3 and time.perf_counter() > end:
             break
-        for name, (session, sample) in runs.items():
+        shuffle(order)
+        for name in order:
+            session, sample = runs[name]
             start = time.perf_counter()
             session.invoke(sample)
             times[name].append((time.perf_counter() - start) * 1000)
