@@ -92,7 +92,7 @@ def test_a_session_runs_on_the_last_tflite_runtime(
     with exported.session("none") as session:
         (expected,) = session.run(demo_images, real=True).values()
     scale = exported.plan.tensors[exported.rewritten.output_tensors()[0][1].index].scale[0]
-    assert abs(np.load(tmp_path / "int8.npy") - expected).max() < 8 * scale
+    assert abs(np.load(tmp_path / "int8.npy") - expected).max() < 12 * scale
 
 
 def exported_case(label: str, **options: Any) -> EdgeModel:

@@ -212,12 +212,23 @@ def test_memory_stays_flat_over_a_long_stream() -> None:
     stream = RepDataset(np.full(spec.shape, i, np.float32) for i in range(100)).samples((spec,))
     tracemalloc.start()
     try:
-        total = sum(float(sample[0][0, 0]) for sample in HeldOut(stream, limit=2))
+        total = sum(float(sample[0][0, 0]) for sample in HeldOut(stream, limit=2, passed=9))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert total == sum(range(100)) - 9 - 19
     assert peak < 20 * megabyte
+
+
+def test_few_large_samples_are_remembered_and_many_small_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(HeldOut, "PASSED_BYTES", 1200)
+    for size, expected in ((100, 12), (1200, 9), (4, 32)):
+        held = HeldOut((np.zeros(size, np.uint8),) for _ in range(60))
+        held.exhaust()
+        assert len(held.passed) == expected
+        assert len(held.first) == 9
 
 
 def test_a_mapped_file_is_not_read_as_a_whole(tmp_path: Path) -> None:

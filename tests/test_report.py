@@ -179,7 +179,7 @@ def test_a_real_report_agrees_with_its_file(exported: EdgeModel) -> None:
     assert sum(made.op_counts.values()) == made.total_ops
     assert made.calibrated_samples + made.judged_samples == 20
     assert [o.name for o in made.outputs] == [port.name for port in exported.io.outputs]
-    stages = {"trace", "calibrate", "advise", "plan", "convert", "verify"}
+    stages = {"trace", "calibrate", "advise", "plan", "round", "convert", "verify"}
     assert set(made.seconds) == stages
     assert json.loads(made.to_json())["edge_bytes"] == made.edge_bytes
 

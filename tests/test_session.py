@@ -201,7 +201,7 @@ def test_kernels_are_chosen_by_delegate(exported: EdgeModel, demo_images: Images
             assert bool(session.placement()) == (delegate == "xnnpack")
     qparams = exported.plan.tensors[exported.rewritten.output_tensors()[0][1].index]
     steps = (outputs["xnnpack"] - outputs["reference"]) / qparams.scale[0]
-    assert abs(steps).max() < 4
+    assert abs(steps).max() < 6
     assert "xnnpack 30 in 1 piece(s), plain kernels 0" in sentences["xnnpack"]
     assert "30 ops on ai_edge_litert" in sentences["none"]
     assert "plain kernels 30 (CONV_2D" in sentences["none"]

@@ -448,10 +448,11 @@ class HeldOut:
     Args:
         samples: The stream.
         limit: Most samples to hold.
-        passed: Most samples to remember of those that are passed on.
+        passed: Most samples to remember of those that are passed on; fewer where they are large.
     """
 
     EVERY = 10
+    PASSED_BYTES = 64 << 20
 
     def __init__(self, samples: Iterable[Sample], limit: int = 16, passed: int = 32) -> None:
         self._samples = samples
@@ -465,9 +466,16 @@ class HeldOut:
             if index % self.EVERY == self.EVERY - 1 and len(self._held) < self._limit:
                 self._held.append(tuple(a.copy() for a in sample))
                 continue
-            if len(self._passed) < self._most:
+            if self._remembers(sample):
                 self._passed.append(tuple(a.copy() for a in sample))
             yield sample
+
+    def _remembers(self, sample: Sample) -> bool:
+        """Whether one more sample is remembered."""
+        count = len(self._passed)
+        size = sum(array.nbytes for array in sample)
+        most = self._most if (count + 1) * size <= self.PASSED_BYTES else self.EVERY - 1
+        return count < most
 
     def exhaust(self) -> None:
         """Reads the rest of the stream, for those who only want `samples`."""
