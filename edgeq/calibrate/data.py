@@ -454,7 +454,7 @@ class HeldOut:
     EVERY = 10
     PASSED_BYTES = 64 << 20
 
-    def __init__(self, samples: Iterable[Sample], limit: int = 16, passed: int = 32) -> None:
+    def __init__(self, samples: Iterable[Sample], limit: int = 16, passed: int = 41) -> None:
         self._samples = samples
         self._limit = limit
         self._most = passed

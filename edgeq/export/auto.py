@@ -55,6 +55,13 @@ PRICES = tuple(np.logspace(-2, 5, 15))
 SLACK = 1.03
 """More fidelity is taken for at most this much of the cost of the cheapest good plan."""
 
+FINAL_SLACK, MOST_FINALS = 1.08, 4
+"""Plans that cost at most so many times the cheapest, and how many of them, are measured once more,
+side by side."""
+
+PLAIN = (Mode.STATIC_INT8, Mode.DYNAMIC_INT8, Mode.WEIGHT_INT8)
+"""Plans in one mode throughout, which are measured to correct the estimates by."""
+
 PLENTY_DB = 20.0
 """Fidelity beyond the goal that is worth nothing any more."""
 
@@ -157,17 +164,15 @@ class Search:
         rounded = self.rounder.round(plan, self.advance)
         noise = measure_noise(self.model, plan, rounded, self.samples, self.advance)
         cut = _Cut(self.model, self.choices, static, outside, noise, self.costs)
+        plain = [self._tried(cut.plain(mode)) for mode in PLAIN] if self.measure else []
+        cut.correct(plain)
         prices = PRICES[:: 3 if self._is_large else 1]
         offers = self._worth_trying([cut.candidate(price) for price in prices])
-        if self.measure:
-            plain = map(cut.plain, (Mode.STATIC_INT8, Mode.DYNAMIC_INT8, Mode.WEIGHT_INT8))
-            offers += [c for c in plain if all(c.choices != other.choices for other in offers)]
-        tried = self._in_turn(offers)
+        tried = [*plain, *self._in_turn(offers)]
         if self.measure:
             tried += self._between(cut, tried)
-        return _chosen(
-            [c for c in tried if not math.isnan(c.sqnr_db)] or tried, self.goal_db
-        ).choices
+        tried = [c for c in tried if not math.isnan(c.sqnr_db)] or tried
+        return _chosen(self._side_by_side(tried), self.goal_db).choices
 
     @property
     def _is_large(self) -> bool:
@@ -260,6 +265,19 @@ class Search:
             found.append(self._tried(offer))
         return found
 
+    def _side_by_side(self, tried: Sequence[Candidate]) -> list[Candidate]:
+        """The plans, those that may be chosen with times that were measured in one run."""
+        near = _near(tried, self.goal_db, FINAL_SLACK)
+        finals = {_kernels(c.choices): c for c in near}
+        if not self.measure or len(finals) < 2:
+            return list(tried)
+        files = [self._converted(c.choices) for c in list(finals.values())[:MOST_FINALS]]
+        judge = Judge((self.original, *(FloatModel(f, "edgeq") for f in files if f is not None)))
+        with contextlib.closing(judge.load()) as runner:
+            times = self._measured_times(runner, judge)
+        self.times.update(zip(finals, times, strict=False))
+        return [replace(c, time=self.times.get(_kernels(c.choices), c.time)) for c in tried]
+
     def _worth_trying(self, offers: Sequence[Candidate]) -> list[Candidate]:
         """The plan that looks best, then more faithful ones; a spread of all if time counts."""
         front = _front(offers)
@@ -288,17 +306,18 @@ class Search:
                 return replace(offer, sqnr_db=math.nan)
             kernels = _kernels(offer.choices)
             if self.measure and kernels not in self.times:
-                self.times[kernels] = self._measured_time(runner, judge)
+                (self.times[kernels],) = self._measured_times(runner, judge)
             time = self.times.get(kernels, offer.time)
         return replace(offer, time=time, sqnr_db=min(output.sqnr_db for output in seen))
 
-    def _measured_time(self, runner: Runner, judge: Judge) -> float:
-        """Latency of the tried plan over the float model's."""
+    def _measured_times(self, runner: Runner, judge: Judge) -> list[float]:
+        """Latency of each model of a judge over that of the first one."""
         first = self.samples[0]
-        both = zip(("float", "edge"), runner.sessions, judge.links, strict=True)
-        runs = {name: (session, link.stored(first)) for name, session, link in both}
-        latency = interleaved_latency(runs, MEASURE_S, MOST_RUNS)
-        return latency["edge"].min_ms / latency["float"].min_ms
+        both = zip(runner.sessions, judge.links, strict=True)
+        runs = {str(i): (session, link.stored(first)) for i, (session, link) in enumerate(both)}
+        budget_s = MEASURE_S / 2 * len(runs)
+        base, *others = interleaved_latency(runs, budget_s, MOST_RUNS).values()
+        return [other.min_ms / base.min_ms for other in others]
 
 
 def _kernels(choices: Choices) -> Kernels:
@@ -316,13 +335,17 @@ def _front(offers: Iterable[Candidate]) -> list[Candidate]:
     return found
 
 
+def _near(offers: Sequence[Candidate], goal_db: float, slack: float) -> list[Candidate]:
+    """The plans that reach the goal and cost little more than the cheapest, that one first."""
+    good = sorted((c for c in offers if c.sqnr_db >= goal_db), key=lambda c: c.cost)
+    return [c for c in good if c.cost <= slack * good[0].cost]
+
+
 def _chosen(offers: Sequence[Candidate], goal_db: float) -> Candidate:
     """The cheapest plan that reaches the goal, or else the most faithful that is not slower."""
     not_slower = [c for c in offers if c.time <= NOT_SLOWER] or offers
-    good = [c for c in not_slower if c.sqnr_db >= goal_db]
-    if good:
-        least = min(c.cost for c in good)
-        near = [c for c in good if c.cost <= SLACK * least]
+    near = _near(not_slower, goal_db, SLACK)
+    if near:
         return max(near, key=lambda c: (min(c.sqnr_db, goal_db + PLENTY_DB), -c.cost))
     return max(not_slower, key=lambda c: (c.sqnr_db, -c.cost))
 
@@ -346,6 +369,7 @@ class _Cut:
         self._outside = outside
         self._noise = noise
         self._costs = costs
+        self._scales: dict[str, float] = {}
         self._float_ns = sum(self._time(op, "float32") for op in self._graph.operators)
         self._together = decided_together(self._graph)
         self._weights = {
@@ -365,6 +389,23 @@ class _Cut:
         integers = self._network(unit, others).source_side()
         chosen = {i: self._choice(i, i in integers, others[i]) for i in self._choices}
         return replace(self._offer(chosen), price=price)
+
+    def correct(self, plain: Sequence[Candidate]) -> None:
+        """Has the estimates agree with the measured times of plans in one mode throughout."""
+        measured = {
+            mode: c for mode, c in zip(PLAIN, plain, strict=False) if c.sqnr_db == c.sqnr_db
+        }
+        unit = measured[Mode.WEIGHT_INT8].time if Mode.WEIGHT_INT8 in measured else 1.0
+        for mode, form in ((Mode.STATIC_INT8, "int8"), (Mode.DYNAMIC_INT8, "dynamic")):
+            if mode not in measured:
+                continue
+            chosen = measured[mode].choices
+            ops = [self._graph.operators[i] for i, c in chosen.items() if c.mode is mode]
+            own = sum(self._time(op, form) for op in ops)
+            missing = (measured[mode].time / unit - self._predicted(chosen)[0]) * self._float_ns
+            if own:
+                self._scales[form] = min(max(1.0 + missing / own, 0.5), 2.0)
+        self._others = {index: self._others_of(index) for index in self._choices}
 
     def plain(self, mode: Mode) -> Candidate:
         """Every op in one mode as far as it has that form, or else in its smallest."""
@@ -400,7 +441,8 @@ class _Cut:
     def _time(self, op: Operator, form: str) -> float:
         place = "int8" if form == "int8" else "float32"
         delegated = op.index not in self._outside[place]
-        return estimate_ns(self._costs, self._graph, op, form, delegated)
+        estimated = estimate_ns(self._costs, self._graph, op, form, delegated)
+        return estimated * self._scales.get(form, 1.0)
 
     def _cheapest(self, unit: float) -> dict[int, Form]:
         """Each op's form with float activations that is best for all that read its weight."""

@@ -287,8 +287,9 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
             held.exhaust()
     with stages.stage("advise"):
         advice = advise(rewritten, found, held.samples) if found.samples else ()
-    rounder = Rounder(rewritten, choices, held.passed, asked.threads)
-    if any(choice.mode is Mode.AUTO for choice in choices.values()):
+    searched = any(choice.mode is Mode.AUTO for choice in choices.values())
+    rounder = Rounder(rewritten, choices, _fitting(held, searched), asked.threads)
+    if searched:
         with stages.stage("search") as advance:
             choices = Search(
                 float_model, rewritten, found, recipe, choices, held.first, rounder, converter,
@@ -301,6 +302,12 @@ def _decide(asked: _Request, stages: Progress, converter: Worker) -> _Decided:
     return _Decided(
         float_model, rewritten, interface, found, advice, made, rounder, held.samples, independent
     )
+
+
+def _fitting(held: HeldOut, searched: bool) -> Sequence[Sample]:
+    """Samples to round weights by; where there are enough, not those that a search judges by."""
+    few = len(held.first)
+    return held.passed[few:] if searched and len(held.passed) >= 3 * few else held.passed
 
 
 def calibrate(
