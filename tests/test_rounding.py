@@ -18,7 +18,8 @@ from edgeq.errors import RecipeError
 from edgeq.export.gptq import Grid, fit, loss
 from edgeq.export.modes import choose
 from edgeq.export.plan import Plan, make_plan
-from edgeq.export.rounding import MOST_ROWS, Rounder, _patches, _Site
+from edgeq.export.rounding import MOST_ROWS, Rounder
+from edgeq.export.sites import Site, patches
 from edgeq.flatbuffer import Graph
 from edgeq.model import FloatModel
 from edgeq.qtypes import QParams, quantize
@@ -138,8 +139,8 @@ def rounder(model: FloatModel, samples: list[Sample], recipe: Recipe = INT8) -> 
     return Rounder(model, choose(model, recipe), samples, threads=1)
 
 
-def site(graph: Graph, plan: Plan, index: int = 0) -> _Site:
-    return _Site(graph, (graph.operators[index],), plan.operands[index, 1])
+def site(graph: Graph, plan: Plan, index: int = 0) -> Site:
+    return Site(graph, (graph.operators[index],), plan.operands[index, 1])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -272,11 +273,11 @@ def test_an_export_is_closer_to_its_model(recipe: str) -> None:
     assert made["gptq"].sqnr_db > made["nearest"].sqnr_db
 
 
-def test_patches_come_from_all_over_the_image() -> None:
+def testpatches_come_from_all_over_the_image() -> None:
     model, _, _ = prepared(CASES["conv"])
     op = model.graph.operators[0]
     values = np.arange(SIZE * SIZE * 8, dtype=np.float32).reshape(1, SIZE, SIZE, 8)
-    found = _patches(op, values, (3, 3), 10)
+    found = patches(op, values, (3, 3), 10)
     assert found.shape == (10, 9, 8)
     centres = found[:, 4, 0] / 8
     assert centres[0] == 0

@@ -20,7 +20,8 @@ from edgeq.editor import GraphEditor
 from edgeq.export.costs import WITHOUT_DOT_PRODUCT, estimate_ns
 from edgeq.export.modes import decided_together
 from edgeq.export.plan import Plan
-from edgeq.export.rounding import Rounded, bias_slot
+from edgeq.export.rounding import Rounded
+from edgeq.export.sites import bias_slot
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator
 from edgeq.model import FloatModel
