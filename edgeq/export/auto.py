@@ -168,7 +168,8 @@ class Search:
         cut.correct(plain)
         prices = PRICES[:: 3 if self._is_large else 1]
         offers = self._worth_trying([cut.candidate(price) for price in prices])
-        tried = [*plain, *self._in_turn(offers)]
+        known = [candidate.choices for candidate in plain]
+        tried = [*plain, *self._in_turn([c for c in offers if c.choices not in known])]
         if self.measure:
             tried += self._between(cut, tried)
         tried = [c for c in tried if not math.isnan(c.sqnr_db)] or tried
@@ -271,11 +272,14 @@ class Search:
         finals = {_kernels(c.choices): c for c in near}
         if not self.measure or len(finals) < 2:
             return list(tried)
-        files = [self._converted(c.choices) for c in list(finals.values())[:MOST_FINALS]]
-        judge = Judge((self.original, *(FloatModel(f, "edgeq") for f in files if f is not None)))
+        files = {
+            kernels: tflite
+            for kernels, candidate in list(finals.items())[:MOST_FINALS]
+            if (tflite := self._converted(candidate.choices)) is not None
+        }
+        judge = Judge((self.original, *(FloatModel(f, "edgeq") for f in files.values())))
         with contextlib.closing(judge.load()) as runner:
-            times = self._measured_times(runner, judge)
-        self.times.update(zip(finals, times, strict=False))
+            self.times.update(zip(files, self._measured_times(runner, judge), strict=True))
         return [replace(c, time=self.times.get(_kernels(c.choices), c.time)) for c in tried]
 
     def _worth_trying(self, offers: Sequence[Candidate]) -> list[Candidate]:
@@ -392,9 +396,8 @@ class _Cut:
 
     def correct(self, plain: Sequence[Candidate]) -> None:
         """Has the estimates agree with the measured times of plans in one mode throughout."""
-        measured = {
-            mode: c for mode, c in zip(PLAIN, plain, strict=False) if c.sqnr_db == c.sqnr_db
-        }
+        both = zip(PLAIN, plain, strict=False)  # nothing is measured without being asked for
+        measured = {mode: c for mode, c in both if not math.isnan(c.sqnr_db)}
         unit = measured[Mode.WEIGHT_INT8].time if Mode.WEIGHT_INT8 in measured else 1.0
         for mode, form in ((Mode.STATIC_INT8, "int8"), (Mode.DYNAMIC_INT8, "dynamic")):
             if mode not in measured:
