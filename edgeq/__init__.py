@@ -4,7 +4,9 @@ import importlib
 from types import ModuleType
 
 from edgeq.calibrate.calibration import Calibration
-from edgeq.compiler import compile_edgetpu
+from edgeq.compare.check import check
+from edgeq.compare.compare_models import compare, evaluate
+from edgeq.compare.debug import debug
 from edgeq.errors import (
     ConversionError,
     DataError,
@@ -16,20 +18,18 @@ from edgeq.errors import (
     UnsupportedOpError,
     VerificationError,
 )
-from edgeq.export.checking import check
-from edgeq.export.comparison import compare, evaluate
-from edgeq.export.debugging import debug
-from edgeq.export.dequantize import dequantize
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.deploy.signatures import MultiSignatureModel
+from edgeq.export.edge_model import EdgeModel
+from edgeq.export.frontends.dequantize import dequantize
+from edgeq.export.html_report import write_report
 from edgeq.export.pipeline import calibrate, export, plan
-from edgeq.export.planned import PlannedModel
-from edgeq.export.reporting import write_report
-from edgeq.export.signatures import MultiSignatureModel
+from edgeq.export.plan.planned_model import PlannedModel
 from edgeq.linter import LintResult, lint
 from edgeq.recipe import Mode, Recipe, Rule
-from edgeq.report.check import CheckResult
 from edgeq.report.comparison import Comparison
 from edgeq.report.diagnosis import Diagnosis
+from edgeq.report.verdict import CheckResult
+from edgeq.targets.edgetpu_compiler import compile_edgetpu
 from edgeq.thresholds import Thresholds
 
 __version__ = "0.1.0"

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import pytest
 
-from edgeq.export.checking import check
-from edgeq.report.check import CheckResult
+from edgeq.compare.check import check
+from edgeq.report.verdict import CheckResult
 from edgeq.thresholds import Thresholds
 
 MOST_METRICS = 4

@@ -11,7 +11,7 @@ from android.assets import LAYOUT, original_test_pixels
 from PIL import Image
 
 from edgeq import demo
-from edgeq.calibrate.readers import ImageLayout, open_data
+from edgeq.data.readers import ImageLayout, open_data
 from edgeq.ports import read_io
 from edgeq.qtypes import DType, QParams, dequantize, quantize
 from edgeq.runtime.session import Session

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 import edgeq
 from edgeq import demo
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 
 Array = npt.NDArray[Any]
 

@@ -14,15 +14,16 @@ import numpy as np
 from one_op import CASES, OneOp, Step, Value
 
 from edgeq.calibrate.calibration import Calibration
-from edgeq.calibrate.data import RepDataset, Sample
-from edgeq.calibrate.run import Calibrator, input_specs
+from edgeq.calibrate.run import Calibrator
+from edgeq.data.input_spec import input_specs
+from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.errors import EdgeqError
-from edgeq.export.convert import check_runs, convert, start_converter
-from edgeq.export.exported import Exported
-from edgeq.export.modes import choose
-from edgeq.export.plan import make_plan
+from edgeq.export.convert.convert_plan import check_runs, convert, start_converter
+from edgeq.export.exported_graph import ExportedGraph
+from edgeq.export.plan.choices import choose
+from edgeq.export.plan.planner import make_plan
 from edgeq.export.verify import check_float_ops, check_qparams
-from edgeq.fidelity import Fidelity
+from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import parse
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
@@ -111,7 +112,7 @@ def cell(worker: Worker, case: OneOp, recipe: Recipe) -> Cell:
         plan = make_plan(model, calibration, recipe, choices)
         tflite = convert(worker, model, plan)
         check_runs(worker, tflite, samples[0], "the exported model")
-        exported = Exported(model, parse(tflite).graphs[0])
+        exported = ExportedGraph(model, parse(tflite).graphs[0])
         check_float_ops(exported, plan)
         check_qparams(exported, plan)
     except EdgeqError as error:
@@ -120,7 +121,7 @@ def cell(worker: Worker, case: OneOp, recipe: Recipe) -> Cell:
     return replace(_judged(model, tflite, samples), form=_form(exported), reason=reason)
 
 
-def _form(exported: Exported) -> str:
+def _form(exported: ExportedGraph) -> str:
     return ", ".join(kind for kind in exported.op_counts() if not kind.startswith("quantize"))
 
 

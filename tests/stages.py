@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from one_op import Array
 
 from edgeq.calibrate.run import Calibrator
-from edgeq.export.convert import convert
-from edgeq.export.exported import Exported
-from edgeq.export.plan import make_plan
+from edgeq.export.convert.convert_plan import convert
+from edgeq.export.exported_graph import ExportedGraph
+from edgeq.export.plan.planner import make_plan
 from edgeq.export.verify import check_float_ops, check_qparams
 from edgeq.flatbuffer import parse
 from edgeq.isolation import Worker
@@ -23,7 +23,7 @@ def to_int8(worker: Worker, model: FloatModel, samples: Sequence[Mapping[str, Ar
     rows = [tuple(sample[name] for name in inputs) for sample in samples]
     plan = make_plan(model, Calibrator(model, threads=1).run(rows), INT8)
     tflite = convert(worker, model, plan)
-    exported = Exported(model, parse(tflite).graphs[0])
+    exported = ExportedGraph(model, parse(tflite).graphs[0])
     check_float_ops(exported, plan)
     check_qparams(exported, plan)
     return tflite

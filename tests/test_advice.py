@@ -18,9 +18,9 @@ import edgeq
 from edgeq import demo
 from edgeq.calibrate.advice import advise, spread_out
 from edgeq.calibrate.calibration import Calibration, Extremes
-from edgeq.calibrate.data import Sample
 from edgeq.calibrate.run import Calibrator
 from edgeq.cli import app
+from edgeq.data.rep_dataset import Sample
 from edgeq.flatbuffer import pack, unpack
 from edgeq.model import FloatModel
 

@@ -20,7 +20,7 @@ import edgeq
 from edgeq import demo
 from edgeq.cli import app
 from edgeq.errors import DataError, RecipeError
-from edgeq.export.android import ASSETS, write_assets
+from edgeq.export.deploy.android import ASSETS, write_assets
 from edgeq.files import write_whole
 from edgeq.ports import IO, read_io
 

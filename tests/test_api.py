@@ -13,7 +13,7 @@ import pytest
 
 import edgeq
 from edgeq import errors
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.model import FloatModel
 from edgeq.runtime.session import Session
 
@@ -86,10 +86,10 @@ def fresh(source: str) -> str:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import edgeq.export.plan, edgeq.calibrate.data",
-        "from edgeq.calibrate.data import RepDataset; from edgeq.export.frontends import torch",
+        "import edgeq.export.plan.planner, edgeq.data.rep_dataset",
+        "from edgeq.data.rep_dataset import RepDataset; from edgeq.export.frontends import torch",
         "import importlib; importlib.import_module('edgeq.export.pipeline'); import edgeq.cli",
-        "from edgeq.export.comparison import compare; import edgeq.report.comparison",
+        "from edgeq.compare.compare_models import compare; import edgeq.report.comparison",
     ],
 )
 def test_functions_win_over_the_packages_that_share_their_names(statement: str) -> None:

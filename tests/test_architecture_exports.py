@@ -9,7 +9,7 @@ import tables
 from delegation import check_prediction
 
 import edgeq
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.runtime.session import Session
 
 torch = pytest.importorskip("torch")

@@ -15,7 +15,7 @@ from arm import PROCESSORS, RESOLVERS, Machine, Processor, differences
 from packages import Unavailable
 from run_models import Models, Results, run_models
 
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 
 
 @pytest.fixture(scope="module")

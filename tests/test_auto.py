@@ -11,16 +11,17 @@ from one_op import OneOp, Step, Value
 
 import edgeq
 from edgeq.calibrate.calibration import Calibration
-from edgeq.calibrate.data import RepDataset, Sample
-from edgeq.calibrate.run import Calibrator, input_specs
-from edgeq.export.auto import PRICES, Candidate, Search, _chosen, _Cut, _front
-from edgeq.export.convert import start_converter
-from edgeq.export.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, macs
-from edgeq.export.modes import Choice, choose
-from edgeq.export.plan import make_plan
-from edgeq.export.rounding import Rounded, Rounder
-from edgeq.export.sensitivity import measure_noise
-from edgeq.fidelity import Fidelity
+from edgeq.calibrate.run import Calibrator
+from edgeq.data.input_spec import input_specs
+from edgeq.data.rep_dataset import RepDataset, Sample
+from edgeq.export.convert.convert_plan import start_converter
+from edgeq.export.plan.choices import Choice, choose
+from edgeq.export.plan.planner import make_plan
+from edgeq.export.round.rounder import Rounded, Rounder
+from edgeq.export.search.auto import PRICES, Candidate, Search, _chosen, _Cut, _front
+from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, macs
+from edgeq.export.search.sensitivity import measure_noise
+from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.recipe import AUTO, INT8, Mode, Recipe, Rule

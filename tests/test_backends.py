@@ -17,7 +17,7 @@ from packages import Unavailable
 
 import edgeq
 from edgeq.errors import RecipeError, UnsupportedOpError
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import parse
 from edgeq.runtime import Session
 from edgeq.versions import as_version, first_runtime, needed_runtime, written

@@ -15,9 +15,9 @@ from test_cli import run
 import edgeq
 from edgeq.editor import GraphEditor
 from edgeq.errors import RecipeError
-from edgeq.export.costs import DYNAMIC, FORMS, KINDS, WITH_DOT_PRODUCT, Costs, Rates, kind
-from edgeq.export.edgemodel import EdgeModel
-from edgeq.export.fitting import STEPS, fit, non_negative, one_op, shapes
+from edgeq.export.edge_model import EdgeModel
+from edgeq.export.search.costs import DYNAMIC, FORMS, KINDS, WITH_DOT_PRODUCT, Costs, Rates, kind
+from edgeq.export.search.fit_costs import STEPS, fit, non_negative, one_op, shapes
 from edgeq.flatbuffer import parse, unpack
 from edgeq.runtime import Session
 from edgeq.runtime.benchmark import Latency, Setting, benchmark, random_sample

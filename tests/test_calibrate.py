@@ -12,9 +12,10 @@ from one_op import CASES, OneOp, Step, Value
 
 import edgeq
 from edgeq.calibrate.calibration import Calibration
-from edgeq.calibrate.data import Sample
 from edgeq.calibrate.observers import MinMax
-from edgeq.calibrate.run import Calibrator, input_specs, probes
+from edgeq.calibrate.run import Calibrator, probes
+from edgeq.data.input_spec import input_specs
+from edgeq.data.rep_dataset import Sample
 from edgeq.errors import DataError, ModelError
 from edgeq.flatbuffer import pack, unpack
 from edgeq.model import FloatModel

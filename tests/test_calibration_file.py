@@ -17,7 +17,6 @@ import pytest
 
 import edgeq
 from edgeq.calibrate.calibration import Calibration
-from edgeq.calibrate.data import HeldOut
 from edgeq.calibrate.observers import (
     MSE,
     AtLeast,
@@ -30,8 +29,9 @@ from edgeq.calibrate.observers import (
     Symmetric,
 )
 from edgeq.calibrate.run import Calibrator, probes
+from edgeq.data.rep_dataset import HeldOut
 from edgeq.errors import DataError, ModelError
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.model import FloatModel
 
 Images = npt.NDArray[np.float32]

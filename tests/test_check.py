@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 import edgeq
 from edgeq import DataError, RecipeError, Thresholds, demo
 from edgeq.cli import app
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.model import FloatModel
-from edgeq.report.check import Facts, drops, judged
 from edgeq.report.comparison import Comparison, MetricChange
+from edgeq.report.verdict import Facts, drops, judged
 from edgeq.thresholds import Tolerances
 
 pytest_plugins = ["pytester"]

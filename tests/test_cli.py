@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import edgeq
 from edgeq.cli import app
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.files import write_whole
 from edgeq.flatbuffer import pack, parse, unpack
 from edgeq.model import FloatModel

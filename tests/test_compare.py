@@ -19,8 +19,9 @@ from one_op import OneOp, Step, Value
 
 import edgeq
 from edgeq import DataError, ModelError, RecipeError, VerificationError, demo, metrics
-from edgeq.calibrate.data import HeldOut, InputSpec, Labels, RepDataset, Sample
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.data.input_spec import InputSpec
+from edgeq.data.rep_dataset import HeldOut, Labels, RepDataset, Sample
+from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, schema, unpack
 from edgeq.model import FloatModel
 from edgeq.report.comparison import Comparison

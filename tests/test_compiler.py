@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import edgeq
-from edgeq.compiler import MAPPED, parse_log
 from edgeq.errors import ConversionError, DependencyError, ModelError, RecipeError
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import parse
 from edgeq.targets import TARGETS
 from edgeq.targets.edgetpu import RUNTIME
+from edgeq.targets.edgetpu_compiler import MAPPED, parse_log
 
 Row = tuple[str, int, str]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import edgeq
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import parse
 
 jax = pytest.importorskip("jax")

@@ -23,8 +23,8 @@ from mutations import WAYS, Base, bases, mutant
 
 import edgeq
 from edgeq.errors import ModelError
-from edgeq.export.edgemodel import EdgeModel
-from edgeq.fidelity import Fidelity
+from edgeq.export.edge_model import EdgeModel
+from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import completed, pack, parse, unpack
 from edgeq.isolation import MEMORY_USED, JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from edgeq.calibrate.data import HeldOut, InputSpec, RepDataset, Sample, to_numpy
+from edgeq.data.input_spec import InputSpec
+from edgeq.data.rep_dataset import HeldOut, RepDataset, Sample, to_numpy
 from edgeq.errors import DataError
 
 Array = npt.NDArray[Any]

@@ -19,8 +19,8 @@ import edgeq
 from edgeq import DataError, Diagnosis, Mode, ModelError, Recipe, Rule, demo
 from edgeq.calibrate.observers import Fixed
 from edgeq.cli import app
-from edgeq.export.causes import Loss, explain
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.compare.loss_causes import Loss, explain
+from edgeq.export.edge_model import EdgeModel
 from edgeq.model import FloatModel
 from edgeq.qtypes import DType, QParams, dequantize, quantize
 from edgeq.recipe import AUTO, INT8

@@ -13,7 +13,7 @@ import pytest
 from one_op import OneOp, Step, Value
 
 from edgeq.errors import DelegateError, ModelError
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, schema, unpack
 from edgeq.runtime import Session, edgetpu_devices
 from edgeq.runtime.delegates import edgetpu_options

@@ -14,9 +14,9 @@ from test_cli import run
 
 import edgeq
 from edgeq.errors import ModelError
-from edgeq.export.dequantize import float_version
-from edgeq.export.edgemodel import EdgeModel
-from edgeq.fidelity import Fidelity
+from edgeq.export.edge_model import EdgeModel
+from edgeq.export.frontends.dequantize import float_version
+from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import Graph, pack, parse, schema, unpack
 from edgeq.model import FloatModel
 from edgeq.ports import read_io

@@ -19,12 +19,13 @@ from one_op import OneOp, Step, Value
 
 import edgeq
 from edgeq import demo
-from edgeq.calibrate import cluster as machinery
 from edgeq.calibrate import distributed
 from edgeq.calibrate.calibration import Calibration
-from edgeq.calibrate.data import RepDataset
-from edgeq.calibrate.rows import Rows
-from edgeq.calibrate.run import Calibrator, input_specs
+from edgeq.calibrate.run import Calibrator
+from edgeq.data import cluster as machinery
+from edgeq.data.input_spec import input_specs
+from edgeq.data.rep_dataset import RepDataset
+from edgeq.data.rows import Rows
 from edgeq.errors import (
     DataError,
     DependencyError,
@@ -32,7 +33,7 @@ from edgeq.errors import (
     RecipeError,
     VerificationError,
 )
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.model import FloatModel
 
 ray = pytest.importorskip("ray")

@@ -14,7 +14,7 @@ from PIL import Image
 
 import edgeq
 from edgeq.demo import CLASS_NAMES
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.model import FloatModel
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import edgeq
 from edgeq.cli import app
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import parse
 
 ROW = r"fully_connected\s+int8\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)"

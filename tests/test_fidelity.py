@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from edgeq.fidelity import ExactSum, Fidelity
+from edgeq.fidelity.sqnr import ExactSum, Fidelity
 
 
 def floats(values: object) -> npt.NDArray[np.float32]:

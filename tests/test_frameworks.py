@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from frameworks import HEAD, UNITS, Exported
 
-from edgeq.fidelity import Fidelity
+from edgeq.fidelity.sqnr import Fidelity
 
 pytest.importorskip("jax")
 pytest.importorskip("flax")

@@ -14,8 +14,8 @@ from test_cli import run
 import edgeq
 from edgeq.calibrate.observers import Fixed
 from edgeq.errors import RecipeError
-from edgeq.export.edgemodel import EdgeModel
-from edgeq.fidelity import Fidelity
+from edgeq.export.edge_model import EdgeModel
+from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel
 from edgeq.ports import IO, Port, read_io

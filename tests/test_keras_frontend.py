@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 import edgeq
-from edgeq.calibrate.data import RepDataset
+from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import ModelError
 from edgeq.export import frontends
 from edgeq.isolation import Worker

@@ -11,12 +11,12 @@ import pytest
 from one_op import SAME, OneOp, Step, Value
 
 import edgeq
-from edgeq.calibrate.data import InputSpec, RepDataset
-from edgeq.calibrate.run import input_specs
+from edgeq.data.input_spec import InputSpec, input_specs
+from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import DataError, RecipeError
-from edgeq.export.edgemodel import EdgeModel
-from edgeq.export.layout import to_nhwc
+from edgeq.export.edge_model import EdgeModel
 from edgeq.export.rewrite import REWRITES, rewrite
+from edgeq.export.rewrite.nhwc_ports import to_nhwc
 from edgeq.model import FloatModel
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.session import Session

@@ -22,8 +22,8 @@ import edgeq
 import edgeq.linter
 from edgeq import Mode, Recipe, Rule
 from edgeq.errors import ModelError, RecipeError
-from edgeq.export.convert import start_converter
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.convert.convert_plan import start_converter
+from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, parse, schema, unpack
 from edgeq.linter import Severity
 from edgeq.linter.rules import NO_INT16, OLDEST_INT8_VERSION, RULES

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 import edgeq
 from edgeq import DataError, demo
-from edgeq.calibrate.readers import ImageLayout
 from edgeq.cli import app
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.data.readers import ImageLayout
+from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import unpack
 from edgeq.runtime.session import Session
 

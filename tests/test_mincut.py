@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeq.export.mincut import Network
+from edgeq.export.search.min_cut import Network
 
 NODES = ("source", "sink", "a", "b", "c", "d")
 EDGES = st.dictionaries(

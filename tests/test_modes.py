@@ -13,8 +13,8 @@ from one_op import OneOp, Step, Value
 
 import edgeq
 from edgeq.errors import UnsupportedOpError
-from edgeq.export.modes import Choice, choose, nearest_form
-from edgeq.export.weights import affine_qparams, block_qparams, stored_qparams
+from edgeq.export.plan.choices import Choice, choose, nearest_form
+from edgeq.export.plan.weight_scales import affine_qparams, block_qparams, stored_qparams
 from edgeq.flatbuffer import pack, parse, unpack
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel

@@ -9,7 +9,7 @@ from stages import to_int8
 
 import edgeq
 from edgeq import Mode, Recipe, Rule, UnsupportedOpError
-from edgeq.fidelity import Fidelity
+from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import Graph, Operator, parse
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import edgeq
 from edgeq import demo
 from edgeq.cli import app
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.model import FloatModel
 from edgeq.report.diagnosis import Diagnosis, LayerError, Spread
 from edgeq.report.page import Page

@@ -16,8 +16,8 @@ from one_op import INFINITY, OneOp, Step, Value
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.observers import MinMax
 from edgeq.errors import ModelError, RecipeError, UnsupportedOpError
-from edgeq.export.edgemodel import EdgeModel
-from edgeq.export.plan import INT32_MAX, Plan, make_plan
+from edgeq.export.edge_model import EdgeModel
+from edgeq.export.plan.planner import INT32_MAX, Plan, make_plan
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, OpRow, ScaleRule
 from edgeq.qtypes import DType, QParams, affine, float32, quantize, symmetric

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import edgeq
 from edgeq import Mode, ModelError, Recipe, RecipeError, Rule
 from edgeq.demo import accuracy
-from edgeq.fidelity import Fidelity
+from edgeq.fidelity.sqnr import Fidelity
 from edgeq.qtypes import DType, affine, quantize
 from edgeq.recipe import as_recipe
 

@@ -20,8 +20,9 @@ import soundfile
 from PIL import Image
 from typer.testing import CliRunner
 
-from edgeq.calibrate.data import InputSpec, RepDataset
-from edgeq.calibrate.readers import (
+from edgeq.cli import app
+from edgeq.data.input_spec import InputSpec
+from edgeq.data.readers import (
     FileData,
     ImageLayout,
     open_data,
@@ -29,7 +30,7 @@ from edgeq.calibrate.readers import (
     parse_setting,
     read_settings,
 )
-from edgeq.cli import app
+from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import DataError, DependencyError
 
 Array = npt.NDArray[Any]
@@ -598,7 +599,7 @@ def test_yaml_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_nothing_is_imported_before_it_is_needed() -> None:
     program = (
-        "import sys, edgeq.calibrate.readers; "
+        "import sys, edgeq.data.readers; "
         "sys.exit(', '.join({'PIL', 'soundfile', 'yaml'} & set(sys.modules)) or 0)"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import parse
 from edgeq.ports import IO, Port
 from edgeq.progress import Progress

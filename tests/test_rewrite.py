@@ -21,10 +21,10 @@ from edgeq import Mode, ModelError, Recipe, RecipeError, Rule
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.observers import Fixed
 from edgeq.cli import app
-from edgeq.export.placement import planned_obstacles
-from edgeq.export.plan import make_plan
+from edgeq.export.plan.placement import planned_obstacles
+from edgeq.export.plan.planner import make_plan
 from edgeq.export.rewrite import REWRITES, rewrite
-from edgeq.fidelity import Fidelity
+from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.qtypes import QParams

@@ -11,15 +11,16 @@ from one_op import OneOp, Step, Value
 
 import edgeq
 from edgeq.calibrate.calibration import Calibration
-from edgeq.calibrate.data import RepDataset, Sample
-from edgeq.calibrate.run import Calibrator, input_specs
+from edgeq.calibrate.run import Calibrator
+from edgeq.data.input_spec import input_specs
+from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.editor import GraphEditor
 from edgeq.errors import RecipeError
-from edgeq.export.gptq import Grid, fit, loss
-from edgeq.export.modes import choose
-from edgeq.export.plan import Plan, make_plan
-from edgeq.export.rounding import MOST_ROWS, Rounder
-from edgeq.export.sites import Site, patches
+from edgeq.export.plan.choices import choose
+from edgeq.export.plan.planner import Plan, make_plan
+from edgeq.export.round.gptq import Grid, fit, loss
+from edgeq.export.round.rounder import MOST_ROWS, Rounder
+from edgeq.export.round.weighted_ops import Site, patches
 from edgeq.flatbuffer import Graph
 from edgeq.model import FloatModel
 from edgeq.qtypes import QParams, quantize

@@ -13,7 +13,7 @@ from one_op import OneOp, Step, Value
 
 import edgeq
 from edgeq.errors import DataError, DelegateError, DependencyError, ModelError
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, unpack
 from edgeq.model import FloatModel
 from edgeq.runtime import Session, SessionPool, load_backend

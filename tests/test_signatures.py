@@ -12,12 +12,12 @@ import pytest
 from one_op import OneOp, Step, Value
 
 import edgeq
-from edgeq.calibrate.data import RepDataset
+from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import DataError, ModelError, RecipeError
 from edgeq.export import frontends
-from edgeq.export.edgemodel import EdgeModel
-from edgeq.export.merge import merge, signature_keys, split
-from edgeq.export.signatures import MultiSignatureModel, check_alike
+from edgeq.export.deploy.merge_files import merge, signature_keys, split
+from edgeq.export.deploy.signatures import MultiSignatureModel, check_alike
+from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, parse, schema, unpack, with_inputs
 from edgeq.isolation import Worker
 from edgeq.runtime.session import Session

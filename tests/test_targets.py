@@ -11,8 +11,8 @@ from stages import to_int8
 
 import edgeq
 from edgeq.errors import ModelError
-from edgeq.export.convert import start_converter
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.convert.convert_plan import start_converter
+from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel
 from edgeq.qtypes import DType, QParams

@@ -18,12 +18,12 @@ import numpy.typing as npt
 import pytest
 
 import edgeq
-from edgeq.calibrate.data import RepDataset
+from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import DataError, ModelError, UnsupportedOpError
 from edgeq.export import frontends
-from edgeq.export.convert import start_converter
-from edgeq.export.edgemodel import EdgeModel
-from edgeq.fidelity import Fidelity
+from edgeq.export.convert.convert_plan import start_converter
+from edgeq.export.edge_model import EdgeModel
+from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import parse
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.calibrate.calibration import Calibration
-from edgeq.calibrate.data import Sample
 from edgeq.calibrate.observers import Range
 from edgeq.calibrate.run import probes, thinned
+from edgeq.data.rep_dataset import Sample
 from edgeq.editor import GraphEditor
 from edgeq.flatbuffer import Operator
 from edgeq.model import FloatModel

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeq.calibrate.calibration import Calibration
-from edgeq.calibrate.cluster import map_shards
-from edgeq.calibrate.data import Sample
-from edgeq.calibrate.rows import Rows
-from edgeq.calibrate.run import Calibrator, input_specs
+from edgeq.calibrate.run import Calibrator
+from edgeq.data.cluster import map_shards
+from edgeq.data.input_spec import input_specs
+from edgeq.data.rep_dataset import Sample
+from edgeq.data.rows import Rows
 from edgeq.model import FloatModel
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.calibrate.calibration import Calibration, Extremes
-from edgeq.calibrate.data import InputSpec, Sample
 from edgeq.calibrate.instrument import Instrumented, Probe, instrument
 from edgeq.calibrate.observers import MinMax, extremes_suffice
-from edgeq.errors import DataError, ModelError
+from edgeq.data.rep_dataset import Sample
+from edgeq.errors import DataError
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import FloatModel
 from edgeq.ops import MAKES_NAN, NON_NEGATIVE_OUTPUT, OPS, ScaleRule
@@ -30,34 +30,6 @@ Checkpoint = Callable[[Callable[[], Calibration]], None]
 """Called after each sample with a function that gives what has been seen so far."""
 
 Vector = npt.NDArray[np.float32]
-
-TO_NHWC = (0, 2, 3, 1)
-"""The axes of an NCHW array in the order of NHWC."""
-
-
-def input_specs(model: FloatModel) -> tuple[InputSpec, ...]:
-    """What each input of the model takes.
-
-    Raises:
-        ModelError: An input has a dynamic dimension, or the model has no input.
-    """
-    specs = []
-    for name, tensor in model.input_tensors():
-        if any(d < 0 for d in tensor.shape):
-            raise ModelError(
-                f"input {name!r} has the dynamic shape {tensor.shape}; export the model with "
-                "every dimension fixed (batch 1 for a device)"
-            )
-        if not hasattr(np, tensor.dtype) and tensor.dtype != "bool":
-            raise ModelError(
-                f"input {name!r} is of type {tensor.dtype}, which has no numpy form; export the "
-                "part of the model behind it"
-            )
-        order = TO_NHWC if name in model.nhwc else ()
-        specs.append(InputSpec(name, tensor.shape, tensor.dtype, order))
-    if not specs:
-        raise ModelError("the model has no input, so there is nothing to calibrate")
-    return tuple(specs)
 
 
 def probes(graph: Graph) -> tuple[Probe, ...]:

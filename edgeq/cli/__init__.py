@@ -8,6 +8,6 @@ from edgeq.cli.app import app, main
 
 # The help lists the commands in this order.
 # isort: off
-from edgeq.cli import exporting, calibrating, accuracy, files, running
+from edgeq.cli import exporting, calibrating, accuracy, inspecting, running
 
-__all__ = ["accuracy", "app", "calibrating", "exporting", "files", "main", "running"]
+__all__ = ["accuracy", "app", "calibrating", "exporting", "inspecting", "main", "running"]

@@ -14,9 +14,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from edgeq.calibrate.readers import open_data
 from edgeq.cli.app import app
-from edgeq.cli.loading import errors_as_sentences, load_data, load_metrics, load_model
+from edgeq.cli.inputs import errors_as_sentences, load_data, load_metrics, load_model
 from edgeq.cli.options import (
     RECIPE_HELP,
     Data,
@@ -31,9 +30,10 @@ from edgeq.cli.options import (
     Threads,
 )
 from edgeq.cli.writing import check_page, check_writable, write, write_page, writing
+from edgeq.data.readers import open_data
 from edgeq.errors import DataError, DependencyError, RecipeError
-from edgeq.report.check import Facts
 from edgeq.report.overlay import overlays
+from edgeq.report.verdict import Facts
 from edgeq.thresholds import Thresholds
 
 
@@ -59,7 +59,7 @@ def compare(
     overwrite: Overwrite = False,
 ) -> None:
     """Runs a float model and its integer form on the same data and shows how far they are apart."""
-    from edgeq.export.comparison import compare as run
+    from edgeq.compare.compare_models import compare as run
 
     with errors_as_sentences():
         if json_file is not None:
@@ -136,7 +136,7 @@ def check(
     Ends with 0 if it keeps all, 1 if it breaks one, and 2 if it could not be judged. Files that it
     writes replace older ones.
     """
-    from edgeq.export.checking import check as run
+    from edgeq.compare.check import check as run
 
     with errors_as_sentences():
         given = {
@@ -218,8 +218,8 @@ def debug(
     overwrite: Overwrite = False,
 ) -> None:
     """Shows which layers of an integer model lose what, why, and what to do about it."""
-    from edgeq.export.comparison import compare as compare_models
-    from edgeq.export.debugging import debug as run
+    from edgeq.compare.compare_models import compare as compare_models
+    from edgeq.compare.debug import debug as run
     from edgeq.export.pipeline import export as export_model
 
     with errors_as_sentences():
@@ -268,7 +268,7 @@ def explore(
 
     Serves until it is interrupted.
     """
-    from edgeq.export.debugging import debug as run
+    from edgeq.compare.debug import debug as run
 
     with errors_as_sentences():
         if output is None and importlib.util.find_spec("model_explorer") is None:

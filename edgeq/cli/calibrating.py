@@ -13,7 +13,7 @@ from rich.console import Console
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.observers import NAMED
 from edgeq.cli.app import app
-from edgeq.cli.loading import errors_as_sentences, load_data, load_model
+from edgeq.cli.inputs import errors_as_sentences, load_data, load_model
 from edgeq.cli.options import (
     TARGET_HELP,
     Data,

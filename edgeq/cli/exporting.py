@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from edgeq.calibrate.readers import ImageFiles, ImageLayout
 from edgeq.cli.app import app
-from edgeq.cli.loading import errors_as_sentences, load_data, load_model, port_spec
+from edgeq.cli.inputs import errors_as_sentences, load_data, load_model, port_spec
 from edgeq.cli.options import (
     PORTS_DEFAULT,
     RECIPE_HELP,
@@ -31,12 +30,13 @@ from edgeq.cli.options import (
     Threads,
 )
 from edgeq.cli.writing import check_page, check_writable, write, write_page, writing
+from edgeq.data.readers import ImageFiles, ImageLayout
 from edgeq.errors import DataError
-from edgeq.export.metadata import read_labels
+from edgeq.export.deploy.metadata import read_labels
 from edgeq.portspec import DTYPES
 
 if TYPE_CHECKING:
-    from edgeq.export.edgemodel import EdgeModel
+    from edgeq.export.edge_model import EdgeModel
 
 
 @app.command(
@@ -104,8 +104,8 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Exports a model to int8, verifies it, and prints what was measured."""
-    from edgeq.export.comparison import compare as compare_models
-    from edgeq.export.debugging import debug as debug_model
+    from edgeq.compare.compare_models import compare as compare_models
+    from edgeq.compare.debug import debug as debug_model
     from edgeq.export.pipeline import export as run
 
     with errors_as_sentences():
@@ -142,7 +142,7 @@ def export(
 
 def _check_app(project: Path, names: Sequence[str]) -> None:
     """Raises before the long work if a classifier cannot be put into an Android project."""
-    from edgeq.export.android import check_project
+    from edgeq.export.deploy.android import check_project
 
     if not names:
         raise DataError("--android needs --class-names, a text file with one name a line")
@@ -150,7 +150,7 @@ def _check_app(project: Path, names: Sequence[str]) -> None:
 
 
 def _write_app(project: Path, made: EdgeModel, samples: Any, names: Sequence[str]) -> None:
-    from edgeq.export.android import ASSETS, write_assets
+    from edgeq.export.deploy.android import ASSETS, write_assets
 
     images = isinstance(samples, ImageFiles)
     write_assets(project / ASSETS, made, samples.layout if images else ImageLayout(), names)
@@ -206,7 +206,7 @@ def dequantize(
     overwrite: Overwrite = False,
 ) -> None:
     """Turns a quantized .tflite file back into a float32 one, which computes nearly the same."""
-    from edgeq.export.dequantize import dequantize as run
+    from edgeq.export.frontends.dequantize import dequantize as run
 
     with errors_as_sentences():
         check_writable(output, overwrite)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeq.metrics import BUILT_IN
+from edgeq.fidelity.metrics import BUILT_IN
 from edgeq.recipe import PRESETS
 from edgeq.targets import TARGETS
 

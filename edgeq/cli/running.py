@@ -11,12 +11,12 @@ import typer
 from rich.console import Console
 
 from edgeq.cli.app import app
-from edgeq.cli.loading import errors_as_sentences
+from edgeq.cli.inputs import errors_as_sentences
 from edgeq.cli.options import Overwrite
 from edgeq.cli.writing import check_writable, write
 from edgeq.errors import ModelError
 from edgeq.progress import Progress
-from edgeq.report.bench import measure_models
+from edgeq.report.bench_report import measure_models
 from edgeq.runtime.backend import BACKENDS
 from edgeq.runtime.benchmark import Setting
 from edgeq.runtime.cpu import speed_hints
@@ -81,8 +81,8 @@ def bench(
 
 
 def _fit(path: Path) -> None:
-    from edgeq.export.fitting import STEPS
-    from edgeq.export.fitting import fit as run
+    from edgeq.export.search.fit_costs import STEPS
+    from edgeq.export.search.fit_costs import fit as run
 
     progress = Progress.make(None)
     with progress.stage("measure", STEPS) as advance:

@@ -28,7 +28,7 @@ def check_page(path: Path | None, overwrite: bool) -> None:
 def write_page(
     path: Path, edge: Any, comparison: Comparison | None, diagnosis: Diagnosis | None = None
 ) -> None:
-    from edgeq.export.reporting import write_report
+    from edgeq.export.html_report import write_report
 
     with writing(path):
         write_report(

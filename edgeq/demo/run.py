@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edgeq import demo
-from edgeq.export.comparison import compare, evaluate
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.compare.compare_models import compare, evaluate
+from edgeq.export.edge_model import EdgeModel
 from edgeq.export.pipeline import export
 from edgeq.files import write_whole
 

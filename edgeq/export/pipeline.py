@@ -12,31 +12,32 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgeq.calibrate import cluster, distributed
+from edgeq.calibrate import distributed
 from edgeq.calibrate.advice import MOST_SAMPLES, advise, spread_out
 from edgeq.calibrate.calibration import Calibration
-from edgeq.calibrate.data import HeldOut, RepDataset, Sample
 from edgeq.calibrate.observers import Fixed
-from edgeq.calibrate.rows import Rows
-from edgeq.calibrate.run import Calibrator, Checkpoint, input_specs
-from edgeq.compiler import COMPILER, GET_COMPILER, has_compiler
+from edgeq.calibrate.run import Calibrator, Checkpoint
+from edgeq.data import cluster
+from edgeq.data.input_spec import input_specs
+from edgeq.data.rep_dataset import HeldOut, RepDataset, Sample
+from edgeq.data.rows import Rows
 from edgeq.errors import ModelError, RecipeError, VerificationError
 from edgeq.export import frontends
-from edgeq.export.auto import Search
-from edgeq.export.convert import check_runs, convert, start_converter
-from edgeq.export.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, Costs
-from edgeq.export.edgemodel import EdgeModel
-from edgeq.export.exported import Exported
-from edgeq.export.interface import Interface, known_ranges, set_interface
-from edgeq.export.layout import check_layout, to_nhwc
-from edgeq.export.modes import Choices, choose, observers
-from edgeq.export.placement import check_loads
-from edgeq.export.plan import Plan, make_plan, refuse_quantized
-from edgeq.export.planned import PlannedModel
+from edgeq.export.convert.convert_plan import check_runs, convert, start_converter
+from edgeq.export.convert.integer_ports import Interface, known_ranges, set_interface
+from edgeq.export.deploy.signatures import by_signature
+from edgeq.export.edge_model import EdgeModel
+from edgeq.export.exported_graph import ExportedGraph
+from edgeq.export.plan.choices import Choices, choose, observers
+from edgeq.export.plan.min_runtime import EDGETPU_COMPILER, check_runtime, for_runtime
+from edgeq.export.plan.placement import check_loads
+from edgeq.export.plan.planned_model import PlannedModel
+from edgeq.export.plan.planner import Plan, make_plan, refuse_quantized
 from edgeq.export.rewrite import rewrite
-from edgeq.export.rounding import Rounder
-from edgeq.export.runtimes import EDGETPU_COMPILER, check_runtime, for_runtime
-from edgeq.export.signatures import by_signature
+from edgeq.export.rewrite.nhwc_ports import check_layout, to_nhwc
+from edgeq.export.round.rounder import Rounder
+from edgeq.export.search.auto import Search
+from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, Costs
 from edgeq.export.verify import verify
 from edgeq.files import Content
 from edgeq.flatbuffer import parse
@@ -49,6 +50,7 @@ from edgeq.recipe import AUTO, INT8, Mode, Recipe, as_recipe
 from edgeq.report import Report
 from edgeq.runtime.cpu import has_int8_dot_product
 from edgeq.targets import TARGETS
+from edgeq.targets.edgetpu_compiler import COMPILER, GET_COMPILER, has_compiler
 from edgeq.versions import Version, as_version
 
 
@@ -154,7 +156,7 @@ def export(
             del converted
             for model in (float_model, rewritten):
                 model.release()
-            check_runtime(Exported(rewritten, parse(tflite).graphs[0]), oldest)
+            check_runtime(ExportedGraph(rewritten, parse(tflite).graphs[0]), oldest)
             _check_result_runs(converter, tflite, float_model, decided.judges[0])
         with stages.stage("verify"):
             measured = verify(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from edgeq.calibrate.data import Sample
+from edgeq.data.rep_dataset import Sample
 from edgeq.errors import VerificationError
-from edgeq.export.exported import BOUNDARY, Exported
-from edgeq.export.judge import Array, Judge
-from edgeq.export.plan import Plan, Stored
+from edgeq.export.exported_graph import BOUNDARY, ExportedGraph
+from edgeq.export.plan.planner import Plan, Stored
+from edgeq.fidelity.paired_run import Array, PairedRun
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import FloatModel
@@ -48,10 +48,10 @@ def verify(
             from the plan, an output is not finite, or its SQNR is below `min_sqnr_db`.
     """
     edge_model, io = FloatModel(tflite, "edgeq"), read_io(tflite)
-    exported = Exported(rewritten, edge_model.graph)
+    exported = ExportedGraph(rewritten, edge_model.graph)
     check_float_ops(exported, plan)
     folded = check_qparams(exported, plan)
-    outputs, coverage, latency = _run(Judge((float_model, edge_model)), samples, min_sqnr_db)
+    outputs, coverage, latency = _run(PairedRun((float_model, edge_model)), samples, min_sqnr_db)
     outside = [op for op in exported.graph.operators if op.index not in coverage.delegated]
     obstacles = target.placement(exported.graph)
     operators = rewritten.graph.operators
@@ -83,7 +83,7 @@ def verify(
 
 
 def _run(
-    judge: Judge, samples: Sequence[Sample], min_sqnr_db: float | None
+    judge: PairedRun, samples: Sequence[Sample], min_sqnr_db: float | None
 ) -> tuple[tuple[OutputFidelity, ...], Coverage, dict[str, Latency]]:
     """Both models on all samples: their outputs, what the delegate took, and their latency."""
     before: list[list[list[Array]]] = [[] for _ in samples]
@@ -107,7 +107,7 @@ def _run(
     return outputs, coverage, latency
 
 
-def check_float_ops(exported: Exported, plan: Plan) -> None:
+def check_float_ops(exported: ExportedGraph, plan: Plan) -> None:
     """Raises a `VerificationError` where an op is not int8, or not float, as the plan has it."""
     for kind, wrong in (("float", True), ("int8", False)):
         found = breaking_ops(exported, plan, wrong)
@@ -122,12 +122,12 @@ def check_float_ops(exported: Exported, plan: Plan) -> None:
             )  # fmt: skip
 
 
-def breaking_ops(exported: Exported, plan: Plan, is_float: bool) -> list[Operator]:
+def breaking_ops(exported: ExportedGraph, plan: Plan, is_float: bool) -> list[Operator]:
     """Ops that compute in float (or, if `is_float` is False, in integers) against the plan."""
     return [op for op in exported.graph.operators if _breaks(exported, plan, op, is_float)]
 
 
-def _breaks(exported: Exported, plan: Plan, op: Operator, is_float: bool) -> bool:
+def _breaks(exported: ExportedGraph, plan: Plan, op: Operator, is_float: bool) -> bool:
     """Whether an op computes in float (or not) against the plan."""
     if op.name in BOUNDARY:
         return False
@@ -141,7 +141,7 @@ def _breaks(exported: Exported, plan: Plan, op: Operator, is_float: bool) -> boo
     )  # fmt: skip
 
 
-def check_qparams(exported: Exported, plan: Plan) -> tuple[str, ...]:
+def check_qparams(exported: ExportedGraph, plan: Plan) -> tuple[str, ...]:
     """Compares the parameters in the file with the plan's.
 
     Returns:
@@ -162,7 +162,7 @@ def check_qparams(exported: Exported, plan: Plan) -> tuple[str, ...]:
     return tuple(folded)
 
 
-def _check_operands(exported: Exported, plan: Plan) -> None:
+def _check_operands(exported: ExportedGraph, plan: Plan) -> None:
     for op in exported.graph.operators:
         origin = exported.counterpart(op)
         if origin is None or origin.name != op.name:
@@ -177,7 +177,7 @@ def _check_operands(exported: Exported, plan: Plan) -> None:
                 _check_equal(tensor, operand, where)
 
 
-def _check_stored(exported: Exported, weight: Tensor, stored: Stored, where: str) -> None:
+def _check_stored(exported: ExportedGraph, weight: Tensor, stored: Stored, where: str) -> None:
     """Raises a `VerificationError` unless the weight is stored as planned."""
     producer = exported.graph.producers.get(weight.index)
     if producer is not None and producer.name == "DEQUANTIZE" and not stored.dynamic:

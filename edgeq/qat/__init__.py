@@ -13,11 +13,11 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from edgeq.calibrate.data import RepDataset
+from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import DependencyError, ModelError, RecipeError
 from edgeq.export import frontends
-from edgeq.export.convert import start_converter
-from edgeq.export.modes import Choice, choose, weight_slot
+from edgeq.export.convert.convert_plan import start_converter
+from edgeq.export.plan.choices import Choice, choose, weight_slot
 from edgeq.export.rewrite import rewrite
 from edgeq.recipe import Mode, Recipe, as_recipe
 

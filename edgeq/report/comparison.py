@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgeq.fidelity.sqnr import WorstSample
 from edgeq.report import OutputFidelity, printed, strict
 
 
@@ -36,21 +37,6 @@ class MetricChange:
     difference: float
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class WorstSample:
-    """One of the samples on which the two models are farthest apart.
-
-    Attributes:
-        index: Its place in the data.
-        sqnr_db: SQNR in dB of the output that is farthest apart.
-        top1_changed: Whether a highest entry is at another place than in the float model.
-    """
-
-    index: int
-    sqnr_db: float
-    top1_changed: bool
 
 
 @dataclass(frozen=True)

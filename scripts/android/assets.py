@@ -11,8 +11,8 @@ from PIL import Image
 
 import edgeq
 from edgeq import demo
-from edgeq.calibrate.readers import ImageLayout
-from edgeq.export.android import ASSETS, write_assets
+from edgeq.data.readers import ImageLayout
+from edgeq.export.deploy.android import ASSETS, write_assets
 
 LAYOUT = ImageLayout(size=(28, 28), color="gray", layout="nhwc", mean=(0.5,), std=(0.5,))
 

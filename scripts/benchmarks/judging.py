@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from benchmarks.workshop import Sample
-from edgeq.fidelity import Fidelity
+from edgeq.fidelity.sqnr import Fidelity
 from edgeq.runtime.benchmark import interleaved_latency
 from edgeq.runtime.session import Session
 

@@ -9,7 +9,7 @@ import tables
 from cases import Case
 
 import edgeq
-from edgeq.export.edgemodel import EdgeModel
+from edgeq.export.edge_model import EdgeModel
 from edgeq.runtime.session import Session
 
 # Those that are exported within seconds; `scripts/bench fidelity` has them all.

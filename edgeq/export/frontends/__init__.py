@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from edgeq.calibrate.data import RepDataset
+from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import ModelError
 from edgeq.export.frontends import flax, jax, keras, tensorflow, tflite
 from edgeq.export.frontends import torch as pytorch

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgeq.export.dequantize import float_form
-from edgeq.export.exported import BOUNDARY
+from edgeq.export.exported_graph import BOUNDARY
+from edgeq.export.frontends.dequantize import float_form
 from edgeq.flatbuffer import Graph, parse
 from edgeq.model import FloatModel
 from edgeq.qtypes import QParams

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from edgeq.export.weights import CLIPS, SMALLEST_BLOCK_SCALE
+from edgeq.export.plan.weight_scales import CLIPS, SMALLEST_BLOCK_SCALE
 from edgeq.qtypes import SCALE_MIN, DType, covering
 
 MOMENTUM = 0.05

@@ -1,0 +1,95 @@
+"""How arguments become models, data and functions, and errors sentences."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from edgeq.data.input_spec import InputSpec
+from edgeq.data.readers import open_with_settings, parse_setting, read_settings
+from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
+from edgeq.model import FloatModel
+from edgeq.portspec import PortSpec
+
+
+@contextlib.contextmanager
+def errors_as_sentences() -> Iterator[None]:
+    """An edgeq error becomes one message and an exit code, without a traceback."""
+    try:
+        yield
+    except EdgeqError as error:
+        Console(stderr=True).print(
+            f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
+        raise typer.Exit(1 if isinstance(error, VerificationError) else 2) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; nothing was written", style="yellow")
+        raise typer.Exit(130) from None
+
+
+def load_function(text: str, what: type[EdgeqError]) -> Any:
+    """The object that `module:name` names, found also in the working directory."""
+    module, _, name = text.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise what(f"{text!r} must be module:function, for example my_package.net:build")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise what(f"cannot load {text!r}: {error}") from None
+    finally:
+        sys.path.pop(0)
+
+
+def is_function(text: str) -> bool:
+    return ":" in text and not Path(text).exists()
+
+
+def load_model(text: str) -> Any:
+    if not is_function(text):
+        return text
+    made = load_function(text, ModelError)
+    if not callable(made):
+        raise ModelError(f"{text!r} must be a function that returns the model")
+    return made()
+
+
+def load_data(text: str, config: Path | None, options: list[str] | None, model: str) -> Any:
+    if is_function(text):
+        if config is not None or options:
+            raise DataError("--data-config and --data-option are for files, not for a function")
+        return load_function(text, DataError)
+    settings = read_settings(config) if config is not None else {}
+    settings.update(map(parse_setting, options or []))
+    return open_with_settings(text, settings, inputs_of(model) if Path(text).is_dir() else ())
+
+
+def inputs_of(model: str) -> tuple[InputSpec, ...]:
+    """The inputs of a .tflite; none of other models and of files that the export will refuse."""
+    with contextlib.suppress(OSError, EdgeqError):
+        if Path(model).suffix == ".tflite":
+            tensors = FloatModel(Path(model).read_bytes(), "tflite").input_tensors()
+            return tuple(InputSpec(name, t.shape, t.dtype) for name, t in tensors)
+    return ()
+
+
+def port_spec(dtype: str | None, known: tuple[float, float] | None) -> PortSpec | None:
+    """What the ports of one side shall be; None leaves it to the target."""
+    if dtype is None and known is None:
+        return None
+    return PortSpec(dtype or "float32", known)
+
+
+def load_metrics(names: list[str] | None) -> dict[str, Any] | None:
+    """Metrics by the names to report them by; None leaves it to the labels."""
+    if not names:
+        return None
+    return {n: load_function(n, DataError) if is_function(n) else n for n in names}

@@ -1,0 +1,122 @@
+"""The commands that look into files: inspect, lint, compile."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edgeq.cli.app import app
+from edgeq.cli.inputs import errors_as_sentences
+from edgeq.cli.options import Overwrite
+from edgeq.cli.writing import check_writable, write
+from edgeq.errors import ModelError
+from edgeq.flatbuffer import parse
+from edgeq.linter import lint as find_faults
+from edgeq.targets import TARGETS
+from edgeq.targets.edgetpu_compiler import TIMEOUT_S, compile_edgetpu
+
+
+@app.command(epilog="Example:\n\nedgeq inspect model_int8.tflite")
+def inspect(
+    model: Annotated[Path, typer.Argument(help="A .tflite file.", metavar="MODEL")],
+) -> None:
+    """Lists the ops of a .tflite file with their dtypes and quantization parameters."""
+    with errors_as_sentences():
+        try:
+            content = model.read_bytes()
+        except OSError as error:
+            raise ModelError(f"cannot read the model {model}: {error.strerror}") from None
+        for graph in parse(content).graphs:
+            wide = None if sys.stdout.isatty() else 250
+            Console(width=wide).print(_graph_table(graph))
+
+
+def _graph_table(graph: Any) -> Table:
+    table = Table(title=f"{len(graph.operators)} ops", title_style="bold")
+    for heading in ("#", "op", "output", "shape", "stored as"):
+        table.add_column(heading, overflow="fold")
+    for op in graph.operators:
+        for index in op.outputs:
+            tensor = graph.tensors[index]
+            stored = tensor.qparams.describe() if tensor.qparams else tensor.dtype
+            shape = "x".join(map(str, tensor.shape))
+            table.add_row(str(op.index), escape(op.name), escape(tensor.name), shape, stored)
+    return table
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq lint model_int8.tflite\n\n"
+    "edgeq lint model_int8.tflite --target edgetpu --json lint.json"
+)
+def lint(
+    model: Annotated[Path, typer.Argument(help="A .tflite file of any tool.", metavar="MODEL")],
+    target: Annotated[
+        str, typer.Option(help=f"Where it will run: {', '.join(TARGETS)}.")
+    ] = "xnnpack",
+    json: Annotated[Path | None, typer.Option(help="Also write the findings as JSON.")] = None,
+) -> None:
+    """Checks the quantization of a .tflite file, and which ops a target runs.
+
+    Ends with 1 if there are errors: wrong numbers, or a model that does not load.
+    """
+    with errors_as_sentences():
+        found = find_faults(model, target)
+        if json is not None:
+            write(json, found.to_json().encode())
+        found.print(Console(width=None if sys.stdout.isatty() else 250))
+        if found.errors:
+            raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgeq compile model_int8.tflite --output compiled\n\n"
+    "edgeq compile detect.tflite classify.tflite -o compiled --json compiled.json"
+)
+def compile(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Files of edgeq export --target edgetpu; several share one chip's memory.",
+            metavar="MODEL...",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    segments: Annotated[int, typer.Option(help="Parts, for as many chips in a row.", min=1)] = 1,
+    several_pieces: Annotated[
+        bool, typer.Option(help="Also map ops behind the first one that does not map.")
+    ] = False,
+    search: Annotated[
+        bool, typer.Option(help="End the compiled part earlier if that lets it succeed.")
+    ] = False,
+    timeout: Annotated[
+        int, typer.Option(help="Seconds after which the compiler is stopped.", min=1)
+    ] = TIMEOUT_S,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write what was made as JSON.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compiles int8 files for the Edge TPU, and shows which ops map beside the prediction.
+
+    Needs edgetpu_compiler on the PATH; without it, it says how to get it.
+    """
+    with errors_as_sentences():
+        if json_file is not None:
+            check_writable(json_file, overwrite)
+        made = compile_edgetpu(
+            models, output, segments=segments, several_pieces=several_pieces, search=search,
+            timeout_s=timeout,
+        )  # fmt: skip
+        for compiled in made:
+            compiled.print(Console(width=None if sys.stdout.isatty() else 250))
+        if json_file is not None:
+            write(json_file, json.dumps([c.to_dict() for c in made], indent=2).encode())

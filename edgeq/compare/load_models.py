@@ -1,0 +1,45 @@
+"""Models of any kind become `FloatModel`s that are only to be run, float or integer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from edgeq.data.rep_dataset import RepDataset
+from edgeq.errors import ModelError
+from edgeq.export import frontends
+from edgeq.export.convert.convert_plan import start_converter
+from edgeq.export.edge_model import EdgeModel
+from edgeq.export.frontends import tflite
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+
+
+def worker_for(models: Iterable[object]) -> Worker:
+    """The child that loads models first; the converter is only needed to trace."""
+    if all(isinstance(m, EdgeModel | FloatModel) or tflite.handles(m) for m in models):
+        return Worker(("edgeq.runtime.session",))
+    return start_converter()
+
+
+def load(what: str, model: object, data: RepDataset, worker: Worker) -> FloatModel:
+    """A model as it will be run; of an `EdgeModel`, the exported file.
+
+    Args:
+        what: How errors name it.
+        model: An `EdgeModel`, a `FloatModel`, or what `export` takes.
+        data: Samples to trace a module with.
+        worker: The child of `worker_for`.
+
+    Raises:
+        ModelError: It cannot be read or traced.
+    """
+    if isinstance(model, EdgeModel):
+        return FloatModel(model.tflite, "edgeq")
+    if isinstance(model, FloatModel):
+        return model
+    try:
+        if tflite.handles(model):
+            return tflite.load(model, worker)
+        return frontends.trace(model, None, data, worker)
+    except ModelError as error:
+        raise type(error)(f"{what}: {error}") from None

@@ -1,0 +1,474 @@
+"""Representative data of any form becomes a stream of samples that fit the model's inputs.
+
+Nothing is ever held whole: one item of the user's data is alive at a time. Knows shapes and dtypes
+of the inputs, nothing of the model behind them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.data.input_spec import InputSpec
+from edgeq.errors import DataError
+
+Array = npt.NDArray[Any]
+Sample = tuple[Array, ...]
+"""One array for each input of the model, in the model's order, of exactly its shape and dtype.
+
+Where the data has labels, the array of the sample's labels follows.
+"""
+
+
+class Labelled(NamedTuple):
+    """An item, and the label of its row or the labels of its rows."""
+
+    inputs: Any
+    label: Any
+
+
+class Labels:
+    """Where the labels of items are.
+
+    Args:
+        given: An array or list with a label for each item, or the labels of its rows for each
+            batch; the name of the column that holds them in items that are dicts; or None, where
+            they are the last value of items that are tuples, as `(inputs, label)`.
+
+    Raises:
+        DataError: `given` is none of these.
+    """
+
+    def __init__(self, given: object = None) -> None:
+        if _is_tensor(given):
+            given = _array(given, "labels")
+        if not (given is None or isinstance(given, str) or has_items(given)):
+            raise DataError(
+                "labels must be an array or a list with one for each item of the data, the name of "
+                "a column of dicts, or None where items are (inputs, label). "
+                f"Received: {type(given).__name__}"
+            )
+        self._given: Any = given
+
+    def check(self, count: int) -> None:
+        """Raises a `DataError` unless there is a label for each of `count` items."""
+        if isinstance(self._given, str) or self._given is None or len(self._given) == count:
+            return
+        raise DataError(
+            f"there are {len(self._given)} labels for {count} items of the data; give one for each "
+            "item, and for a batch the array of its labels"
+        )
+
+    def attach(self, item: Any, index: int) -> Labelled:
+        """An item with its label.
+
+        Raises:
+            DataError: There is none.
+        """
+        if isinstance(self._given, str):
+            if not isinstance(item, Mapping) or self._given not in item:
+                found = ", ".join(map(str, item)) if isinstance(item, Mapping) else _kind(item)
+                raise DataError(
+                    f"sample {index} has no column {self._given!r} for its label. Received: {found}"
+                )
+            inputs = {name: value for name, value in item.items() if name != self._given}
+            return Labelled(inputs, item[self._given])
+        if self._given is not None:
+            if index >= len(self._given):
+                self.check(index + 1)
+            return Labelled(item, self._given[index])
+        if not isinstance(item, tuple | list) or len(item) < 2:
+            raise DataError(
+                f"sample {index} has no label: pass labels=, or items of (inputs, label). "
+                f"Received: {_kind(item)}"
+            )
+        return Labelled(item[0] if len(item) == 2 else tuple(item[:-1]), item[-1])
+
+
+class RepDataset:
+    """The user's representative data, read item by item.
+
+    Args:
+        source: An array `(N, ...)`; a dict of such arrays by input name; a list, iterator or
+            generator function of arrays, tuples or dicts; a `torch.utils.data.DataLoader`; or any
+            other iterable, such as a `tf.data.Dataset`.
+        labels: Where the labels are, if they are wanted; items that are `Labelled` bring them.
+
+    Raises:
+        DataError: `source` is none of these, or has not as many items as there are labels.
+    """
+
+    def __init__(self, source: object, labels: Labels | None = None) -> None:
+        self._batched = any(kind.__name__ == "DataLoader" for kind in type(source).__mro__)
+        self._labels = labels
+        self._items = _item_iterator(source)
+        self._length = _length(source)
+        if labels is not None:
+            if self._length is not None:
+                labels.check(self._length)
+            self._items = (labels.attach(item, i) for i, item in enumerate(self._items))
+        self.first = self._peek()
+
+    @property
+    def length(self) -> int | None:
+        """Number of items where the source knows it; a batch counts as one item."""
+        return self._length
+
+    def _peek(self) -> Any:
+        for item in self._items:
+            self._items = itertools.chain((item,), self._items)
+            return item
+        raise DataError("the representative data is empty: give at least one sample")
+
+    def first_sample(self) -> Any:
+        """The first item, cut to batch 1 where the source is an array or a `DataLoader`.
+
+        Returns:
+            An array, or a tuple, list or dict of them, as the source gives it.
+        """
+        first = self.first.inputs if isinstance(self.first, Labelled) else self.first
+        return _map_arrays(first, lambda a: a[:1]) if self._batched else first
+
+    def samples(
+        self, inputs: tuple[InputSpec, ...], item_done: Callable[[], None] = lambda: None
+    ) -> Iterator[Sample]:
+        """Streams samples that fit `inputs`; a larger batch is split into the model's batch.
+
+        Rows left over by a batch that the model's batch does not divide are joined with the next
+        item's; what is left at the very end is dropped, unless it is all there is.
+
+        Args:
+            inputs: What the model takes.
+            item_done: Called after each item, of which there are `length`.
+
+        Raises:
+            DataError: An item of a wrong shape, dtype, name or number of arrays, or with NaN or
+                infinite values. The message names the item's index and the input.
+        """
+        rest: Sample | None = None
+        found, index = False, -1
+        for index, item in enumerate(self._items):
+            whole, rest = _split(_arrays(item, inputs, index), rest, inputs, index)
+            found = found or bool(whole)
+            yield from whole
+            item_done()
+        if self._labels is not None:
+            self._labels.check(index + 1)
+        if not found:
+            raise DataError(
+                f"the representative data has fewer rows than the model's batch of "
+                f"{inputs[0].shape[0]}: give more rows, or trace the model with batch 1"
+            )
+
+
+def _arrays(item: Any, inputs: tuple[InputSpec, ...], index: int) -> Sample:
+    """An item's array for each input, and that of its labels if it has any."""
+    values = item.inputs if isinstance(item, Labelled) else item
+    arrays = tuple(
+        _as_input(value, spec, index)
+        for value, spec in zip(_select(values, inputs, index), inputs, strict=True)
+    )
+    if not isinstance(item, Labelled):
+        return arrays
+    return (*arrays, _label_array(item.label, arrays, inputs, index))
+
+
+def _label_array(label: Any, arrays: Sample, inputs: tuple[InputSpec, ...], index: int) -> Array:
+    """The labels of an item, `(rows, ...)`."""
+    array = _array(label, f"sample {index}, label")
+    if array.dtype.kind not in "biufUS":
+        raise DataError(f"sample {index}: a label must be numbers or text. Received: {array.dtype}")
+    rows = arrays[0].shape[:1]
+    if array.ndim and array.shape[:1] == rows:
+        return array
+    if rows == (1,) or all(a.shape == s.shape for a, s in zip(arrays, inputs, strict=True)):
+        return array[None]
+    raise DataError(
+        f"sample {index} has {rows[0]} rows, but its labels have the shape {array.shape}; give one "
+        "label for each row"
+    )
+
+
+def joined(parts: Sequence[Array], what: str) -> Array:
+    """Arrays one behind the other, along their first axis.
+
+    Raises:
+        DataError: They differ in their other axes.
+    """
+    try:
+        return np.concatenate(parts)
+    except ValueError:
+        shapes = ", ".join(sorted({str(part.shape[1:]) for part in parts}))
+        raise DataError(
+            f"{what} must have one shape; a row of them has the shapes {shapes}"
+        ) from None
+
+
+def _kind(value: object) -> str:
+    """How errors name a value of the wrong kind."""
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + (f" of shape {tuple(shape)}" if shape is not None else "")
+
+
+def has_items(value: object) -> bool:
+    """Whether it can be read by index."""
+    kind = type(value)
+    return (
+        hasattr(kind, "__len__")
+        and hasattr(kind, "__getitem__")
+        and not isinstance(value, Mapping | str | bytes)
+        and getattr(value, "ndim", 1) > 0
+    )
+
+
+def _is_tensor(value: object) -> bool:
+    """Whether it is a framework's tensor, told by what it can do: frameworks stay unimported."""
+    return hasattr(value, "__array__") and hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _item_iterator(source: object) -> Iterator[Any]:
+    if isinstance(source, np.ndarray) or _is_tensor(source):
+        array = _array(source, "the representative data")
+        if array.ndim == 0:
+            raise DataError("the representative data is a single number; give an array (N, ...)")
+        return (array[i : i + 1] for i in range(len(array)))
+    if isinstance(source, Mapping):
+        return _column_rows(source)
+    if isinstance(source, Iterable) and not isinstance(source, str | bytes):
+        try:
+            return iter(source)
+        except TypeError as error:  # a ray.data.Dataset says here what to iterate instead
+            raise DataError(f"the representative data cannot be iterated: {error}") from None
+    if isinstance(source, Callable):  # type: ignore[arg-type]  # typing asks for its parameters
+        made = source()  # type: ignore[operator]
+        if isinstance(made, Iterable):
+            return iter(made)
+        raise DataError(
+            f"the representative data function must return an iterable. "
+            f"Received: {type(made).__name__}"
+        )
+    raise DataError(
+        "rep_dataset must be an array (N, ...), a dict of arrays, an iterable of samples, a "
+        f"generator function or a DataLoader. Received: {type(source).__name__}"
+    )
+
+
+def _column_rows(columns: Mapping[Any, Any]) -> Iterator[dict[Any, Array]]:
+    if not columns:
+        raise DataError("the representative data is an empty dict: give an array for each input")
+    arrays = {name: _array(value, f"input {name!r}") for name, value in columns.items()}
+    numbers = [name for name, a in arrays.items() if a.ndim == 0]
+    if numbers:
+        raise DataError(f"input {numbers[0]!r} is a single number; give an array (N, ...)")
+    counts = {name: len(a) for name, a in arrays.items()}
+    if len(set(counts.values())) != 1:
+        raise DataError(f"the arrays of the representative data differ in length: {counts}")
+    count = next(iter(counts.values()))
+    return ({name: a[i : i + 1] for name, a in arrays.items()} for i in range(count))
+
+
+def _length(source: object) -> int | None:
+    if isinstance(source, Mapping):
+        return min((len(value) for value in source.values()), default=0)
+    try:
+        return len(source)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _map_arrays(item: Any, function: Callable[[Any], Any]) -> Any:
+    if isinstance(item, Mapping):
+        return {name: _map_arrays(value, function) for name, value in item.items()}
+    if isinstance(item, tuple | list):
+        return [_map_arrays(value, function) for value in item]
+    return function(item) if getattr(item, "ndim", 0) else item
+
+
+def _array(value: Any, where: str) -> Array:
+    """`to_numpy` with an error that says where."""
+    try:
+        return to_numpy(value)
+    except ValueError as error:
+        raise DataError(f"{where}: {type(value).__name__} is not an array: {error}") from None
+
+
+def to_numpy(value: Any) -> Array:
+    """A numpy array of the user's array or tensor; a tensor is detached and bfloat16 widened."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if "bfloat16" in str(value.dtype):
+            value = value.float()
+    elif "bfloat16" in str(getattr(value, "dtype", "")):
+        value = np.asarray(value).astype(np.float32)
+    return np.asarray(value)
+
+
+def _select(item: Any, inputs: tuple[InputSpec, ...], index: int) -> list[Any]:
+    """The item's values in the order of `inputs`."""
+    names = [spec.name for spec in inputs]
+    if isinstance(item, Mapping):
+        missing = [name for name in names if name not in item]
+        if missing:
+            raise DataError(
+                f"sample {index} has no value for input {missing[0]!r}; the model takes "
+                f"{', '.join(names)}. Received: {', '.join(map(str, item))}"
+            )
+        unknown = [name for name in item if name not in names]
+        if unknown:
+            raise DataError(
+                f"sample {index} names the input {str(unknown[0])!r}, which the model does not "
+                f"have; it takes {', '.join(names)}"
+            )
+        return [item[name] for name in names]
+    values = list(item) if isinstance(item, tuple | list) else [item]
+    if len(values) > len(inputs) and all(_is_label(v) for v in values[len(inputs) :]):
+        values = values[: len(inputs)]
+    if len(values) != len(inputs):
+        raise DataError(
+            f"sample {index} has {len(values)} arrays, but the model takes {len(inputs)} "
+            f"inputs: {'; '.join(spec.describe() for spec in inputs)}"
+        )
+    return values
+
+
+def _is_label(value: Any) -> bool:
+    """Whether it looks like the class labels that a labelled data set yields beside its inputs."""
+    try:
+        array = to_numpy(value)
+    except ValueError:
+        return False
+    return array.ndim <= 1 and array.dtype.kind in "iub"
+
+
+def _as_input(value: Any, spec: InputSpec, index: int) -> Array:
+    where = f"sample {index}, input {spec.name!r}"
+    array = _array(value, where)
+    wanted = np.dtype(spec.dtype)
+    if array.dtype != wanted:
+        array = _cast(array, wanted, where)
+    if wanted.kind == "f" and not np.isfinite(array).all():
+        bad = np.argwhere(~np.isfinite(array))[0]
+        position = tuple(int(i) for i in bad)
+        raise DataError(
+            f"{where}: the value at {position} is {array[position]}; calibration needs finite "
+            f"numbers. Drop the sample or mend the preprocessing"
+        )
+    shape = spec.given_shape
+    if array.ndim == len(shape) - 1 and array.shape == shape[1:]:
+        array = array[None]
+    if array.shape[1:] != shape[1:] or array.ndim != len(shape):
+        raise DataError(f"{where}: the model takes shape {shape}. Received: {array.shape}")
+    return np.ascontiguousarray(array.transpose(spec.order)) if spec.order else array
+
+
+def _cast(array: Array, wanted: np.dtype[Any], where: str) -> Array:
+    if array.dtype.kind == wanted.kind and wanted.kind in "fiu":
+        with np.errstate(over="ignore"):  # what overflows is refused as infinite
+            cast = array.astype(wanted)
+        if wanted.kind == "f" or np.array_equal(cast, array):
+            return cast
+        raise DataError(f"{where}: a value does not fit {wanted.name}. Received: {array.dtype}")
+    hint = ""
+    if wanted.kind == "f" and array.dtype.kind in "iu":
+        hint = "; normalise it as for training, for example `x.astype('float32') / 255`"
+    raise DataError(f"{where}: the model takes {wanted.name}{hint}. Received: {array.dtype}")
+
+
+def _split(
+    arrays: Sample, rest: Sample | None, inputs: tuple[InputSpec, ...], index: int
+) -> tuple[list[Sample], Sample | None]:
+    """Cuts an item, and rows left from the one before, into the model's batch.
+
+    Returns:
+        The whole samples, and the rows that are left over.
+    """
+    # Labels, which stand behind the inputs, need not have the batch's shape.
+    if rest is None and all(a.shape == s.shape for a, s in zip(arrays, inputs, strict=False)):
+        return [arrays], None
+    rows = {a.shape[:1] for a in arrays}
+    batches = {spec.shape[:1] for spec in inputs}
+    if len(rows) != 1 or len(batches) != 1:
+        shapes = ", ".join(f"{s.name!r} {a.shape}" for a, s in zip(arrays, inputs, strict=False))
+        raise DataError(
+            f"sample {index} cannot be split into the model's batch: its inputs have {shapes}, "
+            f"the model takes {'; '.join(spec.describe() for spec in inputs)}"
+        )
+    if rest is not None:
+        pairs = zip(rest, arrays, strict=True)
+        arrays = tuple(joined(pair, f"sample {index}: the labels") for pair in pairs)
+    count, batch = arrays[0].shape[0], inputs[0].shape[0]
+    end = count - count % batch
+    whole = [
+        tuple(np.ascontiguousarray(a[start : start + batch]) for a in arrays)
+        for start in range(0, end, batch)
+    ]
+    # A copy, as the owner of the arrays may write the next item into the same memory.
+    return whole, tuple(a[end:].copy() for a in arrays) if end < count else None
+
+
+class HeldOut:
+    """A stream of samples that keeps some of them back to judge the result by.
+
+    Every tenth sample is held out and not passed on, up to a limit; data with fewer than ten
+    samples is passed on whole and judged by its own first samples.
+
+    Args:
+        samples: The stream.
+        limit: Most samples to hold.
+        passed: Most samples to remember of those that are passed on; fewer where they are large.
+    """
+
+    EVERY = 10
+    PASSED_BYTES = 64 << 20
+
+    def __init__(self, samples: Iterable[Sample], limit: int = 16, passed: int = 41) -> None:
+        self._samples = samples
+        self._limit = limit
+        self._most = passed
+        self._held: list[Sample] = []
+        self._passed: list[Sample] = []
+
+    def __iter__(self) -> Iterator[Sample]:
+        for index, sample in enumerate(self._samples):
+            if index % self.EVERY == self.EVERY - 1 and len(self._held) < self._limit:
+                self._held.append(tuple(a.copy() for a in sample))
+                continue
+            if self._remembers(sample):
+                self._passed.append(tuple(a.copy() for a in sample))
+            yield sample
+
+    def _remembers(self, sample: Sample) -> bool:
+        """Whether one more sample is remembered."""
+        count = len(self._passed)
+        size = sum(array.nbytes for array in sample)
+        most = self._most if (count + 1) * size <= self.PASSED_BYTES else self.EVERY - 1
+        return count < most
+
+    def exhaust(self) -> None:
+        """Reads the rest of the stream, for those who only want `samples`."""
+        for _ in self:
+            pass
+
+    @property
+    def independent(self) -> bool:
+        """Whether `samples` were kept out of calibration."""
+        return bool(self._held)
+
+    @property
+    def passed(self) -> list[Sample]:
+        """The first samples that were passed on, once the stream has been read."""
+        return self._passed
+
+    @property
+    def first(self) -> list[Sample]:
+        """The few first ones of these."""
+        return self._passed[: self.EVERY - 1]
+
+    @property
+    def samples(self) -> list[Sample]:
+        """What to judge by, once the stream has been read."""
+        return self._held or self.first

@@ -1,0 +1,153 @@
+"""Joins what the converter left float: an op between DEQUANTIZE and QUANTIZE reads the integers.
+
+The converter quantizes an op only where every result goes into a quantization and where no other
+reader of its input stands in the way; this finishes the ops that the plan makes int8 all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgeq.editor import op_code, quantization
+from edgeq.export.exported_graph import ExportedGraph
+from edgeq.export.plan.planner import Plan
+from edgeq.flatbuffer import Operator, op_name, parse_tree, schema
+from edgeq.model import FloatModel
+from edgeq.ops import OPS
+from edgeq.qtypes import QParams
+
+_VERSION = 2
+"""Version from which an op reads int8, where it is not higher already."""
+
+
+def join_integers(model: FloatModel, plan: Plan, tree: Any) -> None:
+    """Changes an object tree so that every planned int8 op reads the integers around it."""
+    exported = ExportedGraph(model, parse_tree(tree).graphs[0])
+    joiner = _Joiner(tree)
+    for op in exported.graph.operators:
+        origin = exported.counterpart(op)
+        planned_float = plan.with_float_activations
+        if op.name in OPS and origin is not None and origin.index not in planned_float:
+            joiner.join(op, [plan.tensors.get(t) for t in origin.outputs])
+    if joiner.joined:
+        joiner.finish()
+
+
+_BIASED = {"CONV_2D": (0, 2), "DEPTHWISE_CONV_2D": (0, 2), "TRANSPOSE_CONV": (2, 3)}
+"""Operand slots of the activation and the bias of each convolution."""
+
+
+def widen_biases(tree: Any) -> None:
+    """Makes the biases of int16 convolutions int64 in an object tree: their kernels read that."""
+    graph = tree.subgraphs[0]
+    for op in graph.operators:
+        name, _ = op_name(tree.operatorCodes[op.opcodeIndex])
+        if name not in _BIASED or len(op.inputs) <= _BIASED[name][1]:
+            continue
+        activation, bias = (graph.tensors[op.inputs[slot]] for slot in _BIASED[name])
+        kinds = activation.type, bias.type
+        if kinds == (schema.TensorType.INT16, schema.TensorType.INT32):
+            buffer = schema.BufferT()
+            content = np.asarray(tree.buffers[bias.buffer].data, np.uint8).view(np.int32)
+            buffer.data = content.astype(np.int64).view(np.uint8)
+            tree.buffers.append(buffer)
+            bias.type, bias.buffer = schema.TensorType.INT64, len(tree.buffers) - 1
+
+
+class _Joiner:
+    """Edits the main graph of a schema object tree."""
+
+    def __init__(self, tree: Any) -> None:
+        self._tree = tree
+        self._graph = tree.subgraphs[0]
+        self._after: dict[int, list[Any]] = {}
+        self._integers = {int(op.outputs[0]): int(op.inputs[0]) for op in self._ops("DEQUANTIZE")}
+        self.joined = False
+
+    def _ops(self, name: str) -> list[Any]:
+        wanted = getattr(schema.BuiltinOperator, name)
+        codes = self._tree.operatorCodes
+        return [
+            op
+            for op in self._graph.operators
+            if max(codes[op.opcodeIndex].builtinCode, codes[op.opcodeIndex].deprecatedBuiltinCode)
+            == wanted
+        ]
+
+    def _is_float(self, tensor: int) -> bool:
+        return tensor >= 0 and self._graph.tensors[tensor].type == schema.TensorType.FLOAT32
+
+    def join(self, op: Operator, planned: list[QParams | None]) -> None:
+        """Makes one op read and write integers, if all it reads comes from integers."""
+        reads = [int(t) for t in op.inputs if self._is_float(t)]
+        writes = [t for t in op.outputs if self._is_float(t)]
+        if not (reads or writes) or any(t not in self._integers for t in reads):
+            return
+        entry = self._graph.operators[op.index]
+        entry.inputs = np.asarray([self._integers.get(t, t) for t in op.inputs], np.int32)
+        outputs = list(op.outputs)
+        for slot, tensor in enumerate(op.outputs):
+            qparams = planned[slot]
+            if self._is_float(tensor) and qparams is not None:
+                outputs[slot] = self._integer_twin(tensor, qparams)
+                self._integers[tensor] = outputs[slot]
+                self._after.setdefault(op.index, []).append(self._dequantize(outputs[slot], tensor))
+        entry.outputs = np.asarray(outputs, np.int32)
+        code = self._tree.operatorCodes[entry.opcodeIndex]
+        code.version = max(code.version, _VERSION)
+        self.joined = True
+
+    def _integer_twin(self, tensor: int, qparams: QParams) -> int:
+        old = self._graph.tensors[tensor]
+        twin = schema.TensorT()
+        twin.name = old.name + b"/int8"
+        twin.shape, twin.shapeSignature = old.shape, old.shapeSignature
+        twin.type, twin.buffer = schema.TensorType.INT8, 0
+        twin.quantization = quantization(qparams)
+        self._graph.tensors.append(twin)
+        return len(self._graph.tensors) - 1
+
+    def _dequantize(self, source: int, target: int) -> Any:
+        op = schema.OperatorT()
+        op.opcodeIndex = op_code(self._tree, "DEQUANTIZE", _VERSION)
+        op.inputs = np.asarray([source], np.int32)
+        op.outputs = np.asarray([target], np.int32)
+        op.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
+        op.builtinOptions = schema.DequantizeOptionsT()
+        return op
+
+    def finish(self) -> None:
+        """Puts the changes into the tree, without the conversions that nothing reads any more."""
+        operators = []
+        for index, op in enumerate(self._graph.operators):
+            operators += [op, *self._after.get(index, [])]
+        self._graph.operators = operators
+        self._skip_round_trips()
+        for name in ("QUANTIZE", "DEQUANTIZE"):
+            self._drop_unread(name)
+
+    def _skip_round_trips(self) -> None:
+        """Readers of a QUANTIZE that undoes a DEQUANTIZE read the integers behind both."""
+        same = {}
+        for op in self._ops("QUANTIZE"):
+            source = self._integers.get(int(op.inputs[0]))
+            if source is None:
+                continue
+            if self._equal(source, int(op.outputs[0])):
+                same[int(op.outputs[0])] = source
+            else:
+                op.inputs = np.asarray([source], np.int32)
+        for op in self._graph.operators:
+            op.inputs = np.asarray([same.get(int(t), int(t)) for t in op.inputs], np.int32)
+
+    def _equal(self, one: int, other: int) -> bool:
+        a, b = (self._graph.tensors[t].quantization for t in (one, other))
+        return np.array_equal(a.scale, b.scale) and np.array_equal(a.zeroPoint, b.zeroPoint)
+
+    def _drop_unread(self, name: str) -> None:
+        read = {int(t) for op in self._graph.operators for t in op.inputs}
+        read |= {int(t) for t in self._graph.outputs}
+        dead = {id(op) for op in self._ops(name) if int(op.outputs[0]) not in read}
+        self._graph.operators = [op for op in self._graph.operators if id(op) not in dead]

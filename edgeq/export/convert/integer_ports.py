@@ -1,0 +1,270 @@
+"""Integer inputs and outputs: what the user asks of the ports, and the file changed to have them.
+
+The converter leaves ports float32, with a QUANTIZE behind each input and a DEQUANTIZE before each
+output. A port of the type that the ops around it compute in takes that op's place: nothing is left
+to convert. A port of another integer type keeps one QUANTIZE that changes the integers' type;
+XNNPACK has none for that, so it runs outside the delegate.
+
+uint8 has the scale of int8 and a zero point that is 128 higher. int16 has zero point 0 and covers
+the same real numbers; it is no finer than the int8 behind it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgeq.calibrate.observers import Fixed
+from edgeq.editor import TensorMerger, op_code, quantization
+from edgeq.errors import RecipeError
+from edgeq.export.exported_graph import ExportedGraph
+from edgeq.export.plan.choices import Choice, Choices, weight_slot
+from edgeq.export.plan.planner import Plan
+from edgeq.files import Content
+from edgeq.flatbuffer import Operator, pack, parse, schema, unpack
+from edgeq.model import FloatModel
+from edgeq.ops import OPS, ScaleRule
+from edgeq.portspec import PortSpec, PortSpecs
+from edgeq.qtypes import DType, QParams, affine, symmetric
+from edgeq.recipe import Mode
+
+KEEPS_ALL = frozenset({
+    "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "CONCATENATION", "PACK", "DEPTH_TO_SPACE",
+    "SPACE_TO_DEPTH", "REVERSE_V2", "TILE",
+})  # fmt: skip
+"""Ops whose output holds every value of their inputs, and no other."""
+
+_QUANTIZE_VERSION = 2
+"""From which the op writes int16."""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What each float32 port of one model shall be, by name in the signature."""
+
+    inputs: Mapping[str, PortSpec]
+    outputs: Mapping[str, PortSpec]
+
+    @classmethod
+    def of(cls, model: FloatModel, inputs: PortSpecs, outputs: PortSpecs) -> Interface:
+        """What was asked for, for one model.
+
+        Raises:
+            RecipeError: It does not fit the model's ports.
+        """
+        signature, tensors = model.signature, model.graph.tensors
+        return cls(
+            inputs.resolve({name: tensors[i].dtype for name, i in signature.inputs}),
+            outputs.resolve({name: tensors[i].dtype for name, i in signature.outputs}),
+        )
+
+    def pinned(self, model: FloatModel, choices: Choices) -> dict[int, Choice]:
+        """The choices, with the ops next to integer ports static where `Mode.AUTO` would decide."""
+        graph = model.graph
+        taken = {t for name, t in model.signature.inputs if _is_integer(self.inputs.get(name))}
+        given = {t for name, t in model.signature.outputs if _is_integer(self.outputs.get(name))}
+        beside = {op.index for t in taken for op, _ in graph.uses.get(t, [])}
+        beside |= {graph.producers[t].index for t in given if t in graph.producers}
+        return {
+            index: replace(choice, mode=Mode.STATIC_INT8)
+            if index in beside and choice.mode is Mode.AUTO
+            else choice
+            for index, choice in choices.items()
+        }
+
+
+def _is_integer(spec: PortSpec | None) -> bool:
+    return spec is not None and spec.dtype != "float32"
+
+
+def known_ranges(model: FloatModel, interface: Interface) -> dict[int, Fixed]:
+    """The observer of each tensor whose range is known beforehand, by tensor index.
+
+    Raises:
+        RecipeError: The range of an output cannot be chosen.
+    """
+    found = dict(_learned(model))
+    for name, tensor in model.signature.inputs:
+        spec = interface.inputs.get(name)
+        if spec is not None and spec.range is not None:
+            found[tensor] = Fixed(float(spec.range[0]), float(spec.range[1]))
+    for name, tensor in model.signature.outputs:
+        spec = interface.outputs.get(name)
+        if spec is not None and spec.range is not None:
+            known = Fixed(float(spec.range[0]), float(spec.range[1]))
+            found.update(dict.fromkeys(_sources(model, name, tensor, known), known))
+    return found
+
+
+def _learned(model: FloatModel) -> Iterator[tuple[int, Fixed]]:
+    """What training has found of the activations that layers with a weight read."""
+    ranges = {path: Fixed(low, high) for path, low, high in model.learned}
+    for op in model.graph.operators if ranges else ():
+        known = ranges.get(model.layer(op))
+        if known is not None and weight_slot(model.graph, op) is not None:
+            read = next(t.index for _, t in model.graph.operands(op) if not t.is_constant)
+            with contextlib.suppress(RecipeError):  # behind a pool: calibrated like any other
+                sources = _sources(model, model.layer(op), read, known)
+                yield from dict.fromkeys(sources, known).items()
+
+
+def _sources(model: FloatModel, name: str, tensor: int, known: Fixed) -> list[int]:
+    """The measured tensors that an output takes its scale from."""
+    op = model.graph.producers.get(tensor)
+    row = OPS.get(op.name) if op else None
+    if op is None or row is None or row.rule is ScaleRule.FREE:
+        return [tensor]
+    if row.fixed is not None:
+        low, high = row.fixed.range()
+        step = row.fixed.scale[0]
+        if low - step <= known.low and known.high <= high + step:
+            return []
+        why = f"whose kernel dictates the range {low:g} to {high:g}"
+    elif op.name in KEEPS_ALL:
+        read = [t for _, t in model.graph.operands(op) if t.dtype == "float32"]
+        computed = [t.index for t in read if not t.is_constant]
+        return [s for t in computed for s in _sources(model, name, t, known)]
+    else:
+        why = "which has the scale of what it reads, and that may hold other values as well"
+    raise RecipeError(
+        f"outputs: the range of {name!r} cannot be chosen, as it comes from {model.where(op)}, "
+        f"{why}; leave the range out"
+    )
+
+
+def set_interface(model: FloatModel, plan: Plan, tflite: Content, interface: Interface) -> Content:
+    """The converted file with the port types that were asked for.
+
+    Raises:
+        RecipeError: What stands next to a port computes in float.
+    """
+    wanted = [*interface.inputs.values(), *interface.outputs.values()]
+    if all(spec.dtype == "float32" for spec in wanted):
+        return tflite
+    editor = _PortEditor(model, plan, tflite)
+    for name, spec in interface.inputs.items():
+        if spec.dtype != "float32":
+            editor.set_input(name, _dtype(spec))
+    for name, spec in interface.outputs.items():
+        if spec.dtype != "float32":
+            editor.set_output(name, _dtype(spec))
+    return editor.finish()
+
+
+def _dtype(spec: PortSpec) -> DType:
+    return next(kind for kind in DType if kind.type_name == spec.dtype)
+
+
+def _converted(qparams: QParams, dtype: DType) -> QParams:
+    """Parameters of another integer type that hold the same real numbers."""
+    if dtype is DType.INT16:
+        return symmetric(max(map(abs, qparams.range())), dtype)
+    if dtype.bits != qparams.dtype.bits:
+        return affine(*qparams.range(), dtype)
+    shift = dtype.limits()[0] - qparams.dtype.limits()[0]
+    return QParams(dtype, qparams.scale, (qparams.zero_point[0] + shift,))
+
+
+class _PortEditor:
+    """Changes the ports of one converted file."""
+
+    def __init__(self, model: FloatModel, plan: Plan, tflite: Content) -> None:
+        parsed = parse(tflite)
+        self._exported = ExportedGraph(model, parsed.graphs[0])
+        self._graph = parsed.graphs[0]
+        self._inputs = dict(parsed.signatures[0].inputs)
+        self._outputs = dict(parsed.signatures[0].outputs)
+        self._plan = plan
+        self._tree = unpack(tflite)
+        self._entry = self._tree.subgraphs[0]
+        self._merger = TensorMerger(self._tree)
+
+    def set_input(self, name: str, dtype: DType) -> None:
+        """Gives an input a type; all that reads it must be a QUANTIZE."""
+        tensor = self._inputs[name]
+        readers = [op for op, _ in self._graph.uses.get(tensor, [])]
+        wrong = [op for op in readers if op.name != "QUANTIZE"]
+        if wrong:
+            raise _refusal("inputs", name, dtype, f"it is read by {self._float_op(wrong[0])}")
+        if not readers or tensor in self._graph.outputs:
+            raise _refusal("inputs", name, dtype, "it is an output itself, or no op reads it")
+        behind = [self._qparams(op.outputs[0]) for op in readers]
+        own = behind[0] if behind[0].dtype is dtype else _converted(behind[0], dtype)
+        self._set(tensor, own)
+        for op, qparams in zip(readers, behind, strict=True):
+            if qparams == own:
+                self._merger.merge(tensor, op.outputs[0])
+                self._merger.drop(op.index)
+
+    def set_output(self, name: str, dtype: DType) -> None:
+        """Gives an output a type; a DEQUANTIZE must compute it."""
+        tensor = self._outputs[name]
+        op = self._graph.producers.get(tensor)
+        if op is None:
+            raise _refusal("outputs", name, dtype, "it is an input itself")
+        if op.name != "DEQUANTIZE":
+            raise _refusal("outputs", name, dtype, f"it comes from {self._float_op(op)}")
+        before = self._qparams(op.inputs[0])
+        self._take_away(op)
+        if before.dtype is dtype:
+            self._set(self._merger.merge(op.inputs[0], tensor), before)
+        else:
+            self._set(tensor, _converted(before, dtype))
+            self._quantize(op.inputs[0], tensor)
+
+    def finish(self) -> Content:
+        """The changed file."""
+        self._merger.apply()
+        return pack(self._tree)
+
+    def _float_op(self, op: Operator) -> str:
+        origin = self._exported.counterpart(op)
+        reason = self._plan.float_ops.get(origin.index) if origin else None
+        return f"{self._exported.where(op)}, which is float" + (f" ({reason})" if reason else "")
+
+    def _qparams(self, tensor: int) -> QParams:
+        found = self._graph.tensors[tensor].qparams
+        assert found is not None  # one side of a QUANTIZE or DEQUANTIZE
+        return found
+
+    def _set(self, tensor: int, qparams: QParams) -> None:
+        entry = self._entry.tensors[tensor]
+        entry.type = getattr(schema.TensorType, qparams.dtype.name)
+        entry.quantization = quantization(qparams)
+
+    def _take_away(self, op: Operator) -> None:
+        """Lets a DEQUANTIZE write a tensor of its own for float ops; without any it goes."""
+        (tensor,) = op.outputs
+        readers = [
+            self._entry.operators[user.index] for user, _ in self._graph.uses.get(tensor, [])
+        ]
+        if not readers:
+            self._merger.drop(op.index)
+            return
+        twin = copy.copy(self._entry.tensors[tensor])
+        twin.name += b"/float32"
+        self._entry.tensors.append(twin)
+        own = len(self._entry.tensors) - 1
+        self._entry.operators[op.index].outputs = np.asarray([own], np.int32)
+        for reader in readers:
+            reader.inputs = np.where(reader.inputs == tensor, own, reader.inputs)
+
+    def _quantize(self, source: int, target: int) -> None:
+        op = schema.OperatorT()
+        op.opcodeIndex = op_code(self._tree, "QUANTIZE", _QUANTIZE_VERSION)
+        op.inputs = np.asarray([source], np.int32)
+        op.outputs = np.asarray([target], np.int32)
+        op.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
+        op.builtinOptions = schema.QuantizeOptionsT()
+        self._entry.operators.append(op)
+
+
+def _refusal(side: str, name: str, dtype: DType, why: str) -> RecipeError:
+    return RecipeError(
+        f"{side}: {name!r} cannot be {dtype.numpy_name}: {why}. Leave it float32 with "
+        f"{side}={{...}}, or let the ops next to it become int8"
+    )

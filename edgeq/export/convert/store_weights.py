@@ -1,0 +1,144 @@
+"""Writes the weights of ops that read and write float as integers or float16.
+
+The converter is not asked: it would make some of these ops static and leave others alone. What it
+gets to see of them are custom ops (see `hide`); this edits the file that it gives back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.editor import GraphEditor
+from edgeq.export.exported_graph import ROWS, ExportedGraph
+from edgeq.export.plan.planner import Plan, Stored
+from edgeq.flatbuffer import Operator, Tensor, parse_tree
+from edgeq.model import FloatModel
+from edgeq.qtypes import BlockQParams, QParams, pack_bits, quantize, quantize_blocks
+
+_VERSIONS = {"FULLY_CONNECTED": 9, "CONV_2D": 5, "EMBEDDING_LOOKUP": 4}
+"""Version from which an op reads int8 weights beside float activations."""
+
+_DENSE_BY_CHANNEL = 12
+"""The same of a FULLY_CONNECTED with several scales; older kernels silently compute with none."""
+
+_DEQUANTIZE_VERSIONS = {"float16": 3, "int8": 5, "int4": 6, "int2": 6}
+"""Version of DEQUANTIZE from which it reads a type."""
+
+
+def store_weights(model: FloatModel, plan: Plan, tree: Any) -> Any:
+    """The object tree of a converted file with the weights stored as planned.
+
+    Args:
+        model: The float model that the plan speaks of.
+        plan: Its `stored` weights are written; nothing else is changed.
+        tree: Of the converted file, or of the float file itself where nothing had to be converted.
+    """
+    if not plan.stored:
+        return tree
+    exported = ExportedGraph(model, parse_tree(tree).graphs[0])
+    return _Writer(GraphEditor(tree), exported, plan).write()
+
+
+class _Writer:
+    """Replaces the float constants of one file by stored ones."""
+
+    def __init__(self, editor: GraphEditor, exported: ExportedGraph, plan: Plan) -> None:
+        self._editor = editor
+        self._graph = exported.graph
+        self._wanted = dict(_wanted(exported, plan))
+        self._weights: dict[tuple[int, Stored], int] = {}
+
+    def write(self) -> Any:
+        self._editor.replace(self._replacement)
+        return self._editor.tree
+
+    def _replacement(self, index: int) -> Sequence[Any] | None:
+        op = self._graph.operators[index]
+        if index not in self._wanted:
+            return None
+        slot, stored = self._wanted[index]
+        weight = self._graph.tensors[op.inputs[slot]]
+        if op.name == "GATHER" and stored.dynamic:
+            return self._lookup(op, self._constant(weight, stored))
+        before: list[Any] = []
+        if (weight.index, stored) not in self._weights:
+            source = self._constant(weight, stored)
+            if not stored.dynamic:
+                before, source = self._dequantized(weight, source, stored)
+            self._weights[weight.index, stored] = source
+        inputs = list(op.inputs)
+        inputs[slot] = self._weights[weight.index, stored]
+        version = max(_version(op.name, stored) if stored.dynamic else 1, op.version)
+        options = {k: v for k, v in _DYNAMIC_OPTIONS.items() if hasattr(op.options, k)}
+        chosen = options if stored.dynamic else {}
+        return [*before, self._editor.copied(index, inputs, op.outputs, version, **chosen)]
+
+    def _constant(self, weight: Tensor, stored: Stored) -> int:
+        """Index of the stored constant; it takes the float one's place if that has no other use."""
+        values, kind = _stored_bytes(weight, stored)
+        readers = [op.index for op, _ in self._graph.uses[weight.index]]
+        if all(self._wanted.get(i, (0, None))[1] == stored for i in readers):
+            return self._editor.retyped(weight.index, kind, values, stored.qparams)
+        return self._editor.stored(weight.name, weight.shape, kind, values, stored.qparams)
+
+    def _dequantized(self, weight: Tensor, source: int, stored: Stored) -> tuple[list[Any], int]:
+        """The op that makes a stored weight float, and the tensor that it writes."""
+        made = self._editor.tensor(f"{weight.name}/float", weight.shape)
+        version = _DEQUANTIZE_VERSIONS[_kind(stored)]
+        return [self._editor.op("DEQUANTIZE", [source], [made], version)], made
+
+    def _lookup(self, op: Operator, table: int) -> Sequence[Any]:
+        """A GATHER of rows as EMBEDDING_LOOKUP, whose kernel makes only the picked rows float."""
+        indices, output = (self._graph.tensors[t] for t in (op.inputs[1], op.outputs[0]))
+        count, width = math.prod(indices.shape), output.shape[-1]
+        flat = self._editor.typed(f"{output.name}/indices", (count,), indices.dtype)
+        rows = self._editor.tensor(f"{output.name}{ROWS}", (count, width))
+        lookup, version = "EMBEDDING_LOOKUP", _VERSIONS["EMBEDDING_LOOKUP"]
+        return [
+            self._editor.reshape(indices.index, flat, (count,)),
+            self._editor.op(lookup, [flat, table], [rows], version),
+            self._editor.reshape(rows, output.index, output.shape),
+        ]
+
+
+_DYNAMIC_OPTIONS = {"asymmetricQuantizeInputs": True}
+"""Options of a dynamic-range op, where its options table has them."""
+
+
+def _wanted(exported: ExportedGraph, plan: Plan) -> Any:
+    """`(op, (slot, stored))` of each op of the file whose weight is to be stored."""
+    places = {op: (slot, stored) for (op, slot), stored in plan.stored.items()}
+    for op in exported.graph.operators:
+        origin = exported.counterpart(op)
+        if origin is not None and origin.index in places and origin.name == op.name:
+            yield op.index, places[origin.index]
+
+
+def _version(name: str, stored: Stored) -> int:
+    """From which an op reads such weights beside float activations."""
+    one_scale = isinstance(stored.qparams, QParams) and stored.qparams.axis is None
+    if name == "FULLY_CONNECTED" and not (one_scale and _kind(stored) == "int8"):
+        return _DENSE_BY_CHANNEL
+    return _VERSIONS.get(name, 1)
+
+
+def _kind(stored: Stored) -> str:
+    return "float16" if stored.qparams is None else stored.qparams.dtype.type_name
+
+
+def _stored_bytes(weight: Tensor, stored: Stored) -> tuple[npt.NDArray[np.uint8], str]:
+    """What the file holds of a weight, and its type."""
+    assert weight.data is not None
+    if stored.qparams is None:
+        half = weight.data.astype(np.float16)
+        return half.reshape(-1).view(np.uint8), "float16"
+    if isinstance(stored.qparams, BlockQParams):
+        integers = quantize_blocks(weight.data, stored.qparams)
+    else:
+        integers = quantize(weight.data, stored.qparams)
+    return pack_bits(integers, stored.qparams.dtype), stored.qparams.dtype.type_name

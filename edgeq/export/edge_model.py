@@ -1,0 +1,85 @@
+"""`EdgeModel`: what an export returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeq.calibrate.calibration import Calibration
+from edgeq.data.readers import ImageLayout
+from edgeq.export.convert.convert_plan import annotated_mlir
+from edgeq.export.deploy.metadata import Metadata
+from edgeq.export.plan.planner import Plan
+from edgeq.files import write_whole
+from edgeq.model import FloatModel
+from edgeq.ports import IO
+from edgeq.report import Report
+from edgeq.runtime.session import Session
+
+
+@dataclass(frozen=True)
+class EdgeModel:
+    """A verified integer model.
+
+    Attributes:
+        tflite: The .tflite file.
+        float_model: The float model as traced, in the layout that was asked for, which it was
+            measured against.
+        rewritten: The float model that the plan speaks of: the same numbers by other ops.
+        plan: What became an integer and how.
+        calibration: The ranges that the plan rests on.
+        report: What was measured.
+    """
+
+    tflite: bytes
+    float_model: FloatModel
+    rewritten: FloatModel
+    plan: Plan
+    calibration: Calibration
+    report: Report
+
+    @property
+    def io(self) -> IO:
+        """Names, shapes, types and scales of the inputs and outputs."""
+        return self.report.io
+
+    def save(self, path: str | os.PathLike[str], metadata: Metadata | None = None) -> Path:
+        """Writes the .tflite file, whole or not at all.
+
+        Args:
+            path: The file.
+            metadata: What `describe` gives, to put into the file, and beside it as a file with the
+                same name that ends in .json.
+
+        Returns:
+            Path of the .tflite file.
+        """
+        if metadata is None:
+            return write_whole(path, self.tflite)
+        write_whole(Path(path).with_suffix(".json"), metadata.to_json().encode())
+        return write_whole(path, metadata.embedded(self.tflite))
+
+    def describe(self, labels: Sequence[str] = (), images: ImageLayout | None = None) -> Metadata:
+        """What an app has to know to feed the model and to read its answers.
+
+        Args:
+            labels: Names of the classes, in the order of the scores.
+            images: How images become what the model takes: how the data that it was calibrated with
+                were made.
+
+        Raises:
+            DataError: The names or the images do not fit the model.
+        """
+        nhwc = self.float_model.nhwc
+        digest = self.calibration.digest
+        return Metadata(self.io, self.report.recipe, digest, tuple(labels), images, nhwc)
+
+    def session(self, delegate: str = "xnnpack", threads: int | None = None) -> Session:
+        """The model loaded on this machine's interpreter."""
+        return Session(self.tflite, delegate, threads)
+
+    def annotated_mlir(self) -> str:
+        """The float model as MLIR with its `quant.fake_quant` composites, constants left out."""
+        return annotated_mlir(self.rewritten, self.plan)

@@ -1,0 +1,398 @@
+"""The plan: which tensor gets which quantization parameters, and why the rest stays float.
+
+A pure decision from the graph, the op table, the calibration and the recipe; nothing is changed and
+no converter is needed. Same-scale ops tie tensors into groups that share one scale.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgeq.calibrate.calibration import Calibration
+from edgeq.errors import ModelError
+from edgeq.export.plan.choices import Choices, choose, weight_slot
+from edgeq.export.plan.weight_scales import affine_qparams, block_qparams, stored_qparams
+from edgeq.flatbuffer import Graph, Operator, Tensor
+from edgeq.model import FloatModel
+from edgeq.ops import OPS, WEIGHTS, OpRow, ScaleRule
+from edgeq.qtypes import (
+    BlockQParams,
+    DType,
+    FloatArray,
+    QParams,
+    all_finite,
+    covering,
+    largest,
+    symmetric,
+    symmetric_per_channel,
+)
+from edgeq.recipe import Mode, Recipe
+
+STAND_IN_FOR_INFINITY = 1e30
+"""A constant this large stands for infinity (the padding of a max pool); it saturates instead of
+widening the range."""
+
+INT32_MAX = 2**31 - 1
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How the weight of an op that reads and writes float is stored.
+
+    Attributes:
+        qparams: Parameters of the integers, of all or in blocks; None for float16.
+        dynamic: Whether the kernel takes the integers and quantizes the activation at each run;
+            otherwise the weight is made float when the model is loaded.
+    """
+
+    qparams: QParams | BlockQParams | None
+    dynamic: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes an integer and how. Indices are those of the float model's graph.
+
+    Attributes:
+        tensors: Parameters of each computed tensor that becomes an integer.
+        operands: Parameters of what one op reads, by `(op, operand slot)`: its constants, and
+            computed tensors that it must read at another scale than their own.
+        float_ops: The written reason of each op that stays float.
+        stored: How the weights of ops with float activations are stored, by `(op, operand slot)`.
+        remarks: What is to be said of ops whose mode is not the one asked for.
+    """
+
+    tensors: Mapping[int, QParams]
+    operands: Mapping[tuple[int, int], QParams]
+    float_ops: Mapping[int, str]
+    stored: Mapping[tuple[int, int], Stored] = field(default_factory=dict)
+    remarks: Mapping[int, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def with_float_activations(self) -> frozenset[int]:
+        """Ops that read and write float, whatever their weights are stored as."""
+        return frozenset(self.float_ops) | {op for op, _ in self.stored}
+
+    def to_dict(self, model: FloatModel) -> dict[str, object]:
+        """The plan with names instead of indices, ready for JSON."""
+        graph = model.graph
+        return {
+            "tensors": {graph.tensors[t].name: _fields(q) for t, q in self.tensors.items()},
+            "operands": {
+                f"{model.layer(graph.operators[op])} operand {slot}": _fields(q)
+                for (op, slot), q in self.operands.items()
+            },
+            "stored": {
+                f"{model.layer(graph.operators[op])} operand {slot}": {
+                    **(_fields(w.qparams) if w.qparams else {"dtype": "float16"}),
+                    "dynamic": w.dynamic,
+                }
+                for (op, slot), w in self.stored.items()
+            },
+            "float": {model.where(graph.operators[op]): why for op, why in self.float_ops.items()},
+        }
+
+
+def _fields(qparams: QParams | BlockQParams) -> dict[str, object]:
+    if isinstance(qparams, BlockQParams):
+        shape = {"block_size": qparams.block_size, "scale": [list(row) for row in qparams.scale]}
+        return {"dtype": qparams.dtype.type_name, **shape}
+    return {
+        "dtype": qparams.dtype.type_name,
+        "scale": list(qparams.scale),
+        "zero_point": list(
+            qparams.zero_point if any(qparams.zero_point) else qparams.zero_point[:1]
+        ),
+        "quantization_dimension": qparams.axis,
+        "narrow_range": qparams.narrow_range,
+    }
+
+
+def make_plan(
+    model: FloatModel,
+    calibration: Calibration,
+    recipe: Recipe,
+    choices: Choices | None = None,
+) -> Plan:
+    """Decides the parameters of every tensor.
+
+    Args:
+        model: The float model.
+        calibration: Ranges of its tensors.
+        recipe: The mode of each op.
+        choices: The mode of each op where the recipe alone does not decide it (`Mode.AUTO`).
+
+    Raises:
+        ModelError: The calibration belongs to another model, or the model is not float.
+        UnsupportedOpError: Ops that the recipe wants in int8 have no such form; all are listed.
+        RecipeError: A rule that matches no op.
+    """
+    calibration.check_model(model)
+    refuse_quantized(model)
+    return _Planner(model, calibration, choices or choose(model, recipe)).plan()
+
+
+def refuse_quantized(model: FloatModel) -> None:
+    """Raises a `ModelError` for a model that is quantized already."""
+    for tensor in sorted(model.graph.tensors, key=lambda t: t.dtype == "int32"):
+        if tensor.qparams is not None or tensor.dtype in ("float16", "int4"):
+            raise ModelError(
+                f"the model is quantized already: tensor {tensor.name!r} is {tensor.dtype}. "
+                "Export from the float model it was made from"
+            )
+
+
+class _Groups:
+    """Tensors that share one scale, as a union-find forest."""
+
+    def __init__(self) -> None:
+        self._parent: dict[int, int] = {}
+        self.fixed: dict[int, QParams] = {}
+
+    def root(self, tensor: int) -> int:
+        self._parent.setdefault(tensor, tensor)
+        while self._parent[tensor] != tensor:
+            self._parent[tensor] = self._parent[self._parent[tensor]]
+            tensor = self._parent[tensor]
+        return tensor
+
+    def join(self, tensors: list[int]) -> None:
+        roots = sorted({self.root(t) for t in tensors})
+        fixed = [self.fixed.pop(r) for r in roots if r in self.fixed]
+        for other in roots[1:]:
+            self._parent[other] = roots[0]
+        if fixed:
+            self.fixed[roots[0]] = fixed[0]
+
+
+class _Planner:
+    """Works out one plan; `plan()` names the steps."""
+
+    def __init__(self, model: FloatModel, calibration: Calibration, choices: Choices) -> None:
+        self._model = model
+        self._graph = model.graph
+        self._calibration = calibration
+        self._choices = choices
+        self._groups = _Groups()
+        self._ranges: dict[int, Range] = {}
+        self._given = model.given_qparams
+
+    def plan(self) -> Plan:
+        for tensor, qparams in self._given.items():
+            self._groups.fixed[tensor] = qparams
+        for op, row in self._integer_ops():
+            fixed = row.fixed_for(self._dtype(op))
+            if fixed is not None:
+                self._groups.fixed[self._groups.root(op.outputs[0])] = fixed
+            elif row.rule is ScaleRule.SAME:
+                self._tie(op)
+        for tensor, found in self._calibration.ranges.items():
+            self._widen(tensor, found)
+        for tensor in self._dtypes:
+            producer = self._graph.producers.get(tensor)
+            if producer is not None and not self._choices[producer.index].mode.is_static:
+                self._widen(tensor, self._range(tensor))
+        tensors = {t: self._qparams(t) for t in sorted(self._dtypes)}
+        operands: dict[tuple[int, int], QParams] = {}
+        for op, row in self._integer_ops():
+            for slot, qparams in self._operands(op, row, tensors):
+                operands[op.index, slot] = qparams
+        stored = dict(self._stored())
+        reasons = {i: c.reason for i, c in self._choices.items() if c.mode is Mode.FLOAT}
+        remarks = {i: c.reason for i, c in self._choices.items() if c.reason and i not in reasons}
+        return Plan(tensors, operands, reasons, stored, remarks)
+
+    def _integer_ops(self) -> Iterator[tuple[Operator, OpRow]]:
+        for index, choice in self._choices.items():
+            if choice.mode.is_static:
+                op = self._graph.operators[index]
+                yield op, OPS[op.name]
+
+    def _dtype(self, op: Operator) -> DType:
+        """Type of an integer op's activations."""
+        return self._choices[op.index].mode.activation_dtype
+
+    def _stored(self) -> Iterator[tuple[tuple[int, int], Stored]]:
+        """Weights of the ops that read and write float."""
+        for index, choice in self._choices.items():
+            op = self._graph.operators[index]
+            slot = weight_slot(self._graph, op)
+            if choice.mode.is_static or choice.mode is Mode.FLOAT or slot is None:
+                continue
+            data = self._graph.tensors[op.inputs[slot]].data
+            assert data is not None
+            self._check_finite(op, data)
+            dynamic = choice.mode.is_dynamic or WEIGHTS[op.name].table
+            dtype = choice.mode.weight_dtype
+            axis = WEIGHTS[op.name].axis if choice.per_channel else None
+            qparams: QParams | BlockQParams | None = None
+            if dtype is not None and choice.block_size:
+                qparams = block_qparams(data, choice.block_size, dtype)
+            elif dtype is not None:
+                fitted = stored_qparams if choice.symmetric else affine_qparams
+                qparams = fitted(data, axis, dtype)
+            yield (index, slot), Stored(qparams, dynamic and qparams is not None)
+
+    @functools.cached_property
+    def _dtypes(self) -> dict[int, DType]:
+        """Type of each computed tensor that an integer op writes, or else reads."""
+        written: dict[int, DType] = {}
+        read: dict[int, DType] = {}
+        for op, _ in self._integer_ops():
+            dtype = self._dtype(op)
+            written.update({t: dtype for t in op.outputs if self._is_real(t)})
+            for _, tensor in self._activations(op):
+                read.setdefault(tensor.index, dtype)
+        return {**read, **written}
+
+    def _is_real(self, tensor: int) -> bool:
+        return self._graph.tensors[tensor].dtype == "float32"
+
+    def _activations(self, op: Operator) -> Iterator[tuple[int, Tensor]]:
+        """`(slot, tensor)` of computed float operands."""
+        for slot, tensor in self._graph.operands(op):
+            if tensor.dtype == "float32" and not tensor.is_constant:
+                yield slot, tensor
+
+    def _tie(self, op: Operator) -> None:
+        """Ties a same-scale op's tensors; what has a fixed scale of its own is left out."""
+        outputs = [t for t in op.outputs if self._is_real(t)]
+        operands = [t.index for _, t in self._activations(op)]
+        constants = [t for t in self._constants(op) if t is not None]
+        for tensor in [t for t in operands if self._dtypes[t] is not self._dtype(op)]:
+            operands.remove(tensor)
+            constants.append(self._range(tensor))
+        fixed = {t: self._groups.fixed.get(self._groups.root(t)) for t in operands}
+        kinds = set(fixed.values())
+        own = {self._groups.fixed.get(self._groups.root(t)) for t in outputs}
+        agree = len(kinds) == 1 and (kinds == {None} or own in ({None}, kinds))
+        if agree and not (constants and kinds != {None}):
+            self._groups.join(outputs + operands)
+            free = operands
+        else:
+            free = [t for t in operands if fixed[t] is None]
+            self._groups.join(outputs + free)
+        for tensor in operands:
+            kept = fixed[tensor]
+            if tensor not in free and kept is not None:
+                self._widen(outputs[0], kept.range())
+        for found in constants:
+            self._widen(outputs[0], found)
+
+    def _constants(self, op: Operator) -> list[Range | None]:
+        values = [t.data for _, t in self._graph.operands(op) if t.dtype == "float32"]
+        return [_finite_range(v) for v in values if v is not None]
+
+    def _range(self, tensor: int) -> Range:
+        """What a tensor can hold: measured, or what its producer's row says."""
+        if tensor in self._calibration.ranges:
+            return self._calibration.ranges[tensor]
+        op = self._graph.producers.get(tensor)
+        row = OPS.get(op.name) if op else None
+        if op is None or row is None:
+            raise self._not_calibrated(tensor)
+        fixed = row.fixed_for(self._dtypes.get(tensor, DType.INT8))
+        if fixed is not None:
+            return fixed.range()
+        found = [self._range(t.index) for _, t in self._activations(op)]
+        found += [r for r in self._constants(op) if r is not None]
+        return min((r[0] for r in found), default=0.0), max((r[1] for r in found), default=0.0)
+
+    def _not_calibrated(self, tensor: int) -> ModelError:
+        return ModelError(
+            f"tensor {self._graph.tensors[tensor].name!r} was not calibrated; "
+            "calibrate again with this version"
+        )
+
+    def _widen(self, tensor: int, found: Range) -> None:
+        """Takes a range into account for the group that `tensor` ends up in."""
+        low, high = self._ranges.get(tensor, found)
+        self._ranges[tensor] = (min(low, found[0]), max(high, found[1]))
+
+    def _qparams(self, tensor: int) -> QParams:
+        root = self._groups.root(tensor)
+        if root in self._groups.fixed:
+            return self._groups.fixed[root]
+        if root not in self._group_ranges:
+            raise self._not_calibrated(tensor)
+        return covering(self._group_ranges[root], self._dtypes[tensor])
+
+    @functools.cached_property
+    def _group_ranges(self) -> dict[int, Range]:
+        """The range of each group, by its root."""
+        merged: dict[int, Range] = {}
+        for tensor, (low, high) in self._ranges.items():
+            root = self._groups.root(tensor)
+            old = merged.get(root, (low, high))
+            merged[root] = (min(old[0], low), max(old[1], high))
+        return merged
+
+    def _operands(
+        self, op: Operator, row: OpRow, tensors: Mapping[int, QParams]
+    ) -> Iterator[tuple[int, QParams]]:
+        """What `op` must read at parameters other than the tensor's own."""
+        dtype = self._dtype(op)
+        for slot, tensor in self._graph.operands(op):
+            if tensor.dtype != "float32" or slot == row.bias:
+                continue
+            if row.rule is ScaleRule.SAME:
+                wanted = tensors[op.outputs[0]]
+                if tensor.is_constant or tensors[tensor.index] != wanted:
+                    yield slot, wanted
+            elif tensor.data is not None and slot == row.weight:
+                given = self._given.get(tensor.index)
+                yield slot, given or self._weight(op, row, tensor.data, tensors)
+            elif tensor.data is not None:
+                given = self._given.get(tensor.index)
+                yield slot, given or covering(_finite_range(tensor.data) or (0.0, 0.0), dtype)
+            elif tensors[tensor.index].dtype is not dtype:
+                yield slot, covering(self._range(tensor.index), dtype)
+
+    def _weight(
+        self, op: Operator, row: OpRow, data: FloatArray, tensors: Mapping[int, QParams]
+    ) -> QParams:
+        self._check_finite(op, data)
+        if row.weight_axis is None or not self._choices[op.index].per_channel:
+            return symmetric(float(largest(data, None)[0]))
+        absmax = largest(data, row.weight_axis)
+        return symmetric_per_channel(absmax, row.weight_axis, self._floor(op, row, absmax, tensors))
+
+    def _floor(
+        self, op: Operator, row: OpRow, absmax: FloatArray, tensors: Mapping[int, QParams]
+    ) -> FloatArray:
+        """Smallest weight scale at which `bias / (input scale * weight scale)` fits int32."""
+        floor = np.zeros(len(absmax))
+        bias = _constant_operand(self._graph, op, row.bias)
+        if bias is None:
+            return floor
+        self._check_finite(op, bias)
+        activation = next((t.index for _, t in self._activations(op)), None)
+        if activation is None:
+            return floor
+        step = tensors[activation].scale[0] * INT32_MAX * (1 - 1e-6)
+        return np.broadcast_to(np.abs(bias.astype(np.float64)).ravel() / step, floor.shape)
+
+    def _check_finite(self, op: Operator, data: FloatArray) -> None:
+        if not all_finite(data):
+            raise ModelError(
+                f"{self._model.where(op)}: its weight or bias holds NaN or infinite values; "
+                "the float model itself is broken (diverged in training, or a damaged file)"
+            )
+
+
+def _constant_operand(graph: Graph, op: Operator, slot: int | None) -> FloatArray | None:
+    if slot is None or slot >= len(op.inputs) or op.inputs[slot] < 0:
+        return None
+    return graph.tensors[op.inputs[slot]].data
+
+
+def _finite_range(data: FloatArray) -> Range | None:
+    """Lowest and highest value that is not a stand-in for infinity."""
+    values = data[np.abs(data) < STAND_IN_FOR_INFINITY]
+    return (float(values.min()), float(values.max())) if values.size else None

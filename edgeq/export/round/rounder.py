@@ -1,0 +1,227 @@
+"""Rounds weights by what they compute on real data, and biases make up for what is left on average.
+
+What comes out is a float model whose weights are numbers of the plan's grid: whoever stores them
+rounds to the nearest integer, which is the one that was chosen here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from edgeq.data.rep_dataset import Sample
+from edgeq.editor import GraphEditor
+from edgeq.export.plan.choices import Choices
+from edgeq.export.plan.planner import Plan
+from edgeq.export.round.gptq import Matrix
+from edgeq.export.round.weighted_ops import (
+    SLOTS,
+    AnyQParams,
+    Moments,
+    Site,
+    bias_slot,
+    constant,
+    on_grid,
+    weight_of,
+)
+from edgeq.files import is_large
+from edgeq.flatbuffer import Operator
+from edgeq.model import FloatModel
+from edgeq.qtypes import FloatArray, IntArray, QParams, all_finite
+from edgeq.runtime.crew import Crew
+from edgeq.runtime.session import Session
+
+MOST_SAMPLES = 32
+"""Samples that weights are rounded by."""
+
+MOST_ROWS = 4096
+"""Rows that one op contributes, from all samples."""
+
+MEMORY_BYTES = 256 << 20
+"""About what activations and their squares may take at once, or a quarter of a larger file; the
+model runs as often as that takes."""
+
+_INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Constants on the grid of a plan.
+
+    Attributes:
+        weights: The weight of each op that has one.
+        biases: The bias of each op whose bias changes.
+        count: Number of different weights.
+    """
+
+    weights: Mapping[int, FloatArray]
+    biases: Mapping[int, FloatArray]
+    count: int
+
+    def model(self, float_model: FloatModel) -> FloatModel:
+        """The float model with these constants; tensors and ops keep their indices."""
+        if not self.weights:
+            return float_model
+        graph, editor = float_model.graph, GraphEditor(float_model.tree)
+        rewired: dict[int, dict[int, int]] = {}
+        stored = {weight_of(graph.operators[i]): values for i, values in self.weights.items()}
+        for tensor, values in stored.items():
+            _store(editor, tensor, values)
+        for index, values in self.biases.items():
+            op = graph.operators[index]
+            slot = bias_slot(op)
+            bias = op.inputs[slot]
+            if len(graph.uses[bias]) == 1:
+                _store(editor, bias, values)
+            else:
+                name = f"{graph.tensors[bias].name}/{index}"
+                rewired[index] = {slot: editor.constant(name, values)}
+        editor.rewire(rewired)
+        return replace(float_model, tflite=editor.finish())
+
+
+def _store(editor: GraphEditor, tensor: int, values: FloatArray) -> None:
+    content = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8)
+    editor.retyped(tensor, "float32", content, None)
+
+
+class Rounder:
+    """Rounds the weights of one float model for any plan; what it has once rounded it keeps.
+
+    Args:
+        model: The float model that plans speak of. One that brought or learned its scales was
+            trained with weights rounded to nearest, which they stay.
+        choices: Of each op; tells which weights are rounded to nearest.
+        samples: Inputs to run.
+        threads: Samples that run side by side; None takes what this process may use.
+    """
+
+    def __init__(
+        self,
+        model: FloatModel,
+        choices: Choices,
+        samples: Sequence[Sample],
+        threads: int | None = None,
+    ) -> None:
+        self._model = model
+        self._graph = model.graph
+        self._samples = samples[:MOST_SAMPLES]
+        self._threads = threads
+        trained = bool(model.given or model.learned)
+        self._nearest = {i for i, c in choices.items() if trained or c.rounding == "nearest"}
+        self._known: dict[tuple[int, AnyQParams], tuple[IntArray, FloatArray]] = {}
+
+    def round(self, plan: Plan, advance: Callable[[], None] = lambda: None) -> Rounded:
+        """Every weight that the plan stores as integers.
+
+        Args:
+            plan: Whose grids the weights are put on.
+            advance: Called after each sample that has run.
+        """
+        sites = list(self._sites(plan))
+        new = [site for site in sites if site.key not in self._known]
+        for some in self._batches(new):
+            self._fit(some, advance)
+        weights: dict[int, FloatArray] = {}
+        biases: dict[int, FloatArray] = {}
+        for site in sites:
+            integers, shift = self._known[site.key]
+            values = on_grid(integers, site.qparams)
+            for op in site.ops:
+                weights[op.index] = values
+                bias = self._bias(op)
+                if bias is not None:
+                    biases[op.index] = self._moved(op, bias, shift, plan, site.qparams)
+        return Rounded(weights, biases, len(sites))
+
+    def runs(self, plan: Plan) -> int:
+        """How often `round` will run a sample."""
+        new = [site for site in self._sites(plan) if site.key not in self._known]
+        return len(self._samples) * sum(1 for _ in self._batches(new))
+
+    def _sites(self, plan: Plan) -> Iterator[Site]:
+        """The weights of a plan that all their readers want on the same grid."""
+        wanted: dict[tuple[int, int], AnyQParams] = {k: s.qparams for k, s in plan.stored.items()}
+        wanted.update(plan.operands)
+        seen = set()
+        for op in self._graph.operators:
+            if op.name not in SLOTS:
+                continue
+            weight = weight_of(op)
+            tensor = self._graph.tensors[weight]
+            if weight in seen or not tensor.is_constant or tensor.dtype != "float32":
+                continue
+            seen.add(weight)
+            uses = self._graph.uses[weight]
+            grids = {wanted.get((o.index, slot)) for o, slot in uses}
+            qparams = next(iter(grids))
+            plain = all(o.name == op.name and self._is_fitted(o) for o, _ in uses)
+            if plain and len(grids) == 1 and qparams is not None and all_finite(constant(tensor)):
+                yield Site(self._graph, tuple(o for o, _ in uses), qparams)
+
+    def _batches(self, sites: Sequence[Site]) -> Iterator[list[Site]]:
+        """Neighbours that fit into memory together."""
+        most = max(MEMORY_BYTES, len(self._model.tflite) // 4)
+        batch: list[Site] = []
+        for site in sites:
+            if batch and sum(s.bytes_needed for s in batch) + site.bytes_needed > most:
+                yield batch
+                batch = []
+            batch.append(site)
+        if batch:
+            yield batch
+
+    def _is_fitted(self, op: Operator) -> bool:
+        """Whether an op's weight is to be rounded by what the op reads at run time."""
+        read = self._graph.tensors[op.inputs[SLOTS[op.name]]]
+        computed = read.dtype == "float32" and not read.is_constant
+        return computed and op.index not in self._nearest
+
+    def _fit(self, sites: Sequence[Site], advance: Callable[[], None]) -> None:
+        """Runs the samples and rounds the weights of these sites."""
+        read = [t for site in sites for t in site.inputs]
+        editor = GraphEditor(self._model.tree)
+        editor.add_outputs([t for t in dict.fromkeys(read) if t not in self._graph.inputs])
+        tflite = editor.finish()
+        share = math.ceil(MOST_ROWS / max(1, len(self._samples)))
+
+        def rows(session: Session, sample: Any) -> list[Matrix]:
+            session.invoke(sample)
+            return [site.rows(session.view, share) for site in sites]
+
+        moments = [Moments() for _ in sites]
+        # Each session has weights of its own, of which a large model has room for one.
+        alone = is_large(len(tflite))
+        each, members = (self._threads, 1) if alone else (1, self._threads)
+        with Crew(lambda: Session(tflite, threads=each), members) as crew:
+            for found in crew.map(self._samples, rows):
+                for one, seen in zip(found, moments, strict=True):
+                    seen.add(one)
+                advance()
+        for site, seen in zip(sites, moments, strict=True):
+            seen.flush()
+            centred = all(self._bias(op) is not None for op in site.ops)
+            self._known[site.key] = site.rounded(seen, centred)
+
+    def _bias(self, op: Operator) -> FloatArray | None:
+        slot = bias_slot(op)
+        missing = slot >= len(op.inputs) or op.inputs[slot] < 0
+        if missing or op.name == "TRANSPOSE_CONV":  # its taps meet where the strides are short
+            return None
+        return self._graph.tensors[op.inputs[slot]].data
+
+    def _moved(
+        self, op: Operator, bias: FloatArray, shift: FloatArray, plan: Plan, qparams: AnyQParams
+    ) -> FloatArray:
+        """A bias that makes up for its weight's mean error, within what int32 can hold."""
+        moved: FloatArray = (bias + shift.reshape(bias.shape)).astype(np.float32)
+        activation = plan.tensors.get(op.inputs[0])
+        if activation is None or (op.index, 1) in plan.stored or not isinstance(qparams, QParams):
+            return moved
+        most = np.asarray(qparams.scale) * activation.scale[0] * _INT32_MAX * (1 - 1e-6)
+        bounded: FloatArray = np.clip(moved, -most, most).astype(np.float32)
+        return bounded

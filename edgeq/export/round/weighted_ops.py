@@ -1,0 +1,295 @@
+"""What an op multiplies its weight with, and what of that decides how the weight is rounded.
+
+A weight is looked at as `(groups, rows, columns)`: each row of a group is multiplied with columns
+that the op reads together. Knows how each kind of op lays that out, nothing of plans.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgeq.export.round.gptq import Grid, Matrix, fit
+from edgeq.flatbuffer import Graph, Operator, Tensor
+from edgeq.ops import OPS, WEIGHTS
+from edgeq.qtypes import (
+    BlockQParams,
+    FloatArray,
+    IntArray,
+    QParams,
+    broadcast,
+    dequantize,
+    dequantize_blocks,
+    quantize,
+    quantize_blocks,
+)
+
+MOST_COLUMNS = 4608
+"""Wider weights are rounded in parts, as if their inputs had nothing to do with each other."""
+
+AnyQParams = QParams | BlockQParams | None
+
+SLOTS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 0, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 2}
+"""Operand slot of what the weight is multiplied with, of each op that has such weights."""
+
+
+def weight_of(op: Operator) -> int:
+    """The tensor that is the weight of an op that has one."""
+    return op.inputs[WEIGHTS[op.name].slot]
+
+
+def bias_slot(op: Operator) -> int:
+    """Operand slot of the bias of an op that has a weight."""
+    slot = OPS[op.name].bias
+    assert slot is not None
+    return slot
+
+
+def constant(tensor: Tensor) -> FloatArray:
+    """The value of a constant."""
+    assert tensor.data is not None
+    data: FloatArray = tensor.data
+    return data
+
+
+class Site:
+    """A weight and the ops that read it.
+
+    Args:
+        graph: Of the float model.
+        ops: The ops, all of one kind.
+        qparams: How the weight is stored.
+
+    Attributes:
+        ops: The ops.
+        qparams: How the weight is stored.
+        inputs: The tensors that it is multiplied with, one for each op.
+        key: Tells it from others.
+    """
+
+    def __init__(self, graph: Graph, ops: tuple[Operator, ...], qparams: AnyQParams) -> None:
+        self.ops = ops
+        self.qparams = qparams
+        self.inputs = tuple(op.inputs[SLOTS[op.name]] for op in ops)
+        weight = weight_of(ops[0])
+        self.key = weight, qparams
+        self._weight = constant(graph.tensors[weight])
+        self._shapes = [graph.tensors[t].shape for t in self.inputs]
+
+    @property
+    def bytes_needed(self) -> int:
+        """About how many bytes its data and their squares take."""
+        groups, _, columns = map(int, self._laid_out(self._weight).shape)
+        return 4 * (sum(map(_elements, self._shapes)) + groups * columns**2)
+
+    def rows(self, view: Callable[[int], Any], most: int) -> Matrix:
+        """What a sample multiplies the weight with, `(groups, positions, columns)`."""
+        each = max(1, most // len(self.ops))
+        found = [self._rows(op, view(t), each) for op, t in zip(self.ops, self.inputs, strict=True)]
+        return np.concatenate(found, axis=1)
+
+    def _rows(self, op: Operator, values: FloatArray, most: int) -> Matrix:
+        if op.name in ("FULLY_CONNECTED", "TRANSPOSE_CONV"):
+            flat = values.reshape(-1, self._weight.shape[-1])
+            picked = flat[_spread(len(flat), most)]
+            parts = self._parts
+            return np.ascontiguousarray(
+                picked.reshape(len(picked), parts, -1).transpose(1, 0, 2), np.float32
+            )
+        picked = patches(op, values, self._weight.shape[1:3], most)
+        count, taps, depth = picked.shape
+        groups = self._groups
+        parted = picked.reshape(count, taps, groups, depth // groups)
+        return np.ascontiguousarray(
+            parted.transpose(2, 0, 1, 3).reshape(groups, count, -1), np.float32
+        )
+
+    @property
+    def _groups(self) -> int:
+        """Parts of the channels that do not see each other."""
+        depth = self._shapes[0][-1]
+        return depth if self._is_depthwise else depth // self._weight.shape[-1]
+
+    @property
+    def _is_depthwise(self) -> bool:
+        return self.ops[0].name == "DEPTHWISE_CONV_2D"
+
+    @property
+    def _parts(self) -> int:
+        """Into how many parts the columns of a wide weight are taken."""
+        columns = self._weight.shape[-1]
+        least = math.ceil(columns / MOST_COLUMNS)
+        return next(n for n in range(least, columns + 1) if columns % n == 0)
+
+    def _laid_out(self, weight: FloatArray) -> FloatArray:
+        """The weight as `(groups, rows, columns)`."""
+        if self._is_depthwise:
+            taps = weight.shape[1] * weight.shape[2]
+            return weight.reshape(taps, self._groups, -1).transpose(1, 2, 0)
+        if self.ops[0].name == "CONV_2D":
+            return weight.reshape(self._groups, len(weight) // self._groups, -1)
+        return weight.reshape(-1, self._parts, weight.shape[-1] // self._parts).transpose(1, 0, 2)
+
+    def _restored(self, laid_out: FloatArray) -> FloatArray:
+        """The opposite of `_laid_out`."""
+        if self._is_depthwise:
+            laid_out = laid_out.transpose(2, 0, 1)
+        elif self.ops[0].name != "CONV_2D":
+            laid_out = laid_out.transpose(1, 0, 2)
+        return np.ascontiguousarray(laid_out.reshape(self._weight.shape), np.float32)
+
+    def rounded(self, seen: Moments, centred: bool) -> tuple[IntArray, FloatArray]:
+        """The weight as integers, and the mean of what each channel puts out less than before."""
+        weight = self._laid_out(self._weight)
+        found = fit(weight, seen.squares(centred), self._grid())
+        lost = ((weight - found) * seen.mean[:, None]).sum(axis=-1)
+        if self.ops[0].name == "FULLY_CONNECTED":
+            lost = lost.sum(axis=0)
+        finite = bool(np.isfinite(lost).all())
+        return (
+            _integers(self._restored(found), self.qparams),
+            lost.reshape(-1) if finite else np.zeros(lost.size),
+        )
+
+    def _grid(self) -> Grid:
+        qparams, shape = self.qparams, self._weight.shape
+        assert qparams is not None
+        if isinstance(qparams, BlockQParams):
+            scale = np.repeat(np.asarray(qparams.scale), qparams.block_size, axis=1)
+            zero_point = np.zeros_like(scale)
+            limits = qparams.dtype.limits(narrow_range=True)
+        else:
+            scale, zero_point = (
+                np.broadcast_to(broadcast(v, qparams.axis, len(shape)), shape)
+                for v in (qparams.scale, qparams.zero_point)
+            )
+            limits = qparams.dtype.limits(qparams.narrow_range)
+        return Grid(self._laid_out(scale), self._laid_out(zero_point), *limits)
+
+
+def _integers(real: FloatArray, qparams: AnyQParams) -> IntArray:
+    assert qparams is not None
+    if isinstance(qparams, BlockQParams):
+        return quantize_blocks(real, qparams)
+    return quantize(real, qparams)
+
+
+def on_grid(integers: IntArray, qparams: AnyQParams) -> FloatArray:
+    """The real numbers that a stored weight stands for."""
+    assert qparams is not None
+    if isinstance(qparams, BlockQParams):
+        return dequantize_blocks(integers, qparams)
+    return dequantize(integers, qparams)
+
+
+class Moments:
+    """Mean and squares of rows `(groups, positions, columns)`, added up sample by sample."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._waiting: list[Matrix] = []
+        self._origin: Matrix = np.zeros(0)
+        self._sum: Matrix = np.zeros(0)
+        self._squares: Matrix = np.zeros(0)
+
+    def add(self, rows: Matrix) -> None:
+        """Takes rows into account; many at once, as the squares are large."""
+        self._waiting.append(rows)
+        if sum(r.shape[1] for r in self._waiting) >= rows.shape[-1]:
+            self.flush()
+
+    def flush(self) -> None:
+        """Adds up the rows that wait; around the mean of the first ones: little cancels so."""
+        if not self._waiting:
+            return
+        rows = np.concatenate(self._waiting, axis=1)
+        self._waiting.clear()
+        if not self._count:
+            self._origin = rows.mean(axis=1)
+            self._sum = np.zeros(self._origin.shape)
+            self._squares = np.zeros((*self._origin.shape, rows.shape[-1]), np.float32)
+        rows -= self._origin[:, None]
+        self._sum += rows.sum(axis=1)
+        self._squares += rows.transpose(0, 2, 1) @ rows
+        self._count += rows.shape[1]
+
+    @property
+    def mean(self) -> Matrix:
+        """`(groups, columns)`."""
+        mean: Matrix = self._origin + self._sum / self._count
+        return mean
+
+    def squares(self, centred: bool) -> Matrix:
+        """Mean of `x @ x.T`, `(groups, columns, columns)`; around the mean if `centred`."""
+        offset = (self._sum / self._count).astype(np.float32)
+        found = self._squares / np.float32(self._count)
+        found -= offset[:, :, None] * offset[:, None]
+        _shrink(found, self._count)
+        if not centred:
+            mean = self.mean.astype(np.float32)
+            found += mean[:, :, None] * mean[:, None]
+        return found
+
+
+def _shrink(covariance: Matrix, count: int) -> None:
+    """Draws what few rows say of how columns go together towards nothing, in place.
+
+    Source:
+        Schaefer and Strimmer, "A Shrinkage Approach to Large-Scale Covariance Matrix Estimation",
+        2005, target D, with the variances of normal data.
+    """
+    own = np.einsum("gii->gi", covariance).copy()
+    all_squares = np.einsum("gij,gij->g", covariance, covariance, dtype=np.float64)
+    between = all_squares - np.square(own, dtype=np.float64).sum(axis=1)
+    expected = np.square(own.sum(axis=1), dtype=np.float64) - np.square(own).sum(axis=1) + between
+    share = np.minimum(1.0, expected / np.maximum(count * between, np.finfo(np.float32).tiny))
+    covariance *= (1.0 - share)[:, None, None].astype(np.float32)
+    np.einsum("gii->gi", covariance)[:] = own
+
+
+def _elements(shape: Sequence[int]) -> int:
+    """Of a tensor; an open dimension counts as 1."""
+    return math.prod(max(1, size) for size in shape)
+
+
+def _spread(count: int, most: int) -> Any:
+    """Indices of at most `most` of `count`, spread over all of them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
+
+
+def patches(op: Operator, values: FloatArray, kernel: Sequence[int], most: int) -> FloatArray:
+    """What a kernel sees at some of its positions, `(positions, taps, channels)`."""
+    options = op.options
+    strides = options.strideH, options.strideW
+    dilations = options.dilationHFactor, options.dilationWFactor
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    sizes = values.shape[1:3]
+    if options.padding == _SAME:
+        counts = [-(-n // s) for n, s in zip(sizes, strides, strict=True)]
+        short = [
+            max((c - 1) * s + span - n, 0)
+            for c, s, span, n in zip(counts, strides, spans, sizes, strict=True)
+        ]
+        around = [(n // 2, n - n // 2) for n in short]
+        values = np.pad(values, [(0, 0), *around, (0, 0)])
+    else:
+        counts = [(n - span) // s + 1 for n, span, s in zip(sizes, spans, strides, strict=True)]
+    images, height, width = len(values), *counts
+    picked = _spread(images * height * width, most)
+    image, y, x = np.unravel_index(picked, (images, height, width))
+    tap_y, tap_x = (
+        taps.reshape(-1) * d for taps, d in zip(np.indices(tuple(kernel)), dilations, strict=True)
+    )
+    found: FloatArray = values[
+        image[:, None],
+        y[:, None] * strides[0] + tap_y,
+        x[:, None] * strides[1] + tap_x,
+    ]
+    return found
+
+
+_SAME = 0
+"""`Padding.SAME` of the schema."""

@@ -1,0 +1,294 @@
+"""`PairedRun`: runs samples through a model, or two side by side, and collects what they show.
+
+Models are seen in real numbers: integers that a file stores with a scale are converted on the way.
+Knows nothing of where models and samples come from.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.data.input_spec import InputSpec, input_specs
+from edgeq.data.rep_dataset import Sample
+from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
+from edgeq.fidelity import metrics
+from edgeq.fidelity.sqnr import Fidelity, WorstSample
+from edgeq.flatbuffer import Tensor
+from edgeq.model import FloatModel
+from edgeq.qtypes import QParams, dequantize, quantize
+from edgeq.runtime.crew import Crew
+from edgeq.runtime.session import Session
+
+Array = npt.NDArray[Any]
+Ports = tuple[tuple[str, Tensor], ...]
+
+TOGETHER_BYTES = 256 << 20
+"""Larger ones are loaded one after the other: an interpreter takes several times a file's size."""
+
+WORST_SAMPLES = 10
+"""So many of the samples that are farthest apart are remembered."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """How a model takes another's samples, and gives its outputs as the other does.
+
+    Attributes:
+        inputs: For each input, its place in the sample and how the file stores it, if not as it is.
+        outputs: For each of the other's outputs, the same of this model's.
+    """
+
+    inputs: tuple[tuple[int, QParams | None], ...]
+    outputs: tuple[tuple[int, QParams | None], ...]
+
+    @classmethod
+    def between(cls, reference: FloatModel, model: FloatModel) -> Link:
+        """Matches inputs and outputs by name, or by position where the names are others.
+
+        Raises:
+            ModelError: The two do not take and give the same.
+        """
+        taken, wanted = model.input_tensors(), reference.input_tensors()
+        given, asked = model.output_tensors(), reference.output_tensors()
+        inputs = _matched("input", taken, wanted)
+        for (name, tensor), place in zip(taken, inputs, strict=True):
+            if _real_dtype(tensor) != _real_dtype(wanted[place][1]):
+                raise ModelError(
+                    f"the two models do not go together: input {name!r} is "
+                    f"{_real_dtype(wanted[place][1])} in the first and {tensor.dtype} in the second"
+                )
+        stored = [tensor.qparams for _, tensor in taken]
+        outputs = _matched("output", asked, given)
+        return cls(
+            tuple(zip(inputs, stored, strict=True)),
+            tuple((place, given[place][1].qparams) for place in outputs),
+        )
+
+    def stored(self, sample: Sequence[Array]) -> list[Array]:
+        """A sample as this model takes it."""
+        return [
+            sample[place] if qparams is None else quantize(sample[place], qparams)
+            for place, qparams in self.inputs
+        ]
+
+    def real(self, outputs: Sequence[Array]) -> list[Array]:
+        """This model's outputs as the other gives them."""
+        return [
+            outputs[place] if qparams is None else dequantize(outputs[place], qparams)
+            for place, qparams in self.outputs
+        ]
+
+
+def _real_dtype(tensor: Tensor) -> str:
+    """What a tensor holds in real numbers: float32 where its integers have a scale."""
+    return tensor.dtype if tensor.qparams is None else "float32"
+
+
+def _matched(what: str, ports: Ports, others: Ports) -> list[int]:
+    """For each port, the place of its counterpart among the others."""
+    names, candidates = [name for name, _ in ports], [name for name, _ in others]
+    if len(names) != len(candidates):
+        raise ModelError(
+            f"the two models do not go together: one has {len(names)} {what}s "
+            f"({', '.join(names)}), the other {len(candidates)} ({', '.join(candidates)})"
+        )
+    by_name = sorted(names) == sorted(candidates) and len(set(names)) == len(names)
+    places = [candidates.index(n) for n in names] if by_name else list(range(len(names)))
+    for (name, tensor), place in zip(ports, places, strict=True):
+        other = others[place][1]
+        if -1 not in (*tensor.shape, *other.shape) and tensor.shape != other.shape:
+            raise ModelError(
+                f"the two models do not go together: {what} {name!r} has the shape {tensor.shape} "
+                f"in one and {other.shape} in the other"
+            )
+    return places
+
+
+@dataclass
+class Tally:
+    """What some samples have shown.
+
+    Attributes:
+        samples: How many they are.
+        outputs: How far the second model's outputs are from the first's; empty for one model.
+        kept: What each metric needs of each model's answers, in the order of the samples.
+        targets: The samples' labels, if a metric needs them at the end.
+        worst: The samples that are farthest apart, the worst first.
+    """
+
+    samples: int = 0
+    outputs: list[Fidelity] = field(default_factory=list)
+    kept: list[dict[str, list[Array]]] = field(default_factory=list)
+    targets: list[Array] = field(default_factory=list)
+    worst: list[WorstSample] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Takes in what the samples behind these have shown."""
+        if not self.samples:
+            vars(self).update(vars(other))
+            return
+        behind = [replace(w, index=w.index + self.samples) for w in other.worst]
+        ranked = sorted((*self.worst, *behind), key=lambda w: (w.sqnr_db, w.index))
+        self.worst = ranked[:WORST_SAMPLES]
+        self.samples += other.samples
+        self.outputs = [a.merge(b) for a, b in zip(self.outputs, other.outputs, strict=True)]
+        for mine, others in zip(self.kept, other.kept, strict=True):
+            for name, rows in others.items():
+                mine[name] += rows
+        self.targets += other.targets
+
+
+class Runner:
+    """The models of a judge, loaded: a session of one thread for each.
+
+    Attributes:
+        sessions: The sessions, in the order of the models.
+    """
+
+    def __init__(self, models: Sequence[FloatModel], links: Sequence[Link]) -> None:
+        self.sessions = [Session(model.tflite, threads=1) for model in models]
+        self._links = links
+
+    def close(self) -> None:
+        """Lets go of the interpreters."""
+        for session in self.sessions:
+            session.close()
+
+    def run(self, sample: Sequence[Array]) -> list[list[Array]]:
+        """Every model's outputs of a sample, in real numbers and in the first model's order."""
+        answers = []
+        for session, link in zip(self.sessions, self._links, strict=True):
+            session.invoke(link.stored(sample))
+            answers.append(link.real(session.outputs()))
+        return answers
+
+
+class _FaultError(Exception):
+    """What is wrong with a sample whose number is not known where it shows."""
+
+    def __init__(self, error: EdgeqError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(frozen=True)
+class PairedRun:
+    """What is done with samples; it can be sent to other processes.
+
+    Attributes:
+        models: One model; or a float model and the one that is compared with it.
+        kept: For each metric by name, a built-in one's name, or None to keep outputs for a user's.
+        output: Which output metrics look at, by its place.
+        threads: Samples that run side by side; None takes what this process may use.
+    """
+
+    models: tuple[FloatModel, ...]
+    kept: Mapping[str, str | None] = field(default_factory=dict)
+    output: int = 0
+    threads: int | None = None
+
+    @functools.cached_property
+    def links(self) -> tuple[Link, ...]:
+        """How each model takes and gives what the first does."""
+        return tuple(Link.between(self.models[0], model) for model in self.models)
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What the models take, in real numbers."""
+        tensors = [tensor for _, tensor in self.models[0].input_tensors()]
+        specs = zip(input_specs(self.models[0]), tensors, strict=True)
+        return tuple(replace(spec, dtype=_real_dtype(tensor)) for spec, tensor in specs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, as the first model has them."""
+        return tuple(name for name, _ in self.models[0].output_tensors())
+
+    def load(self, places: Sequence[int] | None = None) -> Runner:
+        """The models, or those of them at some places, ready to run."""
+        chosen = range(len(self.models)) if places is None else places
+        return Runner([self.models[i] for i in chosen], [self.links[i] for i in chosen])
+
+    @property
+    def turns(self) -> tuple[tuple[int, ...], ...]:
+        """Places of the models that are small enough to be loaded at the same time."""
+        places = tuple(range(len(self.models)))
+        if sum(len(model.tflite) for model in self.models) < TOGETHER_BYTES:
+            return (places,)
+        return tuple((place,) for place in places)
+
+    def __call__(self, samples: Iterable[Sample]) -> Tally:
+        """What the samples show.
+
+        Args:
+            samples: What to run; each has its labels behind the inputs if there are metrics.
+
+        Raises:
+            DataError: The first model's output is not finite, or labels do not fit the output.
+            VerificationError: The second model's output is not finite.
+        """
+        with Crew(self.load, self.threads) as crew:
+            return self.total(crew.map(samples, self.one))
+
+    def total(self, ones: Iterable[Tally]) -> Tally:
+        """What `one` has found of samples, in order; errors name the sample."""
+        whole = Tally()
+        try:
+            for one in ones:
+                whole.add(one)
+        except _FaultError as fault:
+            raise type(fault.error)(f"sample {whole.samples}: {fault}") from None
+        return whole
+
+    def one(self, runner: Runner, sample: Sequence[Array]) -> Tally:
+        """What one sample shows; called on several threads at once."""
+        return self.seen(runner.run(sample), sample)
+
+    def seen(self, answers: Sequence[Sequence[Array]], sample: Sequence[Array]) -> Tally:
+        """What every model's outputs of one sample show."""
+        inputs = len(self.links[0].inputs)
+        targets = sample[inputs] if len(sample) > inputs else None
+        try:
+            self._check_finite(answers)
+            kept = [self._kept(outputs, targets) for outputs in answers]
+        except EdgeqError as error:
+            raise _FaultError(error) from None
+        wanted = [targets] if None in self.kept.values() and targets is not None else []
+        if len(answers) == 1:
+            return Tally(1, [], kept, wanted)
+        seen = [Fidelity.of(a, b) for a, b in zip(answers[0], answers[1], strict=True)]
+        changed = any(output.agreed < output.ranked for output in seen)
+        worst = WorstSample(0, min(output.sqnr_db for output in seen), changed)
+        return Tally(1, seen, kept, wanted, [worst])
+
+    def _kept(self, outputs: Sequence[Array], targets: Array | None) -> dict[str, list[Array]]:
+        if not self.kept:
+            return {}
+        rows = outputs[self.output]
+        if targets is None:
+            return {name: [rows] for name in self.kept}
+        if rows.shape[:1] != targets.shape[:1] and len(targets) == 1:
+            rows = rows[None]
+        if rows.shape[:1] != targets.shape[:1]:
+            raise DataError(
+                f"metrics need a row of the output for each of the {len(targets)} labels of a "
+                f"batch. Received: an output of shape {rows.shape}"
+            )
+        return {n: [metrics.kept(metric, rows, targets)] for n, metric in self.kept.items()}
+
+    def _check_finite(self, answers: Sequence[Sequence[Array]]) -> None:
+        who = "the float model itself" if len(answers) > 1 else "the model"
+        for name, output in zip(self.output_names, answers[0], strict=True):
+            if not np.isfinite(output).all():
+                raise DataError(
+                    f"output {name!r} of {who} is not finite; drop the sample or mend the model"
+                )
+        for name, output in zip(self.output_names, answers[-1], strict=True):
+            if not np.isfinite(output).all():
+                raise VerificationError(f"output {name!r} of the exported model is not finite")

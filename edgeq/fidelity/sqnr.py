@@ -1,0 +1,211 @@
+"""How far two models' outputs are apart, as values that merge without any rounding.
+
+Each sample's sums are float64; over samples they are added up as whole numbers, so that however the
+samples are split, ordered and merged, the result is bit for bit that of one pass. Knows arrays,
+nothing of models.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+TOP_ENTRIES = 5
+"""How many of the highest entries of a score vector are compared as a set."""
+
+UNITS = 1 << 1074
+"""Every finite float64 is a whole number of these parts of 1."""
+
+
+@dataclass(frozen=True)
+class ExactSum:
+    """A sum of float64 values, rounded only when it is read.
+
+    Attributes:
+        units: The sum of the finite values in parts of `1 / UNITS`.
+        beyond: The sum of the others: 0, infinite or NaN.
+    """
+
+    units: int = 0
+    beyond: float = 0.0
+
+    @classmethod
+    def of(cls, value: float) -> ExactSum:
+        """One value."""
+        if not math.isfinite(value):
+            return cls(0, value)
+        above, below = value.as_integer_ratio()
+        return cls(above * (UNITS // below))
+
+    def merge(self, other: ExactSum) -> ExactSum:
+        """The sum of both."""
+        return ExactSum(self.units + other.units, self.beyond + other.beyond)
+
+    @property
+    def value(self) -> float:
+        """The float64 that is nearest to the sum."""
+        try:
+            return self.units / UNITS + self.beyond
+        except OverflowError:
+            return (math.inf if self.units > 0 else -math.inf) + self.beyond
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What some samples show of one output of two models.
+
+    Attributes:
+        count: Number of values compared.
+        signal: Sum of squares of the float output.
+        answer: Sum of squares of the other output.
+        product: Sum of the products of both.
+        noise: Sum of squares of the difference.
+        error: Sum of the absolute difference.
+        largest: Largest absolute difference.
+        ranked: Number of score vectors: of an output of two or more axes, those along the last one,
+            if that has two or more entries.
+        agreed: Number of score vectors whose highest entry (the first, among equals) is at the same
+            place in both.
+        topped: Of score vectors with more than five entries, the number of their five highest.
+        shared: How many of those are among the five highest of the other output, too.
+    """
+
+    count: int = 0
+    signal: ExactSum = field(default_factory=ExactSum)
+    answer: ExactSum = field(default_factory=ExactSum)
+    product: ExactSum = field(default_factory=ExactSum)
+    noise: ExactSum = field(default_factory=ExactSum)
+    error: ExactSum = field(default_factory=ExactSum)
+    largest: float = 0.0
+    ranked: int = 0
+    agreed: int = 0
+    topped: int = 0
+    shared: int = 0
+
+    @classmethod
+    def of(cls, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> Fidelity:
+        """One sample, both arrays of the same shape."""
+        reference = np.ravel(expected).astype(np.float64)
+        answer = np.ravel(actual).astype(np.float64)
+        ranked, agreed = _rankings(expected, actual)
+        topped, shared = _shared_top(expected, actual)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite stays so
+            difference = np.abs(reference - answer)
+            return cls(
+                count=reference.size,
+                signal=_sum(np.square(reference)),
+                answer=_sum(np.square(answer)),
+                product=_sum(reference * answer),
+                noise=_sum(np.square(difference)),
+                error=_sum(difference),
+                largest=float(difference.max(initial=0.0)),
+                ranked=ranked,
+                agreed=agreed,
+                topped=topped,
+                shared=shared,
+            )
+
+    def observe(self, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> Fidelity:
+        """With one more sample, both arrays of the same shape."""
+        return self.merge(Fidelity.of(expected, actual))
+
+    def merge(self, other: Fidelity) -> Fidelity:
+        """What one value would be that had seen what both have seen."""
+        return Fidelity(
+            self.count + other.count,
+            self.signal.merge(other.signal),
+            self.answer.merge(other.answer),
+            self.product.merge(other.product),
+            self.noise.merge(other.noise),
+            self.error.merge(other.error),
+            float(np.maximum(self.largest, other.largest)),
+            self.ranked + other.ranked,
+            self.agreed + other.agreed,
+            self.topped + other.topped,
+            self.shared + other.shared,
+        )
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to quantization noise ratio in dB; infinite where nothing differs."""
+        signal, noise = self.signal.value, self.noise.value
+        if noise == 0:
+            return math.inf
+        return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf
+
+    @property
+    def cosine(self) -> float:
+        """Cosine of the angle between both outputs, all samples' values taken as one vector.
+
+        1 where both are 0 everywhere, 0 where one of them is.
+        """
+        signal, answer = self.signal.value, self.answer.value
+        if signal == 0 or answer == 0:
+            return float(signal == answer)
+        return float(np.clip(self.product.value / math.sqrt(signal) / math.sqrt(answer), -1, 1))
+
+    @property
+    def mean_error(self) -> float:
+        """Mean absolute difference; 0 before any value."""
+        return self.error.value / self.count if self.count else 0.0
+
+    @property
+    def top1_agreement(self) -> float | None:
+        """Share of score vectors whose highest entry is the same; None without any."""
+        return self.agreed / self.ranked if self.ranked else None
+
+    @property
+    def top5_agreement(self) -> float | None:
+        """Share of the five highest entries of score vectors that are among the five highest in
+        both; None without any vector of more than five."""
+        return self.shared / self.topped if self.topped else None
+
+
+def _sum(values: npt.NDArray[np.float64]) -> ExactSum:
+    return ExactSum.of(float(values.sum()))
+
+
+def _rankings(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> tuple[int, int]:
+    """Number of score vectors, and of those with the same winner."""
+    if expected.ndim < 2 or expected.shape[-1] < 2 or not expected.size:
+        return 0, 0
+    same = expected.argmax(axis=-1) == actual.argmax(axis=-1)
+    return same.size, int(np.count_nonzero(same))
+
+
+def _shared_top(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> tuple[int, int]:
+    """Number of the highest entries of all score vectors, and of those that both outputs have."""
+    if expected.ndim < 2 or expected.shape[-1] <= TOP_ENTRIES or not expected.size:
+        return 0, 0
+    both = _highest(expected) & _highest(actual)
+    return TOP_ENTRIES * (both.size // both.shape[-1]), int(np.count_nonzero(both))
+
+
+def _highest(scores: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Whether an entry is among the `TOP_ENTRIES` highest of its vector; of equals, the first."""
+    left = np.array(scores, np.float64)
+    taken = np.zeros(scores.shape, np.bool_)
+    for _ in range(TOP_ENTRIES):
+        place = np.expand_dims(left.argmax(axis=-1), -1)
+        np.put_along_axis(taken, place, True, axis=-1)
+        np.put_along_axis(left, place, -np.inf, axis=-1)
+    return taken
+
+
+@dataclass(frozen=True)
+class WorstSample:
+    """One of the samples on which the two models are farthest apart.
+
+    Attributes:
+        index: Its place in the data.
+        sqnr_db: SQNR in dB of the output that is farthest apart.
+        top1_changed: Whether a highest entry is at another place than in the float model.
+    """
+
+    index: int
+    sqnr_db: float
+    top1_changed: bool
