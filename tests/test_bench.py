@@ -13,12 +13,12 @@ from one_op import CASES
 from test_cli import run
 
 import edgeq
-from edgeq.editor import GraphEditor
 from edgeq.errors import RecipeError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.search.costs import DYNAMIC, FORMS, KINDS, WITH_DOT_PRODUCT, Costs, Rates, kind
 from edgeq.export.search.fit_costs import STEPS, fit, non_negative, one_op, shapes
 from edgeq.flatbuffer import parse, unpack
+from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.runtime import Session
 from edgeq.runtime.benchmark import Latency, Setting, benchmark, random_sample
 from edgeq.runtime.cpu import speed_hints

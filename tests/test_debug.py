@@ -249,7 +249,7 @@ def test_the_command_writes_the_recipe(
 
 def test_sessions_of_the_model_taken_apart_agree_with_the_whole(exported: EdgeModel) -> None:
     """Cutting what no layer reads differently changes nothing."""
-    from edgeq.editor import GraphEditor
+    from edgeq.flatbuffer.graph_editor import GraphEditor
 
     model = FloatModel(exported.tflite, "edgeq")
     (first,) = model.graph.inputs

@@ -14,7 +14,6 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.run import Calibrator
 from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset, Sample
-from edgeq.editor import GraphEditor
 from edgeq.errors import RecipeError
 from edgeq.export.plan.choices import choose
 from edgeq.export.plan.planner import Plan, make_plan
@@ -22,6 +21,7 @@ from edgeq.export.round.gptq import Grid, fit, loss
 from edgeq.export.round.rounder import MOST_ROWS, Rounder
 from edgeq.export.round.weighted_ops import Site, patches
 from edgeq.flatbuffer import Graph
+from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import FloatModel
 from edgeq.qtypes import QParams, quantize
 from edgeq.recipe import INT8, PRESETS, Recipe, Rule

@@ -17,8 +17,8 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.observers import Range
 from edgeq.calibrate.run import probes, thinned
 from edgeq.data.rep_dataset import Sample
-from edgeq.editor import GraphEditor
 from edgeq.flatbuffer import Operator
+from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import FloatModel
 from edgeq.ops import OPS
 from edgeq.runtime.session import Session

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.editor import GraphEditor
 from edgeq.files import Content
 from edgeq.flatbuffer import Graph
+from edgeq.flatbuffer.graph_editor import GraphEditor
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from edgeq.calibrate.observers import Histogram, Percentile
 from edgeq.data.rep_dataset import Sample
-from edgeq.editor import GraphEditor
 from edgeq.export.convert.convert_plan import check_runs
 from edgeq.export.exported_graph import BOUNDARY, ExportedGraph
 from edgeq.export.plan.planner import Plan
@@ -26,6 +25,7 @@ from edgeq.fidelity.paired_run import Link
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator, Tensor
+from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, WEIGHTS

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edgeq.editor import GraphEditor
 from edgeq.files import Content
 from edgeq.flatbuffer import Graph, parse_tree, unpack
+from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import layer
 from edgeq.runtime.benchmark import Setting, interleaved_latency, random_sample
 

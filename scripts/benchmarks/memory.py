@@ -175,8 +175,8 @@ def exported(path: Path, recipe: str) -> dict[str, Any]:
 
 def write_float(path: Path, megabytes: int) -> None:
     """Writes a float .tflite of pairs of dense layers, about as large as asked for."""
-    from edgeq.editor import GraphEditor, empty_tree
     from edgeq.flatbuffer import completed
+    from edgeq.flatbuffer.graph_editor import GraphEditor, empty_tree
 
     editor, random = GraphEditor(empty_tree()), np.random.default_rng(0)
     first = last = editor.tensor("x", (1, TOKENS, WIDTH))

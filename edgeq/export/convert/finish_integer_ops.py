@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.editor import op_code, quantization
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.planner import Plan
 from edgeq.flatbuffer import Operator, op_name, parse_tree, schema
+from edgeq.flatbuffer.object_tree import op_code, quantization
 from edgeq.model import FloatModel
 from edgeq.ops import OPS
 from edgeq.qtypes import QParams

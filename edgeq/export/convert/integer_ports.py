@@ -19,13 +19,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeq.calibrate.observers import Fixed
-from edgeq.editor import TensorMerger, op_code, quantization
 from edgeq.errors import RecipeError
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.choices import Choice, Choices, weight_slot
 from edgeq.export.plan.planner import Plan
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator, pack, parse, schema, unpack
+from edgeq.flatbuffer.object_tree import op_code, quantization
+from edgeq.flatbuffer.tensor_merger import TensorMerger
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, ScaleRule
 from edgeq.portspec import PortSpec, PortSpecs

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.editor import GraphEditor
 from edgeq.export.exported_graph import ROWS, ExportedGraph
 from edgeq.export.plan.planner import Plan, Stored
 from edgeq.flatbuffer import Operator, Tensor, parse_tree
+from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import FloatModel
 from edgeq.qtypes import BlockQParams, QParams, pack_bits, quantize, quantize_blocks
 

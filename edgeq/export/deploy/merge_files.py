@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.editor import prune, renumber
 from edgeq.errors import ModelError
 from edgeq.files import Content
 from edgeq.flatbuffer import op_name, pack, parse, schema, unpack
+from edgeq.flatbuffer.object_tree import prune, renumber
 
 _MIN_RUNTIME = b"min_runtime_version"
 """Metadata of which a merged file has the greatest; of all others it has the first."""

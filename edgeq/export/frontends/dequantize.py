@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.editor import TensorMerger, op_code
 from edgeq.errors import ModelError
 from edgeq.export.exported_graph import BOUNDARY
 from edgeq.export.frontends import tflite as frontend
 from edgeq.files import Content
 from edgeq.flatbuffer import Graph, Operator, Tensor, completed, pack, parse, schema, unpack
+from edgeq.flatbuffer.object_tree import op_code
+from edgeq.flatbuffer.tensor_merger import TensorMerger
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 
 Array = npt.NDArray[Any]

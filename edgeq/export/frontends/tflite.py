@@ -12,10 +12,10 @@ from typing import TypeAlias, TypeGuard
 
 import numpy as np
 
-from edgeq.editor import GraphEditor
 from edgeq.errors import ModelError
 from edgeq.files import Content, MappedFile, read_content
 from edgeq.flatbuffer import Tensor, completed, parse
+from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel
 from edgeq.runtime.backend import load_backend

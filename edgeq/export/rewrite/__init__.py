@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from edgeq.editor import GraphEditor
 from edgeq.export.rewrite import (
     activations,
     arithmetic,
@@ -21,6 +20,7 @@ from edgeq.export.rewrite import (
 )
 from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.flatbuffer import Graph, Operator, parse_tree
+from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import FloatModel
 
 REWRITES: tuple[Rewrite, ...] = (

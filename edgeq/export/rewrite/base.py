@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.editor import GraphEditor
 from edgeq.flatbuffer import Graph, Operator, schema
+from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import layer
 from edgeq.ops import NON_NEGATIVE_OUTPUT
 from edgeq.targets import TARGETS

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgeq.data.input_spec import TO_NHWC
-from edgeq.editor import TensorMerger
 from edgeq.errors import RecipeError
 from edgeq.flatbuffer import Graph, Operator, Tensor, pack, unpack
+from edgeq.flatbuffer.tensor_merger import TensorMerger
 from edgeq.model import FloatModel
 
 LAYOUTS = ("nhwc",)

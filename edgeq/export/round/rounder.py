@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from edgeq.data.rep_dataset import Sample
-from edgeq.editor import GraphEditor
 from edgeq.export.plan.choices import Choices
 from edgeq.export.plan.planner import Plan
 from edgeq.export.round.gptq import Matrix
@@ -30,6 +29,7 @@ from edgeq.export.round.weighted_ops import (
 )
 from edgeq.files import is_large
 from edgeq.flatbuffer import Operator
+from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import FloatModel
 from edgeq.qtypes import FloatArray, IntArray, QParams, all_finite
 from edgeq.runtime.crew import Crew

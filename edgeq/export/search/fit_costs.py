@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.editor import GraphEditor, empty_tree
 from edgeq.export.search.costs import DYNAMIC, KINDS, WITH_DOT_PRODUCT, Costs, Rates, workload
 from edgeq.files import Content
 from edgeq.flatbuffer import parse, schema
+from edgeq.flatbuffer.graph_editor import GraphEditor, empty_tree
 from edgeq.qtypes import DType, QParams
 from edgeq.runtime.benchmark import interleaved_latency, random_sample
 from edgeq.runtime.session import Session

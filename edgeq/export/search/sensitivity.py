@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.data.rep_dataset import Sample
-from edgeq.editor import GraphEditor
 from edgeq.export.plan.choices import decided_together
 from edgeq.export.plan.planner import Plan
 from edgeq.export.round.rounder import Rounded
@@ -24,6 +23,7 @@ from edgeq.export.round.weighted_ops import bias_slot
 from edgeq.export.search.costs import WITHOUT_DOT_PRODUCT, estimate_ns
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator
+from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, WEIGHTS, ScaleRule
 from edgeq.qtypes import FloatArray, QParams, dequantize, quantize

@@ -1,6 +1,6 @@
-"""`GraphEditor` adds to the main graph of a .tflite file; `TensorMerger` takes ops out of a graph.
+"""`GraphEditor` adds to the main graph of a .tflite file.
 
-Know the file format, nothing of what the ops mean.
+Knows the file format, nothing of what the ops mean.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.files import Content
-from edgeq.flatbuffer import op_name, pack, schema
+from edgeq.flatbuffer.generated_schema import schema
+from edgeq.flatbuffer.object_tree import add_op_code, quantization
+from edgeq.flatbuffer.packing import pack
+from edgeq.flatbuffer.parsing import op_name
 from edgeq.qtypes import BlockQParams, QParams
 
 AnyQParams: TypeAlias = QParams | BlockQParams | None
@@ -331,7 +334,7 @@ class GraphEditor:
 
     def _code(self, name: str, version: int) -> int:
         if (name, version) not in self._codes:
-            self._codes[name, version] = _new_code(self._tree, name, version)
+            self._codes[name, version] = add_op_code(self._tree, name, version)
         return self._codes[name, version]
 
     def _quantization(self, name: str, qparams: AnyQParams) -> Any:
@@ -347,15 +350,6 @@ class GraphEditor:
         entry.detailsType = schema.QuantizationDetails.BlockwiseQuantization
         entry.details = blocks
         return entry
-
-
-def quantization(qparams: QParams) -> Any:
-    """The schema's form of quantization parameters."""
-    entry = schema.QuantizationParametersT()
-    entry.scale = np.asarray(qparams.scale, np.float32)
-    entry.zeroPoint = np.asarray(qparams.zero_point, np.int64)
-    entry.quantizedDimension = qparams.axis or 0
-    return entry
 
 
 def _last(tensors: Mapping[int, int], tensor: int) -> int:
@@ -384,123 +378,3 @@ _OPTIONS = {
     "RESHAPE": "ReshapeOptions",
 }
 """Name of the options table of each op that edgeq adds with options."""
-
-
-class TensorMerger:
-    """Takes ops out of a graph and makes what they read and what they write one tensor.
-
-    Args:
-        tree: The file's object tree, which is changed by `apply`.
-        graph: Index of the graph in it.
-    """
-
-    def __init__(self, tree: Any, graph: int = 0) -> None:
-        self._tree = tree
-        self._index = graph
-        self._graph = tree.subgraphs[graph]
-        self._computed = {int(t) for op in self._graph.operators for t in op.outputs}
-        self._results = {int(t) for t in self._graph.outputs}
-        self._same: dict[int, int] = {}
-        self._dropped: set[int] = set()
-
-    def root(self, tensor: int) -> int:
-        """The tensor that stands for `tensor`."""
-        while tensor in self._same:
-            tensor = self._same[tensor]
-        return tensor
-
-    def merge(self, one: int, other: int) -> int:
-        """Makes two tensors one.
-
-        Returns:
-            Index of the one that stands for both: inputs, constants and variables before outputs of
-            the graph, and these before all others, so that ports keep their names.
-        """
-        pair = self.root(one), self.root(other)
-        kept = max(pair, key=self._rank)
-        self._same.update({gone: kept for gone in pair if gone != kept})
-        return kept
-
-    def drop(self, op: int) -> None:
-        """Takes an op out."""
-        self._dropped.add(op)
-
-    def _rank(self, tensor: int) -> int:
-        return 2 if tensor not in self._computed else int(tensor in self._results)
-
-    def apply(self) -> None:
-        """Changes the tree, and takes out of it what nothing mentions any more."""
-        graph = self._graph
-        graph.operators = [op for i, op in enumerate(graph.operators) if i not in self._dropped]
-        renumber(self._tree, self._index, self.root)
-        prune(self._tree)
-
-
-def op_code(tree: Any, name: str, version: int) -> int:
-    """Index of a builtin op's code with that version, which is added where there is none."""
-    wanted = getattr(schema.BuiltinOperator, name)
-    for index, code in enumerate(tree.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == wanted and code.version == version:
-            return index
-    return _new_code(tree, name, version)
-
-
-def _new_code(tree: Any, name: str, version: int) -> int:
-    code = schema.OperatorCodeT()
-    code.builtinCode = getattr(schema.BuiltinOperator, name)
-    code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-    code.version = version
-    tree.operatorCodes.append(code)
-    return len(tree.operatorCodes) - 1
-
-
-def prune(tree: Any) -> None:
-    """Takes tensors, op codes and constants out of an object tree that nothing mentions."""
-    for index, graph in enumerate(tree.subgraphs):
-        named = sorted(_named(tree, index) - {-1})
-        graph.tensors = [graph.tensors[old] for old in named]
-        place = {-1: -1, **{old: new for new, old in enumerate(named)}}
-        renumber(tree, index, place.__getitem__)
-    operators = [op for graph in tree.subgraphs for op in graph.operators or ()]
-    codes = {old: new for new, old in enumerate(sorted({op.opcodeIndex for op in operators}))}
-    tree.operatorCodes = [tree.operatorCodes[old] for old in codes]
-    for op in operators:
-        op.opcodeIndex = codes[op.opcodeIndex]
-    kept = {tensor.buffer for graph in tree.subgraphs for tensor in graph.tensors}
-    kept |= {entry.buffer for entry in tree.metadata or ()} | {*map(int, tree.metadataBuffer or ())}
-    for index, buffer in enumerate(tree.buffers):
-        if index not in kept:
-            buffer.data = None
-
-
-def _named(tree: Any, index: int) -> set[int]:
-    """Every tensor of a graph that something mentions."""
-    found = set[int]()
-
-    def note(tensor: int) -> int:
-        found.add(tensor)
-        return tensor
-
-    renumber(tree, index, note)
-    return found
-
-
-def renumber(tree: Any, index: int, number: Callable[[int], int]) -> None:
-    """Calls `number` on every mention of a tensor of a graph, and puts its result there."""
-
-    def renumbered(tensors: Any) -> Any:
-        return tensors if tensors is None else np.asarray([number(int(t)) for t in tensors], "i4")
-
-    graph = tree.subgraphs[index]
-    graph.inputs, graph.outputs = renumbered(graph.inputs), renumbered(graph.outputs)
-    for op in graph.operators or ():
-        op.inputs, op.outputs = renumbered(op.inputs), renumbered(op.outputs)
-        op.intermediates = renumbered(op.intermediates)
-    for tensor in graph.tensors:
-        details = getattr(tensor.quantization, "details", None)
-        if isinstance(details, schema.BlockwiseQuantizationT):
-            details.scales, details.zeroPoints = number(details.scales), number(details.zeroPoints)
-    for signature in tree.signatureDefs or ():
-        if signature.subgraphIndex == index:
-            for entry in (*(signature.inputs or ()), *(signature.outputs or ())):
-                entry.tensorIndex = number(entry.tensorIndex)

@@ -1,0 +1,94 @@
+"""Edits that any part of an object tree may need: op codes, parameters, pruning, numbering.
+
+Knows the file format, nothing of what the ops mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from edgeq.flatbuffer.generated_schema import schema
+from edgeq.qtypes import QParams
+
+
+def quantization(qparams: QParams) -> Any:
+    """The schema's form of quantization parameters."""
+    entry = schema.QuantizationParametersT()
+    entry.scale = np.asarray(qparams.scale, np.float32)
+    entry.zeroPoint = np.asarray(qparams.zero_point, np.int64)
+    entry.quantizedDimension = qparams.axis or 0
+    return entry
+
+
+def op_code(tree: Any, name: str, version: int) -> int:
+    """Index of a builtin op's code with that version, which is added where there is none."""
+    wanted = getattr(schema.BuiltinOperator, name)
+    for index, code in enumerate(tree.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == wanted and code.version == version:
+            return index
+    return add_op_code(tree, name, version)
+
+
+def add_op_code(tree: Any, name: str, version: int) -> int:
+    """Index of a new code of a builtin op with that version."""
+    code = schema.OperatorCodeT()
+    code.builtinCode = getattr(schema.BuiltinOperator, name)
+    code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+    code.version = version
+    tree.operatorCodes.append(code)
+    return len(tree.operatorCodes) - 1
+
+
+def prune(tree: Any) -> None:
+    """Takes tensors, op codes and constants out of an object tree that nothing mentions."""
+    for index, graph in enumerate(tree.subgraphs):
+        named = sorted(_named(tree, index) - {-1})
+        graph.tensors = [graph.tensors[old] for old in named]
+        place = {-1: -1, **{old: new for new, old in enumerate(named)}}
+        renumber(tree, index, place.__getitem__)
+    operators = [op for graph in tree.subgraphs for op in graph.operators or ()]
+    codes = {old: new for new, old in enumerate(sorted({op.opcodeIndex for op in operators}))}
+    tree.operatorCodes = [tree.operatorCodes[old] for old in codes]
+    for op in operators:
+        op.opcodeIndex = codes[op.opcodeIndex]
+    kept = {tensor.buffer for graph in tree.subgraphs for tensor in graph.tensors}
+    kept |= {entry.buffer for entry in tree.metadata or ()} | {*map(int, tree.metadataBuffer or ())}
+    for index, buffer in enumerate(tree.buffers):
+        if index not in kept:
+            buffer.data = None
+
+
+def _named(tree: Any, index: int) -> set[int]:
+    """Every tensor of a graph that something mentions."""
+    found = set[int]()
+
+    def note(tensor: int) -> int:
+        found.add(tensor)
+        return tensor
+
+    renumber(tree, index, note)
+    return found
+
+
+def renumber(tree: Any, index: int, number: Callable[[int], int]) -> None:
+    """Calls `number` on every mention of a tensor of a graph, and puts its result there."""
+
+    def renumbered(tensors: Any) -> Any:
+        return tensors if tensors is None else np.asarray([number(int(t)) for t in tensors], "i4")
+
+    graph = tree.subgraphs[index]
+    graph.inputs, graph.outputs = renumbered(graph.inputs), renumbered(graph.outputs)
+    for op in graph.operators or ():
+        op.inputs, op.outputs = renumbered(op.inputs), renumbered(op.outputs)
+        op.intermediates = renumbered(op.intermediates)
+    for tensor in graph.tensors:
+        details = getattr(tensor.quantization, "details", None)
+        if isinstance(details, schema.BlockwiseQuantizationT):
+            details.scales, details.zeroPoints = number(details.scales), number(details.zeroPoints)
+    for signature in tree.signatureDefs or ():
+        if signature.subgraphIndex == index:
+            for entry in (*(signature.inputs or ()), *(signature.outputs or ())):
+                entry.tensorIndex = number(entry.tensorIndex)

@@ -1,0 +1,80 @@
+"""Changes what a file names: tensors, and the names and the order of a signature's inputs.
+
+Knows nothing of what the ops mean.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from edgeq.files import Content
+from edgeq.flatbuffer.generated_schema import schema
+from edgeq.flatbuffer.graph import Graph
+from edgeq.flatbuffer.packing import pack
+from edgeq.flatbuffer.parsing import decoded_name, parse, unpack
+
+
+def completed(data: Content) -> Content:
+    """The same file with what later stages count on: a name for each tensor, and a signature.
+
+    Both are optional in the format. Every tensor of the main graph gets a name of its own, and a
+    file without a signature one that is made from those names.
+    """
+    model, tree = parse(data), unpack(data)
+    graph = model.graphs[0]
+    names = _distinct([tensor.name for tensor in graph.tensors])
+    if model.signatures and names == [tensor.name for tensor in graph.tensors]:
+        return data
+    for name, tensor in zip(names, tree.subgraphs[0].tensors, strict=True):
+        tensor.name = name.encode()
+    if not model.signatures:
+        tree.signatureDefs = [_made_signature(graph, names)]
+    return pack(tree)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names, with a number behind each that is empty or was there before."""
+    taken, found = set(names), set[str]()
+    result = []
+    for index, name in enumerate(names):
+        if not name or name in found:
+            numbered = (f"{name or 'tensor'}#{number}" for number in itertools.count(index))
+            name = next(candidate for candidate in numbered if candidate not in taken)
+        taken.add(name)
+        found.add(name)
+        result.append(name)
+    return result
+
+
+def _made_signature(graph: Graph, names: list[str]) -> Any:
+    def maps(tensors: tuple[int, ...]) -> list[Any]:
+        found = []
+        for name, tensor in zip(_distinct([names[t] for t in tensors]), tensors, strict=True):
+            entry = schema.TensorMapT()
+            entry.name, entry.tensorIndex = name.encode(), tensor
+            found.append(entry)
+        return found
+
+    signature = schema.SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = b"serving_default", graph.index
+    signature.inputs, signature.outputs = maps(graph.inputs), maps(graph.outputs)
+    return signature
+
+
+def rename_tensors(data: Content, rename: Callable[[int, str], str]) -> Content:
+    """The same file with each tensor of the main graph named `rename(index, old name)`."""
+    tree = unpack(data)
+    for index, tensor in enumerate(tree.subgraphs[0].tensors):
+        tensor.name = rename(index, decoded_name(tensor.name)).encode()
+    return pack(tree)
+
+
+def with_inputs(data: Content, order: Sequence[str]) -> Content:
+    """The same file with the inputs of the main graph in the order of these signature names."""
+    tree = unpack(data)
+    named = {decoded_name(entry.name): entry for entry in tree.signatureDefs[0].inputs}
+    tree.signatureDefs[0].inputs = [named[name] for name in order if name in named]
+    tree.subgraphs[0].inputs = [entry.tensorIndex for entry in tree.signatureDefs[0].inputs]
+    return pack(tree)
