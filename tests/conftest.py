@@ -25,7 +25,7 @@ pytest_plugins = ["tables"]
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 # Programs for other interpreters and for the Android tests, which have no doctests.
-collect_ignore = ["android_vectors.py", "external"]
+collect_ignore = ["support/android_vectors.py", "support/external"]
 
 SAMPLES = 20
 

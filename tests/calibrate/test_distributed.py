@@ -51,7 +51,8 @@ def cluster() -> Iterator[Any]:
     """Three nodes of one CPU each, with this process as the driver on the first."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import this file
+        paths = [path for path in sys.path if path]
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))  # workers import this file
         head = {**NODE, "_system_config": QUICK_DEATHS, "include_dashboard": False}
         made = Cluster(initialize_head=True, head_node_args=head)
         try:

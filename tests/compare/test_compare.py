@@ -18,10 +18,11 @@ from hypothesis.extra import numpy as arrays
 from one_op import OneOp, Step, Value
 
 import edgeq
-from edgeq import DataError, ModelError, RecipeError, VerificationError, demo, metrics
+from edgeq import DataError, ModelError, RecipeError, VerificationError, demo
 from edgeq.data.input_spec import InputSpec
 from edgeq.data.rep_dataset import HeldOut, Labels, RepDataset, Sample
 from edgeq.export.edge_model import EdgeModel
+from edgeq.fidelity import metrics
 from edgeq.flatbuffer import pack, schema, unpack
 from edgeq.model import FloatModel
 from edgeq.report.comparison import Comparison

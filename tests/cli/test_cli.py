@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
 import shlex
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from typer.testing import CliRunner
+from command_line import process, run
 
 import edgeq
 from edgeq.cli import app
@@ -31,23 +28,7 @@ COMMANDS = [
     "plan", "calibrate", "compare", "compile", "debug", "check", "explore", "export", "dequantize",
     "inspect", "lint", "bench", "demo",
 ]  # fmt: skip
-ENVIRONMENT = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
-EDGEQ = str(Path(sys.executable).with_name("edgeq"))
-
 Files = Path
-
-
-def run(*arguments: str | Path) -> Any:
-    """The command in this process; typer has no public name for the result's type."""
-    return CliRunner().invoke(app, [str(a) for a in arguments], env=ENVIRONMENT)
-
-
-def process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command as a user starts it."""
-    return subprocess.run(
-        [EDGEQ, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, **ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"}, **options,
-    )  # fmt: skip
 
 
 def commands() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from packages import Unavailable, cache_directory
 from run_models import Arrays, Models, run_models
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PIP_TIMEOUT_S = 300
 
 

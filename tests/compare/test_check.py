@@ -28,7 +28,7 @@ pytest_plugins = ["pytester"]
 
 COUNT = 80
 IMAGES, LABELS = demo.load_data().test[:COUNT], demo.load_data().labels[:COUNT]
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 GOOD = Facts(30.0, 0.99, {"accuracy": 0.93}, {"accuracy": 0.002}, 100_000, 0.5, 40, 40, ())
 

@@ -33,7 +33,7 @@ from edgeq.export.frontends.fake_quantize import (  # noqa: E402
     WeightForm,
 )
 
-TUTORIAL = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
+TUTORIAL = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text()
 
 
 class Network(nn.Module):  # type: ignore[misc]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from command_line import run
 from one_op import CASES, OneOp, Step, Value
-from test_cli import run
 
 import edgeq
 from edgeq.errors import ModelError

@@ -24,7 +24,7 @@ from edgeq.export.deploy.android import ASSETS, write_assets
 from edgeq.files import write_whole
 from edgeq.ports import IO, read_io
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts"))
 
 import android_vectors
 from android import apk, assets, jvm_tests, toolchain

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from command_line import run
 from one_op import OneOp, Step, Value
-from test_cli import run
 
 import edgeq
 from edgeq.calibrate.observers import Fixed

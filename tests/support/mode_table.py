@@ -1,6 +1,6 @@
 """Each mode on each kind of weighted op: whether it works, and how close it stays to float.
 
-`docs/modes.md` is this table; `python tests/mode_table.py` writes it.
+`docs/modes.md` is this table; `python tests/support/mode_table.py` writes it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edgeq.model import FloatModel
 from edgeq.recipe import PRESETS, Recipe
 from edgeq.runtime.session import Session
 
-PAGE = Path(__file__).parent.parent / "docs" / "modes.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "modes.md"
 STEP_DB = 5
 """SQNR is written as the next lower multiple: processors differ in the last bits."""
 
@@ -143,7 +143,7 @@ def page(found: dict[tuple[str, str], Cell]) -> str:
         "",
         "What each mode makes of an op with a weight, as tried on the real converter and kernels",
         f"with random weights: the SQNR that its output keeps at least, in steps of {STEP_DB} dB,",
-        "and whether XNNPACK takes all of it. Written by `python tests/mode_table.py`.",
+        "and whether XNNPACK takes all of it. Written by `python tests/support/mode_table.py`.",
         "",
         "| mode | " + " | ".join(OPS) + " |",
         "| --- | " + " | ".join("---" for _ in OPS) + " |",

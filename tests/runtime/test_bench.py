@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from command_line import run
 from one_op import CASES
-from test_cli import run
 
 import edgeq
 from edgeq.errors import RecipeError

@@ -18,7 +18,7 @@ from edgeq.flatbuffer import pack, schema, unpack
 from edgeq.runtime import Session, edgetpu_devices
 from edgeq.runtime.delegates import edgetpu_options
 
-SOURCE = Path(__file__).parent / "external" / "delegate.c"
+SOURCE = Path(__file__).resolve().parents[1] / "support" / "external" / "delegate.c"
 Images = npt.NDArray[np.float32]
 Build = Callable[..., Path]
 

@@ -21,7 +21,7 @@ pytest.importorskip("litert_torch")
 ADVICE = (
     "Read how this version's own `litert_torch._convert.core.convert_signatures` gets from a "
     "traced program to MLIR, change edgeq/export/frontends/litert_torch_adapter.py and this table "
-    "to match, run tests/test_torch_frontend.py, then move the pins of litert-torch and "
+    "to match, run tests/export/frontends/test_torch.py, then move the pins of litert-torch and "
     "litert-converter in pyproject.toml."
 )
 
