@@ -26,7 +26,8 @@ from edgeq.export.convert.convert_plan import start_converter
 from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, parse, schema, unpack
 from edgeq.linter import Severity
-from edgeq.linter.rules import NO_INT16, OLDEST_INT8_VERSION, RULES
+from edgeq.linter.rules import RULES
+from edgeq.linter.rules.kernel_rules import NO_INT16, OLDEST_INT8_VERSION
 from edgeq.model import FloatModel
 from edgeq.runtime.session import Session
 from edgeq.targets import TARGETS
