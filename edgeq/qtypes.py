@@ -177,7 +177,13 @@ def affine_per_channel(
     """
     found = [affine(*ends, dtype) for ends in zip(low.tolist(), high.tolist(), strict=True)]
     scale, zero_point = ([getattr(q, name)[0] for q in found] for name in ("scale", "zero_point"))
-    return QParams(dtype, tuple(scale), tuple(zero_point), axis)
+    return QParams(dtype, tuple(scale), tuple(zero_point), _channel_axis(axis, len(found)))
+
+
+def _channel_axis(axis: int, channels: int) -> int | None:
+    """The axis; None for a single channel, whose scale is that of the tensor: no file tells them
+    apart."""
+    return axis if channels > 1 else None
 
 
 def symmetric(absmax: float, dtype: DType = DType.INT8) -> QParams:
@@ -210,7 +216,7 @@ def symmetric_per_channel(
         dtype: Storage type.
 
     Returns:
-        `QParams` with `channels` scales. A dead channel (all weights 0) takes the smallest scale
+        `QParams` with `channels` scales, per-tensor for one channel. A dead channel (all weights 0) takes the smallest scale
         of the live ones, so that its bias, all it has to say, keeps its resolution.
 
     Source:
@@ -222,7 +228,11 @@ def symmetric_per_channel(
     scale[~live] = scale[live].min() if live.any() else 1.0 / top
     stored = np.maximum(scale, floor).astype(np.float32)
     return QParams(
-        dtype, tuple(stored.astype(float).tolist()), (0,) * len(stored), axis, narrow_range=True
+        dtype,
+        tuple(stored.astype(float).tolist()),
+        (0,) * len(stored),
+        _channel_axis(axis, len(stored)),
+        narrow_range=True,
     )
 
 

@@ -320,6 +320,10 @@ CASES: tuple[Rewritten, ...] = (
               ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D"), situation="between convolutions"),
     Rewritten("elementwise op behind RESHAPE or TRANSPOSE", _residual(), ("ADD",),
               situation="two operands"),
+    Rewritten("elementwise op behind RESHAPE or TRANSPOSE",
+              _Chain().then("RESHAPE", ("x", _ints(2, 16, 1)), Value((2, 16, 1)))
+              .then("MUL", ("-", _floats(1, 2, 3, 4)), Value((2, 16, 4))).model("outer", x=ROWS),
+              ("RESHAPE", "MUL"), situation="a constant that makes it wider"),
     Rewritten("reduction behind RESHAPE or TRANSPOSE",
               _Chain().then("TRANSPOSE", ("x", _ints(0, 3, 1, 2)), _TRANSPOSED)
               .then("MEAN", ("-", _ints(2, 3)), Value((1, 4))).model("mean", x=IMAGE), ("MEAN",)),

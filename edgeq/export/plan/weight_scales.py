@@ -58,7 +58,8 @@ def affine_qparams(data: FloatArray, axis: int | None, dtype: DType) -> QParams:
     ends = np.stack([rows.min(axis=1), rows.max(axis=1)]).astype(np.float64)
     for end in (0, 1) if dtype.bits < 8 else ():
         ends[end] *= _best_end(rows, ends, end, dtype)
-    return replace(affine_per_channel(ends[0], ends[1], 0, dtype), axis=axis)
+    qparams = affine_per_channel(ends[0], ends[1], 0, dtype)
+    return qparams if qparams.axis is None else replace(qparams, axis=axis)
 
 
 def _best_end(rows: FloatArray, ends: FloatArray, end: int, dtype: DType) -> FloatArray:

@@ -95,9 +95,11 @@ def _sunk(site: Site, op: Operator) -> Sequence[Any] | None:
         return None
     if not all(site.is_read_once(t) for t in places):
         return None
+    if site.shape(places[0]) != site.shape(op.outputs[0]):
+        return None
     inner = dict(zip(places, (o.inputs[0] for o in layouts if o), strict=True))
     inputs = [inner[t] if t in inner else _constant_before(site, op, first, t) for t in op.inputs]
-    if None in inputs or site.shape(places[0]) != site.shape(op.outputs[0]):
+    if None in inputs:
         return None
     result = site.tensor(op, site.shape(first.inputs[0]))
     return [
