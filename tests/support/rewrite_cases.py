@@ -324,6 +324,13 @@ CASES: tuple[Rewritten, ...] = (
               _Chain().then("RESHAPE", ("x", _ints(2, 16, 1)), Value((2, 16, 1)))
               .then("MUL", ("-", _floats(1, 2, 3, 4)), Value((2, 16, 4))).model("outer", x=ROWS),
               ("RESHAPE", "MUL"), situation="a constant that makes it wider"),
+    Rewritten("elementwise op behind RESHAPE or TRANSPOSE",
+              _Chain().then("SUM", ("x", _ints(1)), Value((2,)))
+              .then("RESHAPE", ("-", _ints(2, 1)), Value((2, 1)))
+              .then("MAXIMUM", ("-", np.full((1, 1), 1e-12, np.float32)), Value((2, 1)))
+              .model("norm", x=Value((2, 16), low=0.1)),
+              ("SUM", "MAXIMUM", "RESHAPE"), is_delegated=False,
+              situation="one number of a higher rank"),
     Rewritten("reduction behind RESHAPE or TRANSPOSE",
               _Chain().then("TRANSPOSE", ("x", _ints(0, 3, 1, 2)), _TRANSPOSED)
               .then("MEAN", ("-", _ints(2, 3)), Value((1, 4))).model("mean", x=IMAGE), ("MEAN",)),

@@ -122,8 +122,11 @@ def _is_alike(site: Site, one: Operator, other: Operator | None) -> bool:
 def _constant_before(site: Site, op: Operator, moved: Operator, constant: int) -> int | None:
     """The constant as the op needs it before the layout op, if it has such a form."""
     value = site.value(constant)
-    if value is None or value.size == 1:
-        return constant
+    if value is None:
+        return None
+    if value.size == 1:  # of the same rank at most, lest the result has more dimensions
+        fits = value.ndim <= len(site.shape(moved.inputs[0]))
+        return constant if fits else site.constant(op, "constant", value.reshape(()))
     wide = value.reshape((1,) * (len(site.shape(moved.outputs[0])) - value.ndim) + value.shape)
     found = _transposed(site, moved, wide) if moved.name == "TRANSPOSE" else _reshaped(
         site.shape(moved.inputs[0]), site.shape(moved.outputs[0]), wide
