@@ -216,8 +216,9 @@ def symmetric_per_channel(
         dtype: Storage type.
 
     Returns:
-        `QParams` with `channels` scales, per-tensor for one channel. A dead channel (all weights 0) takes the smallest scale
-        of the live ones, so that its bias, all it has to say, keeps its resolution.
+        `QParams` with `channels` scales, per-tensor for one channel. A dead channel (all weights 0)
+        takes the smallest scale of the live ones, so that its bias, all it has to say, keeps its
+        resolution.
 
     Source:
         LiteRT 8-bit quantization specification: weights are in [-127, 127] with zero point 0.

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from mode_table import MODES, OPS, PAGE, Cell, cell, cells
-from one_op import OneOp, Step, Value
+from one_op import CASES, OneOp, Step, Value
 
 import edgeq
 from edgeq.errors import UnsupportedOpError
@@ -51,6 +51,17 @@ def two_layers() -> OneOp:
 @pytest.fixture(scope="module")
 def table() -> dict[tuple[str, str], Cell]:
     return {(mode, op): cell for mode, op, cell in cells()}
+
+
+ONE_CHANNEL = [case for case in CASES if case.label.endswith("/one channel")]
+
+
+@pytest.mark.parametrize("case", ONE_CHANNEL, ids=lambda case: case.label)
+def test_every_mode_works_on_one_channel(case: OneOp, converter: Worker) -> None:
+    found = {name: cell(converter, case, recipe) for name, recipe in MODES.items()}
+    assert {name: c.reason for name, c in found.items() if math.isnan(c.sqnr_db)} == {}
+    least = {n: c.sqnr_db for n, c in found.items() if n.startswith(("int8", "dynamic_int8"))}
+    assert min(least.values()) > 30, least
 
 
 def test_every_mode_works_on_every_weighted_op(table: dict[tuple[str, str], Cell]) -> None:
