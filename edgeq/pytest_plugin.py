@@ -42,7 +42,7 @@ class Quantity(float):
     def explained(self) -> list[str]:
         """What a reader of a failed test wants to know, line by line."""
         found = self.result.comparison
-        worst = min(found.outputs, key=lambda output: output.sqnr_db)
+        worst = found.worst
         metrics = [
             f"{name}: float {m.float_value:.4f}, edge {m.edge_value:.4f}, difference "
             f"{m.difference:+.4f} (95 % interval {m.low:+.4f} to {m.high:+.4f})"
@@ -50,8 +50,8 @@ class Quantity(float):
         ]
         return [
             *metrics[:MOST_METRICS],
-            f"output {worst.name}: SQNR {worst.sqnr_db:.1f} dB, cosine {worst.cosine:.4f}, largest "
-            f"error {worst.largest_error:.4g}, on {found.samples} samples",
+            f"{worst.worst_place}: SQNR {worst.least_db:.1f} dB, cosine {worst.cosine:.4f}, "
+            f"largest error {worst.largest_error:.4g}, on {found.samples} samples",
             "to find the layer that costs it: edgeq debug FLOAT EDGE --data ...",
         ]
 

@@ -70,6 +70,12 @@ def check(
     agreements = [o.top1_agreement for o in comparison.outputs if o.top1_agreement is not None]
     facts = Facts(
         sqnr_db=comparison.sqnr_db,
+        worst_place=comparison.worst.worst_place,
+        lost=tuple(
+            output.worst_place
+            for output in comparison.outputs
+            if output.worst_part is not None and output.worst_part.is_constant
+        ),
         agreement=min(agreements, default=None),
         metrics={name: change.edge_value for name, change in comparison.metrics.items()},
         drops=drops(comparison, kinds),

@@ -116,10 +116,10 @@ def compared(
         for name, metric in asked.items():
             changes[name] = _change(name, metric, tally)
             advance()
-    outputs = zip(judge.output_names, tally.outputs, strict=True)
+    outputs = map(OutputFidelity.of, judge.output_names, tally.outputs, tally.parts)
     found = Comparison(
         samples=tally.samples,
-        outputs=tuple(OutputFidelity.of(name, seen) for name, seen in outputs),
+        outputs=tuple(outputs),
         metrics=changes,
         runtime=load_backend().describe(),
         worst_samples=tuple(tally.worst),

@@ -75,7 +75,7 @@ def debug(
         samples = _first(dataset.samples(input_specs(parts.reference)))
         parts.check_runs(worker, samples[0])
     with stages.stage("compare", len(samples)) as advance:
-        outputs = PairedRun((parts.reference, edge))(samples).outputs
+        sqnr_db = PairedRun((parts.reference, edge))(samples).least_db
         seen = parts.run(samples, advance)
     with stages.stage("measure") as advance:
         rounded = parts.rounded()
@@ -83,7 +83,7 @@ def debug(
     losses = [_loss(parts, *pair, noise) for pair in zip(parts.parts, seen, strict=True)]
     found = Diagnosis(
         layers=tuple(loss.line for loss in losses),
-        sqnr_db=min(output.sqnr_db for output in outputs),
+        sqnr_db=sqnr_db,
         samples=len(samples),
         runtime=load_backend().describe(),
     )

@@ -93,8 +93,10 @@ def _run(
             pairs = zip(before, samples, strict=True)
             answers = ([*known, *runner.run(sample)] for known, sample in pairs)
             if turn[-1] == len(judge.models) - 1:
-                seen = judge.total(map(judge.seen, answers, samples)).outputs
-                outputs = tuple(map(OutputFidelity.of, judge.output_names, seen))
+                seen = judge.total(map(judge.seen, answers, samples))
+                outputs = tuple(
+                    map(OutputFidelity.of, judge.output_names, seen.outputs, seen.parts)
+                )
                 _check_sqnr(outputs, min_sqnr_db)
                 coverage = runner.sessions[-1].coverage()
             else:
@@ -207,10 +209,28 @@ def _check_equal(tensor: Tensor, planned: QParams, where: str) -> None:
 
 def _check_sqnr(outputs: Sequence[OutputFidelity], min_sqnr_db: float | None) -> None:
     for output in outputs:
-        if min_sqnr_db is not None and not output.sqnr_db >= min_sqnr_db:
-            raise VerificationError(
-                f"output {output.name!r} has {output.sqnr_db:.1f} dB SQNR against the float model, "
-                f"below min_sqnr_db={min_sqnr_db}: its error is nearly as large as the output "
-                "itself. Leave the most sensitive layers float with a rule, or pass "
-                "min_sqnr_db=None to get the model all the same"
-            )
+        if min_sqnr_db is not None and not output.least_db >= min_sqnr_db:
+            raise VerificationError(_too_low(output, min_sqnr_db))
+
+
+def _too_low(output: OutputFidelity, min_sqnr_db: float) -> str:
+    """Why an output is refused."""
+    part, way_out = output.worst_part, "or pass min_sqnr_db=None to get the model all the same"
+    if part is not None and part.is_constant:
+        return (
+            f"{output.worst_place} is one value throughout where the float model's varies: its "
+            "integers are too coarse for it. Give parts of so different a size as separate "
+            f"outputs, leave the ops that join them float with a rule, {way_out}"
+        )
+    if part is not None and part.where:
+        return (
+            f"{output.worst_place} has {part.sqnr_db:.1f} dB SQNR against the float model, below "
+            f"min_sqnr_db={min_sqnr_db}, and the whole output {output.sqnr_db:.1f} dB: other rows "
+            "are many times as large and share its scale. Give them as separate outputs, leave "
+            f"the ops that join them float with a rule, {way_out}"
+        )
+    return (
+        f"output {output.name!r} has {output.sqnr_db:.1f} dB SQNR against the float model, below "
+        f"min_sqnr_db={min_sqnr_db}: its error is nearly as large as the output itself. Leave the "
+        f"most sensitive layers float with a rule, {way_out}"
+    )

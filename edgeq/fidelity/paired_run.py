@@ -18,6 +18,7 @@ from edgeq.data.input_spec import InputSpec, input_specs
 from edgeq.data.rep_dataset import Sample
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.fidelity import metrics
+from edgeq.fidelity.parts import AxisRows, Part, least_db, merged_rows, parts_of, rows_of
 from edgeq.fidelity.sqnr import Fidelity, WorstSample
 from edgeq.flatbuffer import Tensor
 from edgeq.model import FloatModel
@@ -117,6 +118,7 @@ class Tally:
     Attributes:
         samples: How many they are.
         outputs: How far the second model's outputs are from the first's; empty for one model.
+        rows: The same by rows of each output, which are judged in parts.
         kept: What each metric needs of each model's answers, in the order of the samples.
         targets: The samples' labels, if a metric needs them at the end.
         worst: The samples that are farthest apart, the worst first.
@@ -124,6 +126,7 @@ class Tally:
 
     samples: int = 0
     outputs: list[Fidelity] = field(default_factory=list)
+    rows: list[tuple[AxisRows, ...]] = field(default_factory=list)
     kept: list[dict[str, list[Array]]] = field(default_factory=list)
     targets: list[Array] = field(default_factory=list)
     worst: list[WorstSample] = field(default_factory=list)
@@ -138,10 +141,22 @@ class Tally:
         self.worst = ranked[:WORST_SAMPLES]
         self.samples += other.samples
         self.outputs = [a.merge(b) for a, b in zip(self.outputs, other.outputs, strict=True)]
+        self.rows = [merged_rows(a, b) for a, b in zip(self.rows, other.rows, strict=True)]
         for mine, others in zip(self.kept, other.kept, strict=True):
             for name, rows in others.items():
                 mine[name] += rows
         self.targets += other.targets
+
+    @property
+    def parts(self) -> list[tuple[Part, ...]]:
+        """The parts that each output falls into."""
+        return [tuple(parts_of(rows)) for rows in self.rows]
+
+    @property
+    def least_db(self) -> float:
+        """SQNR in dB of the worst part of the worst output."""
+        both = zip(self.outputs, self.parts, strict=True)
+        return min(least_db(output.sqnr_db, parts) for output, parts in both)
 
 
 class Runner:
@@ -261,11 +276,13 @@ class PairedRun:
             raise _FaultError(error) from None
         wanted = [targets] if None in self.kept.values() and targets is not None else []
         if len(answers) == 1:
-            return Tally(1, [], kept, wanted)
-        seen = [Fidelity.of(a, b) for a, b in zip(answers[0], answers[1], strict=True)]
+            return Tally(1, kept=kept, targets=wanted)
+        pairs = list(zip(answers[0], answers[1], strict=True))
+        seen = [Fidelity.of(a, b) for a, b in pairs]
+        rows = [rows_of(a, b) for a, b in pairs]
         changed = any(output.agreed < output.ranked for output in seen)
         worst = WorstSample(0, min(output.sqnr_db for output in seen), changed)
-        return Tally(1, seen, kept, wanted, [worst])
+        return Tally(1, seen, rows, kept, wanted, [worst])
 
     def _kept(self, outputs: Sequence[Array], targets: Array | None) -> dict[str, list[Array]]:
         if not self.kept:

@@ -132,10 +132,7 @@ class Fidelity:
     @property
     def sqnr_db(self) -> float:
         """Signal to quantization noise ratio in dB; infinite where nothing differs."""
-        signal, noise = self.signal.value, self.noise.value
-        if noise == 0:
-            return math.inf
-        return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf
+        return decibels(self.signal.value, self.noise.value)
 
     @property
     def cosine(self) -> float:
@@ -163,6 +160,13 @@ class Fidelity:
         """Share of the five highest entries of score vectors that are among the five highest in
         both; None without any vector of more than five."""
         return self.shared / self.topped if self.topped else None
+
+
+def decibels(signal: float, noise: float) -> float:
+    """The ratio of two powers in dB; infinite without noise, minus infinity without a signal."""
+    if noise == 0:
+        return math.inf
+    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf
 
 
 def _sum(values: npt.NDArray[np.float64]) -> ExactSum:

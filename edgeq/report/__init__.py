@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgeq.fidelity.parts import Part, least_db, worst_part
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.ports import IO
 
@@ -41,6 +42,8 @@ class OutputFidelity:
             last one) whose highest entry is the same; None where the last axis has one entry.
         top5_agreement: Share of the five highest entries of score vectors that are among the five
             highest of the other one, too; None where the last axis has five entries or less.
+        parts: Rows of it that differ much in magnitude, such as boxes and scores, each with its own
+            SQNR; empty where all of it is of one kind.
     """
 
     name: str
@@ -50,14 +53,31 @@ class OutputFidelity:
     cosine: float
     top1_agreement: float | None
     top5_agreement: float | None = None
+    parts: tuple[Part, ...] = ()
 
     @classmethod
-    def of(cls, name: str, seen: Fidelity) -> OutputFidelity:
+    def of(cls, name: str, seen: Fidelity, parts: Iterable[Part] = ()) -> OutputFidelity:
         """What some samples have shown of an output."""
         return cls(
             name, seen.sqnr_db, seen.largest, seen.mean_error, seen.cosine,
-            seen.top1_agreement, seen.top5_agreement,
+            seen.top1_agreement, seen.top5_agreement, tuple(parts),
         )  # fmt: skip
+
+    @property
+    def worst_part(self) -> Part | None:
+        """The part that has lost most, where the output falls into several."""
+        return worst_part(self.parts)
+
+    @property
+    def least_db(self) -> float:
+        """SQNR in dB that the output is judged by: that of its worst part."""
+        return least_db(self.sqnr_db, self.parts)
+
+    @property
+    def worst_place(self) -> str:
+        """The output, or its worst part, in words."""
+        part = self.worst_part
+        return f"output {self.name!r}" + (f", {part.where}" if part and part.where else "")
 
 
 @dataclass(frozen=True)
@@ -144,8 +164,8 @@ class Report(Measured):
 
     @property
     def sqnr_db(self) -> float:
-        """The worst output's SQNR in dB."""
-        return min(o.sqnr_db for o in self.outputs)
+        """SQNR in dB of the worst part of the worst output."""
+        return min(o.least_db for o in self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, with the ratios; what is not a finite number is None."""
@@ -165,9 +185,9 @@ class Report(Measured):
                 + "".join(f"; {cause}" for cause in self._causes_of_slowness())
             )
         found += [
-            f"output {o.name!r} keeps only {o.sqnr_db:.1f} dB; check the task's accuracy"
+            f"{o.worst_place} {_kept(o)}; check the task's accuracy"
             for o in self.outputs
-            if not o.sqnr_db >= LOW_SQNR_DB
+            if not o.least_db >= LOW_SQNR_DB
         ]
         if not self.independent:
             found.append(
@@ -233,6 +253,9 @@ class Report(Measured):
         table.add_section()
         for output in self.outputs:
             table.add_row(escape(f"SQNR of {output.name}"), "", f"{output.sqnr_db:.1f} dB", "")
+            for part in output.parts:
+                if part.where:
+                    table.add_row(f"  {part.where}", "", f"{part.sqnr_db:.1f} dB", "")
         for side, ports in (("input", self.io.inputs), ("output", self.io.outputs)):
             for port in ports:
                 if port.qparams is not None:
@@ -246,6 +269,14 @@ class Report(Measured):
             f"{sum(self.seconds.values()):.1f} s in all"
         )
         return table
+
+
+def _kept(output: OutputFidelity) -> str:
+    """How little is left of an output or its worst part."""
+    part = output.worst_part
+    if part is not None and part.is_constant:
+        return "is one value throughout, where the float model's varies"
+    return f"keeps only {output.least_db:.1f} dB"
 
 
 def strict(value: Any) -> Any:

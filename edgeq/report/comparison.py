@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgeq.fidelity.parts import Part
 from edgeq.fidelity.sqnr import WorstSample
 from edgeq.report import OutputFidelity, printed, strict
 
@@ -59,8 +60,13 @@ class Comparison:
 
     @property
     def sqnr_db(self) -> float:
-        """The worst output's SQNR in dB."""
-        return min(o.sqnr_db for o in self.outputs)
+        """SQNR in dB of the worst part of the worst output."""
+        return self.worst.least_db
+
+    @property
+    def worst(self) -> OutputFidelity:
+        """The output, or the one with the part, that has lost most."""
+        return min(self.outputs, key=lambda output: output.least_db)
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain values; what is not a finite number is None."""
@@ -98,7 +104,12 @@ class Comparison:
                 escape(o.name), f"{o.sqnr_db:.1f} dB", f"{o.cosine:.6f}", f"{o.mean_error:.4g}",
                 f"{o.largest_error:.4g}", *agreement,
             )  # fmt: skip
+            for rows in o.parts:
+                table.add_row(f"  {rows.where or 'all of it'}", _shown(rows))
         table.caption = f"{self.samples} samples, run by {self.runtime}"
+        part = self.worst.worst_part
+        if part is not None:
+            table.caption += f"; worst part: {self.worst.worst_place}, {_shown(part)}"
         if self.worst_samples:
             worst = self.worst_samples[0]
             table.caption += f"; worst: sample {worst.index} with {worst.sqnr_db:.1f} dB"
@@ -115,3 +126,8 @@ class Comparison:
                 f"{m.difference:+.4f}", f"{m.low:+.4f} to {m.high:+.4f}",
             )  # fmt: skip
         return table
+
+
+def _shown(part: Part) -> str:
+    lost = ", constant" if part.is_constant else ""
+    return f"{part.sqnr_db:.1f} dB{lost}"

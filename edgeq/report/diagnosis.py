@@ -96,7 +96,7 @@ class Diagnosis:
 
     Attributes:
         layers: Every layer, the one that costs the outputs most first.
-        sqnr_db: SQNR in dB of the worst output of the whole model.
+        sqnr_db: SQNR in dB of the worst output, or its worst part, of the whole model.
         samples: Number of samples that were run.
         runtime: The interpreter that ran them, with version.
         culprits: How many of the layers are to blame; 0 where none stands out.

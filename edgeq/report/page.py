@@ -133,7 +133,7 @@ class Page:
         cards = []
         best = self.comparison or self.report or self.diagnosis
         if best is not None:
-            cards.append(("fidelity", f"{best.sqnr_db:.1f} dB", "SQNR of the worst output"))
+            cards.append(("fidelity", f"{best.sqnr_db:.1f} dB", "SQNR of the worst output or part"))
         for name, change in (self.comparison.metrics if self.comparison else {}).items():
             cards.append((
                 name, f"{change.edge_value:.4g}",

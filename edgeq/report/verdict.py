@@ -28,7 +28,7 @@ class Facts:
     """What was measured of an integer model, in a form that can be stored as a baseline.
 
     Attributes:
-        sqnr_db: SQNR in dB of the worst output; infinite where nothing differs.
+        sqnr_db: SQNR in dB of the worst part of the worst output; infinite where nothing differs.
         agreement: Lowest top-1 agreement of the outputs; None where they are no scores.
         metrics: Value of each metric.
         drops: How far each metric is worse than the float model's.
@@ -37,6 +37,8 @@ class Facts:
         delegated_ops: Number of ops in the delegate.
         total_ops: Number of all ops.
         float_ops: Where each op is that computes in float.
+        worst_place: The output, or its part, that `sqnr_db` is of.
+        lost: Outputs or parts that are one value where the float model's vary.
     """
 
     sqnr_db: float
@@ -48,6 +50,8 @@ class Facts:
     delegated_ops: int
     total_ops: int
     float_ops: tuple[str, ...]
+    worst_place: str = "the worst output"
+    lost: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """JSON text that `from_json` reads back."""
@@ -63,7 +67,8 @@ class Facts:
         try:
             found = cls(**json.loads(text))
             sqnr_db = float("inf") if found.sqnr_db is None else float(found.sqnr_db)
-            return cls(**{**asdict(found), "sqnr_db": sqnr_db, "float_ops": tuple(found.float_ops)})
+            lists = {"float_ops": tuple(found.float_ops), "lost": tuple(found.lost)}
+            return cls(**{**asdict(found), "sqnr_db": sqnr_db, **lists})
         except (TypeError, ValueError) as error:
             raise DataError(f"it is no baseline of edgeq check: {error}") from None
 
@@ -209,10 +214,13 @@ def judged(facts: Facts, wanted: Thresholds, baseline: Facts | None) -> tuple[Pr
 
 
 def _promises(facts: Facts, wanted: Thresholds) -> Iterator[Promise]:
+    if facts.lost:
+        shown = f"one value throughout, where the float model's vary: {'; '.join(facts.lost)}"
+        yield Promise("nothing lost", False, shown, "values that vary as the float model's")
     if wanted.min_sqnr_db is not None:
         yield Promise(
             "min_sqnr_db", facts.sqnr_db >= wanted.min_sqnr_db,
-            f"the worst output keeps {facts.sqnr_db:.1f} dB", f"{wanted.min_sqnr_db:g} dB",
+            f"{facts.worst_place} keeps {facts.sqnr_db:.1f} dB", f"{wanted.min_sqnr_db:g} dB",
         )  # fmt: skip
     if wanted.max_metric_drop is not None:
         for name, drop in facts.drops.items():
@@ -255,7 +263,8 @@ def _against(facts: Facts, baseline: Facts, wanted: Thresholds) -> Iterator[Prom
     yield Promise(
         "baseline: max_sqnr_loss_db",
         facts.sqnr_db >= baseline.sqnr_db - allowed.max_sqnr_loss_db,
-        f"the worst output keeps {facts.sqnr_db:.1f} dB, in the baseline {baseline.sqnr_db:.1f} dB",
+        f"{facts.worst_place} keeps {facts.sqnr_db:.1f} dB, in the baseline "
+        f"{baseline.sqnr_db:.1f} dB",
         f"{allowed.max_sqnr_loss_db:g} dB less at most",
     )
     for name, drop in facts.drops.items():

@@ -305,14 +305,14 @@ class Search:
         judge = PairedRun((self.original, FloatModel(tflite, "edgeq")))
         with contextlib.closing(judge.load()) as runner:
             try:
-                seen = judge.total(judge.one(runner, s) for s in self.samples).outputs
+                seen = judge.total(judge.one(runner, s) for s in self.samples)
             except VerificationError:
                 return replace(offer, sqnr_db=math.nan)
             kernels = _kernels(offer.choices)
             if self.measure and kernels not in self.times:
                 (self.times[kernels],) = self._measured_times(runner, judge)
             time = self.times.get(kernels, offer.time)
-        return replace(offer, time=time, sqnr_db=min(output.sqnr_db for output in seen))
+        return replace(offer, time=time, sqnr_db=seen.least_db)
 
     def _measured_times(self, runner: Runner, judge: PairedRun) -> list[float]:
         """Latency of each model of a judge over that of the first one."""

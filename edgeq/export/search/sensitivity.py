@@ -21,6 +21,7 @@ from edgeq.export.plan.planner import Plan
 from edgeq.export.round.rounder import Rounded
 from edgeq.export.round.weighted_ops import bias_slot
 from edgeq.export.search.costs import WITHOUT_DOT_PRODUCT, estimate_ns
+from edgeq.fidelity.parts import Kind, kinds_of
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
@@ -91,6 +92,7 @@ def measure_noise(
     variants = list(changes.variants())
     with Session(model.tflite, threads=1) as session:
         references = [_outputs(session, sample) for sample in samples[:MOST_SAMPLES]]
+    kinds = [kinds_of(list(answers)) for answers in zip(*references, strict=True)]
 
     def measure(block: Sequence[_Variant]) -> float:
         joined = _Variant(
@@ -99,7 +101,7 @@ def measure_noise(
         with Session(changes.made(joined), threads=1) as session:
             outputs = [_outputs(session, sample) for sample in samples[: len(references)]]
         advance()
-        return _relative_noise(references, outputs)
+        return _relative_noise(references, outputs, kinds)
 
     found: dict[_Variant, float] = {}
     with ThreadPoolExecutor(available_cpus(), thread_name_prefix="edgeq-noise") as pool:
@@ -147,14 +149,24 @@ def _outputs(session: Session, sample: Sample) -> list[npt.NDArray[Any]]:
 
 
 def _relative_noise(
-    references: Sequence[Sequence[npt.NDArray[Any]]], outputs: Sequence[Sequence[npt.NDArray[Any]]]
+    references: Sequence[Sequence[npt.NDArray[Any]]],
+    outputs: Sequence[Sequence[npt.NDArray[Any]]],
+    kinds: Sequence[Sequence[Kind]],
 ) -> float:
+    """Noise over signal, summed over the outputs and the parts that they fall into.
+
+    Args:
+        references: The float model's outputs of each sample.
+        outputs: The other model's.
+        kinds: What `kinds_of` says of each output.
+    """
     total = 0.0
-    for slot in range(len(references[0])):
-        signal = sum(float(np.square(r[slot]).sum()) for r in references)
-        pairs = zip(references, outputs, strict=True)
-        noise = sum(float(np.square(r[slot] - o[slot]).sum()) for r, o in pairs)
-        total += noise / signal if signal > 0 else 0.0
+    for slot, parts in enumerate(kinds):
+        for part in parts:
+            signal = sum(part.power(r[slot]) for r in references)
+            pairs = zip(references, outputs, strict=True)
+            noise = sum(part.power(r[slot] - o[slot]) for r, o in pairs)
+            total += noise / signal if signal > 0 else 0.0
     return total if np.isfinite(total) else RUINED
 
 
