@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from edgeq.compare.load_models import load, worker_for
 from edgeq.data import cluster
-from edgeq.data.rep_dataset import Labels, RepDataset, Sample, joined
+from edgeq.data.labels import Labels
+from edgeq.data.rep_dataset import RepDataset, Sample, joined
 from edgeq.data.rows import Rows
 from edgeq.errors import DataError
 from edgeq.export.convert.convert_plan import check_runs

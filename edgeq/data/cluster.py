@@ -21,8 +21,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy.typing as npt
 
+from edgeq.data.as_numpy import to_numpy
 from edgeq.data.input_spec import InputSpec
-from edgeq.data.rep_dataset import Labelled, Labels, RepDataset, Sample, to_numpy
+from edgeq.data.labels import Labelled, Labels
+from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.data.rows import Rows
 from edgeq.errors import DataError, DependencyError, EdgeqError, RecipeError
 

@@ -8,85 +8,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from edgeq.data.as_numpy import Array, array_of, is_tensor, to_numpy
 from edgeq.data.input_spec import InputSpec
+from edgeq.data.labels import Labelled, Labels
 from edgeq.errors import DataError
 
-Array = npt.NDArray[Any]
 Sample = tuple[Array, ...]
 """One array for each input of the model, in the model's order, of exactly its shape and dtype.
 
 Where the data has labels, the array of the sample's labels follows.
 """
-
-
-class Labelled(NamedTuple):
-    """An item, and the label of its row or the labels of its rows."""
-
-    inputs: Any
-    label: Any
-
-
-class Labels:
-    """Where the labels of items are.
-
-    Args:
-        given: An array or list with a label for each item, or the labels of its rows for each
-            batch; the name of the column that holds them in items that are dicts; or None, where
-            they are the last value of items that are tuples, as `(inputs, label)`.
-
-    Raises:
-        DataError: `given` is none of these.
-    """
-
-    def __init__(self, given: object = None) -> None:
-        if _is_tensor(given):
-            given = _array(given, "labels")
-        if not (given is None or isinstance(given, str) or has_items(given)):
-            raise DataError(
-                "labels must be an array or a list with one for each item of the data, the name of "
-                "a column of dicts, or None where items are (inputs, label). "
-                f"Received: {type(given).__name__}"
-            )
-        self._given: Any = given
-
-    def check(self, count: int) -> None:
-        """Raises a `DataError` unless there is a label for each of `count` items."""
-        if isinstance(self._given, str) or self._given is None or len(self._given) == count:
-            return
-        raise DataError(
-            f"there are {len(self._given)} labels for {count} items of the data; give one for each "
-            "item, and for a batch the array of its labels"
-        )
-
-    def attach(self, item: Any, index: int) -> Labelled:
-        """An item with its label.
-
-        Raises:
-            DataError: There is none.
-        """
-        if isinstance(self._given, str):
-            if not isinstance(item, Mapping) or self._given not in item:
-                found = ", ".join(map(str, item)) if isinstance(item, Mapping) else _kind(item)
-                raise DataError(
-                    f"sample {index} has no column {self._given!r} for its label. Received: {found}"
-                )
-            inputs = {name: value for name, value in item.items() if name != self._given}
-            return Labelled(inputs, item[self._given])
-        if self._given is not None:
-            if index >= len(self._given):
-                self.check(index + 1)
-            return Labelled(item, self._given[index])
-        if not isinstance(item, tuple | list) or len(item) < 2:
-            raise DataError(
-                f"sample {index} has no label: pass labels=, or items of (inputs, label). "
-                f"Received: {_kind(item)}"
-            )
-        return Labelled(item[0] if len(item) == 2 else tuple(item[:-1]), item[-1])
 
 
 class RepDataset:
@@ -179,7 +114,7 @@ def _arrays(item: Any, inputs: tuple[InputSpec, ...], index: int) -> Sample:
 
 def _label_array(label: Any, arrays: Sample, inputs: tuple[InputSpec, ...], index: int) -> Array:
     """The labels of an item, `(rows, ...)`."""
-    array = _array(label, f"sample {index}, label")
+    array = array_of(label, f"sample {index}, label")
     if array.dtype.kind not in "biufUS":
         raise DataError(f"sample {index}: a label must be numbers or text. Received: {array.dtype}")
     rows = arrays[0].shape[:1]
@@ -208,31 +143,9 @@ def joined(parts: Sequence[Array], what: str) -> Array:
         ) from None
 
 
-def _kind(value: object) -> str:
-    """How errors name a value of the wrong kind."""
-    shape = getattr(value, "shape", None)
-    return type(value).__name__ + (f" of shape {tuple(shape)}" if shape is not None else "")
-
-
-def has_items(value: object) -> bool:
-    """Whether it can be read by index."""
-    kind = type(value)
-    return (
-        hasattr(kind, "__len__")
-        and hasattr(kind, "__getitem__")
-        and not isinstance(value, Mapping | str | bytes)
-        and getattr(value, "ndim", 1) > 0
-    )
-
-
-def _is_tensor(value: object) -> bool:
-    """Whether it is a framework's tensor, told by what it can do: frameworks stay unimported."""
-    return hasattr(value, "__array__") and hasattr(value, "shape") and hasattr(value, "dtype")
-
-
 def _item_iterator(source: object) -> Iterator[Any]:
-    if isinstance(source, np.ndarray) or _is_tensor(source):
-        array = _array(source, "the representative data")
+    if isinstance(source, np.ndarray) or is_tensor(source):
+        array = array_of(source, "the representative data")
         if array.ndim == 0:
             raise DataError("the representative data is a single number; give an array (N, ...)")
         return (array[i : i + 1] for i in range(len(array)))
@@ -260,7 +173,7 @@ def _item_iterator(source: object) -> Iterator[Any]:
 def _column_rows(columns: Mapping[Any, Any]) -> Iterator[dict[Any, Array]]:
     if not columns:
         raise DataError("the representative data is an empty dict: give an array for each input")
-    arrays = {name: _array(value, f"input {name!r}") for name, value in columns.items()}
+    arrays = {name: array_of(value, f"input {name!r}") for name, value in columns.items()}
     numbers = [name for name, a in arrays.items() if a.ndim == 0]
     if numbers:
         raise DataError(f"input {numbers[0]!r} is a single number; give an array (N, ...)")
@@ -286,25 +199,6 @@ def _map_arrays(item: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(item, tuple | list):
         return [_map_arrays(value, function) for value in item]
     return function(item) if getattr(item, "ndim", 0) else item
-
-
-def _array(value: Any, where: str) -> Array:
-    """`to_numpy` with an error that says where."""
-    try:
-        return to_numpy(value)
-    except ValueError as error:
-        raise DataError(f"{where}: {type(value).__name__} is not an array: {error}") from None
-
-
-def to_numpy(value: Any) -> Array:
-    """A numpy array of the user's array or tensor; a tensor is detached and bfloat16 widened."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if "bfloat16" in str(value.dtype):
-            value = value.float()
-    elif "bfloat16" in str(getattr(value, "dtype", "")):
-        value = np.asarray(value).astype(np.float32)
-    return np.asarray(value)
 
 
 def _select(item: Any, inputs: tuple[InputSpec, ...], index: int) -> list[Any]:
@@ -346,7 +240,7 @@ def _is_label(value: Any) -> bool:
 
 def _as_input(value: Any, spec: InputSpec, index: int) -> Array:
     where = f"sample {index}, input {spec.name!r}"
-    array = _array(value, where)
+    array = array_of(value, where)
     wanted = np.dtype(spec.dtype)
     if array.dtype != wanted:
         array = _cast(array, wanted, where)
@@ -408,67 +302,3 @@ def _split(
     ]
     # A copy, as the owner of the arrays may write the next item into the same memory.
     return whole, tuple(a[end:].copy() for a in arrays) if end < count else None
-
-
-class HeldOut:
-    """A stream of samples that keeps some of them back to judge the result by.
-
-    Every tenth sample is held out and not passed on, up to a limit; data with fewer than ten
-    samples is passed on whole and judged by its own first samples.
-
-    Args:
-        samples: The stream.
-        limit: Most samples to hold.
-        passed: Most samples to remember of those that are passed on; fewer where they are large.
-    """
-
-    EVERY = 10
-    PASSED_BYTES = 64 << 20
-
-    def __init__(self, samples: Iterable[Sample], limit: int = 16, passed: int = 41) -> None:
-        self._samples = samples
-        self._limit = limit
-        self._most = passed
-        self._held: list[Sample] = []
-        self._passed: list[Sample] = []
-
-    def __iter__(self) -> Iterator[Sample]:
-        for index, sample in enumerate(self._samples):
-            if index % self.EVERY == self.EVERY - 1 and len(self._held) < self._limit:
-                self._held.append(tuple(a.copy() for a in sample))
-                continue
-            if self._remembers(sample):
-                self._passed.append(tuple(a.copy() for a in sample))
-            yield sample
-
-    def _remembers(self, sample: Sample) -> bool:
-        """Whether one more sample is remembered."""
-        count = len(self._passed)
-        size = sum(array.nbytes for array in sample)
-        most = self._most if (count + 1) * size <= self.PASSED_BYTES else self.EVERY - 1
-        return count < most
-
-    def exhaust(self) -> None:
-        """Reads the rest of the stream, for those who only want `samples`."""
-        for _ in self:
-            pass
-
-    @property
-    def independent(self) -> bool:
-        """Whether `samples` were kept out of calibration."""
-        return bool(self._held)
-
-    @property
-    def passed(self) -> list[Sample]:
-        """The first samples that were passed on, once the stream has been read."""
-        return self._passed
-
-    @property
-    def first(self) -> list[Sample]:
-        """The few first ones of these."""
-        return self._passed[: self.EVERY - 1]
-
-    @property
-    def samples(self) -> list[Sample]:
-        """What to judge by, once the stream has been read."""
-        return self._held or self.first

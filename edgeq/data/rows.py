@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.data.as_numpy import has_items, to_numpy
+from edgeq.data.labels import Labels
 from edgeq.data.mapped import Mapped
-from edgeq.data.rep_dataset import Labels, has_items, to_numpy
 from edgeq.errors import DataError
 
 

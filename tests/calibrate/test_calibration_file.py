@@ -29,7 +29,7 @@ from edgeq.calibrate.observers import (
     Symmetric,
 )
 from edgeq.calibrate.run import Calibrator, probes
-from edgeq.data.rep_dataset import HeldOut
+from edgeq.data.held_out import HeldOut
 from edgeq.errors import DataError, ModelError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.model import FloatModel

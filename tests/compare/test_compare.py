@@ -19,8 +19,10 @@ from one_op import OneOp, Step, Value
 
 import edgeq
 from edgeq import DataError, ModelError, RecipeError, VerificationError, demo
+from edgeq.data.held_out import HeldOut
 from edgeq.data.input_spec import InputSpec
-from edgeq.data.rep_dataset import HeldOut, Labels, RepDataset, Sample
+from edgeq.data.labels import Labels
+from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.export.edge_model import EdgeModel
 from edgeq.fidelity import metrics
 from edgeq.flatbuffer import pack, schema, unpack

@@ -17,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from edgeq.data.as_numpy import to_numpy
+from edgeq.data.held_out import HeldOut
 from edgeq.data.input_spec import InputSpec
-from edgeq.data.rep_dataset import HeldOut, RepDataset, Sample, to_numpy
+from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.errors import DataError
 
 Array = npt.NDArray[Any]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.data.rep_dataset import to_numpy
+from edgeq.data.as_numpy import to_numpy
 from edgeq.errors import DataError
 
 _NARROW = {"f": np.float32, "i": np.int32}

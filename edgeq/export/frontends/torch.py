@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from edgeq.data.rep_dataset import to_numpy
+from edgeq.data.as_numpy import to_numpy
 from edgeq.errors import DataError, EdgeqError, ModelError, UnsupportedOpError
 from edgeq.export.convert.convert_plan import lower_to_float
 from edgeq.export.frontends import litert_torch_adapter as adapter
