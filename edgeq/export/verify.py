@@ -18,8 +18,8 @@ from edgeq.qtypes import QParams
 from edgeq.report import Measured, OutputFidelity
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.benchmark import Latency, interleaved_latency
+from edgeq.runtime.coverage import Coverage
 from edgeq.runtime.cpu import has_int8_dot_product
-from edgeq.runtime.session import Coverage
 from edgeq.targets import Target
 
 

@@ -7,49 +7,25 @@ from __future__ import annotations
 
 import collections
 import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeq.errors import DataError, DelegateError, EdgeqError, ModelError
+from edgeq.errors import DataError, DelegateError, ModelError
 from edgeq.files import Content, MappedFile
-from edgeq.flatbuffer import builtin_name
 from edgeq.ports import IO, Port
-from edgeq.runtime.backend import Backend, load_backend
-from edgeq.runtime.delegates import EDGETPU, Options, is_library, load_delegate
+from edgeq.runtime.backend import load_backend
+from edgeq.runtime.coverage import Coverage, coverage_of, delegate_nodes
+from edgeq.runtime.delegates import EDGETPU, Options, is_library
 from edgeq.runtime.entry import Array, entry
-from edgeq.versions import first_runtime, written
+from edgeq.runtime.interpreter import EDGETPU_OP, failed_run, make_interpreter, unloadable
 
 PLAIN = ("none", "reference")
 DELEGATES = ("xnnpack", *PLAIN, EDGETPU)
-EDGETPU_OP = "edgetpu-custom-op"
-"""What the Edge TPU's compiler makes of the ops that it maps; its run time takes no other."""
-
-_OLD_OP = re.compile(r"builtin opcode '(\w+)' version '(\d+)'")
-_UNKNOWN_OP = re.compile(r"builtin_code out of range: (\d+)")
-_HELD = "reference to internal data"
-"""What interpreters say to arrays that still show their memory."""
 
 Inputs = Array | Sequence[Array] | Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """What a delegate of a loaded model took.
-
-    Attributes:
-        delegated: Indices of the ops that run in the delegate.
-        total: Number of ops of the graph.
-        partitions: Number of pieces that the delegate runs.
-    """
-
-    delegated: frozenset[int]
-    total: int
-    partitions: int
 
 
 class Session:
@@ -90,7 +66,7 @@ class Session:
         self._content = model if isinstance(model, bytes | MappedFile) else read_model(model)
         self._backend = load_backend(backend)
         self._delegate = delegate
-        self._interpreter = _interpreter(
+        self._interpreter = make_interpreter(
             self._backend, self._content, delegate, threads or available_cpus(), options or {}
         )
         ops = self._ops()
@@ -100,12 +76,12 @@ class Session:
                 "CPU: compile it with `edgeq compile`, and load what that writes"
             )
         # XNNPACK takes its ops only when memory is allocated: what is there now is the library's.
-        self._pieces_of_library = len(_pieces(ops))
+        self._pieces_of_library = len(delegate_nodes(ops))
         try:
             self._interpreter.allocate_tensors()
             self._entry = entry(self._interpreter, signature)
         except (RuntimeError, ValueError) as error:
-            raise _unloadable(self._backend, error, "load") from None
+            raise unloadable(self._backend, error, "load") from None
         self.signatures = tuple(self._interpreter._get_full_signature_list())
         self.input_names = tuple(port.name for port in self._entry.io.inputs)
         self.output_names = tuple(port.name for port in self._entry.io.outputs)
@@ -166,7 +142,7 @@ class Session:
         try:
             self._entry.invoke(sample)
         except (RuntimeError, ValueError) as error:
-            raise _failed_run(error) from None
+            raise failed_run(error) from None
 
     def outputs(self) -> list[Array]:
         """Copies of all outputs of the last run, in order."""
@@ -203,13 +179,13 @@ class Session:
         Ops that are in none run on plain kernels.
         """
         ops = self._ops()
-        pieces = _pieces(ops)
+        pieces = delegate_nodes(ops)
         own, rest = pieces[: self._pieces_of_library], pieces[self._pieces_of_library :]
         if self._delegate in PLAIN:
             return {}
         if self._delegate == "xnnpack":
-            return {"xnnpack": _coverage(ops, pieces)}
-        return {self._delegate: _coverage(ops, own), "xnnpack": _coverage(ops, rest)}
+            return {"xnnpack": coverage_of(ops, pieces)}
+        return {self._delegate: coverage_of(ops, own), "xnnpack": coverage_of(ops, rest)}
 
     def describe(self) -> str:
         """What runs where, in one sentence."""
@@ -282,7 +258,7 @@ class Session:
         try:
             self._entry.resize(shapes)
         except (RuntimeError, ValueError) as error:
-            raise _failed_run(error) from None
+            raise failed_run(error) from None
 
     def _run_rows(self, arrays: Sequence[Array]) -> list[Array]:
         """All rows, batch by batch, written straight into the results."""
@@ -339,68 +315,6 @@ def _check_delegate(delegate: str, options: Options | None) -> None:
         raise DelegateError(f"the delegate {delegate!r} takes no options; a library does")
 
 
-def model_argument(content: Content) -> dict[str, Any]:
-    """How an interpreter is given a model; a mapped one it maps itself."""
-    if isinstance(content, MappedFile) and content.is_there:
-        return {"model_path": str(content.path)}
-    return {"model_content": bytes(content)}
-
-
-def _interpreter(
-    backend: Backend, content: Content, delegate: str, threads: int, options: Options
-) -> Any:
-    kinds = backend.module.OpResolverType
-    arguments: dict[str, Any] = {**model_argument(content), "num_threads": threads}
-    if delegate == "none":
-        arguments["experimental_op_resolver_type"] = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    elif delegate == "reference":
-        arguments["experimental_op_resolver_type"] = kinds.BUILTIN_REF
-    elif delegate != "xnnpack":
-        arguments["experimental_delegates"] = [load_delegate(backend, delegate, options)]
-    try:
-        return backend.module.Interpreter(**arguments)
-    except (RuntimeError, ValueError) as error:
-        if "experimental_delegates" in arguments and isinstance(error, RuntimeError):
-            raise DelegateError(
-                f"the delegate {delegate} failed on the model: {_one_line(error)}"
-            ) from None
-        raise _unloadable(backend, error, "read") from None
-
-
-def _unloadable(backend: Backend, error: Exception, verb: str) -> EdgeqError:
-    """Why the runtime does not take a model."""
-    text = _one_line(error)
-    old, unknown = _OLD_OP.search(text), _UNKNOWN_OP.search(text)
-    if old is not None or unknown is not None:
-        name = old[1] if old else builtin_name(int(unknown[1])) if unknown else ""
-        version = int(old[2]) if old else 1
-        return ModelError(
-            f"{backend.describe()} is too old for the model: it does not know {name} version "
-            f"{version}, which came with {written(first_runtime(name, version))}. Install a newer "
-            f"one, or export the model with min_runtime={backend.min_runtime!r}"
-        )
-    if EDGETPU_OP in text:
-        return ModelError(
-            "the model was compiled for the Edge TPU and runs nowhere else: load it with "
-            "delegate='edgetpu', or load the file that it was compiled from"
-        )
-    return ModelError(f"the runtime cannot {verb} the model: {text}")
-
-
-def _failed_run(error: Exception) -> EdgeqError:
-    text = _one_line(error)
-    if _HELD in text:
-        return DataError(
-            "an array of input_view, output_view or view still shows the model's memory: "
-            "`del` it before the next run"
-        )
-    return ModelError(f"the runtime failed to run the model: {text}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def _place(names: Sequence[str], name: str, kind: str) -> int:
     if name not in names:
         raise DataError(f"the model has no {kind} {name!r}; it has {', '.join(names)}")
@@ -424,38 +338,6 @@ def _filled(rows: Array, batch: int) -> Array:
     """A whole batch; the last row stands for those that are missing."""
     missing = batch - len(rows)
     return np.concatenate([rows, rows[-1:].repeat(missing, axis=0)]) if missing else rows
-
-
-def _pieces(ops: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [op for op in ops if op["op_name"] == "DELEGATE"]
-
-
-def _coverage(ops: Sequence[Mapping[str, Any]], pieces: Sequence[Mapping[str, Any]]) -> Coverage:
-    """What some delegate nodes took, by walking back from what each of them computes."""
-    nodes = [op for op in ops if op["op_name"] != "DELEGATE"]
-    producer = {int(t): i for i, op in enumerate(nodes) for t in op["outputs"]}
-    delegated: set[int] = set()
-    for piece in pieces:
-        stop = {int(t) for t in piece["inputs"]}
-        delegated |= _walk_back(nodes, producer, [int(t) for t in piece["outputs"]], stop)
-    return Coverage(frozenset(delegated), len(nodes), len(pieces))
-
-
-def _walk_back(
-    ops: Sequence[Mapping[str, Any]],
-    producer: Mapping[int, int],
-    tensors: list[int],
-    stop: set[int],
-) -> set[int]:
-    """Ops that lead to `tensors`, not going past the tensors in `stop`."""
-    found: set[int] = set()
-    while tensors:
-        tensor = tensors.pop()
-        if tensor in stop or tensor not in producer or producer[tensor] in found:
-            continue
-        found.add(producer[tensor])
-        tensors += [int(t) for t in ops[producer[tensor]]["inputs"] if t >= 0]
-    return found
 
 
 def smoke_run(tflite: Content, sample: Sequence[Array]) -> None:

@@ -19,7 +19,7 @@ from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel
 from edgeq.runtime.backend import load_backend
-from edgeq.runtime.session import model_argument
+from edgeq.runtime.interpreter import model_argument
 
 CHECK_LIMIT_S = 60.0
 KERNEL_CHECK = "edgeq.export.frontends.tflite:check_kernels"

@@ -28,7 +28,8 @@ from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.qtypes import QParams
-from edgeq.runtime.session import Coverage, Session
+from edgeq.runtime.coverage import Coverage
+from edgeq.runtime.session import Session
 from edgeq.targets import TARGETS, Target
 
 SAMPLES = 20
