@@ -1,0 +1,80 @@
+"""Forms of primitives that the converter turns into the right ops.
+
+Knows shapes, nothing of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def swapped_dot(left: Any, right: Any, *, dimension_numbers: Any, **params: Any) -> Any:
+    """`dot_general(left, right)`, computed with the weight `left` on the right.
+
+    The converter makes a fully connected op of any dot with a constant, and takes the right one for
+    the weight.
+    """
+    (left_dims, right_dims), (left_batch, right_batch) = dimension_numbers
+    result = jax.lax.dot_general(
+        right, left, ((right_dims, left_dims), (right_batch, left_batch)),
+        preferred_element_type=params.get("preferred_element_type"),
+    )  # fmt: skip
+    batch = len(left_batch)
+    left_free = left.ndim - batch - len(left_dims)
+    right_free = right.ndim - batch - len(right_dims)
+    order = [
+        *range(batch),
+        *range(batch + right_free, batch + right_free + left_free),
+        *range(batch, batch + right_free),
+    ]
+    return result if order == sorted(order) else jnp.transpose(result, order)
+
+
+def _cropped_transposed_convolution(image: Any, kernel: Any, **params: Any) -> Any:
+    """A convolution of a dilated image, padded alike on both sides of it.
+
+    The converter computes another shape than it should where the two sides differ.
+    """
+    padding, dilation = params["padding"], params["lhs_dilation"]
+    numbers = params["dimension_numbers"]
+    if all(d == 1 for d in dilation) or all(low == high for low, high in padding):
+        return jax.lax.conv_general_dilated_p.bind(image, kernel, **params)
+    taps = [kernel.shape[axis] for axis in numbers.rhs_spec[2:]]
+    dilated = [(t - 1) * d for t, d in zip(taps, params["rhs_dilation"], strict=True)]
+    full = [max(size, *pair) for size, pair in zip(dilated, padding, strict=True)]
+    wide = {**params, "padding": tuple((size, size) for size in full)}
+    result = jax.lax.conv_general_dilated_p.bind(image, kernel, **wide)
+    for axis, size, (low, high) in zip(numbers.out_spec[2:], full, padding, strict=True):
+        end = result.shape[axis] - (size - high)
+        result = jax.lax.slice_in_dim(result, size - low, end, axis=axis)
+    return result
+
+
+def _max_pool_of_images(row: Any, **params: Any) -> Any:
+    """A max pool along one axis as one of images, which is the one that kernels have."""
+    windows = ("window_dimensions", "window_strides", "base_dilation", "window_dilation")
+    if row.ndim != 3:
+        return jax.lax.reduce_window_max_p.bind(row, **params)
+    wide = {key: (params[key][0], 1, *params[key][1:]) for key in windows}
+    low_high = params["padding"]
+    wide["padding"] = (low_high[0], (0, 0), *low_high[1:])
+    image = jnp.expand_dims(row, 1)
+    return jnp.squeeze(jax.lax.reduce_window_max_p.bind(image, **{**params, **wide}), 1)
+
+
+def _gather_in_bounds(table: Any, indices: Any, **params: Any) -> Any:
+    """A gather without the check of its indices, which kernels do themselves."""
+    mode = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
+    return jax.lax.gather_p.bind(table, indices, **{**params, "mode": mode})
+
+
+CANONICAL: Mapping[str, Any] = {
+    "conv_general_dilated": _cropped_transposed_convolution,
+    "reduce_window_max": _max_pool_of_images,
+    "gather": _gather_in_bounds,
+}
+"""What primitives are emitted as that the converter has no good form of."""
