@@ -108,7 +108,11 @@ PortRange = Annotated[
 ]
 
 
-PORTS_DEFAULT = "float32, for the Edge TPU int8"
+PORTS_DEFAULT = "float32" + "".join(
+    f", for {target.title} {target.port_type}"
+    for target in TARGETS.values()
+    if target.port_type != "float32"
+)
 
 
 MinRuntime = Annotated[

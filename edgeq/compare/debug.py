@@ -98,7 +98,7 @@ def _references(
         if isinstance(model, EdgeModel):
             return [model.rewritten, model.float_model]
     loaded = load("the float model", float_model, data, worker)
-    forms = [*(rewrite(loaded, target) for target in TARGETS), loaded]
+    forms = [*(rewrite(loaded, target) for target in TARGETS.values()), loaded]
     return list({form.digest: form for form in forms}.values())  # most are the same
 
 

@@ -30,7 +30,7 @@ from edgeq.export.deploy.signatures import by_signature
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.choices import Choices, choose, observers
-from edgeq.export.plan.min_runtime import EDGETPU_COMPILER, check_runtime, for_runtime
+from edgeq.export.plan.min_runtime import check_runtime, for_runtime
 from edgeq.export.plan.placement import check_loads
 from edgeq.export.plan.planned_model import PlannedModel
 from edgeq.export.plan.planner import Plan, make_plan, refuse_quantized
@@ -50,8 +50,7 @@ from edgeq.progress import Progress
 from edgeq.recipe import AUTO, INT8, Mode, Recipe, as_recipe
 from edgeq.report import Report
 from edgeq.runtime.cpu import has_int8_dot_product
-from edgeq.targets import TARGETS
-from edgeq.targets.edgetpu_compiler import COMPILER, GET_COMPILER, has_compiler
+from edgeq.targets import TARGETS, as_target
 from edgeq.versions import Version, as_version
 
 
@@ -93,24 +92,23 @@ def export(
             a linen module.
         sample: Input to trace the model with; by default the first representative sample.
         recipe: Preset name, `Recipe`, or path of a recipe's JSON.
-        target: Where the model will run: `"xnnpack"`; `"edgetpu"` or `"portable"` (what both and
-            the plain kernels run), for which `recipe="auto"` is `"int8"`. For the Edge TPU
-            inputs and outputs are int8 and images NHWC where nothing else is said, and
-            `min_runtime` is that of its compiler.
+        target: Where the model will run, by its name in docs/targets.md. One that computes in
+            integers alone takes `recipe="auto"` as `"int8"`. Types of inputs and outputs, layout
+            and `min_runtime` are those of the target where nothing else is said.
         calibration: A calibration of this model, or its file, to plan by; `rep_dataset` is then
             only for tracing and judging by.
         inputs: What the app passes: `"float32"`, `"int8"`, `"uint8"` or `"int16"`; a range that
             is known beforehand instead of measured, such as `(0, 1)`; both as
             `("uint8", (0, 1))`; or a dict of these by input name. `edge_model.io` has the scales.
             `rep_dataset` stays in real numbers. int8 costs nothing; uint8 and int16 put a QUANTIZE
-            op outside the XNNPACK delegate. None is `"float32"`, for the Edge TPU `"int8"`.
+            op outside the XNNPACK delegate. None is the target's own, mostly `"float32"`.
         outputs: What the app gets, likewise.
         layout: `"nhwc"` lets the file take and give images as NHWC where the model has NCHW;
-            `rep_dataset` stays as the model takes it. None keeps the model's own.
+            `rep_dataset` stays as the model takes it. None is the target's own, mostly the model's.
         min_sqnr_db: Lowest SQNR in dB against the float model that an output may have; None
             accepts any.
         min_runtime: The oldest TensorFlow Lite version that will run the file, such as `"2.14"`:
-            op versions stay within it. None is the newest.
+            op versions stay within it. None is the target's own, mostly the newest.
         measure: Whether `recipe="auto"` decides by times measured on this machine. Otherwise it
             estimates them for a processor with int8 dot products, which phones have.
         goal_db: SQNR in dB from which on `recipe="auto"` takes the fastest plan.
@@ -170,7 +168,7 @@ def export(
         calibrated_samples=decided.calibration.samples,
         independent=decided.independent,
         fitted_weights=fitted,
-        notes=(*float_model.notes, *decided.advice, *_next_steps(target)),
+        notes=(*float_model.notes, *decided.advice, *TARGETS[target].next_steps()),
         seconds=dict(stages.seconds),
     )
     return EdgeModel(bytes(tflite), float_model, rewritten, plan, decided.calibration, report)
@@ -364,7 +362,7 @@ def calibrate(
     Raises:
         EdgeqError: As for `export`.
     """
-    _check_target(target)
+    as_target(target)
     recipe = replace(as_recipe(recipe), observer=observer)
     asked = as_port_specs(inputs, "inputs"), as_port_specs(outputs, "outputs")
     check_layout(layout)
@@ -413,10 +411,10 @@ def _traced(
 
 
 def _laid_out(model: FloatModel, layout: str | None, target: str) -> FloatModel:
-    """The model with images as asked for; the Edge TPU has them as NHWC where nothing is said."""
+    """The model with images as asked for, or else as the target likes them best."""
     if layout is not None:
         return to_nhwc(model)
-    if target == "edgetpu":
+    if TARGETS[target].layout is not None:
         with contextlib.suppress(RecipeError):  # it has no images, or has them as NHWC
             return to_nhwc(model)
     return model
@@ -424,40 +422,23 @@ def _laid_out(model: FloatModel, layout: str | None, target: str) -> FloatModel:
 
 def _rewritten(model: FloatModel, target: str) -> FloatModel:
     """The model in better ops; one that brought scales is left in the ops that those are for."""
-    return model if model.given else rewrite(model, target)
+    return model if model.given else rewrite(model, TARGETS[target])
 
 
 def _recipe_for(target: str, recipe: str | os.PathLike[str] | Recipe) -> Recipe:
-    """The recipe; only XNNPACK runs float and integers side by side, which "auto" makes use of."""
-    _check_target(target)
-    found = as_recipe(recipe)
+    """The recipe; where float and integers do not mix, "auto" is "int8"."""
+    mixes_float, found = as_target(target).mixes_float, as_recipe(recipe)
     is_auto = found.with_rounding(AUTO.rounding) == AUTO
-    return INT8.with_rounding(found.rounding) if is_auto and target != "xnnpack" else found
-
-
-def _check_target(target: str) -> None:
-    if target not in TARGETS:
-        raise RecipeError(f"target must be one of {', '.join(TARGETS)}. Received: {target!r}")
+    return INT8.with_rounding(found.rounding) if is_auto and not mixes_float else found
 
 
 def _ports_for(target: str, asked: object, side: str) -> PortSpecs:
-    """What ports shall be; the Edge TPU has no op that converts from and to float."""
-    default = "int8" if target == "edgetpu" else "float32"
-    return as_port_specs(default if asked is None else asked, side)
+    """What ports shall be, where nothing is said as the target has them."""
+    return as_port_specs(TARGETS[target].port_type if asked is None else asked, side)
 
 
 def _runtime_for(target: str, min_runtime: str | None) -> Version | None:
-    if min_runtime is not None:
-        return as_version(min_runtime)
-    return EDGETPU_COMPILER if target == "edgetpu" else None
-
-
-def _next_steps(target: str) -> tuple[str, ...]:
-    """What is left to do before the file runs on the target."""
-    if target != "edgetpu":
-        return ()
-    missing = "" if has_compiler() else f"; {COMPILER} is not on the PATH. {GET_COMPILER}"
-    return (f"the Edge TPU runs what `edgeq compile` makes of this file{missing}",)
+    return TARGETS[target].oldest_runtime if min_runtime is None else as_version(min_runtime)
 
 
 def _source(

@@ -9,29 +9,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgeq.errors import ModelError, RecipeError
+from edgeq.errors import ModelError
 from edgeq.flatbuffer import Operator
 from edgeq.linter.result import Finding, LintResult, Placed, Severity
 from edgeq.linter.rules import RULES
 from edgeq.linter.subject import Subject, read
-from edgeq.targets import TARGETS, Effect, Target, op_view
-from edgeq.targets.edgetpu import RUNTIME, SRAM_BYTES, parameter_bytes
+from edgeq.targets import Effect, Placement, Target, as_target, op_view
 
 __all__ = ["Finding", "LintResult", "Severity", "lint"]
-
-_REWRITES = {
-    "AVERAGE_POOL_2D": "pool over all of an image with MEAN",
-    "HARD_SWISH": "edgeq export rewrites it; or train with RELU6",
-    "SQUEEZE": "use RESHAPE",
-    "EXPAND_DIMS": "use RESHAPE",
-    "CONCATENATION": "concatenate at most 5 at a time",
-    "SPLIT": "split into at most 4 at a time",
-    "RELU": "let it follow a convolution directly, which it then becomes part of",
-    "RELU6": "let it follow a convolution directly, which it then becomes part of",
-    "SOFTMAX": "leave it out of the model, and let the app compute it",
-    "ARG_MAX": "leave it out of the model, and let the app compute it",
-}
-"""What helps most ops that a target does not run."""
 
 _REFUSED = "quantize again so that the rule holds; until then the model runs without the delegate"
 _OUTSIDE = "accept that it runs on the CPU, or express it by other ops"
@@ -42,7 +27,7 @@ def lint(model: bytes | str | os.PathLike[str], target: str = "xnnpack") -> Lint
 
     Args:
         model: The file's bytes or path.
-        target: Where it will run: `"xnnpack"`, `"edgetpu"` or `"portable"`.
+        target: Where it will run, by its name in docs/targets.md.
 
     Returns:
         Findings, and for each op whether the target runs it.
@@ -51,14 +36,14 @@ def lint(model: bytes | str | os.PathLike[str], target: str = "xnnpack") -> Lint
         ModelError: Not a .tflite file, or damaged elsewhere than in its quantization parameters.
         RecipeError: The target is unknown.
     """
-    if target not in TARGETS:
-        raise RecipeError(f"target must be one of {', '.join(TARGETS)}. Received: {target!r}")
+    chosen = as_target(target)
     _, subjects = read(model if isinstance(model, bytes) else _content(model))
-    chosen = TARGETS[target]
-    placed = tuple(op for subject in subjects for op in _placed(subject, chosen))
+    placements = [chosen.placement(subject.graph) for subject in subjects]
+    both = list(zip(subjects, placements, strict=True))
+    placed = tuple(op for subject, placement in both for op in _placed(subject, placement))
     found = [f for subject in subjects for f in _findings(subject, chosen)]
     found.sort(key=lambda finding: finding.severity is not Severity.ERROR)
-    notes = _edge_tpu_notes(subjects) if target == "edgetpu" else ()
+    notes = chosen.file_notes([(subject.graph, placement) for subject, placement in both])
     return LintResult(target, tuple(found), placed, notes)
 
 
@@ -73,8 +58,7 @@ def _where(subject: Subject, op: Operator) -> str:
     return subject.graph.tensors[op.outputs[0]].name if op.outputs else ""
 
 
-def _placed(subject: Subject, target: Target) -> Iterator[Placed]:
-    placement = target.placement(subject.graph)
+def _placed(subject: Subject, placement: Placement) -> Iterator[Placed]:
     for op in subject.graph.operators:
         where = _where(subject, op)
         yield Placed(subject.graph.index, op.index, op.name, where, placement[op.index])
@@ -110,24 +94,5 @@ def _of_target(subject: Subject, op: Operator, target: Target) -> Iterator[Findi
             Severity.ERROR if refused else Severity.WARNING, subject.graph.index, op.index, op.name,
             _where(subject, op), f"{target.name}/{constraint.name.replace('_', '-')}",
             f"{constraint.sentence}: {what}",
-            _REFUSED if refused else _REWRITES.get(op.name, _OUTSIDE),
+            _REFUSED if refused else target.advice.get(op.name, _OUTSIDE),
         )  # fmt: skip
-
-
-def _edge_tpu_notes(subjects: tuple[Subject, ...]) -> tuple[str, ...]:
-    placements = [(s.graph, TARGETS["edgetpu"].placement(s.graph)) for s in subjects]
-    size = sum(parameter_bytes(graph, placement) for graph, placement in placements)
-    mapped = [op.name for g, p in placements for op in g.operators if not p[op.index]]
-    notes = []
-    if size > SRAM_BYTES:
-        notes.append(
-            f"{size / 1e6:.1f} MB of parameters exceed about {SRAM_BYTES / 1e6:.0f} MB on the "
-            "chip: the rest is sent to it at every inference"
-        )
-    elif mapped:
-        notes.append(f"{size / 1e6:.2f} MB of parameters fit on the chip")
-    if mapped:
-        newest = max(mapped, key=lambda name: RUNTIME[name])
-        if RUNTIME[newest] > 12:
-            notes.append(f"{newest} needs version {RUNTIME[newest]} of the Edge TPU run time")
-    return tuple(notes)

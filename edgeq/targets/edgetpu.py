@@ -6,13 +6,26 @@ The compiler is closed: an op that keeps all of this may still not map ("unspeci
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from edgeq.flatbuffer import Graph
-from edgeq.targets.constraints import Placement, Target, constraint
+from edgeq.targets.constraints import constraint
+from edgeq.targets.target import Compiler, Placement, Purpose, Target
 from edgeq.targets.views import OpView, TensorView
+from edgeq.versions import Version
 
 SRAM_BYTES = 8_000_000
 """On-chip memory, shared by code and parameters; what does not fit is sent at every inference."""
+
+COMPILER_RUNTIME: Version = (2, 5)
+"""The run time inside the compiler 16, which cannot parse a file with newer ops."""
+
+COMPILER = Compiler(
+    "edgetpu_compiler",
+    "It runs on x86-64 Linux alone. On Debian or Ubuntu add Coral's package source as "
+    "coral.ai/docs/edgetpu/compiler describes, then run "
+    "`sudo apt-get update && sudo apt-get install edgetpu-compiler`",
+)
 
 SOFTMAX_ELEMENTS_MAX = 16_000
 INTEGERS = ("int8", "uint8", "int32", "bool")
@@ -258,14 +271,58 @@ def parameter_bytes(graph: Graph, placement: Placement) -> int:
     return sum(data.nbytes for data in constants if data is not None)
 
 
+def _file_notes(graphs: Sequence[tuple[Graph, Placement]]) -> tuple[str, ...]:
+    """Whether the parameters fit on the chip, and which run time its ops need."""
+    size = sum(parameter_bytes(graph, placement) for graph, placement in graphs)
+    mapped = [op.name for graph, found in graphs for op in graph.operators if not found[op.index]]
+    notes = []
+    if size > SRAM_BYTES:
+        notes.append(
+            f"{size / 1e6:.1f} MB of parameters exceed about {SRAM_BYTES / 1e6:.0f} MB on the "
+            "chip: the rest is sent to it at every inference"
+        )
+    elif mapped:
+        notes.append(f"{size / 1e6:.2f} MB of parameters fit on the chip")
+    if mapped:
+        newest = max(mapped, key=lambda name: RUNTIME[name])
+        if RUNTIME[newest] > 12:
+            notes.append(f"{newest} needs version {RUNTIME[newest]} of the Edge TPU run time")
+    return tuple(notes)
+
+
+def _ops() -> dict[str, list[str]]:
+    """The ops by the run time that brought them."""
+    return {
+        "In all versions of the run time" if since < 12 else f"From run time {since}": [
+            name for name, version in RUNTIME.items() if version == since
+        ]
+        for since in sorted(set(RUNTIME.values()))
+    }
+
+
 EDGETPU = Target(
-    "edgetpu",
-    "the Edge TPU",
-    (mapped_op, integers_only),
-    (
+    name="edgetpu",
+    title="the Edge TPU",
+    about="From documents alone: no file was compiled for it. All that follows the first op that "
+    "does not map runs on the CPU.",
+    premises=(mapped_op, integers_only),
+    constraints=(
         constant_sizes, three_dimensions, constant_parameters, no_fused_activation,
         concatenated_constant, equal_dilation, flat_result, reduced_axes, padded_batch,
         packed_batch, split_batch, slope_shape, softmax_size, strided_slice,
     ),
-    _single_subgraph,
+    whole=_single_subgraph,
+    ops=_ops(),
+    mixes_float=False,
+    rewrites=frozenset({Purpose.FEWER_OPS, Purpose.MAPPING, Purpose.MAPPING_ALONE}),
+    port_type="int8",
+    layout="nhwc",
+    oldest_runtime=COMPILER_RUNTIME,
+    compiler=COMPILER,
+    advice={
+        "HARD_SWISH": "edgeq export rewrites it; or train with RELU6",
+        "SOFTMAX": "leave it out of the model, and let the app compute it",
+        "ARG_MAX": "leave it out of the model, and let the app compute it",
+    },
+    file_notes=_file_notes,
 )  # fmt: skip

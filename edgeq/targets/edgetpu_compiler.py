@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,18 +20,12 @@ from rich.table import Table
 
 from edgeq.errors import ConversionError, DependencyError, ModelError, RecipeError
 from edgeq.flatbuffer import Graph, parse
-from edgeq.targets import TARGETS, op_view
+from edgeq.targets.edgetpu import COMPILER, EDGETPU
+from edgeq.targets.views import op_view
 
-COMPILER = "edgetpu_compiler"
 MAPPED = "Mapped to Edge TPU"
 TIMEOUT_S = 180
 """How long the compiler works on a model before it gives up by itself."""
-
-GET_COMPILER = (
-    "It runs on x86-64 Linux alone. On Debian or Ubuntu add Coral's package source as "
-    "coral.ai/docs/edgetpu/compiler describes, then run "
-    "`sudo apt-get update && sudo apt-get install edgetpu-compiler`"
-)
 
 _FIELD = re.compile(r"^([A-Z][^:\n]+): +(.+)$", re.MULTILINE)
 _ROW = re.compile(r"^([A-Za-z0-9_]+) +(\d+) +(\S.*?) *$", re.MULTILINE)
@@ -191,16 +184,10 @@ def compile_edgetpu(
     )
 
 
-def has_compiler() -> bool:
-    """Whether the compiler is on the `PATH`."""
-    return shutil.which(COMPILER) is not None
-
-
 def _compiler() -> str:
-    found = shutil.which(COMPILER)
-    if found is None:
-        raise DependencyError(f"{COMPILER} is not on the PATH. {GET_COMPILER}")
-    return found
+    if COMPILER.path is None:
+        raise DependencyError(COMPILER.missing)
+    return COMPILER.path
 
 
 def _graph(path: Path) -> Graph:
@@ -299,11 +286,10 @@ def _with_prediction(compiled: Compiled, graph: Graph | None, several_pieces: bo
     """What was compiled, beside what edgeq said of the model."""
     if graph is None:
         return compiled
-    target = TARGETS["edgetpu"]
     placement = (
-        {op.index: target.obstacles(op_view(graph, op)) for op in graph.operators}
+        {op.index: EDGETPU.obstacles(op_view(graph, op)) for op in graph.operators}
         if several_pieces
-        else target.placement(graph)
+        else EDGETPU.placement(graph)
     )
     rows = []
     for row in compiled.ops:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from edgeq.targets.constraints import Target
 from edgeq.targets.edgetpu import EDGETPU
+from edgeq.targets.target import Purpose, Target
 from edgeq.targets.xnnpack import XNNPACK
 
 PORTABLE = Target(
-    "portable",
-    "the portable subset",
-    (*XNNPACK.premises, *EDGETPU.premises),
-    (*XNNPACK.constraints, *EDGETPU.constraints),
+    name="portable",
+    title="the portable subset",
+    about="What XNNPACK and the Edge TPU both run: their rules together.",
+    premises=(*XNNPACK.premises, *EDGETPU.premises),
+    constraints=(*XNNPACK.constraints, *EDGETPU.constraints),
+    mixes_float=False,
+    rewrites=frozenset(
+        {Purpose.FEWER_OPS, Purpose.DELEGATION, Purpose.MAPPING, Purpose.COMMON_OPS}
+    ),
+    advice={**EDGETPU.advice, **XNNPACK.advice},
 )

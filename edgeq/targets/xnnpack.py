@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from edgeq.flatbuffer import Graph
-from edgeq.targets.constraints import Effect, Placement, Target, constraint
+from edgeq.targets.constraints import Effect, constraint
+from edgeq.targets.target import Placement, Purpose, Target
 from edgeq.targets.views import UNPACKED, OpView, TensorView, is_unpacked
 
 QUANTIZED = ("int8", "uint8")
@@ -587,11 +588,27 @@ def _unpacked_constants(graph: Graph, placement: Placement) -> Placement:
     return found
 
 
+ADVICE = {
+    "AVERAGE_POOL_2D": "pool over all of an image with MEAN",
+    "HARD_SWISH": "edgeq export rewrites it; or train with RELU6",
+    "SQUEEZE": "use RESHAPE",
+    "EXPAND_DIMS": "use RESHAPE",
+    "CONCATENATION": "concatenate at most 5 at a time",
+    "SPLIT": "split into at most 4 at a time",
+    "RELU": "let it follow a convolution directly, which it then becomes part of",
+    "RELU6": "let it follow a convolution directly, which it then becomes part of",
+    "SOFTMAX": "leave it out of the model, and let the app compute it",
+    "ARG_MAX": "leave it out of the model, and let the app compute it",
+}
+"""What helps an op that the delegate does not take."""
+
 XNNPACK = Target(
-    "xnnpack",
-    "the XNNPACK delegate",
-    (delegated_op, number_of_operands, data_type, conversion_type),
-    (
+    name="xnnpack",
+    title="the XNNPACK delegate",
+    about="The CPU delegate. The tests hold each row against the real delegate, limits from both "
+    "sides.",
+    premises=(delegated_op, number_of_operands, data_type, conversion_type),
+    constraints=(
         weight_type, per_tensor_activations, fused_activation, rank, rank_unchecked,
         static_operands, weight_matrix, bias_axis, weight_zero_point,
         weight_zero_point_refused, dynamic_weight_zero_point, right_operand,
@@ -600,5 +617,12 @@ XNNPACK = Target(
         negative_slope, reshape_parameters, same_parameters, pool_strides, block_size,
         softmax_beta, slice_size, slice_steps,
     ),
-    _unpacked_constants,
+    whole=_unpacked_constants,
+    ops={
+        "In float and int8": [name for name, form in FORMS.items() if form.integer],
+        "In float alone": [name for name, form in FORMS.items() if not form.integer],
+    },
+    mixes_float=True,
+    rewrites=frozenset({Purpose.FEWER_OPS, Purpose.DELEGATION, Purpose.DELEGATION_ALONE}),
+    advice=ADVICE,
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from delegation import check_prediction, taken
 from one_op import CASES, OneOp, Step, Value
@@ -10,13 +11,15 @@ from planted import PLANTED, Outcome, Planted
 from stages import to_int8
 
 import edgeq
-from edgeq.errors import ModelError
+from edgeq.errors import ModelError, UnsupportedOpError
 from edgeq.export.convert.convert_plan import start_converter
 from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel
 from edgeq.qtypes import DType, QParams
-from edgeq.targets import TARGETS, OpView, Target, TensorView, op_view
+from edgeq.targets import TARGETS, OpView, Purpose, Target, TensorView, op_view
+from edgeq.targets.constraints import constraint
+from edgeq.targets.target import Compiler
 
 XNNPACK, EDGETPU, PORTABLE = TARGETS["xnnpack"], TARGETS["edgetpu"], TARGETS["portable"]
 SAMPLES = 12
@@ -64,9 +67,9 @@ def test_every_constraint_of_xnnpack_is_shown_by_a_planted_file() -> None:
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
 def test_every_constraint_has_a_sentence_and_a_source(target: Target) -> None:
-    for constraint in (*target.premises, *target.constraints):
-        assert constraint.sentence.startswith(("XNNPACK ", "The Edge TPU ")), constraint.name
-        assert constraint.source, constraint.name
+    for rule in (*target.premises, *target.constraints):
+        assert rule.sentence.startswith(("XNNPACK ", "The Edge TPU ")), rule.name
+        assert rule.source, rule.name
 
 
 def test_an_obstacle_says_the_rule_and_what_was_found() -> None:
@@ -155,3 +158,64 @@ def test_the_edge_tpu_compiler_maps_up_to_the_first_op_that_it_cannot() -> None:
     assert [op.name for op in graph.operators] == ["QUANTIZE", "RELU", "EXP", "RELU", "DEQUANTIZE"]
     assert mapped == ["RELU"]
     assert placement[3] == ("The Edge TPU compiler maps one piece, which ends at EXP (op 2)",)
+
+
+@constraint("MEAN")
+def no_means(op: OpView) -> str | None:
+    """The chip has no means.
+
+    Source: made up.
+    """
+    return f"{len(op.outputs)} of them"
+
+
+CHIP = Target(
+    name="chip",
+    title="the chip",
+    about="Made up.",
+    premises=(),
+    constraints=(no_means,),
+    mixes_float=False,
+    rewrites=frozenset({Purpose.FEWER_OPS}),
+    port_type="int8",
+    layout="nhwc",
+    oldest_runtime=(2, 6),
+    compiler=Compiler("chip_compiler_404", "It comes with the chip"),
+    advice={"MEAN": "use strides"},
+    file_notes=lambda graphs: (f"{len(graphs)} graph(s) on the chip",),
+)
+
+
+@pytest.fixture
+def chip(monkeypatch: pytest.MonkeyPatch) -> Target:
+    """A made-up target, which is known by its line in `TARGETS` alone."""
+    monkeypatch.setitem(TARGETS, CHIP.name, CHIP)
+    return CHIP
+
+
+def test_export_asks_the_target(
+    chip: Target, demo_model: FloatModel, demo_images: npt.NDArray[np.float32]
+) -> None:
+    edge = edgeq.export(demo_model.tflite, demo_images, target="chip", progress=False)
+    assert {port.dtype for port in (*edge.io.inputs, *edge.io.outputs)} == {"int8"}
+    assert edge.io.inputs[0].shape == (1, 28, 28, 1)
+    assert edge.report.recipe == "int8"
+    assert edge.report.notes[-1] == (
+        "the chip runs what `edgeq compile` makes of this file; chip_compiler_404 is not on the "
+        "PATH. It comes with the chip"
+    )
+    assert any("has no means: 1 of them" in why for why in edge.report.obstacles.values())
+
+
+def test_an_op_that_is_newer_than_the_targets_run_time_is_refused(chip: Target) -> None:
+    gelu = next(case for case in CASES if case.label == "GELU")
+    with pytest.raises(UnsupportedOpError, match=r"GELU .* needs 2\.9"):
+        edgeq.export(gelu.build(), gelu.draw(SAMPLES), target="chip", progress=False)
+
+
+def test_lint_asks_the_target(chip: Target) -> None:
+    mean = next(case for case in CASES if case.label == "MEAN")
+    found = edgeq.lint(mean.build(), "chip")
+    assert found.notes == ("1 graph(s) on the chip",)
+    (finding,) = found.findings
+    assert (finding.rule, finding.advice) == ("chip/no-means", "use strides")

@@ -16,9 +16,6 @@ from edgeq.versions import (
     written,
 )
 
-EDGETPU_COMPILER: Version = (2, 5)
-"""The run time inside the Edge TPU compiler 16, which cannot parse a file with newer ops."""
-
 
 def for_runtime(graph: Graph, choices: Choices, oldest: Version | None) -> dict[int, Choice]:
     """The choices, with one scale for all weights where `oldest` misreads a scale a channel."""

@@ -22,6 +22,7 @@ from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.flatbuffer import Graph, Operator, parse_tree
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import FloatModel
+from edgeq.targets import HOST, Target
 
 REWRITES: tuple[Rewrite, ...] = (
     *layout.REWRITES,
@@ -39,7 +40,7 @@ PASSES_MAX = 100
 
 
 def rewrite(
-    model: FloatModel, target: str = "xnnpack", rewrites: Sequence[Rewrite] = REWRITES
+    model: FloatModel, target: Target = HOST, rewrites: Sequence[Rewrite] = REWRITES
 ) -> FloatModel:
     """The model with all rewrites for a target applied as often as they fit.
 
@@ -47,7 +48,7 @@ def rewrite(
         The model itself if none fits.
     """
     editor, graph = GraphEditor(model.tree), model.graph
-    rewrites = [row for row in rewrites if target in row.targets]
+    rewrites = [row for row in rewrites if row.purpose in target.rewrites]
     for _ in range(PASSES_MAX):
         if not _pass(Site(graph, editor), rewrites):
             break

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.export.rewrite.base import FOR_EDGETPU, FOR_XNNPACK, XNNPACK_ALONE, Array, Rewrite, Site
+from edgeq.export.rewrite.base import Array, Rewrite, Site
 from edgeq.flatbuffer import Operator, schema
 from edgeq.model import layer
+from edgeq.targets import Purpose
 
 _FUSES = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL")
 _RELUS = ("RELU", "RELU6", "RELU_N1_TO_1")
@@ -241,23 +242,23 @@ REWRITES = (
     ),
     Rewrite(
         "fused activation of a pool", _RELUS, "the MAX_POOL_2D before it with the activation fused",
-        "int8 RELUs of their own are not delegated", True, _fused_pool, XNNPACK_ALONE,
+        "int8 RELUs of their own are not delegated", True, _fused_pool, Purpose.DELEGATION_ALONE,
     ),
     Rewrite(
         "activation of a max pool", ("MAX_POOL_2D", *_RELUS), "the activation, MAX_POOL_2D",
         "the converter fuses it into a pool before it, and the Edge TPU has no such pool", True,
-        _before_pool, FOR_EDGETPU,
+        _before_pool, Purpose.MAPPING,
     ),
     Rewrite(
         "activation of an average pool", ("AVERAGE_POOL_2D", *_RELUS),
         "AVERAGE_POOL_2D, MUL by 1 with the activation fused",
         "the converter fuses it into a pool before it, and the Edge TPU has no such pool", True,
-        _behind_pool, FOR_EDGETPU,
+        _behind_pool, Purpose.MAPPING,
     ),
     Rewrite(
         "carried activation", _RELUS, "MUL by 1 with the activation fused",
         "where the op before it can fuse none: int8 RELUs of their own are not delegated", True,
-        _carried, FOR_XNNPACK,
+        _carried, Purpose.DELEGATION,
     ),
     Rewrite(
         "RELU_0_TO_1", ("RELU_0_TO_1",), "MUL by 6 with RELU6 fused, MUL by 1/6",
@@ -270,7 +271,7 @@ REWRITES = (
     Rewrite(
         "clamp between other bounds", ("MAXIMUM", "MINIMUM"),
         "MUL with RELU6 fused, MUL, between two ADD where the lower bound is not 0",
-        "int8 MAXIMUM and MINIMUM are not delegated", False, _scaled_clamp, FOR_XNNPACK,
+        "int8 MAXIMUM and MINIMUM are not delegated", False, _scaled_clamp, Purpose.DELEGATION,
     ),
     Rewrite(
         "hard swish", ("HARD_SWISH",), "ADD of 3 with RELU6 fused, MUL by 1/6, MUL",
@@ -278,31 +279,31 @@ REWRITES = (
     ),
     Rewrite(
         "PRELU with equal slopes", ("PRELU",), "LEAKY_RELU",
-        "int8 PRELU is not delegated", True, _equal_slopes, XNNPACK_ALONE,
+        "int8 PRELU is not delegated", True, _equal_slopes, Purpose.DELEGATION_ALONE,
     ),
     Rewrite(
         "PRELU", ("PRELU",), "RELU, MUL by the slopes with RELU fused, SUB",
-        "int8 PRELU is not delegated", True, _prelu, FOR_XNNPACK,
+        "int8 PRELU is not delegated", True, _prelu, Purpose.DELEGATION,
     ),
     Rewrite(
         "PRELU with a slope for each place", ("PRELU",),
         "RELU, MUL by the slopes with RELU fused, SUB",
-        "the Edge TPU has one slope for each channel", True, _slopes_of_places, FOR_EDGETPU,
+        "the Edge TPU has one slope for each channel", True, _slopes_of_places, Purpose.MAPPING,
     ),
     Rewrite(
         "LEAKY_RELU", ("LEAKY_RELU",), "PRELU with equal slopes",
-        "the Edge TPU has no LEAKY_RELU", True, _leaky_slopes, ("edgetpu",),
+        "the Edge TPU has no LEAKY_RELU", True, _leaky_slopes, Purpose.MAPPING_ALONE,
     ),
     Rewrite(
         "LEAKY_RELU for both", ("LEAKY_RELU",), "RELU, MUL by the slope with RELU fused, SUB",
-        "the Edge TPU has no LEAKY_RELU, XNNPACK no int8 PRELU", True, _leaky, ("portable",),
+        "the Edge TPU has no LEAKY_RELU, XNNPACK no int8 PRELU", True, _leaky, Purpose.COMMON_OPS,
     ),
     Rewrite(
         "absolute value", ("ABS",), "LEAKY_RELU with slope -1",
-        "int8 ABS is not delegated", True, _abs, XNNPACK_ALONE,
+        "int8 ABS is not delegated", True, _abs, Purpose.DELEGATION_ALONE,
     ),
     Rewrite(
         "absolute value of two sides", ("ABS",), "RELU, MUL by -1 with RELU fused, ADD",
-        "the Edge TPU has neither ABS nor LEAKY_RELU", True, _magnitude, FOR_EDGETPU,
+        "the Edge TPU has neither ABS nor LEAKY_RELU", True, _magnitude, Purpose.MAPPING,
     ),
 )  # fmt: skip

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.export.rewrite.base import FOR_XNNPACK, Array, Rewrite, Site
+from edgeq.export.rewrite.base import Array, Rewrite, Site
 from edgeq.flatbuffer import Operator
+from edgeq.targets import Purpose
 
 _AFFINE = ("ADD", "SUB", "MUL", "DIV")
 _BROADCASTING = ("ADD", "SUB", "MUL", "DIV")
@@ -258,6 +259,6 @@ REWRITES = (
     Rewrite(
         "squared difference", ("SQUARED_DIFFERENCE",), "SUB, MUL of the difference by itself",
         "int8 SQUARED_DIFFERENCE is not delegated", True, _squared_difference,
-        FOR_XNNPACK,
+        Purpose.DELEGATION,
     ),
 )  # fmt: skip

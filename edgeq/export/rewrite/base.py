@@ -14,7 +14,7 @@ from edgeq.flatbuffer import Graph, Operator, schema
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import layer
 from edgeq.ops import NON_NEGATIVE_OUTPUT
-from edgeq.targets import TARGETS
+from edgeq.targets import Purpose
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -169,16 +169,6 @@ Apply = Callable[[Site, Operator], "Sequence[Any] | None"]
 are not in `Site.same`. Ops before it whose results are not read any more go by themselves."""
 
 
-FOR_XNNPACK = ("xnnpack", "portable")
-"""Targets of a rewrite of what the Edge TPU runs as it is, and XNNPACK does not."""
-
-FOR_EDGETPU = ("edgetpu", "portable")
-"""Targets of a rewrite of what XNNPACK runs as it is, and the Edge TPU does not."""
-
-XNNPACK_ALONE = ("xnnpack",)
-"""Targets of a rewrite into ops that the Edge TPU does not run, or for the speed of XNNPACK."""
-
-
 @dataclass(frozen=True)
 class Rewrite:
     """One row of the table of rewrites.
@@ -190,7 +180,7 @@ class Rewrite:
         why: Why that is better.
         exact: Whether the float numbers stay the same bit for bit; otherwise up to rounding.
         apply: Does it.
-        targets: Names of the targets that are served by it, or at least not the worse for it.
+        purpose: What it is for; targets list the purposes that serve them.
     """
 
     name: str
@@ -199,4 +189,4 @@ class Rewrite:
     why: str
     exact: bool
     apply: Apply
-    targets: tuple[str, ...] = tuple(TARGETS)
+    purpose: Purpose = Purpose.FEWER_OPS

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from edgeq.export.rewrite.arithmetic import affine
-from edgeq.export.rewrite.base import XNNPACK_ALONE, Rewrite, Site
+from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.export.rewrite.windows import Window, windows
 from edgeq.flatbuffer import Operator, schema
 from edgeq.ops import MOST_TAPS
+from edgeq.targets import Purpose
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
@@ -209,12 +210,12 @@ REWRITES = (
     Rewrite(
         "strided convolution of a wave", _CONVOLUTIONS, "RESHAPE, CONV_2D without stride",
         f"the int8 kernels work on {CHANNEL_GROUP} channels at a time, and a wave has one", False,
-        _wave, XNNPACK_ALONE,
+        _wave, Purpose.DELEGATION_ALONE,
     ),
     Rewrite(
         "large depthwise kernel", ("DEPTHWISE_CONV_2D",),
         "PAD, SLICE and a DEPTHWISE_CONV_2D for each band of rows, ADD",
         f"the kernels for more than {MOST_TAPS} taps are several times slower", False, _bands,
-        XNNPACK_ALONE,
+        Purpose.DELEGATION_ALONE,
     ),
 )  # fmt: skip

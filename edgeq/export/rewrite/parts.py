@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.export.rewrite.base import FOR_EDGETPU, FOR_XNNPACK, Rewrite, Site
+from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.flatbuffer import Operator
+from edgeq.targets import Purpose
 
 JOINED_MAX = 5
 """Inputs of a CONCATENATION that the delegate takes."""
@@ -208,18 +209,18 @@ REWRITES = (
     Rewrite(
         "long concatenation", ("CONCATENATION",), "a tree of CONCATENATION",
         f"more than {JOINED_MAX} inputs are not delegated", True, _concatenation,
-        FOR_XNNPACK,
+        Purpose.DELEGATION,
     ),
     Rewrite("stack", ("PACK",), "RESHAPE of each input, CONCATENATION",
-            "PACK is not delegated", True, _pack, FOR_XNNPACK),
+            "PACK is not delegated", True, _pack, Purpose.DELEGATION),
     Rewrite("stack along the first dimension", ("PACK",), "RESHAPE of each input, CONCATENATION",
-            "the Edge TPU does not pack along it", True, _pack_first, FOR_EDGETPU),
+            "the Edge TPU does not pack along it", True, _pack_first, Purpose.MAPPING),
     Rewrite(
         "long split", ("SPLIT",), "SLICE for each part",
-        f"more than {PARTS_MAX} parts are not delegated", True, _split, FOR_XNNPACK,
+        f"more than {PARTS_MAX} parts are not delegated", True, _split, Purpose.DELEGATION,
     ),
     Rewrite("split along the first dimension", ("SPLIT",), "SLICE for each part",
-            "the Edge TPU does not split along it", True, _split_first, FOR_EDGETPU),
+            "the Edge TPU does not split along it", True, _split_first, Purpose.MAPPING),
     Rewrite("uneven split", ("SPLIT_V",), "SLICE for each part",
             "SPLIT_V is not delegated", True, _split_v),
     Rewrite("unstack", ("UNPACK",), "SLICE and RESHAPE for each part",
@@ -227,7 +228,7 @@ REWRITES = (
     Rewrite(
         "strided slice without gaps", ("STRIDED_SLICE",), "SLICE, RESHAPE",
         "a STRIDED_SLICE that drops a dimension is not delegated", True, _strided_slice,
-        FOR_XNNPACK,
+        Purpose.DELEGATION,
     ),
     Rewrite(
         "gather of neighbours", ("GATHER",), "SLICE, RESHAPE",

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.export.rewrite.base import FOR_XNNPACK, XNNPACK_ALONE, Rewrite, Site
+from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.export.rewrite.parts import joined, repeated
 from edgeq.export.rewrite.windows import Window, windows
 from edgeq.flatbuffer import Operator, schema
+from edgeq.targets import Purpose
 
 INFINITY = 1e30
 """A pad value below the negative of this stands for minus infinity."""
@@ -129,12 +130,12 @@ REWRITES = (
     Rewrite(
         "average over the whole map", ("AVERAGE_POOL_2D",), "MEAN",
         "int8 AVERAGE_POOL_2D is not delegated, MEAN is", False, _global_average,
-        FOR_XNNPACK,
+        Purpose.DELEGATION,
     ),
     Rewrite(
         "average without padding", ("AVERAGE_POOL_2D",),
         "DEPTHWISE_CONV_2D with equal weights",
-        "int8 AVERAGE_POOL_2D is not delegated", False, _average, FOR_XNNPACK,
+        "int8 AVERAGE_POOL_2D is not delegated", False, _average, Purpose.DELEGATION,
     ),
     Rewrite(
         "max pool padded with minus infinity", ("MAX_POOL_2D",),
@@ -145,6 +146,6 @@ REWRITES = (
     Rewrite(
         "nearest neighbour, whole factors", ("RESIZE_NEAREST_NEIGHBOR",),
         "CONCATENATION of copies, DEPTH_TO_SPACE",
-        "RESIZE_NEAREST_NEIGHBOR is not delegated", True, _nearest, XNNPACK_ALONE,
+        "RESIZE_NEAREST_NEIGHBOR is not delegated", True, _nearest, Purpose.DELEGATION_ALONE,
     ),
 )  # fmt: skip

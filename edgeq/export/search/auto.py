@@ -47,7 +47,7 @@ from edgeq.qtypes import DType
 from edgeq.recipe import Mode, Recipe
 from edgeq.runtime.benchmark import interleaved_latency
 from edgeq.runtime.session import Session
-from edgeq.targets import TARGETS
+from edgeq.targets import HOST
 
 PRICES = tuple(np.logspace(-2, 5, 15))
 """Prices of noise, in float inferences for each unit of relative noise power."""
@@ -190,7 +190,7 @@ class Search:
                 choice = replace(choice, mode=mode, reason=obstacle)
             found[index] = choice
         plan = make_plan(self.model, self.calibration, self.recipe, found)
-        for index, why in refused_ops(self.model, plan, TARGETS["xnnpack"]).items():
+        for index, why in refused_ops(self.model, plan, HOST).items():
             if self.choices[index].mode is Mode.AUTO:
                 found[index] = Choice(Mode.FLOAT, why)
         for _ in range(3):
