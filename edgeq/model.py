@@ -52,6 +52,10 @@ class FloatModel:
                 + _way_out([signature.key for signature in self._model.signatures])
             )
 
+    def __repr__(self) -> str:
+        ops = len(self.graph.operators)
+        return f"FloatModel(from {self.origin}, {ops} ops, {len(self.tflite) / 1000:,.1f} kB)"
+
     def __reduce__(self) -> tuple[type[FloatModel], tuple[object, ...]]:
         """Goes to another process as the file alone; what was read from it is read again there."""
         return FloatModel, (

@@ -40,13 +40,21 @@ class EdgeModel:
     calibration: Calibration
     report: Report
 
+    def __repr__(self) -> str:
+        report = self.report
+        return (
+            f"EdgeModel(recipe={report.recipe!r}, target={report.target!r}, "
+            f"{len(self.tflite) / 1000:,.1f} kB, {report.size_ratio:.2f} of float, "
+            f"SQNR {report.sqnr_db:.1f} dB, {report.latency_ratio:.2f} of float's time here)"
+        )
+
     @property
     def io(self) -> IO:
         """Names, shapes, types and scales of the inputs and outputs."""
         return self.report.io
 
     def save(self, path: str | os.PathLike[str], metadata: Metadata | None = None) -> Path:
-        """Writes the .tflite file, whole or not at all.
+        """Writes the .tflite file, whole or not at all; a file that is there is replaced.
 
         Args:
             path: The file.

@@ -39,6 +39,10 @@ class MultiSignatureModel:
     tflite: bytes
     signatures: Mapping[str, EdgeModel]
 
+    def __repr__(self) -> str:
+        keys = ", ".join(map(repr, self.signatures))
+        return f"MultiSignatureModel(signatures [{keys}], {len(self.tflite) / 1000:,.1f} kB)"
+
     @property
     def report(self) -> SignatureReports:
         """What was measured of each."""
@@ -46,7 +50,10 @@ class MultiSignatureModel:
         return SignatureReports(len(self.tflite), reports)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the .tflite file, whole or not at all, and returns its path."""
+        """Writes the .tflite file, whole or not at all, and returns its path.
+
+        A file that is there is replaced.
+        """
         return write_whole(path, self.tflite)
 
     def session(
