@@ -25,7 +25,7 @@ from edgeq.export.html_report import write_report
 from edgeq.export.pipeline import calibrate, export, plan
 from edgeq.export.plan.planned_model import PlannedModel
 from edgeq.linter import LintResult, lint
-from edgeq.recipe import Mode, Recipe, Rule
+from edgeq.recipe import AUTO, INT8, Mode, Recipe, Rule
 from edgeq.report.comparison import Comparison
 from edgeq.report.diagnosis import Diagnosis
 from edgeq.report.verdict import CheckResult
@@ -35,6 +35,8 @@ from edgeq.thresholds import Thresholds
 __version__ = "0.1.0"
 
 __all__ = [
+    "AUTO",
+    "INT8",
     "Calibration",
     "CheckResult",
     "Comparison",

@@ -193,6 +193,18 @@ class Recipe:
             strict=self.strict,
         )
 
+    def keeping_float(self, layer: str, reason: str = "kept float on request") -> Recipe:
+        """The recipe with some layers left float, whatever its other rules say.
+
+        Args:
+            layer: Regular expression searched for in the layer path, for example `"classifier"`.
+            reason: Why; the report repeats it beside every op left float.
+
+        Raises:
+            RecipeError: `layer` is no regular expression.
+        """
+        return replace(self, rules=(Rule(layer=layer, mode=Mode.FLOAT, reason=reason), *self.rules))
+
     def with_rounding(self, rounding: str) -> Recipe:
         """The recipe with all weights rounded in one way."""
         rules = tuple(replace(rule, rounding=rounding) for rule in self.rules)

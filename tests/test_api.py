@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import re
 import subprocess
 import sys
 
@@ -18,6 +19,8 @@ from edgeq.model import FloatModel
 from edgeq.runtime.session import Session
 
 PUBLIC = [
+    "AUTO",
+    "INT8",
     "Calibration",
     "CheckResult",
     "Comparison",
@@ -143,6 +146,15 @@ def test_an_exported_model_runs_and_tells_its_inputs(
     assert found.keys() == expected.keys() == {p.name for p in exported.io.outputs}
     for name, value in expected.items():
         assert np.abs(found[name] - value).max() < 0.2 * np.abs(value).max()
+
+
+def test_models_show_themselves_in_a_line(exported: EdgeModel, demo_model: FloatModel) -> None:
+    assert re.fullmatch(
+        r"EdgeModel\(recipe='int8', target='xnnpack', [\d.]+ kB, 0\.\d\d of float, SQNR "
+        r"[\d.]+ dB, [\d.]+ of float's time here\)",
+        repr(exported),
+    )
+    assert re.fullmatch(r"FloatModel\(from tflite, \d+ ops, [\d.]+ kB\)", repr(demo_model))
 
 
 def test_the_annotated_model_can_be_read(exported: EdgeModel) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgeq.calibrate.observers import MSE, NAMED, Percentile
 from edgeq.errors import RecipeError
-from edgeq.recipe import PRESETS, Mode, Recipe, Rule, as_recipe
+from edgeq.recipe import INT8, PRESETS, Mode, Recipe, Rule, as_recipe
 
 FLOAT_HEAD = Rule(layer="head", mode=Mode.FLOAT, reason="it loses two points")
 
@@ -264,3 +264,12 @@ def test_what_is_no_recipe(tmp_path: Path) -> None:
     for recipe, message in cases:
         with pytest.raises(RecipeError, match=message):
             as_recipe(recipe)  # type: ignore[arg-type]
+
+
+def test_layers_are_kept_float_whatever_other_rules_say() -> None:
+    base = Recipe("mine", rules=(Rule(layer="head", mode=Mode.INT16X8),))
+    found = base.keeping_float("head|stem", reason="sensitive").rule_for("CONV_2D", "head.conv")
+    assert (found.mode, found.reason) == (Mode.FLOAT, "sensitive")
+    assert base.rules == (Rule(layer="head", mode=Mode.INT16X8),)
+    with pytest.raises(RecipeError, match="regular expression"):
+        INT8.keeping_float("(")

@@ -245,7 +245,7 @@ class Session:
             if not rows or array.dtype != port.dtype:
                 raise DataError(
                     f"input {port.name!r} is {port.dtype} of shape {port.shape}. "
-                    f"Received: {array.dtype.name} of shape {array.shape}"
+                    f"Received: {array.dtype.name} of shape {array.shape}" + _way_in(port, array)
                 )
         if len({len(a) for a in arrays}) > 1 or len({p.shape[0] for p in ports}) > 1:
             listed = ", ".join(f"{p.name} {a.shape}" for p, a in zip(ports, arrays, strict=True))
@@ -326,6 +326,13 @@ def _stored(port: Port, real: Array) -> Array:
     if port.qparams is None and port.dtype == "float32":
         return real.astype(np.float32, copy=False)
     return port.quantize(real)
+
+
+def _way_in(port: Port, array: Array) -> str:
+    """What to do with real numbers for a port that holds integers with a scale."""
+    if port.qparams is None or array.dtype.kind != "f":
+        return ""
+    return "; run(..., real=True) takes real numbers and converts them"
 
 
 def _fits(dynamic: tuple[int, ...], shape: tuple[int, ...]) -> bool:
