@@ -102,7 +102,7 @@ def demo(
     The model and its images (Fashion-MNIST) are inside the package. With PyTorch installed the
     nn.Module itself is exported, without it the same model's float .tflite.
     """
-    from edgeq.demo.run import run_demo
+    from edgeq.demo.run_demo import run_demo
 
     with errors_as_sentences():
         check_writable(output / "model.tflite", overwrite=True)

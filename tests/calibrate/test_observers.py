@@ -35,7 +35,7 @@ from edgeq.calibrate.observers import (
     as_observer,
     extremes_suffice,
 )
-from edgeq.demo.run import model_accuracy
+from edgeq.demo.run_demo import model_accuracy
 from edgeq.errors import DataError, RecipeError
 from edgeq.model import FloatModel
 from edgeq.qtypes import affine, dequantize, quantize

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeq import EdgeModel, demo
-from edgeq.demo.run import model_accuracy, run_demo
+from edgeq.demo.run_demo import model_accuracy, run_demo
 
 
 @pytest.fixture(scope="module")

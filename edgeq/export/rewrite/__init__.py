@@ -14,8 +14,8 @@ from edgeq.export.rewrite import (
     arithmetic,
     convolutions,
     dense,
+    joins_and_cuts,
     layout,
-    parts,
     pooling,
 )
 from edgeq.export.rewrite.base import Rewrite, Site
@@ -26,7 +26,7 @@ from edgeq.targets import HOST, Target
 
 REWRITES: tuple[Rewrite, ...] = (
     *layout.REWRITES,
-    *parts.REWRITES,
+    *joins_and_cuts.REWRITES,
     *arithmetic.REWRITES,
     *pooling.REWRITES,
     *convolutions.REWRITES,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.export.rewrite.base import Rewrite, Site
-from edgeq.export.rewrite.parts import joined, repeated
+from edgeq.export.rewrite.joins_and_cuts import joined, repeated
 from edgeq.export.rewrite.windows import Window, windows
 from edgeq.flatbuffer import Operator, schema
 from edgeq.targets import Purpose

@@ -1,0 +1,69 @@
+"""The package's shape: small files in small folders, names that say which module is meant."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import edgeq
+
+PACKAGE = Path(edgeq.__file__).parent
+PROJECT = PACKAGE.parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+FOLDERS = sorted({file.parent for file in FILES})
+
+MODULES_MAX = 14
+
+JOB = re.compile(r"edgeq(?:\.\w+)+:\w+")
+"""A function by name, as a child process is told it."""
+
+MENTIONED = re.compile(r"`(edgeq/[\w/.]+)`")
+"""A file or folder as documents write it."""
+
+
+def name(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def jobs() -> Iterator[str]:
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield from [node.value] if JOB.fullmatch(node.value) else []
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name)
+def test_a_folder_can_be_seen_at_a_glance(folder: Path) -> None:
+    modules = sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__")
+    assert len(modules) <= MODULES_MAX, modules
+
+
+def test_no_two_modules_have_one_name() -> None:
+    modules = [file.stem for file in FILES if file.stem != "__init__"]
+    packages = [folder.name for folder in FOLDERS]
+    assert {n: count for n, count in Counter(modules + packages).items() if count > 1} == {}
+
+
+def test_every_module_says_what_it_owns() -> None:
+    trees = {name(file): ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+    assert [file for file, tree in trees.items() if tree.body and not ast.get_docstring(tree)] == []
+
+
+@pytest.mark.parametrize("job", sorted(set(jobs())))
+def test_a_job_is_a_function_that_there_is(job: str) -> None:
+    module, _, function = job.partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize(
+    "document", [PROJECT / "README.md", *sorted(PROJECT.glob("docs/**/*.md"))], ids=lambda d: d.name
+)
+def test_documents_name_files_that_there_are(document: Path) -> None:
+    mentioned = MENTIONED.findall(document.read_text(encoding="utf-8"))
+    assert [path for path in mentioned if not (PROJECT / path).exists()] == []
