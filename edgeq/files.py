@@ -68,7 +68,7 @@ class MappedFile(mmap.mmap):
 
 
 Content: TypeAlias = bytes | MappedFile
-"""What a file holds: in memory, or mapped where it is large."""
+"""Content of a file: in memory, or mapped where it is large."""
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
@@ -76,7 +76,7 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 
 
 def read_content(path: str | os.PathLike[str]) -> Content:
-    """What a file holds.
+    """Reads the content of a file.
 
     Raises:
         OSError: It cannot be read.

@@ -50,7 +50,7 @@ class JobFailed(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class _Path:
-    """What is sent of content that lies in a file."""
+    """Stands for content that lies in a file when it is sent to a child."""
 
     path: Path
 

@@ -30,7 +30,7 @@ class ScaleRule(enum.Enum):
 
 @dataclass(frozen=True)
 class OpRow:
-    """What edgeq knows of one op in int8.
+    """Facts about one op.
 
     Attributes:
         name: The builtin operator's name.

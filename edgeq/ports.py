@@ -35,7 +35,7 @@ class Port:
     qparams: QParams | None = None
 
     def quantize(self, real: Array) -> Array:
-        """What the port holds for real numbers."""
+        """Converts real numbers to what the port stores."""
         return real if self.qparams is None else quantize(real, self.qparams)
 
     def dequantize(self, held: Array) -> Array:
@@ -61,7 +61,7 @@ class IO:
     outputs: tuple[Port, ...]
 
     def quantize(self, sample: Mapping[str, Array]) -> tuple[Array, ...]:
-        """What the inputs hold for real numbers by input name, in the file's order."""
+        """Converts real numbers by input name to what the inputs store, in the file's order."""
         return tuple(port.quantize(sample[port.name]) for port in self.inputs)
 
     def dequantize(self, outputs: Sequence[Array]) -> dict[str, Array]:

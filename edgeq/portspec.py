@@ -25,7 +25,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class PortSpec:
-    """What one input or output shall be.
+    """Request for one input or output.
 
     Attributes:
         dtype: `"float32"`, `"int8"`, `"uint8"` or `"int16"`: what the app passes or gets.
@@ -49,7 +49,7 @@ class PortSpec:
 
 @dataclass(frozen=True)
 class PortSpecs:
-    """What the inputs, or the outputs, of a model shall be.
+    """Requests for the inputs, or the outputs, of a model.
 
     Attributes:
         side: `"inputs"` or `"outputs"`, as errors name it.
@@ -62,7 +62,7 @@ class PortSpecs:
     named: Mapping[str, PortSpec] = field(default_factory=dict)
 
     def resolve(self, dtypes: Mapping[str, str]) -> dict[str, PortSpec]:
-        """What each float32 port shall be.
+        """Resolves the requests for each float32 port.
 
         Args:
             dtypes: The float model's type of each port, by name.

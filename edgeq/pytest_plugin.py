@@ -40,7 +40,7 @@ class Quantity(float):
         return made
 
     def explained(self) -> list[str]:
-        """What a reader of a failed test wants to know, line by line."""
+        """Explains the number to the reader of a failed test, line by line."""
         found = self.result.comparison
         worst = found.worst
         metrics = [
@@ -149,7 +149,7 @@ def edgeq_check() -> Callable[..., Checked]:
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    """What a failed comparison with a measured number shows."""
+    """Explains a failed comparison with a measured number."""
     found = next((side for side in (left, right) if isinstance(side, Quantity)), None)
     if found is None:
         return None

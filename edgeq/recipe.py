@@ -176,7 +176,7 @@ class Recipe:
         object.__setattr__(self, "rules", tuple(self.rules))
 
     def rule_for(self, op: str, layer: str) -> Rule:
-        """What the recipe says of an op: the first rule that matches it, or one of its defaults."""
+        """The first rule that matches an op, or one made of the recipe's defaults."""
         found = next((rule for rule in self.rules if rule.matches(op, layer)), None)
         return found or self._default_rule
 

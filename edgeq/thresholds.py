@@ -48,7 +48,7 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What an integer model has to keep; None and False ask for nothing.
+    """Promises that an integer model has to keep; None and False ask for nothing.
 
     Attributes:
         min_sqnr_db: Lowest SQNR of any output in dB.

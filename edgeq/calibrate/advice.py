@@ -81,7 +81,7 @@ def spread_out(samples: Iterator[Sample], kept: list[Sample]) -> Iterator[Sample
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the few samples show.
+    """Values of the few samples that the advice rests on.
 
     Attributes:
         filled: Share of its range that the usual values of each sample fill, `(samples,)`, by

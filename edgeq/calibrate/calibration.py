@@ -57,7 +57,7 @@ class Extremes:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the representative data showed of one float model.
+    """Ranges of a float model's tensors on the representative data.
 
     Attributes:
         model: SHA-256 of the float model that it belongs to.
@@ -92,7 +92,7 @@ class Calibration:
             )
 
     def merge(self, other: Calibration) -> Calibration:
-        """What one calibration would be that had seen what both have seen, `self` first.
+        """Merges two calibrations into the one that has seen the samples of both, `self` first.
 
         Raises:
             DataError: The two are of different models or observers, or of other settings.

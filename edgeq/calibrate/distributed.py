@@ -48,7 +48,7 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Calibration:
-    """What is done with a shard."""
+    """Calibrates one shard."""
 
     model: FloatModel
     observers: Mapping[int, Any]

@@ -19,7 +19,7 @@ from edgeq.flatbuffer.graph_editor import GraphEditor
 
 @dataclass(frozen=True)
 class Probe:
-    """What to measure of one tensor.
+    """One tensor to be measured.
 
     Attributes:
         tensor: Index in the graph.

@@ -116,7 +116,7 @@ class Calibrator:
         return Session(self.instrumented.tflite, threads=1)
 
     def _measure(self, session: Session, sample: Sequence[npt.NDArray[Any]]) -> _Sample:
-        """What one sample shows; called on several threads at once."""
+        """Runs one sample; called on several threads at once."""
         session.invoke(sample)
         places = self.instrumented
         # A place of -1 reads the 0 behind the last measured value.
@@ -146,7 +146,7 @@ class Calibrator:
 
 @dataclass(frozen=True)
 class _Sample:
-    """What one sample shows.
+    """Extremes and values of one sample.
 
     Attributes:
         low: Lowest value of each probe, `(n,)`.
@@ -160,7 +160,7 @@ class _Sample:
 
 
 class _Seen:
-    """What one run has seen so far; min-max is kept in two vectors, for all tensors at once."""
+    """State of a run: min-max is kept in two vectors, for all tensors at once."""
 
     def __init__(self, engine: Calibrator, start: Calibration | None) -> None:
         self._engine = engine

@@ -82,7 +82,7 @@ def inputs_of(model: str) -> tuple[InputSpec, ...]:
 
 
 def port_spec(dtype: str | None, known: tuple[float, float] | None) -> PortSpec | None:
-    """What the ports of one side shall be; None leaves it to the target."""
+    """Port request of one side from its options; None leaves it to the target."""
     if dtype is None and known is None:
         return None
     return PortSpec(dtype or "float32", known)

@@ -182,7 +182,7 @@ def _judged(
     threads: int | None,
     stages: Progress,
 ) -> tuple[PairedRun, Tally]:
-    """What the models show on all samples, and who has found it."""
+    """Runs the models on all samples; returns the paired run and its results."""
     labelled = not all(map(measures.is_agreement, asked.values()))
     where = Labels(labels) if labelled else None
     source = cluster.source(data, engine, where)
@@ -228,7 +228,7 @@ def _try(judge: PairedRun, sample: Sample, models: Iterable[str], worker: Worker
 
 
 class _Collected:
-    """What a metric needs of each model, all samples' rows together.
+    """Rows of all samples that a metric needs, for each model.
 
     Args:
         name: The metric's name.

@@ -41,7 +41,7 @@ BINS_SHOWN = 64
 
 @dataclass
 class Seen:
-    """What the samples show of one layer's result.
+    """Errors of one layer's result over the samples.
 
     Attributes:
         qparams: Its parameters in the edge model; None where it is real.
@@ -211,7 +211,7 @@ class Parts:
             check_runs(worker, apart, (*stored, *self._fed(values)), "the edge model, taken apart")
 
     def run(self, samples: Sequence[Sample], advance: Callable[[], None]) -> list[Seen]:
-        """What the samples show of each layer."""
+        """Runs the samples; returns the errors of each layer."""
         seen = [Seen(part.result.qparams) for part in self.parts]
         with contextlib.ExitStack() as stack:
             reference, whole, apart = (stack.enter_context(Session(f)) for f in self._files)
@@ -238,7 +238,7 @@ class Parts:
         return {**values, **{t: session.view(t).copy() for t in self._inner}}
 
     def _fed(self, values: Mapping[int, Array]) -> list[Array]:
-        """What the ops of the model taken apart read."""
+        """Values for the inputs of the model taken apart."""
         tensors = self.exported.graph.tensors
         return [_rounded(values[self._real[t]], tensors[t].qparams) for t in self._cut]
 

@@ -33,7 +33,7 @@ MOST_BLAMED = 1 / 4
 
 @dataclass(frozen=True)
 class Loss:
-    """What one layer loses.
+    """Loss of one layer.
 
     Attributes:
         line: What was measured of it.
@@ -57,7 +57,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Cause:
-    """What is wrong, and what to do.
+    """Cause of a loss and its remedy.
 
     Attributes:
         bits: How many bits it takes.
@@ -144,7 +144,7 @@ def _mended(
 
 
 def _rules(model: FloatModel, loss: Loss, storable: Collection[int]) -> Iterator[Rule]:
-    """What mends one layer; `storable` are the ops whose weights may be integers all the same."""
+    """Rules that fix one layer; `storable` are the ops whose weights may stay integers."""
     cause = _cause(loss)
     reason = f"{loss.line.where}: {cause.why}"
     if loss.op is not None and (loss.is_by_weight or cause.observer):

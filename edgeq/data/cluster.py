@@ -44,7 +44,7 @@ _INDEX = re.compile(r"\Asample (\d+)")
 Result = TypeVar("Result")
 
 Work = Callable[[Iterator[Sample]], Result]
-"""What is done with a shard's samples; it must be picklable, and so must its result.
+"""Work on a shard's samples; it must be picklable, and so must its result.
 
 An `EdgeqError` that begins with `sample N` counts from the shard's first sample.
 """
@@ -183,7 +183,7 @@ class _ItemError(DataError):
 
 @dataclass(frozen=True)
 class _Job(Generic[Result]):
-    """What is the same for all shards."""
+    """State that all shards share."""
 
     work: Work[Result]
     rows: Rows
@@ -192,7 +192,7 @@ class _Job(Generic[Result]):
 
 @dataclass(frozen=True)
 class _Part(Generic[Result]):
-    """What came of one shard, and how many samples it has."""
+    """Result of one shard and its number of samples."""
 
     result: Result
     samples: int

@@ -67,5 +67,5 @@ class HeldOut:
 
     @property
     def samples(self) -> list[Sample]:
-        """What to judge by, once the stream has been read."""
+        """The held-out samples, once the stream has been read."""
         return self._held or self.first

@@ -15,7 +15,7 @@ TO_NHWC = (0, 2, 3, 1)
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What one input of a model takes.
+    """Name, shape and dtype of one input of a model.
 
     Attributes:
         name: Name in the signature.
@@ -43,7 +43,7 @@ class InputSpec:
 
 
 def input_specs(model: FloatModel) -> tuple[InputSpec, ...]:
-    """What each input of the model takes.
+    """Lists the inputs of a model.
 
     Raises:
         ModelError: An input has a dynamic dimension, or the model has no input.

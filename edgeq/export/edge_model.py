@@ -70,7 +70,7 @@ class EdgeModel:
         return write_whole(path, metadata.embedded(self.tflite))
 
     def describe(self, labels: Sequence[str] = (), images: ImageLayout | None = None) -> Metadata:
-        """What an app has to know to feed the model and to read its answers.
+        """Collects the facts that an app needs to feed the model and to read its answers.
 
         Args:
             labels: Names of the classes, in the order of the scores.

@@ -172,7 +172,7 @@ def checked(metrics: Mapping[str, str | Metric]) -> dict[str, str | Metric]:
 
 
 def kept(metric: str | None, outputs: Array, targets: Array) -> Array:
-    """What a metric needs of some rows: a score of each, or for a user's (None) the outputs."""
+    """Reduces rows to what a metric needs: a score each, or for a user's (None) the outputs."""
     return outputs if metric is None else BY_ROW[metric](outputs, targets)
 
 

@@ -87,7 +87,7 @@ class Link:
 
 
 def _real_dtype(tensor: Tensor) -> str:
-    """What a tensor holds in real numbers: float32 where its integers have a scale."""
+    """The dtype of a tensor in real numbers: float32 where its integers have a scale."""
     return tensor.dtype if tensor.qparams is None else "float32"
 
 
@@ -113,7 +113,7 @@ def _matched(what: str, ports: Ports, others: Ports) -> list[int]:
 
 @dataclass
 class Tally:
-    """What some samples have shown.
+    """Results of some samples.
 
     Attributes:
         samples: How many they are.
@@ -185,7 +185,7 @@ class Runner:
 
 
 class _FaultError(Exception):
-    """What is wrong with a sample whose number is not known where it shows."""
+    """Carries an error to where the number of its sample is known."""
 
     def __init__(self, error: EdgeqError) -> None:
         super().__init__(str(error))
@@ -194,7 +194,7 @@ class _FaultError(Exception):
 
 @dataclass(frozen=True)
 class PairedRun:
-    """What is done with samples; it can be sent to other processes.
+    """Runs samples through one model or two; it can be sent to other processes.
 
     Attributes:
         models: One model; or a float model and the one that is compared with it.
@@ -215,7 +215,7 @@ class PairedRun:
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
-        """What the models take, in real numbers."""
+        """Inputs of the models, in real numbers."""
         tensors = [tensor for _, tensor in self.models[0].input_tensors()]
         specs = zip(input_specs(self.models[0]), tensors, strict=True)
         return tuple(replace(spec, dtype=_real_dtype(tensor)) for spec, tensor in specs)
@@ -239,7 +239,7 @@ class PairedRun:
         return tuple((place,) for place in places)
 
     def __call__(self, samples: Iterable[Sample]) -> Tally:
-        """What the samples show.
+        """Runs samples, several at once, and adds up their results.
 
         Args:
             samples: What to run; each has its labels behind the inputs if there are metrics.
@@ -252,7 +252,7 @@ class PairedRun:
             return self.total(crew.map(samples, self.one))
 
     def total(self, ones: Iterable[Tally]) -> Tally:
-        """What `one` has found of samples, in order; errors name the sample."""
+        """Adds up the results of samples, in order; errors name the sample."""
         whole = Tally()
         try:
             for one in ones:
@@ -262,11 +262,11 @@ class PairedRun:
         return whole
 
     def one(self, runner: Runner, sample: Sequence[Array]) -> Tally:
-        """What one sample shows; called on several threads at once."""
+        """Runs one sample; called on several threads at once."""
         return self.seen(runner.run(sample), sample)
 
     def seen(self, answers: Sequence[Sequence[Array]], sample: Sequence[Array]) -> Tally:
-        """What every model's outputs of one sample show."""
+        """Compares the models' outputs of one sample."""
         inputs = len(self.links[0].inputs)
         targets = sample[inputs] if len(sample) > inputs else None
         try:

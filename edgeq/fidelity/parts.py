@@ -56,7 +56,7 @@ class Part:
 
 @dataclass(frozen=True)
 class AxisRows:
-    """What some samples show of each row along an axis.
+    """Sums and extremes of each row along an axis, over some samples.
 
     Attributes:
         axis: The axis; None for a single row that holds all values.
@@ -101,7 +101,7 @@ class AxisRows:
         )
 
     def merge(self, other: AxisRows) -> AxisRows:
-        """What one value would be that had seen what both have seen."""
+        """Merges two values into the one that has seen the samples of both."""
         return replace(
             self,
             samples=self.samples + other.samples,
@@ -134,7 +134,7 @@ class AxisRows:
         return found
 
     def part(self, rows: Sequence[int], where: str) -> Part:
-        """What the samples show of some rows."""
+        """Judges some rows by themselves."""
         signal, noise = _total(self.signal, rows), _total(self.noise, rows)
         return Part(where, decibels(signal, noise), self._is_constant(rows))
 
@@ -146,7 +146,7 @@ class AxisRows:
 
 
 def _least_change(low: float, high: float) -> float:
-    """What the values of a row have to differ by for it to vary."""
+    """The smallest difference of a row's values that counts as variation."""
     change = VARIES * max(abs(low), abs(high))
     return max(change, PROBABILITY_STEP) if low >= 0 and high <= 1 else change
 

@@ -56,7 +56,7 @@ class ExactSum:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What some samples show of one output of two models.
+    """Sums over one output of two models, over some samples.
 
     Attributes:
         count: Number of values compared.
@@ -114,7 +114,7 @@ class Fidelity:
         return self.merge(Fidelity.of(expected, actual))
 
     def merge(self, other: Fidelity) -> Fidelity:
-        """What one value would be that had seen what both have seen."""
+        """Merges two values into the one that has seen the samples of both."""
         return Fidelity(
             self.count + other.count,
             self.signal.merge(other.signal),

@@ -25,7 +25,7 @@ _READ_ERRORS = (
     struct.error, IndexError, ValueError, TypeError, OverflowError, AttributeError,
     MemoryError, RecursionError, KeyError,
 )  # fmt: skip
-"""What the generated reader raises when offsets point astray."""
+"""Errors that the generated reader raises when offsets point astray."""
 
 
 def unpack(data: Content) -> Any:
@@ -132,7 +132,7 @@ def _graph(tree: Any, codes: list[tuple[str, int]], index: int) -> Graph:
 
 
 def _check_inputs(graph: Graph) -> None:
-    """What is fed must be fed once, and must not be in the file."""
+    """Checks that each input is there once and is no constant."""
     for tensor in graph.inputs:
         if graph.inputs.count(tensor) > 1:
             raise _damaged(f"tensor {tensor} is two inputs at once")

@@ -69,7 +69,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class LintResult:
-    """What `edgeq.lint` found.
+    """Findings of `edgeq.lint`.
 
     Attributes:
         target: Name of the target.

@@ -39,7 +39,7 @@ class Stored:
         return next((z for z in self.zero_point if not low <= z <= high), None)
 
     def wrong_count(self, shape: tuple[int, ...]) -> str | None:
-        """What is wrong with the number of scales and zero points."""
+        """Checks the number of scales and zero points; None where it is right."""
         count = len(self.scale)
         if len(self.zero_point) not in (0, 1, count):
             return f"{len(self.zero_point)} zero points for {count} scales"
@@ -74,7 +74,7 @@ class Subject:
         return self.graph.tensors[op.inputs[slot]]
 
     def results(self, op: Operator) -> list[Tensor]:
-        """What the op computes."""
+        """Tensors that the op computes."""
         return [self.graph.tensors[t] for t in op.outputs]
 
     def tensors(self, op: Operator) -> list[Tensor]:

@@ -115,7 +115,7 @@ def freeze(model: Any) -> None:
 
 
 def _choices(model: Any, sample: Any, recipe: Recipe) -> Mapping[str, Choice]:
-    """What becomes of the weight of each layer, by its path."""
+    """Choice for the weight of each layer, by its path."""
     with start_converter() as worker:
         traced = rewrite(frontends.trace(model, sample, RepDataset([sample]), worker))
     graph = traced.graph

@@ -57,7 +57,7 @@ class OutputFidelity:
 
     @classmethod
     def of(cls, name: str, seen: Fidelity, parts: Iterable[Part] = ()) -> OutputFidelity:
-        """What some samples have shown of an output."""
+        """Makes the value from what some samples have shown."""
         return cls(
             name, seen.sqnr_db, seen.largest, seen.mean_error, seen.cosine,
             seen.top1_agreement, seen.top5_agreement, tuple(parts),
@@ -82,7 +82,7 @@ class OutputFidelity:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of an exported file that keeps its promises.
+    """Measurements of an exported file that keeps its promises.
 
     Attributes:
         float_bytes: Size of the float .tflite.
@@ -131,7 +131,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Report(Measured):
-    """What an export made, and what was measured of it.
+    """The result of an export and its measurements.
 
     Attributes:
         recipe: Name of the recipe.
@@ -177,7 +177,7 @@ class Report(Measured):
         return json.dumps(self.to_dict(), indent=2)
 
     def warnings(self) -> list[str]:
-        """What a careful user should not overlook, one sentence each."""
+        """Warnings about the result, one sentence each."""
         found = []
         if self.latency_ratio > 1:
             found.append(
@@ -289,7 +289,7 @@ def strict(value: Any) -> Any:
 
 
 def printed(write: Callable[[Console], None]) -> str:
-    """What is written to a terminal, as plain text."""
+    """Renders terminal output as plain text."""
     buffer = io.StringIO()
     write(Console(file=buffer, width=100, color_system=None))
     return buffer.getvalue()

@@ -21,7 +21,7 @@ from edgeq.runtime.session import read_model
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What was measured of several models.
+    """Measurements of several models.
 
     Attributes:
         backend: The interpreter and its version.

@@ -92,7 +92,7 @@ class LayerError:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is wrong with an integer model.
+    """Per-layer errors of an integer model, with causes and remedies.
 
     Attributes:
         layers: Every layer, the one that costs the outputs most first.

@@ -15,7 +15,7 @@ from edgeq.report.diagnosis import Diagnosis, LayerError
 
 WORST, BEST = "#d9480f", "#ffffff"
 MOST_DB = 100.0
-"""What is shown of a layer that loses nothing."""
+"""Value shown for a layer that loses nothing, in dB."""
 
 KINDS = {"float32": "#ffd8a8", "int8": "#a5d8ff", "int16": "#d0bfff"}
 """Background of ops by what they compute in; of the longer names, the first word counts."""

@@ -75,7 +75,7 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Page:
-    """What an HTML report shows; sections without content are left out.
+    """Content of an HTML report; sections without content are left out.
 
     Attributes:
         title: Its heading.

@@ -25,7 +25,7 @@ from edgeq.thresholds import Thresholds
 
 @dataclass(frozen=True)
 class Facts:
-    """What was measured of an integer model, in a form that can be stored as a baseline.
+    """Measurements of an integer model, in a form that can be stored as a baseline.
 
     Attributes:
         sqnr_db: SQNR in dB of the worst part of the worst output; infinite where nothing differs.
@@ -97,7 +97,7 @@ class Promise:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What `edgeq.check` found.
+    """The verdict of `edgeq.check`.
 
     Attributes:
         promises: What was asked, each with the verdict.
@@ -258,7 +258,7 @@ def _promises(facts: Facts, wanted: Thresholds) -> Iterator[Promise]:
 
 
 def _against(facts: Facts, baseline: Facts, wanted: Thresholds) -> Iterator[Promise]:
-    """What must not be worse than in the baseline."""
+    """Promises against the baseline: nothing may be worse than there."""
     allowed = wanted.baseline
     yield Promise(
         "baseline: max_sqnr_loss_db",

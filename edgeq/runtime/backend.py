@@ -40,7 +40,7 @@ class Backend:
 
     @property
     def min_runtime(self) -> str:
-        """What `min_runtime=` of an export must be for files that this interpreter reads."""
+        """The `min_runtime=` of an export whose file this interpreter reads."""
         found = re.match(r"\d+\.\d+", self.version)
         return found.group() if found else self.version
 

@@ -105,7 +105,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was measured of one model.
+    """Latency and memory of one model.
 
     Attributes:
         name: What the caller calls it.

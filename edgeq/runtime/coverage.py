@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a delegate of a loaded model took.
+    """The ops that a delegate of a loaded model took.
 
     Attributes:
         delegated: Indices of the ops that run in the delegate.
@@ -31,7 +31,7 @@ def delegate_nodes(ops: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def coverage_of(ops: Sequence[Mapping[str, Any]], pieces: Sequence[Mapping[str, Any]]) -> Coverage:
-    """What some delegate nodes took, by walking back from what each of them computes."""
+    """Finds the ops that delegate nodes took, by walking back from what each of them computes."""
     nodes = [op for op in ops if op["op_name"] != "DELEGATE"]
     producer = {int(t): i for i, op in enumerate(nodes) for t in op["outputs"]}
     delegated: set[int] = set()

@@ -1,4 +1,4 @@
-"""What this machine's processor can do, and what keeps it from doing it."""
+"""Features of this machine's processor, and settings that slow it down."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _PI_STATES = {
 
 
 def speed_hints(root: Path = Path("/")) -> tuple[str, ...]:
-    """What makes latencies on this machine slower or less steady, one sentence each.
+    """Lists settings that make latencies here slower or less steady, one sentence each.
 
     Args:
         root: Folder with the system's `sys` and `proc`.

@@ -14,7 +14,7 @@ from edgeq.runtime.session import available_cpus
 
 
 class Closable(Protocol):
-    """What a thread holds, such as a session."""
+    """A resource of one thread, such as a session."""
 
     def close(self) -> None:
         """Lets go of it."""

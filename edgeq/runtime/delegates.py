@@ -40,7 +40,7 @@ GET_EDGETPU = (
     "feranick/libedgetpu on GitHub"
 )
 PERFORMANCES = ("Low", "Medium", "High", "Max")
-"""What the Edge TPU's option `Performance` takes: its clock, and so its heat."""
+"""Values of the Edge TPU's option `Performance`: its clock, and so its heat."""
 
 _EDGETPU_DEVICE = re.compile(r"(usb|pci)?(:\d+)?")
 _DEVICE_KINDS = {0: "pci", 1: "usb"}

@@ -13,12 +13,12 @@ from edgeq.runtime.delegates import Options, load_delegate
 from edgeq.versions import first_runtime, written
 
 EDGETPU_OP = "edgetpu-custom-op"
-"""What the Edge TPU's compiler makes of the ops that it maps; its run time takes no other."""
+"""The custom op that the Edge TPU's compiler makes of what it maps; its run time takes no other."""
 
 _OLD_OP = re.compile(r"builtin opcode '(\w+)' version '(\d+)'")
 _UNKNOWN_OP = re.compile(r"builtin_code out of range: (\d+)")
 _HELD = "reference to internal data"
-"""What interpreters say to arrays that still show their memory."""
+"""Part of an interpreter's message when arrays still refer to its memory."""
 
 
 def model_argument(content: Content) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What each op of a model takes: the interpreter tells no times, so that growing parts are timed.
+"""Time of each op of a model: the interpreter tells none, so growing parts of it are timed.
 
 The model's first op, its first two, and so on become models of their own; what one takes more than
 the one before is the op's. An op that another is fused with only shows together with it.
@@ -21,7 +21,7 @@ BUDGET_S = 0.1
 
 @dataclass(frozen=True)
 class OpTime:
-    """What one op takes.
+    """Time of one op.
 
     Attributes:
         op: Its index.

@@ -174,7 +174,7 @@ class Session:
         return next(iter(self.placement().values()), Coverage(frozenset(), len(self._ops()), 0))
 
     def placement(self) -> dict[str, Coverage]:
-        """What each delegate took of the main graph, that of the session first.
+        """The ops of the main graph that each delegate took, the session's own delegate first.
 
         Ops that are in none run on plain kernels.
         """
@@ -188,7 +188,7 @@ class Session:
         return {self._delegate: coverage_of(ops, own), "xnnpack": coverage_of(ops, rest)}
 
     def describe(self) -> str:
-        """What runs where, in one sentence."""
+        """Says in one sentence which ops run where."""
         names = [op["op_name"] for op in self._ops() if op["op_name"] != "DELEGATE"]
         parts, taken = [], set[int]()
         for delegate, coverage in self.placement().items():
@@ -279,7 +279,7 @@ class Session:
 
 
 class _Closed:
-    """What a session has left once it is closed."""
+    """Stands in for the interpreter of a closed session."""
 
     def __getattr__(self, name: str) -> Any:
         raise ModelError("the session is closed")
@@ -322,14 +322,14 @@ def _place(names: Sequence[str], name: str, kind: str) -> int:
 
 
 def _stored(port: Port, real: Array) -> Array:
-    """What a port holds for real numbers of any float type."""
+    """Converts real numbers of any float type to what a port stores."""
     if port.qparams is None and port.dtype == "float32":
         return real.astype(np.float32, copy=False)
     return port.quantize(real)
 
 
 def _way_in(port: Port, array: Array) -> str:
-    """What to do with real numbers for a port that holds integers with a scale."""
+    """Says how real numbers get into a port that stores integers with a scale."""
     if port.qparams is None or array.dtype.kind != "f":
         return ""
     return "; run(..., real=True) takes real numbers and converts them"

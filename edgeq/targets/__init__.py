@@ -31,7 +31,7 @@ TARGETS: dict[str, Target] = {t.name: t for t in (XNNPACK, EDGETPU, PORTABLE)}
 """Target by the name that users write."""
 
 HOST = XNNPACK
-"""What this machine runs files on, whatever target they are made for."""
+"""The target that stands for this machine, where every file is verified."""
 
 
 def as_target(name: str) -> Target:

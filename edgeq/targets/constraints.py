@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from edgeq.targets.views import OpView
 
 Check = Callable[[OpView], str | None]
-"""What breaks the constraint in an op, in a few words; None where it holds."""
+"""Says in a few words how an op breaks a constraint; None where it holds."""
 
 
 class Effect(enum.Enum):
-    """What becomes of an op that breaks a constraint."""
+    """Consequence for an op that breaks a constraint."""
 
     FALLBACK = "runs outside, on the plain kernels"
     REFUSAL = "the model does not load"
@@ -58,7 +58,7 @@ class Constraint:
         return " ".join(sentence.split()), " ".join(source.split())
 
     def found(self, op: OpView) -> str | None:
-        """What breaks the condition in `op`; None where it holds."""
+        """Says how `op` breaks the condition; None where it holds."""
         return None if self.ops and op.name not in self.ops else self.check(op)
 
 

@@ -46,7 +46,7 @@ _FAILURES = {
 
 @dataclass(frozen=True)
 class MappedOps:
-    """What became of one kind of op.
+    """Placement of one kind of op.
 
     Attributes:
         op: Builtin operator name.
@@ -198,7 +198,7 @@ def _graph(path: Path) -> Graph:
 
 
 def _run(command: Sequence[str], timeout_s: int) -> str:
-    """What the compiler prints when it succeeds."""
+    """Runs the compiler and returns what it prints."""
     try:
         # It stops by itself after its own time; a little more is for what it does around that.
         done = subprocess.run(
@@ -283,7 +283,7 @@ def _sorted(ops: Sequence[MappedOps]) -> tuple[MappedOps, ...]:
 
 
 def _with_prediction(compiled: Compiled, graph: Graph | None, several_pieces: bool) -> Compiled:
-    """What was compiled, beside what edgeq said of the model."""
+    """The compiler's result beside the prediction of edgeq."""
     if graph is None:
         return compiled
     placement = (

@@ -1,4 +1,4 @@
-"""What runs on both the XNNPACK delegate and the Edge TPU: their constraints together."""
+"""The portable target: the constraints of the XNNPACK delegate and the Edge TPU together."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ Placement = Mapping[int, tuple[str, ...]]
 
 
 class Purpose(enum.Enum):
-    """What a rewrite of the float model is for; a target lists the purposes that serve it."""
+    """Purpose of a rewrite of the float model; a target lists the purposes that serve it."""
 
     FEWER_OPS = "fewer or cheaper ops on every target"
     DELEGATION = "ops that XNNPACK takes in int8 and the Edge TPU maps as well"
@@ -118,7 +118,7 @@ class Target:
         return self.whole(graph, found)
 
     def next_steps(self) -> tuple[str, ...]:
-        """What is left to do before an exported file runs there, one sentence each."""
+        """Steps left before an exported file runs there, one sentence each."""
         if self.compiler is None:
             return ()
         missing = "" if self.compiler.path is not None else f"; {self.compiler.missing}"

@@ -88,7 +88,7 @@ _SAME_PARAMETERS = (
 
 
 def _activations(op: OpView) -> Iterator[TensorView]:
-    """What an op computes from and its results: no weights, biases, axes or shapes."""
+    """Activations that an op reads and writes: no weights, biases, axes or shapes."""
     form = FORMS[op.name]
     slots = range(len(op.inputs)) if form.data is None else form.data
     yield from (t for t in map(op.operand, slots) if t is not None)
@@ -600,7 +600,7 @@ ADVICE = {
     "SOFTMAX": "leave it out of the model, and let the app compute it",
     "ARG_MAX": "leave it out of the model, and let the app compute it",
 }
-"""What helps an op that the delegate does not take."""
+"""Remedies for ops that the delegate does not take."""
 
 XNNPACK = Target(
     name="xnnpack",

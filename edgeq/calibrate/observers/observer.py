@@ -19,14 +19,14 @@ Range = tuple[float, float]
 
 @runtime_checkable
 class Observer(Protocol):
-    """What calibration asks of an observer; see the package's docstring."""
+    """Protocol of an observer; see the package's docstring."""
 
     def observe(self, values: Values) -> Any:
         """With one more sample: `values` has the tensor's shape, or is a part of its values."""
         ...
 
     def merge(self, other: Any) -> Any:
-        """What one observer would be that had seen what both have seen, `self` first."""
+        """Merges two observers into the one that has seen the samples of both, `self` first."""
         ...
 
     def range(self) -> Range | None:

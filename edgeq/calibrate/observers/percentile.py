@@ -24,7 +24,7 @@ MOST_VALUES = 1 << 14
 
 @dataclass(frozen=True)
 class Grouped:
-    """What the observers share that look at values, and leave out loud samples.
+    """Base of the observers that look at values, and leave out loud samples.
 
     Samples are told apart by the power of two of their largest value, so that a few samples a
     hundred times as loud as the rest neither coarsen the others' bins nor outvote them.

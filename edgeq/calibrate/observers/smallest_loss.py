@@ -31,7 +31,7 @@ class _Points:
 
 @dataclass(frozen=True)
 class _Searching(Grouped, ABC):
-    """What the observers share that search for the range with the smallest loss."""
+    """Base of the observers that search for the range with the smallest loss."""
 
     BINS_WANTED: ClassVar[int] = BINS
 
@@ -47,7 +47,7 @@ class _Searching(Grouped, ABC):
 
     @abstractmethod
     def _loss(self, groups: Sequence[_Points], low: float, high: float) -> float:
-        """What a range loses, summed over all values."""
+        """Loss of a range, summed over all values."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class _Wrapper(ABC):
         return replace(self, inner=self.inner.observe(values))
 
     def merge(self, other: Any) -> Any:
-        """What both have seen.
+        """Merges two observers into the one that has seen the samples of both.
 
         Raises:
             DataError: The other wraps another observer, or one with other settings.
@@ -66,7 +66,7 @@ class _Wrapper(ABC):
 
     @abstractmethod
     def _changed(self, low: float, high: float) -> Range:
-        """What becomes of a range."""
+        """Changes a range."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class AtLeast(_Wrapper):
         check_range(self, self.low, self.high)
 
     def merge(self, other: AtLeast) -> AtLeast:
-        """What both have seen.
+        """Merges two observers into the one that has seen the samples of both.
 
         Raises:
             DataError: The other holds another range, or wraps another observer.

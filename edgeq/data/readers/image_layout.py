@@ -92,7 +92,7 @@ class ImageLayout:
         return cls(**{name: PARSERS[name](name, value) for name, value in settings.items()})
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """What an image is resized to before the crop; lengths are those of torchvision."""
+        """Size of an image before the crop; lengths are those of torchvision."""
         if self.size is None:
             return height, width
         if self.crop == "none":

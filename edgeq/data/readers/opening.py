@@ -21,7 +21,7 @@ KINDS = {
     ".png": "images", ".jpg": "images", ".jpeg": "images", ".bmp": "images", ".webp": "images",
     ".wav": ".wav files", ".npy": ".npy files",
 }  # fmt: skip
-"""What a folder may hold, by suffix."""
+"""Kinds of files that a folder may hold, by suffix."""
 
 _IMAGE_SUFFIXES = [suffix.removeprefix(".") for suffix, kind in KINDS.items() if kind == "images"]
 
@@ -102,7 +102,7 @@ def open_with_settings(
 
 
 def _folder(path: Path) -> tuple[str, list[Path]]:
-    """What a folder and its subfolders hold, hidden ones aside, and the files in order."""
+    """Kind of files of a folder and its subfolders, hidden ones aside, and the files in order."""
     found: dict[str, list[Path]] = {}
     with reading(path):
         for folder, folders, names in os.walk(path, onerror=_raise):

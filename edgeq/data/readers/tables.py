@@ -12,7 +12,7 @@ from edgeq.data.readers.file_data import Array, FileData, reading
 from edgeq.errors import DataError
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
-"""What an empty line of a .csv file may have, a byte order mark included."""
+"""Characters that an empty line of a .csv file may have, a byte order mark included."""
 
 
 class TableRows(FileData):

@@ -21,7 +21,7 @@ from edgeq.ports import IO, Port
 
 @dataclass(frozen=True)
 class Metadata:
-    """What an app has to know of one file.
+    """Facts about a file that an app needs.
 
     Attributes:
         io: Its inputs and outputs.

@@ -45,7 +45,7 @@ class MultiSignatureModel:
 
     @property
     def report(self) -> SignatureReports:
-        """What was measured of each."""
+        """The report of each signature."""
         reports = {key: edge_model.report for key, edge_model in self.signatures.items()}
         return SignatureReports(len(self.tflite), reports)
 
@@ -137,7 +137,7 @@ def _listed(keys: Mapping[Any, object]) -> str:
 def _settings_of(
     key: str, models: Mapping[str, object], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What is set for one signature: all that is not by signature key itself, and its own."""
+    """Options of one signature: those for all, and its own of those given by key."""
     found = {}
     for name, value in settings.items():
         if not (isinstance(value, Mapping) and value and set(value) <= set(models)):

@@ -41,7 +41,7 @@ COLORS = {"rgb": 1, "gray": 2}
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """What is said of one input or output.
+    """Metadata of one input or output.
 
     Attributes:
         name: Its name.

@@ -57,7 +57,7 @@ def _fused_into(site: Site, op: Operator, *names: str) -> Sequence[Any] | None:
 
 
 def _before_pool(site: Site, op: Operator) -> Sequence[Any] | None:
-    """What is fused into a max pool, or behind it, as an op before it."""
+    """Moves an activation in or behind a max pool in front of it."""
     found = _pool_and_activation(site, op, "MAX_POOL_2D")
     if found is None:
         return None
@@ -70,7 +70,7 @@ def _before_pool(site: Site, op: Operator) -> Sequence[Any] | None:
 
 
 def _behind_pool(site: Site, op: Operator) -> Sequence[Any] | None:
-    """What is fused into an average pool, or behind it, in a MUL by 1."""
+    """Moves an activation in or behind an average pool into a MUL by 1."""
     found = _pool_and_activation(site, op, "AVERAGE_POOL_2D")
     if found is None:
         return None

@@ -125,7 +125,7 @@ def _affine_chain(site: Site, op: Operator) -> Sequence[Any] | None:
 
 
 def _before(site: Site, tensor: int) -> tuple[int, Affine] | None:
-    """What leads to a tensor that one op alone reads, if it is a MUL or ADD with a constant."""
+    """The affine step before a tensor that one op alone reads: a MUL or ADD with a constant."""
     op = site.producer(tensor, *_AFFINE)
     if op is None or op.fused_activation != "NONE" or not site.is_read_once(tensor):
         return None
@@ -200,7 +200,7 @@ def _is_zero(site: Site, tensor: int) -> bool:
 
 
 def _twin(site: Site, op: Operator) -> Sequence[Any] | None:
-    """What an op before it has computed already."""
+    """Finds the results of an earlier op that computes the same."""
     twin = site.twin(op)
     return None if twin is None else site.alias(op, twin.outputs[0])
 

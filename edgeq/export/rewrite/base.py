@@ -1,4 +1,4 @@
-"""What a rewrite is, and the view of the graph that it decides and builds with."""
+"""`Rewrite`, and the view of the graph that it decides and builds with."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def _sum(site: Site, op: Operator, parts: Sequence[int]) -> Iterator[Any]:
 def _padded(
     site: Site, op: Operator, sides: Sequence[Window]
 ) -> tuple[list[Any], tuple[int, list[int]]]:
-    """What makes the image as the windows see it, and that image with its shape."""
+    """Pads the image as the windows see it; returns it with its shape."""
     source = op.inputs[0]
     shape = list(site.shape(source))
     if not any(side.is_padded for side in sides):

@@ -1,4 +1,4 @@
-"""What a chain of RESHAPE and TRANSPOSE does to the dimensions, and the shortest such chain."""
+"""Chains of RESHAPE and TRANSPOSE: what they do to dimensions, and the shortest that does it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an op multiplies its weight with, and what of that decides how the weight is rounded.
+"""Ops with weights: the rows that a weight is multiplied with, which decide its rounding.
 
 A weight is looked at as `(groups, rows, columns)`: each row of a group is multiplied with columns
 that the op reads together. Knows how each kind of op lays that out, nothing of plans.
@@ -86,7 +86,7 @@ class Site:
         return 4 * (sum(map(_elements, self._shapes)) + groups * columns**2)
 
     def rows(self, view: Callable[[int], Any], most: int) -> Matrix:
-        """What a sample multiplies the weight with, `(groups, positions, columns)`."""
+        """Rows of a sample that the weight is multiplied with, `(groups, positions, columns)`."""
         each = max(1, most // len(self.ops))
         found = [self._rows(op, view(t), each) for op, t in zip(self.ops, self.inputs, strict=True)]
         return np.concatenate(found, axis=1)
@@ -261,7 +261,7 @@ def _spread(count: int, most: int) -> Any:
 
 
 def patches(op: Operator, values: FloatArray, kernel: Sequence[int], most: int) -> FloatArray:
-    """What a kernel sees at some of its positions, `(positions, taps, channels)`."""
+    """Cuts out the patches that a kernel sees, `(positions, taps, channels)`."""
     options = op.options
     strides = options.strideH, options.strideW
     dilations = options.dilationHFactor, options.dilationWFactor
