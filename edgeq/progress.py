@@ -32,12 +32,12 @@ class Progress:
     def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
         """One stage; the function it yields is called for each of `total` steps done."""
         start = time.perf_counter()
-        with _bar(title, total) if self.visible else contextlib.nullcontext(_nothing) as advance:
+        with _bar(title, total) if self.visible else contextlib.nullcontext(nothing) as advance:
             yield advance
         self.seconds[title] = self.seconds.get(title, 0.0) + time.perf_counter() - start
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """An advance that nobody watches."""
 
 

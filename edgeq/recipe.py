@@ -77,17 +77,11 @@ _WEIGHT_DTYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One line of a recipe.
+@dataclass(frozen=True, kw_only=True)
+class WeightScheme:
+    """How a weight becomes integers.
 
     Attributes:
-        layer: Regular expression searched for in the layer path, for example `"head|stem"`.
-        op: Builtin operator name, for example `"SOFTMAX"`, or `"*"` for every op.
-        mode: What matching ops become.
-        reason: Why, in the user's words; the report repeats it beside every op left float.
-        observer: How the range of the op's outputs is found: a name or an observer (see
-            `edgeq.calibrate.observers`), or None for the recipe's.
         per_channel: Whether weights get a scale for each channel, or one for all.
         symmetric: Whether the zero point of weights is 0; False lets each scale of a weight mode
             have the zero point that loses least.
@@ -96,6 +90,33 @@ class Rule:
         rounding: `"gptq"` rounds weights so that what they compute on the representative data
             stays, and moves biases by what is left on average; `"nearest"` rounds each number for
             itself.
+    """
+
+    per_channel: bool = True
+    symmetric: bool = True
+    block_size: int = 0
+    rounding: str = "gptq"
+
+    @property
+    def weights(self) -> WeightScheme:
+        """The scheme alone, of a rule or recipe that says more."""
+        return WeightScheme(**{f.name: getattr(self, f.name) for f in fields(WeightScheme)})
+
+
+DEFAULT_SCHEME = WeightScheme()
+
+
+@dataclass(frozen=True)
+class Rule(WeightScheme):
+    """One line of a recipe, with the scheme of the weights that it speaks of.
+
+    Attributes:
+        layer: Regular expression searched for in the layer path, for example `"head|stem"`.
+        op: Builtin operator name, for example `"SOFTMAX"`, or `"*"` for every op.
+        mode: What matching ops become.
+        reason: Why, in the user's words; the report repeats it beside every op left float.
+        observer: How the range of the op's outputs is found: a name or an observer (see
+            `edgeq.calibrate.observers`), or None for the recipe's.
         strict: Whether it is an error if the rule matches no op, or one that the mode has no form
             for; False leaves such ops float, with that as the reason.
     """
@@ -105,19 +126,13 @@ class Rule:
     mode: Mode = Mode.STATIC_INT8
     reason: str = ""
     observer: object = field(default=None, hash=False)  # it may hold arrays, which have no hash
-    per_channel: bool = True
-    symmetric: bool = True
-    block_size: int = 0
-    rounding: str = "gptq"
     strict: bool = True
 
     def __post_init__(self) -> None:
         _check_text(self, "layer", "op", "reason")
         _check_mode(self, "mode")
-        _check_flags(self, "per_channel", "symmetric", "strict")
-        _check_symmetric(self, self.mode)
-        _check_choice(self, "block_size", BLOCK_SIZES)
-        _check_choice(self, "rounding", ROUNDINGS)
+        _check_flags(self, "strict")
+        _check_scheme(self, self.mode)
         try:
             re.compile(self.layer)
         except re.error as error:
@@ -136,18 +151,16 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(WeightScheme):
     """Ordered rules; the first match wins, and an op that none matches gets `default`.
+
+    Its own scheme of weights is for ops that no rule matches.
 
     Attributes:
         name: What the report calls it.
         rules: Rules in order. One that matches no op of the model is an error.
         default: Mode of every other op.
         observer: How the ranges of all other tensors are found, as in `Rule`.
-        per_channel: As in `Rule`, for ops that no rule matches.
-        symmetric: As in `Rule`, for ops that no rule matches.
-        block_size: As in `Rule`, for ops that no rule matches.
-        rounding: As in `Rule`, for ops that no rule matches.
         strict: As in `Rule`, for ops that no rule matches.
     """
 
@@ -155,19 +168,13 @@ class Recipe:
     rules: tuple[Rule, ...] = ()
     default: Mode = Mode.STATIC_INT8
     observer: object = field(default="minmax", hash=False)
-    per_channel: bool = True
-    symmetric: bool = True
-    block_size: int = 0
-    rounding: str = "gptq"
     strict: bool = True
 
     def __post_init__(self) -> None:
         _check_text(self, "name")
         _check_mode(self, "default")
-        _check_flags(self, "per_channel", "symmetric", "strict")
-        _check_symmetric(self, self.default)
-        _check_choice(self, "block_size", BLOCK_SIZES)
-        _check_choice(self, "rounding", ROUNDINGS)
+        _check_flags(self, "strict")
+        _check_scheme(self, self.default)
         if not isinstance(self.rules, tuple | list):
             raise RecipeError(f"Recipe.rules must be a tuple of Rule. Received: {self.rules!r}")
         wrong = [rule for rule in self.rules if not isinstance(rule, Rule)]
@@ -186,11 +193,8 @@ class Recipe:
             mode=self.default,
             reason="the recipe's default",
             observer=self.observer,
-            per_channel=self.per_channel,
-            symmetric=self.symmetric,
-            block_size=self.block_size,
-            rounding=self.rounding,
             strict=self.strict,
+            **vars(self.weights),
         )
 
     def keeping_float(self, layer: str, reason: str = "kept float on request") -> Recipe:
@@ -315,7 +319,10 @@ def _check_flags(owner: Rule | Recipe, *names: str) -> None:
             )
 
 
-def _check_symmetric(owner: Rule | Recipe, mode: Mode) -> None:
+def _check_scheme(owner: Rule | Recipe, mode: Mode) -> None:
+    _check_flags(owner, "per_channel", "symmetric")
+    _check_choice(owner, "block_size", BLOCK_SIZES)
+    _check_choice(owner, "rounding", ROUNDINGS)
     if not owner.symmetric and not mode.is_weight_only:
         raise RecipeError(
             f"{type(owner).__name__}.symmetric=False is for the modes "

@@ -14,7 +14,7 @@ import edgeq
 from edgeq import demo
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.run import Calibrator
-from edgeq.export.convert.convert_plan import start_converter
+from edgeq.converter import start_converter
 from edgeq.export.edge_model import EdgeModel
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel

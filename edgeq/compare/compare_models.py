@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.compare.load_models import load, worker_for
+from edgeq.converter import check_runs
 from edgeq.data import cluster
 from edgeq.data.labels import Labels
 from edgeq.data.rep_dataset import RepDataset, Sample, joined
 from edgeq.data.rows import Rows
 from edgeq.errors import DataError
-from edgeq.export.convert.convert_plan import check_runs
 from edgeq.export.edge_model import EdgeModel
 from edgeq.fidelity import metrics as measures
 from edgeq.fidelity.metrics import Metric

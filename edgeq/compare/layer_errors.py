@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.calibrate.observers import Histogram, Percentile
+from edgeq.converter import check_runs
 from edgeq.data.rep_dataset import Sample
-from edgeq.export.convert.convert_plan import check_runs
 from edgeq.export.exported_graph import BOUNDARY, ExportedGraph
-from edgeq.export.plan.planner import Plan
+from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.rounder import Rounded
 from edgeq.fidelity.paired_run import Link
 from edgeq.fidelity.sqnr import Fidelity

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from edgeq.converter import start_converter
 from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import ModelError
 from edgeq.export import frontends
-from edgeq.export.convert.convert_plan import start_converter
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.frontends import tflite
 from edgeq.isolation import Worker

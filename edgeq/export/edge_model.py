@@ -11,7 +11,7 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.data.readers import ImageLayout
 from edgeq.export.convert.convert_plan import annotated_mlir
 from edgeq.export.deploy.metadata import Metadata
-from edgeq.export.plan.planner import Plan
+from edgeq.export.plan.quantization_plan import Plan
 from edgeq.files import write_whole
 from edgeq.model import FloatModel
 from edgeq.ports import IO

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from edgeq.data.rep_dataset import Sample
 from edgeq.errors import VerificationError
 from edgeq.export.exported_graph import BOUNDARY, ExportedGraph
-from edgeq.export.plan.planner import Plan, Stored
+from edgeq.export.plan.quantization_plan import Plan, Stored
 from edgeq.fidelity.paired_run import Array, PairedRun
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator, Tensor

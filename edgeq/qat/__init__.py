@@ -13,10 +13,10 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from edgeq.converter import start_converter
 from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import DependencyError, ModelError, RecipeError
 from edgeq.export import frontends
-from edgeq.export.convert.convert_plan import start_converter
 from edgeq.export.plan.choices import Choice, choose, weight_slot
 from edgeq.export.rewrite import rewrite
 from edgeq.recipe import Mode, Recipe, as_recipe
@@ -82,7 +82,7 @@ def prepare(model: Any, sample: Any, recipe: str | Recipe = "int8") -> Any:
     if is_trained(model):
         raise ModelError("the module carries fake quantization already: go on training it")
     chosen = _choices(model, sample, as_recipe(recipe))
-    if not all(choice.symmetric for choice in chosen.values()):
+    if not all(choice.weights.symmetric for choice in chosen.values()):
         raise RecipeError(
             "fake quantization trains with the zero point 0: leave out symmetric=False"
         )
@@ -155,7 +155,7 @@ def _quantize(layer: Any, choice: Choice, norm: Any) -> None:
     mode = _mode(choice)
     assert mode.weight_dtype is not None
     axis = _CHANNEL_AXIS[type(layer)]
-    form = WeightForm(mode.weight_dtype, axis, choice.per_channel, choice.block_size)
+    form = WeightForm(mode.weight_dtype, axis, choice.weights)
     parametrize.register_parametrization(layer, "weight", WeightFakeQuantize(form, norm))
     if mode.is_static and not isinstance(layer, nn.Embedding):
         layer.add_module(INPUT_NAME, ActivationFakeQuantize(mode.activation_dtype))

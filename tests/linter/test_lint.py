@@ -21,8 +21,8 @@ from stages import to_int8
 import edgeq
 import edgeq.linter
 from edgeq import Mode, Recipe, Rule
+from edgeq.converter import start_converter
 from edgeq.errors import ModelError, RecipeError
-from edgeq.export.convert.convert_plan import start_converter
 from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, parse, schema, unpack
 from edgeq.linter import Severity

@@ -118,7 +118,7 @@ def test_weights_are_rounded_with_the_normalisation_in_them() -> None:
     with torch.no_grad():
         norm.weight[1] = 0.0
     weight = torch.randn(4, 3, 3, 3)
-    found = WeightFakeQuantize(WeightForm(DType.INT4, 0, per_channel=True), norm)(weight)
+    found = WeightFakeQuantize(WeightForm(DType.INT4, 0), norm)(weight)
     factor = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().reshape(-1, 1, 1, 1)
     steps = (found * factor).detach()
     for channel in (0, 2, 3):

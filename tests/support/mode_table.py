@@ -15,10 +15,11 @@ from one_op import CASES, OneOp, Step, Value
 
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.run import Calibrator
+from edgeq.converter import check_runs, start_converter
 from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.errors import EdgeqError
-from edgeq.export.convert.convert_plan import check_runs, convert, start_converter
+from edgeq.export.convert.convert_plan import convert
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.choices import choose
 from edgeq.export.plan.planner import make_plan
@@ -109,7 +110,7 @@ def cell(worker: Worker, case: OneOp, recipe: Recipe) -> Cell:
         calibration = Calibration(model.digest, 0, {})
         if recipe.default.is_static:
             calibration = Calibrator(model, 1).run(samples)
-        plan = make_plan(model, calibration, recipe, choices)
+        plan = make_plan(model, calibration, choices)
         tflite = convert(worker, model, plan)
         check_runs(worker, tflite, samples[0], "the exported model")
         exported = ExportedGraph(model, parse(tflite).graphs[0])

@@ -9,6 +9,7 @@ from one_op import Array
 from edgeq.calibrate.run import Calibrator
 from edgeq.export.convert.convert_plan import convert
 from edgeq.export.exported_graph import ExportedGraph
+from edgeq.export.plan.choices import choose
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.verify import check_float_ops, check_qparams
 from edgeq.flatbuffer import parse
@@ -21,7 +22,7 @@ def to_int8(worker: Worker, model: FloatModel, samples: Sequence[Mapping[str, Ar
     """The model calibrated, planned, converted and checked as it is, without the rewrites."""
     inputs = [name for name, _ in model.input_tensors()]
     rows = [tuple(sample[name] for name in inputs) for sample in samples]
-    plan = make_plan(model, Calibrator(model, threads=1).run(rows), INT8)
+    plan = make_plan(model, Calibrator(model, threads=1).run(rows), choose(model, INT8))
     tflite = convert(worker, model, plan)
     exported = ExportedGraph(model, parse(tflite).graphs[0])
     check_float_ops(exported, plan)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.converter import start_converter
 from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import EdgeqError
 from edgeq.export import frontends
-from edgeq.export.convert.convert_plan import start_converter
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.runtime.session import Session

@@ -11,8 +11,8 @@ from planted import PLANTED, Outcome, Planted
 from stages import to_int8
 
 import edgeq
+from edgeq.converter import start_converter
 from edgeq.errors import ModelError, UnsupportedOpError
-from edgeq.export.convert.convert_plan import start_converter
 from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeq.export.plan.planner import Plan
+from edgeq.export.plan.quantization_plan import Plan
 from edgeq.flatbuffer import Graph
 from edgeq.mlir import GRAPH_INPUT, Annotation
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.export.exported_graph import ExportedGraph
-from edgeq.export.plan.planner import Plan
+from edgeq.export.plan.quantization_plan import Plan
 from edgeq.flatbuffer import Operator, op_name, parse_tree, schema
 from edgeq.flatbuffer.object_tree import op_code, quantization
 from edgeq.model import FloatModel

@@ -22,7 +22,7 @@ from edgeq.calibrate.observers import Fixed
 from edgeq.errors import RecipeError
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.choices import Choice, Choices, weight_slot
-from edgeq.export.plan.planner import Plan
+from edgeq.export.plan.quantization_plan import Plan
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator, pack, parse, schema, unpack
 from edgeq.flatbuffer.object_tree import op_code, quantization

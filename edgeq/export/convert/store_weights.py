@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.export.exported_graph import ROWS, ExportedGraph
-from edgeq.export.plan.planner import Plan, Stored
+from edgeq.export.plan.quantization_plan import Plan, Stored
 from edgeq.flatbuffer import Operator, Tensor, parse_tree
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import FloatModel

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from edgeq.export.plan.weight_scales import CLIPS, SMALLEST_BLOCK_SCALE
 from edgeq.qtypes import SCALE_MIN, DType, covering
+from edgeq.recipe import DEFAULT_SCHEME, WeightScheme
 
 MOMENTUM = 0.05
 """How much of its range an activation takes from each batch; all of it from the first."""
@@ -36,14 +37,12 @@ class WeightForm:
     Attributes:
         dtype: Integer type.
         axis: Axis of the output channels in PyTorch's weight.
-        per_channel: Whether each channel has a scale.
-        block_size: Columns that share a scale; 0 without blocks.
+        weights: Whether each channel has a scale, or each block of columns.
     """
 
     dtype: DType
     axis: int
-    per_channel: bool
-    block_size: int = 0
+    weights: WeightScheme = DEFAULT_SCHEME
 
 
 class WeightFakeQuantize(nn.Module):  # type: ignore[misc]  # torch is not followed
@@ -82,14 +81,14 @@ class WeightFakeQuantize(nn.Module):  # type: ignore[misc]  # torch is not follo
 
 
 def _rounded(weight: Tensor, form: WeightForm) -> Tensor:
-    if form.block_size:
-        blocks = weight.reshape(-1, form.block_size)
+    if form.weights.block_size:
+        blocks = weight.reshape(-1, form.weights.block_size)
         scale = _scales(blocks.detach(), form.dtype).clamp_min(SMALLEST_BLOCK_SCALE)
         # The kernels read the scales with the 8 leading bits of bfloat16.
         rounded = _fake_quantize(blocks, scale.bfloat16().float(), 0, form.dtype)
         return rounded.reshape(weight.shape)
     rows = weight.detach().transpose(0, form.axis).flatten(1)
-    if not form.per_channel:
+    if not form.weights.per_channel:
         scale = _scales(rows.reshape(1, -1), form.dtype)
         return _fake_quantize(weight, scale.expand(weight.shape[form.axis]), form.axis, form.dtype)
     return _fake_quantize(weight, _scales(rows, form.dtype), form.axis, form.dtype)

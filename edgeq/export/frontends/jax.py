@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeq.converter import lower_exported
 from edgeq.errors import (
     ConversionError,
     DependencyError,
@@ -23,7 +24,6 @@ from edgeq.errors import (
     ModelError,
     UnsupportedOpError,
 )
-from edgeq.export.convert.convert_plan import lower_exported
 from edgeq.export.frontends.arguments import bound, call_style, first_line
 from edgeq.export.frontends.composites import with_given_scales
 from edgeq.export.frontends.naming import named_by_layer

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from edgeq.converter import lower_to_float
 from edgeq.data.as_numpy import to_numpy
 from edgeq.errors import DataError, EdgeqError, ModelError, UnsupportedOpError
-from edgeq.export.convert.convert_plan import lower_to_float
 from edgeq.export.frontends import litert_torch_adapter as adapter
 from edgeq.export.frontends.arguments import first_line, without_labels
 from edgeq.export.frontends.composites import with_given_scales

@@ -17,7 +17,7 @@ from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import FloatModel, layer
 from edgeq.ops import NO_INT16, NO_INT16_BROADCAST, OPS, WEIGHTS
 from edgeq.qtypes import DType
-from edgeq.recipe import Mode, Recipe, Rule
+from edgeq.recipe import DEFAULT_SCHEME, Mode, Recipe, Rule, WeightScheme
 
 LARGE = 1500
 """So many ops make a large graph, as that of an unrolled recurrent network."""
@@ -30,18 +30,12 @@ class Choice:
     Attributes:
         mode: How it is computed.
         reason: Why it is float, or not what was asked for; empty where there is nothing to say.
-        per_channel: Whether its weight gets a scale for each channel.
-        symmetric: Whether the zero point of its weight is 0.
-        block_size: Columns of its weight that share a scale; 0 without blocks.
-        rounding: How its weight is rounded, as in `Rule`.
+        weights: How its weight becomes integers, as far as the mode has a choice in it.
     """
 
     mode: Mode
     reason: str = ""
-    per_channel: bool = True
-    symmetric: bool = True
-    block_size: int = 0
-    rounding: str = "gptq"
+    weights: WeightScheme = DEFAULT_SCHEME
 
 
 Choices = Mapping[int, Choice]
@@ -157,21 +151,21 @@ def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
     mode = rule.mode
     if mode is Mode.FLOAT or obstacle:
         return Choice(Mode.FLOAT, obstacle or rule.reason or rule.describe())
+    scheme = rule.weights
+    wanted = Choice(mode, weights=replace(scheme, block_size=0))
     if mode is Mode.AUTO or mode.is_static:
-        return Choice(mode, per_channel=rule.per_channel, rounding=rule.rounding)
+        return wanted
     slot = weight_slot(graph, op)
     if slot is None:
         return Choice(Mode.FLOAT, "it has no weight to store")
-    wanted = Choice(
-        mode, per_channel=rule.per_channel, symmetric=rule.symmetric, rounding=rule.rounding
-    )
     choice = nearest_form(op.name, wanted)
-    if not rule.block_size:
+    if not scheme.block_size:
         return choice
     if op.name == "FULLY_CONNECTED" and choice.mode is Mode.DYNAMIC_INT4:
-        if graph.tensors[op.inputs[slot]].shape[-1] % rule.block_size == 0:
-            return replace(choice, block_size=rule.block_size)
-        return replace(choice, reason=f"its columns do not divide into blocks of {rule.block_size}")
+        if graph.tensors[op.inputs[slot]].shape[-1] % scheme.block_size == 0:
+            return replace(choice, weights=scheme)
+        why = f"its columns do not divide into blocks of {scheme.block_size}"
+        return replace(choice, reason=why)
     return replace(
         choice, reason=choice.reason or "only a dynamic int4 FULLY_CONNECTED can have blocks"
     )
@@ -179,9 +173,9 @@ def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
 
 def nearest_form(name: str, choice: Choice) -> Choice:
     """The choice itself, or what takes its place where there is no kernel for it."""
-    if not choice.symmetric and WEIGHTS[name].table:
+    if not choice.weights.symmetric and WEIGHTS[name].table:
         reason = "kernels look rows up in a table whose zero points are 0 alone"
-        return replace(choice, symmetric=True, reason=reason)
+        return replace(choice, weights=replace(choice.weights, symmetric=True), reason=reason)
     if not choice.mode.is_dynamic:
         return choice
     kernels = WEIGHTS[name].dynamic

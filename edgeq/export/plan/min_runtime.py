@@ -23,8 +23,8 @@ def for_runtime(graph: Graph, choices: Choices, oldest: Version | None) -> dict[
     for index, choice in choices.items():
         first = PER_CHANNEL_DENSE if choice.mode.is_static else PER_CHANNEL_DYNAMIC_DENSE
         is_dense = graph.operators[index].name == "FULLY_CONNECTED"
-        if oldest is not None and is_dense and choice.per_channel and oldest < first:
-            found[index] = replace(choice, per_channel=False)
+        if oldest is not None and is_dense and choice.weights.per_channel and oldest < first:
+            found[index] = replace(choice, weights=replace(choice.weights, per_channel=False))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeq.errors import UnsupportedOpError
-from edgeq.export.plan.planner import Plan
+from edgeq.export.plan.quantization_plan import Plan
 from edgeq.flatbuffer import Operator
 from edgeq.model import FloatModel
 from edgeq.qtypes import QParams

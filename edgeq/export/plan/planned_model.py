@@ -12,7 +12,7 @@ from rich.table import Table
 
 from edgeq.export.plan.choices import touches_float
 from edgeq.export.plan.placement import planned_obstacles
-from edgeq.export.plan.planner import Plan
+from edgeq.export.plan.quantization_plan import Plan
 from edgeq.flatbuffer import Operator
 from edgeq.model import FloatModel
 from edgeq.targets import Target

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgeq.calibrate.calibration import Calibration
 from edgeq.errors import ModelError
-from edgeq.export.plan.choices import Choices, choose, weight_slot
+from edgeq.export.plan.choices import Choices, weight_slot
+from edgeq.export.plan.quantization_plan import Plan, Stored
 from edgeq.export.plan.weight_scales import affine_qparams, block_qparams, stored_qparams
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.model import FloatModel
@@ -30,7 +30,7 @@ from edgeq.qtypes import (
     symmetric,
     symmetric_per_channel,
 )
-from edgeq.recipe import Mode, Recipe
+from edgeq.recipe import Mode
 
 STAND_IN_FOR_INFINITY = 1e30
 """A constant this large stands for infinity (the padding of a max pool); it saturates instead of
@@ -41,101 +41,20 @@ INT32_MAX = 2**31 - 1
 Range = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Stored:
-    """How the weight of an op that reads and writes float is stored.
-
-    Attributes:
-        qparams: Parameters of the integers, of all or in blocks; None for float16.
-        dynamic: Whether the kernel takes the integers and quantizes the activation at each run;
-            otherwise the weight is made float when the model is loaded.
-    """
-
-    qparams: QParams | BlockQParams | None
-    dynamic: bool
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What becomes an integer and how. Indices are those of the float model's graph.
-
-    Attributes:
-        tensors: Parameters of each computed tensor that becomes an integer.
-        operands: Parameters of what one op reads, by `(op, operand slot)`: its constants, and
-            computed tensors that it must read at another scale than their own.
-        float_ops: The written reason of each op that stays float.
-        stored: How the weights of ops with float activations are stored, by `(op, operand slot)`.
-        remarks: What is to be said of ops whose mode is not the one asked for.
-    """
-
-    tensors: Mapping[int, QParams]
-    operands: Mapping[tuple[int, int], QParams]
-    float_ops: Mapping[int, str]
-    stored: Mapping[tuple[int, int], Stored] = field(default_factory=dict)
-    remarks: Mapping[int, str] = field(default_factory=dict)
-
-    @functools.cached_property
-    def with_float_activations(self) -> frozenset[int]:
-        """Ops that read and write float, whatever their weights are stored as."""
-        return frozenset(self.float_ops) | {op for op, _ in self.stored}
-
-    def to_dict(self, model: FloatModel) -> dict[str, object]:
-        """The plan with names instead of indices, ready for JSON."""
-        graph = model.graph
-        return {
-            "tensors": {graph.tensors[t].name: _fields(q) for t, q in self.tensors.items()},
-            "operands": {
-                f"{model.layer(graph.operators[op])} operand {slot}": _fields(q)
-                for (op, slot), q in self.operands.items()
-            },
-            "stored": {
-                f"{model.layer(graph.operators[op])} operand {slot}": {
-                    **(_fields(w.qparams) if w.qparams else {"dtype": "float16"}),
-                    "dynamic": w.dynamic,
-                }
-                for (op, slot), w in self.stored.items()
-            },
-            "float": {model.where(graph.operators[op]): why for op, why in self.float_ops.items()},
-        }
-
-
-def _fields(qparams: QParams | BlockQParams) -> dict[str, object]:
-    if isinstance(qparams, BlockQParams):
-        shape = {"block_size": qparams.block_size, "scale": [list(row) for row in qparams.scale]}
-        return {"dtype": qparams.dtype.type_name, **shape}
-    return {
-        "dtype": qparams.dtype.type_name,
-        "scale": list(qparams.scale),
-        "zero_point": list(
-            qparams.zero_point if any(qparams.zero_point) else qparams.zero_point[:1]
-        ),
-        "quantization_dimension": qparams.axis,
-        "narrow_range": qparams.narrow_range,
-    }
-
-
-def make_plan(
-    model: FloatModel,
-    calibration: Calibration,
-    recipe: Recipe,
-    choices: Choices | None = None,
-) -> Plan:
+def make_plan(model: FloatModel, calibration: Calibration, choices: Choices) -> Plan:
     """Decides the parameters of every tensor.
 
     Args:
         model: The float model.
         calibration: Ranges of its tensors.
-        recipe: The mode of each op.
-        choices: The mode of each op where the recipe alone does not decide it (`Mode.AUTO`).
+        choices: What becomes of each op; none of them is `Mode.AUTO` any more.
 
     Raises:
         ModelError: The calibration belongs to another model, or the model is not float.
-        UnsupportedOpError: Ops that the recipe wants in int8 have no such form; all are listed.
-        RecipeError: A rule that matches no op.
     """
     calibration.check_model(model)
     refuse_quantized(model)
-    return _Planner(model, calibration, choices or choose(model, recipe)).plan()
+    return _Planner(model, calibration, choices).plan()
 
 
 def refuse_quantized(model: FloatModel) -> None:
@@ -230,12 +149,13 @@ class _Planner:
             self._check_finite(op, data)
             dynamic = choice.mode.is_dynamic or WEIGHTS[op.name].table
             dtype = choice.mode.weight_dtype
-            axis = WEIGHTS[op.name].axis if choice.per_channel else None
+            scheme = choice.weights
+            axis = WEIGHTS[op.name].axis if scheme.per_channel else None
             qparams: QParams | BlockQParams | None = None
-            if dtype is not None and choice.block_size:
-                qparams = block_qparams(data, choice.block_size, dtype)
+            if dtype is not None and scheme.block_size:
+                qparams = block_qparams(data, scheme.block_size, dtype)
             elif dtype is not None:
-                fitted = stored_qparams if choice.symmetric else affine_qparams
+                fitted = stored_qparams if scheme.symmetric else affine_qparams
                 qparams = fitted(data, axis, dtype)
             yield (index, slot), Stored(qparams, dynamic and qparams is not None)
 
@@ -358,7 +278,7 @@ class _Planner:
         self, op: Operator, row: OpRow, data: FloatArray, tensors: Mapping[int, QParams]
     ) -> QParams:
         self._check_finite(op, data)
-        if row.weight_axis is None or not self._choices[op.index].per_channel:
+        if row.weight_axis is None or not self._choices[op.index].weights.per_channel:
             return symmetric(float(largest(data, None)[0]))
         absmax = largest(data, row.weight_axis)
         return symmetric_per_channel(absmax, row.weight_axis, self._floor(op, row, absmax, tensors))

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.plan.choices import Choices
-from edgeq.export.plan.planner import Plan
+from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.gptq import Matrix
 from edgeq.export.round.weighted_ops import (
     SLOTS,
@@ -112,7 +112,8 @@ class Rounder:
         self._samples = samples[:MOST_SAMPLES]
         self._threads = threads
         trained = bool(model.given or model.learned)
-        self._nearest = {i for i, c in choices.items() if trained or c.rounding == "nearest"}
+        to_nearest = (i for i, c in choices.items() if c.weights.rounding == "nearest")
+        self._nearest = set(choices) if trained else set(to_nearest)
         self._known: dict[tuple[int, AnyQParams], tuple[IntArray, FloatArray]] = {}
 
     def round(self, plan: Plan, advance: Callable[[], None] = lambda: None) -> Rounded:

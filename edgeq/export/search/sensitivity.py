@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.plan.choices import decided_together
-from edgeq.export.plan.planner import Plan
+from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.rounder import Rounded
 from edgeq.export.round.weighted_ops import bias_slot
 from edgeq.export.search.costs import WITHOUT_DOT_PRODUCT, estimate_ns

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import pytest
 
 import edgeq
+from edgeq.converter import start_converter
 from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import DataError, ModelError, UnsupportedOpError
 from edgeq.export import frontends
-from edgeq.export.convert.convert_plan import start_converter
 from edgeq.export.edge_model import EdgeModel
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import parse

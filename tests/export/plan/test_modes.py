@@ -187,7 +187,7 @@ def test_an_export_with_zero_points_of_weights_computes_with_them() -> None:
 def test_a_table_keeps_the_zero_point_0() -> None:
     recipe = Recipe("r", default=Mode.WEIGHT_INT4, symmetric=False)
     (choice,) = choose(FloatModel(OPS["embedding"].build(), "tflite"), recipe).values()
-    assert (choice.mode, choice.symmetric) == (Mode.WEIGHT_INT4, True)
+    assert (choice.mode, choice.weights.symmetric) == (Mode.WEIGHT_INT4, True)
     assert choice.reason == "kernels look rows up in a table whose zero points are 0 alone"
 
 

@@ -17,7 +17,9 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.observers import MinMax
 from edgeq.errors import ModelError, RecipeError, UnsupportedOpError
 from edgeq.export.edge_model import EdgeModel
-from edgeq.export.plan.planner import INT32_MAX, Plan, make_plan
+from edgeq.export.plan.choices import choose
+from edgeq.export.plan.planner import INT32_MAX, make_plan
+from edgeq.export.plan.quantization_plan import Plan
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, OpRow, ScaleRule
 from edgeq.qtypes import DType, QParams, affine, float32, quantize, symmetric
@@ -62,13 +64,13 @@ def planned(model: FloatModel, ranges: Mapping[str, tuple[float, float]], *rules
     index = {t.name: t.index for t in model.graph.tensors}
     found = {index[name]: MinMax(*limits) for name, limits in ranges.items()}
     calibration = Calibration(model.digest, 1, found)
-    return Planned(model, make_plan(model, calibration, Recipe("test", rules)))
+    return Planned(model, make_plan(model, calibration, choose(model, Recipe("test", rules))))
 
 
 def test_same_scale_ops_of_the_demo_share_parameters(
     demo_model: FloatModel, demo_calibration: Calibration
 ) -> None:
-    plan = make_plan(demo_model, demo_calibration, INT8)
+    plan = make_plan(demo_model, demo_calibration, choose(demo_model, INT8))
     graph = demo_model.graph
     same = [op for op in graph.operators if OPS[op.name].rule is ScaleRule.SAME]
     assert same
@@ -80,7 +82,7 @@ def test_same_scale_ops_of_the_demo_share_parameters(
 def test_free_tensors_of_the_demo_take_the_range_that_was_measured(
     demo_model: FloatModel, demo_calibration: Calibration
 ) -> None:
-    plan = make_plan(demo_model, demo_calibration, INT8)
+    plan = make_plan(demo_model, demo_calibration, choose(demo_model, INT8))
     graph = demo_model.graph
     tied = {
         t
@@ -97,7 +99,7 @@ def test_free_tensors_of_the_demo_take_the_range_that_was_measured(
 def test_every_weight_of_the_demo_is_quantized_by_its_channels(
     demo_model: FloatModel, demo_calibration: Calibration
 ) -> None:
-    plan = make_plan(demo_model, demo_calibration, INT8)
+    plan = make_plan(demo_model, demo_calibration, choose(demo_model, INT8))
     graph = demo_model.graph
     for op in graph.operators:
         row = OPS[op.name]
@@ -279,7 +281,7 @@ def test_the_recipes_default_may_be_float() -> None:
     model = build({"x": X}, *CHAIN)
     seen = {t.index: MinMax(*CHAIN_RANGES[t.name]) for t in model.graph.tensors}
     calibration = Calibration(model.digest, 1, seen)
-    plan = make_plan(model, calibration, Recipe("float", (), Mode.FLOAT))
+    plan = make_plan(model, calibration, choose(model, Recipe("float", (), Mode.FLOAT)))
     assert plan == Plan({}, {}, dict.fromkeys(range(3), "the recipe's default"))
 
 
@@ -357,7 +359,7 @@ def test_a_calibration_of_another_model_is_refused(
     other = replace(demo_calibration, model="0" * 64)
     message = r"made from another float model \(its SHA-256 starts with 0{12}, .*calibrate again"
     with pytest.raises(ModelError, match=message):
-        make_plan(demo_model, other, INT8)
+        make_plan(demo_model, other, choose(demo_model, INT8))
 
 
 def test_a_tensor_without_a_range_is_named() -> None:
@@ -368,14 +370,14 @@ def test_a_tensor_without_a_range_is_named() -> None:
 def test_a_quantized_model_is_refused(exported: EdgeModel) -> None:
     model = FloatModel(exported.tflite, "tflite")
     with pytest.raises(ModelError, match=r"quantized already: tensor '.*' is int\d+\. Export"):
-        make_plan(model, Calibration(model.digest, 1, {}), INT8)
+        make_plan(model, Calibration(model.digest, 1, {}), {})
 
 
 def test_planning_changes_nothing_and_repeats(
     demo_model: FloatModel, demo_calibration: Calibration
 ) -> None:
     before, ranges = demo_model.tflite, dict(demo_calibration.ranges)
-    plans = [make_plan(demo_model, demo_calibration, INT8) for _ in range(2)]
+    plans = [make_plan(demo_model, demo_calibration, choose(demo_model, INT8)) for _ in range(2)]
     assert plans[0] == plans[1]
     assert (demo_model.tflite, dict(demo_calibration.ranges)) == (before, ranges)
 

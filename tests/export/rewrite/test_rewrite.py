@@ -21,6 +21,7 @@ from edgeq import Mode, ModelError, Recipe, RecipeError, Rule
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.observers import Fixed
 from edgeq.cli import app
+from edgeq.export.plan.choices import choose
 from edgeq.export.plan.placement import planned_obstacles
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.rewrite import REWRITES, rewrite
@@ -109,7 +110,7 @@ def _left_out(model: FloatModel, target: Target) -> list[str]:
     """Ops that a target does not run in int8, whatever the ranges."""
     ranges = {tensor.index: Fixed(-3.0, 3.0) for tensor in model.graph.tensors}
     recipe = Recipe(strict=False)
-    plan = make_plan(model, Calibration(model.digest, 1, ranges), recipe)
+    plan = make_plan(model, Calibration(model.digest, 1, ranges), choose(model, recipe))
     obstacles = planned_obstacles(model, plan, target)
     return [op.name for op in model.graph.operators if obstacles[op.index]]
 

@@ -16,7 +16,8 @@ from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.errors import RecipeError
 from edgeq.export.plan.choices import choose
-from edgeq.export.plan.planner import Plan, make_plan
+from edgeq.export.plan.planner import make_plan
+from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.gptq import Grid, fit, loss
 from edgeq.export.round.rounder import MOST_ROWS, Rounder
 from edgeq.export.round.weighted_ops import Site, patches
@@ -124,7 +125,11 @@ CASES = {
 def prepared(case: OneOp, recipe: Recipe = INT8) -> tuple[FloatModel, Plan, list[Sample]]:
     model = FloatModel(case.build(), "tflite")
     samples = list(RepDataset(smooth(case)).samples(input_specs(model)))
-    return model, make_plan(model, Calibrator(model, 1).run(samples), recipe), samples
+    return (
+        model,
+        make_plan(model, Calibrator(model, 1).run(samples), choose(model, recipe)),
+        samples,
+    )
 
 
 def smooth(case: OneOp) -> list[Array]:
@@ -224,7 +229,7 @@ def test_a_weight_that_two_ops_read_is_rounded_once_and_both_keep_their_own_bias
     editor.rewire({1: dict(enumerate(operators[0].inputs[1:], 1))})
     model = FloatModel(editor.finish(), "tflite")
     samples = list(RepDataset(smooth(case)).samples(input_specs(model)))
-    plan = make_plan(model, Calibration(model.digest, 0, {}), PRESETS["weight_int8"])
+    plan = make_plan(model, Calibration(model.digest, 0, {}), choose(model, PRESETS["weight_int8"]))
     rounded = rounder(model, samples, PRESETS["weight_int8"]).round(plan)
     assert rounded.count == 1
     assert rounded.weights[0] is rounded.weights[1]

@@ -12,20 +12,26 @@ from one_op import OneOp, Step, Value
 import edgeq
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.run import Calibrator
+from edgeq.converter import start_converter
 from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset, Sample
-from edgeq.export.convert.convert_plan import start_converter
+from edgeq.export.build import Builder, Workshop
+from edgeq.export.convert.integer_ports import Interface
+from edgeq.export.options import ExportOptions
 from edgeq.export.plan.choices import Choice, choose
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.round.rounder import Rounded, Rounder
-from edgeq.export.search.auto import PRICES, Candidate, Search, _chosen, _Cut, _front
+from edgeq.export.search.auto import PRICES, Search
+from edgeq.export.search.candidates import Candidate, best_of, pareto_front
 from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, macs
 from edgeq.export.search.sensitivity import measure_noise
+from edgeq.export.search.trials import Trials
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.recipe import AUTO, INT8, Mode, Recipe, Rule
 from edgeq.runtime.session import Session
+from edgeq.targets import TARGETS
 
 IMAGE = Value((1, 24, 24, 32))
 NEAREST = Rounded({}, {}, 0)
@@ -72,16 +78,23 @@ def worker() -> Iterator[Worker]:
 def search(case: OneOp, worker: Worker, recipe: Recipe = AUTO, goal_db: float = 20.0) -> Search:
     model, calibration, samples = calibrated(case)
     choices = choose(model, recipe)
-    rounder = Rounder(model, choices, samples)
-    return Search(
-        model, model, calibration, recipe, choices, samples, rounder, worker, WITH_DOT_PRODUCT,
-        goal_db, measure=False, advance=lambda: None,
-    )  # fmt: skip
+    options = ExportOptions.read(recipe=recipe, goal_db=goal_db)
+    workshop = Workshop(
+        model=model,
+        interface=Interface.of(model, options.inputs, options.outputs),
+        calibration=calibration,
+        rounder=Rounder(model, choices, samples),
+        converter=worker,
+        target=TARGETS["xnnpack"],
+        sample=samples[0],
+    )
+    trials = Trials(model, Builder(workshop), samples, measure=False, advance=lambda: None)
+    return Search(trials, choices, options)
 
 
 def test_noise_is_measured_where_it_arises() -> None:
     model, calibration, samples = calibrated(sabotaged())
-    plan = make_plan(model, calibration, INT8)
+    plan = make_plan(model, calibration, choose(model, INT8))
     noise = measure_noise(model, plan, NEAREST, samples, lambda: None)
     names = {t: model.graph.tensors[t].name for t in noise.tensors}
     loudest = max(noise.tensors, key=lambda t: noise.tensors[t])
@@ -93,14 +106,14 @@ def test_noise_is_measured_where_it_arises() -> None:
 
 def test_noise_in_blocks_names_every_op() -> None:
     model, calibration, samples = calibrated(sabotaged())
-    plan = make_plan(model, calibration, INT8)
+    plan = make_plan(model, calibration, choose(model, INT8))
     blocks = measure_noise(model, plan, NEAREST, samples, lambda: None, budget_s=0.0)
     assert set(blocks.weights) == {0, 1, 2}
     assert len({*blocks.weights.values(), *blocks.tensors.values()}) == 1
 
 
 def test_the_guilty_tensor_stays_float_and_the_rest_does_not(worker: Worker) -> None:
-    found = search(sabotaged(), worker).run()
+    found = search(sabotaged(), worker).best().choices
     assert found[0].mode in (Mode.STATIC_INT8, Mode.DYNAMIC_INT8)
     assert found[1].mode is not Mode.STATIC_INT8
     assert found[2].mode in (Mode.WEIGHT_INT8, Mode.FLOAT)
@@ -108,12 +121,7 @@ def test_the_guilty_tensor_stays_float_and_the_rest_does_not(worker: Worker) -> 
 
 
 def test_plans_are_offered_from_the_fastest_to_the_most_faithful(worker: Worker) -> None:
-    job = search(sabotaged(), worker)
-    static, tflite = job._all_static()
-    plan = make_plan(job.model, job.calibration, INT8, static)
-    rounded = job.rounder.round(plan)
-    noise = measure_noise(job.model, plan, rounded, job.samples, lambda: None)
-    cut = _Cut(job.model, job.choices, static, job._outside(tflite), noise, WITH_DOT_PRODUCT)
+    cut = search(sabotaged(), worker).cut()
     offers = [cut.candidate(price) for price in PRICES]
     sqnr = [offer.sqnr_db for offer in offers]
     assert sqnr == sorted(sqnr)
@@ -124,18 +132,17 @@ def test_plans_are_offered_from_the_fastest_to_the_most_faithful(worker: Worker)
 
 def test_the_estimate_of_noise_is_close_to_the_real_one(worker: Worker) -> None:
     job = search(sabotaged(), worker, goal_db=10.0)
-    found = job.run()
-    with Session(job._converted(found) or b"") as edge, Session(job.model.tflite) as reference:
+    found = job.best().choices
+    with (
+        Session(job.builder.build(found).tflite) as edge,
+        Session(job.model.tflite) as reference,
+    ):
         fidelity = Fidelity()
-        for sample in job.samples:
+        for sample in job.trials.samples:
             reference.invoke(sample)
             edge.invoke(sample)
             fidelity = fidelity.observe(reference.outputs()[0], edge.outputs()[0])
-    static, tflite = job._all_static()
-    plan = make_plan(job.model, job.calibration, INT8, static)
-    rounded = job.rounder.round(plan)
-    noise = measure_noise(job.model, plan, rounded, job.samples, lambda: None)
-    cut = _Cut(job.model, job.choices, static, job._outside(tflite), noise, WITH_DOT_PRODUCT)
+    cut = job.cut()
     offers = [c for c in (cut.candidate(p) for p in PRICES) if c.choices == found]
     assert offers
     assert offers[0].sqnr_db == pytest.approx(fidelity.sqnr_db, abs=3)
@@ -148,7 +155,7 @@ def test_rules_pin_what_the_search_must_leave(worker: Worker) -> None:
         Mode.AUTO,
         strict=False,
     )
-    found = search(sabotaged(), worker, recipe).run()
+    found = search(sabotaged(), worker, recipe).best().choices
     assert found[0] == Choice(Mode.FLOAT, "mine")
     assert found[2].mode is Mode.STATIC_INT8
 
@@ -172,7 +179,7 @@ def candidate(time: float, size: float, sqnr_db: float) -> Candidate:
 
 def test_offers_that_another_beats_are_dropped() -> None:
     fast, slow, faithful = candidate(0.5, 0.3, 10), candidate(0.6, 0.3, 9), candidate(0.7, 0.3, 30)
-    assert _front([faithful, slow, fast]) == [fast, faithful]
+    assert pareto_front([faithful, slow, fast]) == [fast, faithful]
 
 
 @pytest.mark.parametrize(
@@ -186,9 +193,9 @@ def test_offers_that_another_beats_are_dropped() -> None:
     ],
     ids=["cheapest that is good", "a little slack", "best not slower", "none is fast", "size"],
 )
-def test_what_is_chosen(offers: list[tuple[float, float, float]], expected: int) -> None:
+def test_what_isbest_of(offers: list[tuple[float, float, float]], expected: int) -> None:
     made = [candidate(*offer) for offer in offers]
-    assert _chosen(made, 20.0) is made[expected]
+    assert best_of(made, 20.0) is made[expected]
 
 
 def test_multiplications_are_counted() -> None:

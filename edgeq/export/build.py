@@ -1,0 +1,157 @@
+"""`Builder`: the one way from what becomes of each op to a file, taken by a search and by `export`.
+
+Plans, rounds, converts, sets the ports, and has the file run once; builds nothing twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from edgeq.calibrate.calibration import Calibration
+from edgeq.converter import check_runs
+from edgeq.data.rep_dataset import Sample
+from edgeq.errors import ModelError, VerificationError
+from edgeq.export.convert.convert_plan import convert
+from edgeq.export.convert.integer_ports import Interface, set_interface
+from edgeq.export.exported_graph import ExportedGraph
+from edgeq.export.plan.choices import Choice, Choices
+from edgeq.export.plan.placement import check_loads, refused_ops
+from edgeq.export.plan.planner import make_plan
+from edgeq.export.plan.quantization_plan import Plan
+from edgeq.export.round.rounder import Rounded, Rounder
+from edgeq.files import Content
+from edgeq.flatbuffer import parse
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+from edgeq.ports import read_io
+from edgeq.progress import Advance, nothing
+from edgeq.targets import Target
+
+_Key: TypeAlias = frozenset[tuple[int, Choice]]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A file and what it was made by.
+
+    Attributes:
+        plan: What became an integer and how.
+        fitted: Number of weights that were rounded by what they compute on the data.
+        tflite: The file.
+    """
+
+    plan: Plan
+    fitted: int
+    tflite: Content
+
+    def beside(self, model: FloatModel) -> ExportedGraph:
+        """Its graph beside that of the float model that it was made from."""
+        return ExportedGraph(model, parse(self.tflite).graphs[0])
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What files of one model are built with.
+
+    Attributes:
+        model: The float model that plans speak of.
+        interface: What its ports shall be.
+        calibration: Ranges of its tensors.
+        rounder: Rounds its weights.
+        converter: The converter's child process.
+        target: Where the files are to run.
+        sample: An input that each file must run on.
+    """
+
+    model: FloatModel
+    interface: Interface
+    calibration: Calibration
+    rounder: Rounder
+    converter: Worker
+    target: Target
+    sample: Sample
+
+
+class Builder:
+    """Builds files of one model, each at most once.
+
+    Args:
+        workshop: What it builds with.
+
+    Attributes:
+        model: The float model that plans speak of.
+    """
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.model = workshop.model
+        self._with = workshop
+        self._plans: dict[_Key, Plan] = {}
+        self._built: dict[_Key, Built] = {}
+
+    def plan(self, choices: Choices) -> Plan:
+        """The parameters of every tensor.
+
+        Raises:
+            ModelError: A weight is not finite, or a tensor was not calibrated.
+            UnsupportedOpError: The target would not load the file.
+        """
+        plan = self._plan(choices)
+        check_loads(self.model, plan, self._with.target)
+        return plan
+
+    def refused(self, choices: Choices) -> dict[int, str]:
+        """Ops with which the target would not load the file, and why, by index."""
+        return refused_ops(self.model, self._plan(choices), self._with.target)
+
+    def _plan(self, choices: Choices) -> Plan:
+        key = frozenset(choices.items())
+        if key not in self._plans:
+            self._plans[key] = make_plan(self.model, self._with.calibration, choices)
+        return self._plans[key]
+
+    def rounding_runs(self, choices: Choices) -> int:
+        """How often `build` will run a sample to round weights by."""
+        return self._with.rounder.runs(self.plan(choices))
+
+    def rounded(self, plan: Plan, advance: Advance = nothing) -> Rounded:
+        """The weights on the grids of a plan."""
+        return self._with.rounder.round(plan, advance)
+
+    def build(self, choices: Choices, advance: Advance = nothing) -> Built:
+        """The file in which each op is what was chosen.
+
+        Args:
+            choices: What becomes of each op.
+            advance: Called now and then, for the progress bar.
+
+        Raises:
+            UnsupportedOpError: The target would not load the file.
+            ConversionError: The converter refused the plan, or died on it.
+            RecipeError: A port cannot be what it shall be.
+            VerificationError: The runtime refuses the file, or dies on it.
+        """
+        key = frozenset(choices.items())
+        if key not in self._built:
+            self._built[key] = self._made(self.plan(choices), advance)
+        return self._built[key]
+
+    def _made(self, plan: Plan, advance: Advance) -> Built:
+        tflite, fitted = self._converted(plan, advance)
+        tflite = set_interface(self.model, plan, tflite, self._with.interface)
+        self.model.release()
+        self._check_runs(tflite)
+        return Built(plan, fitted, tflite)
+
+    def _converted(self, plan: Plan, advance: Advance) -> tuple[Content, int]:
+        rounded = self.rounded(plan, advance)
+        fitted, on_grid = rounded.count, rounded.model(self.model)
+        del rounded  # a second copy of the weights that nobody needs while the converter works
+        return convert(self._with.converter, on_grid, plan), fitted
+
+    def _check_runs(self, tflite: Content) -> None:
+        stored = read_io(tflite).quantize(self.model.by_name(self._with.sample))
+        try:
+            check_runs(self._with.converter, tflite, stored, "the exported model")
+        except ModelError as error:
+            raise VerificationError(str(error)) from None

@@ -1,0 +1,83 @@
+"""`Plan`: what becomes an integer and how, as plain values. Decides nothing."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edgeq.model import FloatModel
+from edgeq.qtypes import BlockQParams, QParams
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How the weight of an op that reads and writes float is stored.
+
+    Attributes:
+        qparams: Parameters of the integers, of all or in blocks; None for float16.
+        dynamic: Whether the kernel takes the integers and quantizes the activation at each run;
+            otherwise the weight is made float when the model is loaded.
+    """
+
+    qparams: QParams | BlockQParams | None
+    dynamic: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes an integer and how. Indices are those of the float model's graph.
+
+    Attributes:
+        tensors: Parameters of each computed tensor that becomes an integer.
+        operands: Parameters of what one op reads, by `(op, operand slot)`: its constants, and
+            computed tensors that it must read at another scale than their own.
+        float_ops: The written reason of each op that stays float.
+        stored: How the weights of ops with float activations are stored, by `(op, operand slot)`.
+        remarks: What is to be said of ops whose mode is not the one asked for.
+    """
+
+    tensors: Mapping[int, QParams]
+    operands: Mapping[tuple[int, int], QParams]
+    float_ops: Mapping[int, str]
+    stored: Mapping[tuple[int, int], Stored] = field(default_factory=dict)
+    remarks: Mapping[int, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def with_float_activations(self) -> frozenset[int]:
+        """Ops that read and write float, whatever their weights are stored as."""
+        return frozenset(self.float_ops) | {op for op, _ in self.stored}
+
+    def to_dict(self, model: FloatModel) -> dict[str, object]:
+        """The plan with names instead of indices, ready for JSON."""
+        graph = model.graph
+        return {
+            "tensors": {graph.tensors[t].name: _fields(q) for t, q in self.tensors.items()},
+            "operands": {
+                f"{model.layer(graph.operators[op])} operand {slot}": _fields(q)
+                for (op, slot), q in self.operands.items()
+            },
+            "stored": {
+                f"{model.layer(graph.operators[op])} operand {slot}": {
+                    **(_fields(w.qparams) if w.qparams else {"dtype": "float16"}),
+                    "dynamic": w.dynamic,
+                }
+                for (op, slot), w in self.stored.items()
+            },
+            "float": {model.where(graph.operators[op]): why for op, why in self.float_ops.items()},
+        }
+
+
+def _fields(qparams: QParams | BlockQParams) -> dict[str, object]:
+    if isinstance(qparams, BlockQParams):
+        shape = {"block_size": qparams.block_size, "scale": [list(row) for row in qparams.scale]}
+        return {"dtype": qparams.dtype.type_name, **shape}
+    return {
+        "dtype": qparams.dtype.type_name,
+        "scale": list(qparams.scale),
+        "zero_point": list(
+            qparams.zero_point if any(qparams.zero_point) else qparams.zero_point[:1]
+        ),
+        "quantization_dimension": qparams.axis,
+        "narrow_range": qparams.narrow_range,
+    }

@@ -1,0 +1,97 @@
+"""The first stages, which `export`, `plan` and `calibrate` share: trace and rewrite."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.observers import Fixed
+from edgeq.data.rep_dataset import RepDataset
+from edgeq.errors import ModelError, RecipeError
+from edgeq.export import frontends
+from edgeq.export.convert.integer_ports import Interface, known_ranges
+from edgeq.export.options import ExportOptions
+from edgeq.export.plan.planner import refuse_quantized
+from edgeq.export.rewrite import rewrite
+from edgeq.export.rewrite.nhwc_ports import to_nhwc
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+from edgeq.progress import Progress
+from edgeq.targets import TARGETS
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model before anything is known of its data.
+
+    Attributes:
+        traced: The float model in the user's own layout.
+        float_model: The float model as asked for, which the result is measured against.
+        rewritten: The float model that plans speak of.
+        interface: What its ports shall be.
+        known: Ranges that need no data, by tensor of `rewritten`.
+    """
+
+    traced: FloatModel
+    float_model: FloatModel
+    rewritten: FloatModel
+    interface: Interface
+    known: Mapping[int, Fixed]
+
+
+def prepare(
+    model: object, data: RepDataset, options: ExportOptions, stages: Progress, converter: Worker
+) -> Prepared:
+    """Traces the user's model and rewrites it for the target.
+
+    Args:
+        model: The user's model.
+        data: The representative data, of which the first sample may be looked at.
+        options: What was asked for.
+        stages: Where the stages show.
+        converter: The converter's child process.
+
+    Raises:
+        ModelError: The model cannot be read or traced, or is quantized.
+        RecipeError: The ports or the layout that were asked for do not fit it.
+    """
+    with stages.stage("trace"):
+        traced = frontends.trace(model, options.sample, data, converter, options.params)
+        refuse_quantized(traced)
+        float_model = _laid_out(traced, options.layout, options.target)
+    with stages.stage("rewrite"):
+        rewritten = _rewritten(float_model, options.target)
+        interface = Interface.of(rewritten, options.inputs, options.outputs)
+        known = known_ranges(rewritten, interface)
+    return Prepared(traced, float_model, rewritten, interface, known)
+
+
+def check_made_for(calibration: Calibration, prepared: Prepared, options: ExportOptions) -> None:
+    """Raises a `ModelError` for a calibration of the form that the model has for another target."""
+    for other in TARGETS:
+        if calibration.model == prepared.rewritten.digest:
+            return
+        form = _rewritten(_laid_out(prepared.traced, options.layout, other), other)
+        if calibration.model == form.digest:
+            raise ModelError(
+                f"the calibration was made for target {other!r}, for which the model is rewritten "
+                f"otherwise than for {options.target!r}: calibrate with target={options.target!r} "
+                f"too, or export with target={other!r}"
+            )
+
+
+def _laid_out(model: FloatModel, layout: str | None, target: str) -> FloatModel:
+    """The model with images as asked for; the Edge TPU has them as NHWC where nothing is said."""
+    if layout is not None:
+        return to_nhwc(model)
+    if target == "edgetpu":
+        with contextlib.suppress(RecipeError):  # it has no images, or has them as NHWC
+            return to_nhwc(model)
+    return model
+
+
+def _rewritten(model: FloatModel, target: str) -> FloatModel:
+    """The model in better ops; one that brought scales is left in the ops that those are for."""
+    return model if model.given else rewrite(model, target)

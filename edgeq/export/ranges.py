@@ -1,0 +1,155 @@
+"""The calibration stage: ranges of tensors, measured on the data, given, or known beforehand."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgeq.calibrate import distributed
+from edgeq.calibrate.advice import MOST_SAMPLES, advise, spread_out
+from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.run import Calibrator, Checkpoint
+from edgeq.converter import check_runs
+from edgeq.data import cluster
+from edgeq.data.input_spec import input_specs
+from edgeq.data.rep_dataset import HeldOut, RepDataset, Sample
+from edgeq.data.rows import Rows
+from edgeq.errors import RecipeError
+from edgeq.export.options import ExportOptions
+from edgeq.export.plan.choices import Choices, observers
+from edgeq.export.prepare import Prepared, check_made_for
+from edgeq.isolation import Worker
+from edgeq.progress import Advance
+from edgeq.recipe import Mode
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What the data have shown of a model.
+
+    Attributes:
+        calibration: The ranges that a plan rests on.
+        samples: The data, with some samples held out.
+        independent: Whether those were kept out of calibration.
+        advice: What looks suspicious of model and data, one sentence each.
+    """
+
+    calibration: Calibration
+    samples: HeldOut
+    independent: bool
+    advice: tuple[str, ...]
+
+
+def ranges_for(
+    choices: Choices,
+    prepared: Prepared,
+    data: RepDataset,
+    options: ExportOptions,
+    converter: Worker,
+    advance: Advance,
+) -> Ranges:
+    """The ranges that a plan needs: measured, unless they are given or nothing is static.
+
+    Args:
+        choices: What becomes of each op.
+        prepared: The model.
+        data: The representative data, which is read to its end.
+        options: What was asked for.
+        converter: The converter's child process, in which the model runs for the first time.
+        advance: Called after each item of the data.
+
+    Raises:
+        DataError: The data does not fit, or gives values that are not finite.
+        ModelError: The calibration that was given is of another model.
+    """
+    held = HeldOut(data.samples(input_specs(prepared.float_model), advance))
+    given = options.calibration
+    if given is not None:
+        given = replace(given, observers={**given.observers, **prepared.known})
+        check_made_for(given, prepared, options)
+    if not any(c.mode.is_static or c.mode is Mode.AUTO for c in choices.values()):
+        given = Calibration(prepared.rewritten.digest, 0, {})
+    if given is None:
+        found = _measured(prepared, options, held, converter)
+    else:
+        found = given
+        held.exhaust()
+    advice = advise(prepared.rewritten, found, held.samples) if found.samples else ()
+    independent = held.independent and options.calibration is None
+    return Ranges(found, held, independent, tuple(advice))
+
+
+def measured_ranges(
+    prepared: Prepared,
+    data: RepDataset,
+    source: object,
+    options: ExportOptions,
+    converter: Worker,
+    advance: Advance,
+    start: Calibration | None,
+    checkpoint: Checkpoint | None,
+) -> tuple[Calibration, list[Sample]]:
+    """The ranges of all tensors over all of the data, and a few samples from all over it.
+
+    Args:
+        prepared: The model.
+        data: The representative data.
+        source: What `data` reads, as `data_source` gives it.
+        options: What was asked for.
+        converter: The converter's child process, in which the model runs for the first time.
+        advance: Called after each item of the data.
+        start: What earlier samples have shown, which are skipped.
+        checkpoint: Called after each sample with a function that gives what was seen so far.
+    """
+    inputs = input_specs(prepared.float_model)
+    kept: list[Sample] = []
+    if not isinstance(source, Rows):
+        rest = itertools.islice(data.samples(inputs, advance), start.samples if start else 0, None)
+        stream = spread_out(rest, kept)
+        return _measured(prepared, options, stream, converter, start, checkpoint), kept
+    kept = list(itertools.islice(data.samples(inputs), MOST_SAMPLES))
+    _measured(prepared, options, kept[:1], converter)
+    watching = _watching(prepared, options)
+    rewritten, threads = prepared.rewritten, options.threads
+    return distributed.calibrate(rewritten, source, watching, threads, advance), kept
+
+
+def data_source(
+    rep_dataset: object, engine: str, start: Calibration | None, checkpoint: Checkpoint | None
+) -> object:
+    """The data in the form that the engine reads; fails before any work is done.
+
+    Raises:
+        RecipeError: The engine cannot do what is asked.
+    """
+    if engine == "ray" and not (start is None and checkpoint is None):
+        raise RecipeError(
+            "engine='ray' takes neither start nor checkpoint: calibrate the samples that are left "
+            "and call start.merge(...) with the result"
+        )
+    return cluster.source(rep_dataset, engine)
+
+
+def _watching(prepared: Prepared, options: ExportOptions) -> dict[int, Any]:
+    """The observer of each tensor."""
+    return {**observers(prepared.rewritten, options.recipe), **prepared.known}
+
+
+def _measured(
+    prepared: Prepared,
+    options: ExportOptions,
+    samples: Iterable[Sample],
+    converter: Worker,
+    start: Calibration | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Calibration:
+    """Calibrates, once the first sample has run in the child: a model may kill its process."""
+    calibrator = Calibrator(prepared.rewritten, options.threads, _watching(prepared, options))
+    stream = iter(samples)
+    first = list(itertools.islice(stream, 1))
+    for sample in first:
+        for tflite in (prepared.float_model.tflite, calibrator.instrumented.tflite):
+            check_runs(converter, tflite, sample, "the float model")
+    return calibrator.run(itertools.chain(first, stream), start, checkpoint)

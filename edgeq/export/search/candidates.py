@@ -1,0 +1,91 @@
+"""`Candidate`: a plan on offer, and which of several is the best. Knows no graph and no file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from edgeq.export.plan.choices import Choices
+from edgeq.recipe import Mode
+
+SLACK = 1.03
+"""More fidelity is taken for at most this much of the cost of the cheapest good plan."""
+
+PLENTY_DB = 20.0
+"""Fidelity beyond the goal that is worth nothing any more."""
+
+NOT_SLOWER = 1.03
+"""A plan that takes this share of the float model's time counts as not slower: two measurements of
+the same file differ by as much."""
+
+SIZE_WORTH = 0.15
+"""What the whole size of the float weights is worth, in times of a float inference."""
+
+Kernels: TypeAlias = frozenset[tuple[int, Mode]]
+"""What each op computes in, where that is not float."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan on offer.
+
+    Attributes:
+        choices: What becomes of each op.
+        time: Time over the float model's: estimated, or measured if it was tried so.
+        size: Bytes of weights over the float model's.
+        sqnr_db: SQNR of the outputs: estimated, or measured if it was tried.
+        price: The price of noise that it is the best plan at, if it was found by one.
+    """
+
+    choices: Choices
+    time: float
+    size: float
+    sqnr_db: float
+    price: float = math.nan
+
+    @property
+    def cost(self) -> float:
+        """Time and size in one number."""
+        return self.time + SIZE_WORTH * self.size
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it was tried and there is no file of it that works."""
+        return math.isnan(self.sqnr_db)
+
+    @property
+    def refused(self) -> Candidate:
+        """The plan as one that was tried and has no file that works."""
+        return replace(self, sqnr_db=math.nan)
+
+
+def kernels_of(choices: Choices) -> Kernels:
+    """What decides how fast a plan is: stored weights become float before anything runs."""
+    modes = ((index, choice.mode) for index, choice in choices.items())
+    return frozenset((index, mode) for index, mode in modes if mode.is_static or mode.is_dynamic)
+
+
+def pareto_front(offers: Iterable[Candidate]) -> list[Candidate]:
+    """Offers that no other beats in both cost and SQNR, the cheapest first."""
+    found: list[Candidate] = []
+    for offer in sorted(offers, key=lambda c: (c.cost, -c.sqnr_db)):
+        if not found or offer.sqnr_db > found[-1].sqnr_db + 0.01:
+            found.append(offer)
+    return found
+
+
+def near_best(offers: Sequence[Candidate], goal_db: float, slack: float) -> list[Candidate]:
+    """The plans that reach the goal and cost little more than the cheapest, that one first."""
+    good = sorted((c for c in offers if c.sqnr_db >= goal_db), key=lambda c: c.cost)
+    return [c for c in good if c.cost <= slack * good[0].cost]
+
+
+def best_of(offers: Sequence[Candidate], goal_db: float) -> Candidate:
+    """The cheapest plan that reaches the goal, or else the most faithful that is not slower."""
+    not_slower = [c for c in offers if c.time <= NOT_SLOWER] or offers
+    near = near_best(not_slower, goal_db, SLACK)
+    if near:
+        return max(near, key=lambda c: (min(c.sqnr_db, goal_db + PLENTY_DB), -c.cost))
+    return max(not_slower, key=lambda c: (c.sqnr_db, -c.cost))

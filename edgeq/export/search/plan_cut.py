@@ -1,0 +1,276 @@
+"""`PlanCut`: the graph whose minimum cuts are plans, from the fastest to the most faithful.
+
+Every op has an estimated time and a measured loss in each form, and every boundary between float
+and integers has a price. Knows estimates alone; nothing is built.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from edgeq.export.plan.choices import Choice, Choices, decided_together, weight_slot
+from edgeq.export.search.candidates import SIZE_WORTH, Candidate
+from edgeq.export.search.costs import Costs, estimate_ns
+from edgeq.export.search.min_cut import Network, Node
+from edgeq.export.search.sensitivity import Noise
+from edgeq.flatbuffer import Operator
+from edgeq.model import FloatModel
+from edgeq.ops import WEIGHTS
+from edgeq.qtypes import DType
+from edgeq.recipe import Mode
+
+PLAIN = (Mode.STATIC_INT8, Mode.DYNAMIC_INT8, Mode.WEIGHT_INT8)
+"""Plans in one mode throughout, which are measured to correct the estimates by."""
+
+DYNAMIC_NOISE = 0.5
+"""Noise of an activation that is rounded at each run, over that of one with a fixed scale."""
+
+MOST_COST = 4.0
+"""No part of a plan counts for more than this many float inferences: staying float costs one."""
+
+Form: TypeAlias = tuple[Mode, float, float]
+"""`(mode, nanoseconds, noise)` of an op."""
+
+
+class PlanCut:
+    """The graph whose minimum cuts are plans."""
+
+    def __init__(
+        self,
+        model: FloatModel,
+        choices: Choices,
+        static: Choices,
+        outside: Mapping[str, frozenset[int]],
+        noise: Noise,
+        costs: Costs,
+    ) -> None:
+        self._model = model
+        self._graph = model.graph
+        self._choices = choices
+        self._static = static
+        self._outside = outside
+        self._noise = noise
+        self._costs = costs
+        self._scales: dict[str, float] = {}
+        self._float_ns = sum(self._time(op, "float32") for op in self._graph.operators)
+        self._together = decided_together(self._graph)
+        self._weights = {
+            op.index: math.prod(self._graph.tensors[op.inputs[slot]].shape)
+            / len(self._together[op.index])
+            for op in self._graph.operators
+            if (slot := weight_slot(self._graph, op)) is not None
+        }
+        self._others = {index: self._others_of(index) for index in choices}
+        total = sum(self._weights.values())
+        self._byte_ns = SIZE_WORTH * self._float_ns / (4 * total) if total else 0.0
+
+    def candidate(self, price: float) -> Candidate:
+        """The best plan at a price of noise."""
+        unit = price * self._float_ns
+        others = self._cheapest(unit)
+        integers = self._network(unit, others).source_side()
+        chosen = {i: self._choice(i, i in integers, others[i]) for i in self._choices}
+        return replace(self._offer(chosen), price=price)
+
+    def correct(self, plain: Sequence[Candidate]) -> None:
+        """Has the estimates agree with the measured times of plans in one mode throughout."""
+        both = zip(PLAIN, plain, strict=False)  # nothing is measured without being asked for
+        measured = {mode: c for mode, c in both if not c.is_refused}
+        unit = measured[Mode.WEIGHT_INT8].time if Mode.WEIGHT_INT8 in measured else 1.0
+        for mode, form in ((Mode.STATIC_INT8, "int8"), (Mode.DYNAMIC_INT8, "dynamic")):
+            if mode not in measured:
+                continue
+            chosen = measured[mode].choices
+            ops = [self._graph.operators[i] for i, c in chosen.items() if c.mode is mode]
+            own = sum(self._time(op, form) for op in ops)
+            missing = (measured[mode].time / unit - self._predicted(chosen)[0]) * self._float_ns
+            if own:
+                self._scales[form] = min(max(1.0 + missing / own, 0.5), 2.0)
+        self._others = {index: self._others_of(index) for index in self._choices}
+
+    def plain(self, mode: Mode) -> Candidate:
+        """Every op in one mode as far as it has that form, or else in its smallest."""
+        return self._offer(
+            {i: self._choice(i, mode.is_static, self._form(i, mode)) for i in self._choices}
+        )
+
+    def _form(self, index: int, mode: Mode) -> Form:
+        """An op in a mode with float activations, or else in its smallest form."""
+        forms = self._others[index]
+        return next((form for form in forms if form[0] is mode), forms[-1])
+
+    def _offer(self, chosen: Choices) -> Candidate:
+        time, noise = self._predicted(chosen)
+        return Candidate(chosen, time, self._size(chosen), -10 * math.log10(max(noise, 1e-12)))
+
+    def _size(self, chosen: Choices) -> float:
+        """Bytes of weights over the float model's."""
+        total = sum(self._weights.values())
+        stored = sum(
+            count * _bytes_each(chosen[index].mode)
+            for index, count in self._weights.items()
+            if index in chosen
+        )
+        return stored / (4 * total) if total else 1.0
+
+    def _price(self, index: int, unit: float, form: Form) -> float:
+        """Nanoseconds that a form costs, its noise and its size included."""
+        mode, time, noise = form
+        size = self._weights.get(index, 0) * _bytes_each(mode)
+        return time + unit * noise + self._byte_ns * size
+
+    def _time(self, op: Operator, form: str) -> float:
+        place = "int8" if form == "int8" else "float32"
+        delegated = op.index not in self._outside[place]
+        estimated = estimate_ns(self._costs, self._graph, op, form, delegated)
+        return estimated * self._scales.get(form, 1.0)
+
+    def _cheapest(self, unit: float) -> dict[int, Form]:
+        """Each op's form with float activations that is best for all that read its weight."""
+        found: dict[int, Form] = {}
+        for index in self._choices:
+            if index not in found:
+                together = self._together[index]
+                places = range(len(self._others[index]))
+                price = functools.partial(self._price_of_all, together, unit)
+                place = min(places, key=price)
+                found.update({i: self._others[i][place] for i in together})
+        return found
+
+    def _price_of_all(self, together: Iterable[int], unit: float, place: int) -> float:
+        return sum(self._price(i, unit, self._others[i][place]) for i in together)
+
+    def _others_of(self, index: int) -> list[Form]:
+        """An op in each form with float activations; the last one is the smallest."""
+        op = self._graph.operators[index]
+        time = self._time(op, "float32")
+        slot = weight_slot(self._graph, op)
+        if slot is None:
+            return [(Mode.FLOAT, time, 0.0)]
+        noise = self._noise.weights.get(index, 0.0)
+        found = [(Mode.FLOAT, time, 0.0), (Mode.WEIGHT_INT8, time, noise)]
+        row = WEIGHTS[op.name]
+        if DType.INT8 in row.dynamic and not row.table:
+            rounded = sum(self._noise.tensors.get(t, 0.0) for t in op.inputs)
+            dynamic = noise + DYNAMIC_NOISE * rounded
+            found.append((Mode.DYNAMIC_INT8, self._time(op, "dynamic"), dynamic))
+        return found
+
+    def _network(self, unit: float, others: Mapping[int, Form]) -> Network:
+        """Static ops end on the side of "static"; what is cut is what the plan costs."""
+        graph = Network("static", "float", most=MOST_COST * self._float_ns)
+        for index, choice in self._choices.items():
+            op = self._graph.operators[index]
+            if choice.mode is not Mode.AUTO:
+                side = ("static", index) if choice.mode.is_static else (index, "float")
+                graph.add(*side)
+                continue
+            if not self._static[index].mode.is_static:
+                graph.add(index, "float")
+                continue
+            noise = self._noise.weights.get(index, 0.0)
+            static = (Mode.STATIC_INT8, self._time(op, "int8"), noise)
+            graph.add(index, "float", self._price(index, unit, static))
+            graph.add("static", index, self._price(index, unit, others[index]))
+            first = self._together[index][0]
+            if first != index:
+                graph.add(first, index)
+                graph.add(index, first)
+        for tensor in self._graph.tensors:
+            if tensor.dtype == "float32" and not tensor.is_constant:
+                self._add_tensor(graph, tensor.index, unit)
+        return graph
+
+    def _add_tensor(self, graph: Network, tensor: int, unit: float) -> None:
+        """Its noise, and the price of a boundary that goes through it."""
+        producer = self._graph.producers.get(tensor)
+        source: Node = producer.index if producer and producer.index in self._choices else "float"
+        readers = [op.index for op, _ in self._graph.uses.get(tensor, [])]
+        readers = [r for r in dict.fromkeys(readers) if r in self._choices]
+        noise, into, out = ("noise", tensor), ("quantize", tensor), ("dequantize", tensor)
+        power = self._noise.tensors.get(tensor, 0.0)
+        if power:
+            graph.add(noise, "float", unit * power)
+            for op in {*readers, source} - {"float"}:
+                graph.add(op, noise)
+        size = math.prod(self._graph.tensors[tensor].shape)
+        boundary = self._costs.launch_ns + 2 * size * self._costs.boundary_ns
+        if len(readers) == 1 and source != "float" and tensor not in self._graph.outputs:
+            graph.add(readers[0], source, boundary)
+            graph.add(source, readers[0], boundary)
+            return
+        graph.add(into, source, boundary)
+        for op in readers:
+            graph.add(op, into)
+        if source != "float":
+            graph.add(source, out, boundary)
+            for reader in readers:
+                graph.add(out, reader)
+            if tensor in self._graph.outputs:
+                graph.add(out, "float")
+
+    def _choice(self, index: int, integer: bool, other: Form) -> Choice:
+        given = self._choices[index]
+        if given.mode is not Mode.AUTO:
+            return given
+        if integer and self._static[index].mode.is_static:
+            return replace(given, mode=Mode.STATIC_INT8)
+        return replace(given, mode=other[0], reason=self._why(index))
+
+    def _why(self, index: int) -> str:
+        """Why an op is not static."""
+        op = self._graph.operators[index]
+        if not self._static[index].mode.is_static:
+            return self._static[index].reason
+        if index in self._outside["int8"] and index not in self._outside["float32"]:
+            return "in int8 it would leave the delegate"
+        if self._time(op, "int8") >= min(t for _, t, _ in self._others[index]):
+            return "int8 would not make it faster"
+        return "in int8 it or its neighbours would cost too much fidelity or conversion"
+
+    def _predicted(self, chosen: Choices) -> tuple[float, float]:
+        """Time over float and relative noise power of a plan."""
+        time = noise = 0.0
+        for index, choice in chosen.items():
+            op = self._graph.operators[index]
+            if choice.mode.is_static:
+                time += self._time(op, "int8")
+                noise += self._noise.weights.get(index, 0.0)
+            else:
+                found = next((f for f in self._others[index] if f[0] is choice.mode), None)
+                time += found[1] if found else self._time(op, "float32")
+                noise += found[2] if found else self._noise.weights.get(index, 0.0)
+        integers = {i for i, c in chosen.items() if c.mode.is_static}
+        for tensor, power in self._noise.tensors.items():
+            producer = self._graph.producers.get(tensor)
+            touched = [op.index for op, _ in self._graph.uses.get(tensor, [])]
+            touched += [producer.index] if producer else []
+            noise += power if integers & set(touched) else 0.0
+        return (time + self._boundaries(integers)) / self._float_ns, noise
+
+    def _boundaries(self, integers: set[int]) -> float:
+        """Nanoseconds of the conversions between float and integers."""
+        total = 0.0
+        for tensor in self._graph.tensors:
+            if tensor.dtype != "float32" or tensor.is_constant:
+                continue
+            producer = self._graph.producers.get(tensor.index)
+            sides = {op.index in integers for op, _ in self._graph.uses.get(tensor.index, [])}
+            sides.add(producer is not None and producer.index in integers)
+            if tensor.index in self._graph.outputs:
+                sides.add(False)
+            if len(sides) == 2:
+                size = math.prod(tensor.shape)
+                total += self._costs.launch_ns + 2 * size * self._costs.boundary_ns
+        return total
+
+
+def _bytes_each(mode: Mode) -> float:
+    """Bytes that a weight takes in the file."""
+    if mode.weight_dtype is not None:
+        return mode.weight_dtype.bits / 8
+    return 2.0 if mode is Mode.FLOAT16 else 4.0

@@ -1,0 +1,98 @@
+"""`Trials`: plans are built and judged on the real interpreter; what was tried is known after."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from edgeq.data.rep_dataset import Sample
+from edgeq.errors import ConversionError, ModelError, VerificationError
+from edgeq.export.build import Builder, Built
+from edgeq.export.plan.choices import Choices
+from edgeq.export.search.candidates import Candidate, Kernels, kernels_of
+from edgeq.fidelity.paired_run import PairedRun, Runner
+from edgeq.model import FloatModel
+from edgeq.runtime.benchmark import interleaved_latency
+
+MEASURE_S = 4.0
+"""How long a plan and the float model run in turn, where time is measured."""
+
+MOST_RUNS = 400
+"""Most timed runs of each."""
+
+MOST_FINALS = 4
+"""Most plans that are measured once more, side by side."""
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What plans are tried with.
+
+    Attributes:
+        original: The user's float model, which a plan is held against.
+        builder: Builds the files.
+        samples: Inputs to judge by; not those that the result is judged by.
+        measure: Whether time is measured here instead of estimated.
+        advance: Called now and then, for the progress bar.
+        times: Measured time over the float model's of what runs the same kernels; filled here.
+    """
+
+    original: FloatModel
+    builder: Builder
+    samples: Sequence[Sample]
+    measure: bool
+    advance: Callable[[], None]
+    times: dict[Kernels, float] = field(default_factory=dict)
+
+    def built(self, choices: Choices) -> Built | None:
+        """The file of these choices; None if the converter or the runtime refuses it."""
+        try:
+            made = self.builder.build(choices, self.advance)
+        except (ConversionError, ModelError, VerificationError):
+            return None
+        self.advance()
+        return made
+
+    def tried(self, offer: Candidate) -> Candidate:
+        """An offer with its real SQNR, and its real time if that is measured."""
+        built = self.built(offer.choices)
+        if built is None:
+            return offer.refused
+        pair = PairedRun((self.original, FloatModel(built.tflite, "edgeq")))
+        with contextlib.closing(pair.load()) as runner:
+            try:
+                seen = pair.total(pair.one(runner, s) for s in self.samples).outputs
+            except VerificationError:
+                return offer.refused
+            kernels = kernels_of(offer.choices)
+            if self.measure and kernels not in self.times:
+                (self.times[kernels],) = self._measured_times(runner, pair)
+            time = self.times.get(kernels, offer.time)
+        return replace(offer, time=time, sqnr_db=min(output.sqnr_db for output in seen))
+
+    def side_by_side(
+        self, tried: Sequence[Candidate], finals: Sequence[Candidate]
+    ) -> list[Candidate]:
+        """Tried plans, those that may be chosen with times that were measured in one run."""
+        by_kernels = {kernels_of(c.choices): c for c in finals}
+        if not self.measure or len(by_kernels) < 2:
+            return list(tried)
+        files = {
+            kernels: built.tflite
+            for kernels, candidate in list(by_kernels.items())[:MOST_FINALS]
+            if (built := self.built(candidate.choices)) is not None
+        }
+        run = PairedRun((self.original, *(FloatModel(f, "edgeq") for f in files.values())))
+        with contextlib.closing(run.load()) as runner:
+            self.times.update(zip(files, self._measured_times(runner, run), strict=True))
+        return [replace(c, time=self.times.get(kernels_of(c.choices), c.time)) for c in tried]
+
+    def _measured_times(self, runner: Runner, run: PairedRun) -> list[float]:
+        """Latency of each model of a run over that of the first one."""
+        first = self.samples[0]
+        both = zip(runner.sessions, run.links, strict=True)
+        runs = {str(i): (session, link.stored(first)) for i, (session, link) in enumerate(both)}
+        budget_s = MEASURE_S / 2 * len(runs)
+        base, *others = interleaved_latency(runs, budget_s, MOST_RUNS).values()
+        return [other.min_ms / base.min_ms for other in others]
