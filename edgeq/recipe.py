@@ -272,17 +272,23 @@ class Recipe(WeightScheme):
 
 
 def _to_fields(owner: Rule | Recipe) -> dict[str, Any]:
-    values = {f.name: getattr(owner, f.name) for f in fields(owner)}
+    values = {name: getattr(owner, name) for name in _field_names(type(owner))}
     if not isinstance(values["observer"], str | None):
         raise RecipeError(f"a recipe in JSON names its observers. Received: {values['observer']!r}")
     return {k: v.value if isinstance(v, Mode) else v for k, v in values.items()}
+
+
+def _field_names(kind: type[Rule | Recipe]) -> list[str]:
+    """The fields of a rule or recipe, those of the weights' scheme behind its own."""
+    scheme = [f.name for f in fields(WeightScheme)]
+    return [f.name for f in fields(kind) if f.name not in scheme] + scheme
 
 
 def _from_fields(kind: type[Any], content: object) -> Any:
     """Builds a `Rule` or `Recipe` from a JSON object, naming what does not fit."""
     if not isinstance(content, Mapping):
         raise RecipeError(f"a {kind.__name__.lower()} is a JSON object. Received: {content!r}")
-    known = kind.__dataclass_fields__
+    known = _field_names(kind)
     unknown = sorted(set(content) - set(known))
     if unknown:
         raise RecipeError(

@@ -109,6 +109,28 @@ PER_CHANNEL_DYNAMIC_DENSE: Version = _SINCE["FULLY_CONNECTED"][12]
 """The same with float activations."""
 
 
+_READS_STORED = {"FULLY_CONNECTED": 9, "CONV_2D": 5, "EMBEDDING_LOOKUP": 4}
+"""Version from which an op reads int8 weights beside float activations."""
+
+_DENSE_BY_CHANNEL = 12
+"""The same of a FULLY_CONNECTED with several scales; older kernels silently compute with none."""
+
+_DEQUANTIZES = {"float16": 3, "int8": 5, "int4": 6, "int2": 6}
+"""Version of DEQUANTIZE from which it reads a type."""
+
+
+def dequantize_version(kind: str) -> int:
+    """The version of DEQUANTIZE that reads constants of a type."""
+    return _DEQUANTIZES[kind]
+
+
+def stored_weight_version(name: str, kind: str, one_scale: bool) -> int:
+    """The version of an op that reads weights of an integer type beside float activations."""
+    if name == "FULLY_CONNECTED" and not (one_scale and kind == "int8"):
+        return _DENSE_BY_CHANNEL
+    return _READS_STORED.get(name, 1)
+
+
 def as_version(text: str) -> Version:
     """Reads `min_runtime=`, for example `"2.14"`.
 

@@ -81,7 +81,7 @@ def test_rules_with_observers_of_any_kind_can_be_in_a_set() -> None:
         ('{"rule": []}', "a recipe has no field 'rule'; it has name, rules, default, observer, "),
         (
             '{"rules": [{"layers": "x"}]}',
-            "a rule has no field 'layers'; it has layer, op, mode, reason, observer, per_channel",
+            "a rule has no field 'layers'; it has layer, op, mode, reason, observer, strict",
         ),
         (
             '{"rules": [{"mode": "int4"}]}',

@@ -19,15 +19,7 @@ from edgeq.flatbuffer import Operator, Tensor, parse_tree
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import FloatModel
 from edgeq.qtypes import BlockQParams, QParams, pack_bits, quantize, quantize_blocks
-
-_VERSIONS = {"FULLY_CONNECTED": 9, "CONV_2D": 5, "EMBEDDING_LOOKUP": 4}
-"""Version from which an op reads int8 weights beside float activations."""
-
-_DENSE_BY_CHANNEL = 12
-"""The same of a FULLY_CONNECTED with several scales; older kernels silently compute with none."""
-
-_DEQUANTIZE_VERSIONS = {"float16": 3, "int8": 5, "int4": 6, "int2": 6}
-"""Version of DEQUANTIZE from which it reads a type."""
+from edgeq.versions import dequantize_version, stored_weight_version
 
 
 def store_weights(model: FloatModel, plan: Plan, tree: Any) -> Any:
@@ -89,7 +81,7 @@ class _Writer:
     def _dequantized(self, weight: Tensor, source: int, stored: Stored) -> tuple[list[Any], int]:
         """The op that makes a stored weight float, and the tensor that it writes."""
         made = self._editor.tensor(f"{weight.name}/float", weight.shape)
-        version = _DEQUANTIZE_VERSIONS[_kind(stored)]
+        version = dequantize_version(_kind(stored))
         return [self._editor.op("DEQUANTIZE", [source], [made], version)], made
 
     def _lookup(self, op: Operator, table: int) -> Sequence[Any]:
@@ -98,7 +90,8 @@ class _Writer:
         count, width = math.prod(indices.shape), output.shape[-1]
         flat = self._editor.typed(f"{output.name}/indices", (count,), indices.dtype)
         rows = self._editor.tensor(f"{output.name}{ROWS}", (count, width))
-        lookup, version = "EMBEDDING_LOOKUP", _VERSIONS["EMBEDDING_LOOKUP"]
+        lookup = "EMBEDDING_LOOKUP"
+        version = stored_weight_version(lookup, "int8", True)
         return [
             self._editor.reshape(indices.index, flat, (count,)),
             self._editor.op(lookup, [flat, table], [rows], version),
@@ -122,9 +115,7 @@ def _wanted(exported: ExportedGraph, plan: Plan) -> Any:
 def _version(name: str, stored: Stored) -> int:
     """From which an op reads such weights beside float activations."""
     one_scale = isinstance(stored.qparams, QParams) and stored.qparams.axis is None
-    if name == "FULLY_CONNECTED" and not (one_scale and _kind(stored) == "int8"):
-        return _DENSE_BY_CHANNEL
-    return _VERSIONS.get(name, 1)
+    return stored_weight_version(name, _kind(stored), one_scale)
 
 
 def _kind(stored: Stored) -> str:

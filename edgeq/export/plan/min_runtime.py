@@ -8,11 +8,17 @@ from edgeq.errors import UnsupportedOpError
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.flatbuffer import Graph
+from edgeq.ops import WEIGHTS
+from edgeq.recipe import Mode
 from edgeq.versions import (
+    OLDEST,
     PER_CHANNEL_DENSE,
     PER_CHANNEL_DYNAMIC_DENSE,
     Version,
+    dequantize_version,
+    first_runtime,
     needed_runtime,
+    stored_weight_version,
     written,
 )
 
@@ -28,20 +34,40 @@ def for_runtime(graph: Graph, choices: Choices, oldest: Version | None) -> dict[
     return found
 
 
+def form_runtime(name: str, choice: Choice) -> Version:
+    """The first run time that reads an op of that name with its weight stored as chosen."""
+    if choice.mode.weight_dtype is None:
+        is_float16 = choice.mode is Mode.FLOAT16
+        return first_runtime("DEQUANTIZE", dequantize_version("float16")) if is_float16 else OLDEST
+    kind, row = choice.mode.weight_dtype.type_name, WEIGHTS[name]
+    if not (choice.mode.is_dynamic or row.table):
+        return first_runtime("DEQUANTIZE", dequantize_version(kind))
+    reader = "EMBEDDING_LOOKUP" if row.table else name
+    return first_runtime(
+        reader, stored_weight_version(reader, kind, not choice.weights.per_channel)
+    )
+
+
+def newer_ops(exported: ExportedGraph, oldest: Version | None) -> dict[int, Version]:
+    """Ops of a file that `oldest` does not have, by index, and the first run time that has each."""
+    if oldest is None:
+        return {}
+    needed = {op.index: needed_runtime(exported.graph, op) for op in exported.graph.operators}
+    return {index: version for index, version in needed.items() if version > oldest}
+
+
 def check_runtime(exported: ExportedGraph, oldest: Version | None) -> None:
     """Raises an `UnsupportedOpError` for ops that `oldest` does not have."""
-    if oldest is None:
+    newer = newer_ops(exported, oldest)
+    if oldest is None or not newer:
         return
-    needed = [(op, needed_runtime(exported.graph, op)) for op in exported.graph.operators]
-    newer = [(op, version) for op, version in needed if version > oldest]
-    if newer:
-        listed = "; ".join(
-            f"{exported.where(op)} version {op.version} needs {written(version)}"
-            for op, version in newer[:8]
-        )
-        more = f"; and {len(newer) - 8} more" if len(newer) > 8 else ""
-        raise UnsupportedOpError(
-            f"the file cannot be made for the run time {written(oldest)}: {listed}{more}. Express "
-            f"them by older ops, or export with min_runtime="
-            f"{written(max(version for _, version in newer))!r}"
-        )
+    operators = exported.graph.operators
+    listed = "; ".join(
+        f"{exported.where(operators[i])} version {operators[i].version} needs {written(version)}"
+        for i, version in list(newer.items())[:8]
+    )
+    more = f"; and {len(newer) - 8} more" if len(newer) > 8 else ""
+    raise UnsupportedOpError(
+        f"the file cannot be made for the run time {written(oldest)}: {listed}{more}. Express "
+        f"them by older ops, or export with min_runtime={written(max(newer.values()))!r}"
+    )

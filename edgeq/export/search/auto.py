@@ -17,6 +17,7 @@ from edgeq.export.build import Builder, Built
 from edgeq.export.exported_graph import BOUNDARY
 from edgeq.export.options import ExportOptions
 from edgeq.export.plan.choices import LARGE, Choice, Choices, static_obstacle
+from edgeq.export.plan.min_runtime import newer_ops
 from edgeq.export.search.candidates import Candidate, best_of, near_best, pareto_front
 from edgeq.export.search.plan_cut import PLAIN, PlanCut
 from edgeq.export.search.sensitivity import measure_noise
@@ -25,6 +26,7 @@ from edgeq.export.verify import breaking_ops
 from edgeq.model import FloatModel
 from edgeq.recipe import Mode
 from edgeq.runtime.session import Session
+from edgeq.versions import needed_runtime, written
 
 PRICES = tuple(np.logspace(-2, 5, 15))
 """Prices of noise, in float inferences for each unit of relative noise power."""
@@ -80,7 +82,7 @@ class Search:
         plan = self.builder.plan(static)
         rounded = self.builder.rounded(plan, self.trials.advance)
         noise = measure_noise(self.model, plan, rounded, self.trials.samples, self.trials.advance)
-        return PlanCut(self.model, self.choices, static, outside, noise, self.options.costs)
+        return PlanCut(self.model, self.choices, static, outside, noise, self.options)
 
     @property
     def builder(self) -> Builder:
@@ -116,22 +118,33 @@ class Search:
             built = self.trials.built(found)
             if built is None:
                 return self._without_static(found), None
-            broken = self._broken(built)
+            broken = {**self._too_new(built), **self._broken(built)}
             if not broken:
                 break
-            why = "the converter leaves it float"
-            found.update({i: Choice(Mode.FLOAT, why) for i in broken})
+            found.update({i: Choice(Mode.FLOAT, why) for i, why in broken.items()})
         return found, built
 
     def _is_free(self, index: int) -> bool:
         """Whether the recipe leaves it to the search what becomes of an op."""
         return self.choices[index].mode is Mode.AUTO
 
-    def _broken(self, built: Built) -> list[int]:
-        """Ops that the converter left float against the plan."""
+    def _broken(self, built: Built) -> dict[int, str]:
+        """Ops that the converter left float against the plan, with that as the reason."""
         exported = built.beside(self.model)
         origins = [exported.counterpart(op) for op in breaking_ops(exported, built.plan, True)]
-        return [origin.index for origin in origins if origin is not None]
+        return {o.index: "the converter leaves it float" for o in origins if o is not None}
+
+    def _too_new(self, built: Built) -> dict[int, str]:
+        """Ops that the run time reads in float alone, with that as the reason."""
+        exported, oldest = built.beside(self.model), self.options.oldest
+        found = {}
+        for index, version in newer_ops(exported, oldest).items():
+            origin = exported.counterpart(exported.graph.operators[index])
+            if origin is None or oldest is None or not self._is_free(origin.index):
+                continue
+            if needed_runtime(self.model.graph, origin) <= oldest:
+                found[origin.index] = f"in int8 it needs the run time {written(version)}"
+        return found
 
     def _without_static(self, choices: Choices) -> dict[int, Choice]:
         """For models that the converter refuses in int8."""

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from edgeq.export.options import ExportOptions
 from edgeq.export.plan.choices import Choice, Choices, decided_together, weight_slot
+from edgeq.export.plan.min_runtime import form_runtime
 from edgeq.export.search.candidates import SIZE_WORTH, Candidate
-from edgeq.export.search.costs import Costs, estimate_ns
+from edgeq.export.search.costs import estimate_ns
 from edgeq.export.search.min_cut import Network, Node
 from edgeq.export.search.sensitivity import Noise
 from edgeq.flatbuffer import Operator
@@ -46,7 +48,7 @@ class PlanCut:
         static: Choices,
         outside: Mapping[str, frozenset[int]],
         noise: Noise,
-        costs: Costs,
+        options: ExportOptions,
     ) -> None:
         self._model = model
         self._graph = model.graph
@@ -54,7 +56,8 @@ class PlanCut:
         self._static = static
         self._outside = outside
         self._noise = noise
-        self._costs = costs
+        self._costs = options.costs
+        self._oldest = options.oldest
         self._scales: dict[str, float] = {}
         self._float_ns = sum(self._time(op, "float32") for op in self._graph.operators)
         self._together = decided_together(self._graph)
@@ -152,13 +155,21 @@ class PlanCut:
         if slot is None:
             return [(Mode.FLOAT, time, 0.0)]
         noise = self._noise.weights.get(index, 0.0)
-        found = [(Mode.FLOAT, time, 0.0), (Mode.WEIGHT_INT8, time, noise)]
+        found = [(Mode.FLOAT, time, 0.0)]
+        if self._is_readable(op, Mode.WEIGHT_INT8):
+            found.append((Mode.WEIGHT_INT8, time, noise))
         row = WEIGHTS[op.name]
-        if DType.INT8 in row.dynamic and not row.table:
+        is_dynamic = DType.INT8 in row.dynamic and not row.table
+        if is_dynamic and self._is_readable(op, Mode.DYNAMIC_INT8):
             rounded = sum(self._noise.tensors.get(t, 0.0) for t in op.inputs)
             dynamic = noise + DYNAMIC_NOISE * rounded
             found.append((Mode.DYNAMIC_INT8, self._time(op, "dynamic"), dynamic))
         return found
+
+    def _is_readable(self, op: Operator, mode: Mode) -> bool:
+        """Whether the run time that the file is for reads an op in a form."""
+        form = replace(self._choices[op.index], mode=mode)
+        return self._oldest is None or form_runtime(op.name, form) <= self._oldest
 
     def _network(self, unit: float, others: Mapping[int, Form]) -> Network:
         """Static ops end on the side of "static"; what is cut is what the plan costs."""

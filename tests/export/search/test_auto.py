@@ -160,6 +160,19 @@ def test_rules_pin_what_the_search_must_leave(worker: Worker) -> None:
     assert found[2].mode is Mode.STATIC_INT8
 
 
+def test_auto_offers_nothing_that_is_too_new_for_the_run_time() -> None:
+    rows = Value((1, 64))
+    steps = (
+        Step("FULLY_CONNECTED", ("x", weights(64, 64), None), {"stem": rows}),
+        Step("EXP", ("stem",), {"grown": rows}),
+        Step("FULLY_CONNECTED", ("grown", weights(64, 64), None), {"y": rows}),
+    )
+    case = OneOp("growing", {"x": rows}, steps)
+    made = edgeq.export(case.build(), case.draw(20), min_runtime="2.5", progress=False)
+    assert made.report.float_ops["EXP at grown (op 1)"] == "in int8 it needs the run time 2.12"
+    assert made.report.size_ratio < 1  # by dynamic range or static int8; stored weights need 2.7
+
+
 def test_an_op_without_an_int8_form_stays_float_with_the_reason() -> None:
     rows = Value((1, 64))
     steps = (
