@@ -26,7 +26,7 @@ from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.ports import read_io
 from edgeq.progress import Advance, nothing
-from edgeq.targets import Target
+from edgeq.targets import HOST, Target
 
 _Key: TypeAlias = frozenset[tuple[int, Choice]]
 
@@ -101,8 +101,10 @@ class Builder:
         return plan
 
     def refused(self, choices: Choices) -> dict[int, str]:
-        """Ops with which the target would not load the file, and why, by index."""
-        return refused_ops(self.model, self._plan(choices), self._with.target)
+        """Ops with which this machine or the target would not load the file, and why, by index."""
+        plan = self._plan(choices)
+        here = refused_ops(self.model, plan, HOST)
+        return {**here, **refused_ops(self.model, plan, self._with.target)}
 
     def _plan(self, choices: Choices) -> Plan:
         key = frozenset(choices.items())

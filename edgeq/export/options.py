@@ -9,14 +9,12 @@ import os
 from dataclasses import dataclass
 
 from edgeq.calibrate.calibration import Calibration
-from edgeq.errors import RecipeError
-from edgeq.export.plan.min_runtime import EDGETPU_COMPILER
 from edgeq.export.rewrite.nhwc_ports import check_layout
 from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, Costs
 from edgeq.portspec import PortSpecs, as_port_specs
 from edgeq.recipe import AUTO, INT8, Recipe, as_recipe
 from edgeq.runtime.cpu import has_int8_dot_product
-from edgeq.targets import TARGETS
+from edgeq.targets import Target, as_target
 from edgeq.versions import Version, as_version
 
 
@@ -28,7 +26,7 @@ class ExportOptions:
         params: See `export`.
         sample: See `export`.
         recipe: What becomes of each op; `Mode.AUTO` where the search decides.
-        target: Name of the target.
+        target: Where the file is to run.
         calibration: Ranges that are known already, or None.
         inputs: What the app passes.
         outputs: What the app gets.
@@ -44,7 +42,7 @@ class ExportOptions:
     params: object
     sample: object
     recipe: Recipe
-    target: str
+    target: Target
     calibration: Calibration | None
     inputs: PortSpecs
     outputs: PortSpecs
@@ -81,19 +79,19 @@ class ExportOptions:
             RecipeError: One of them is not what it can be.
             DataError: The calibration's file cannot be read.
         """
-        _check_target(target)
+        place = as_target(target)
         check_layout(layout)
         return cls(
             params=params,
             sample=sample,
-            recipe=_recipe_for(target, recipe),
-            target=target,
+            recipe=_recipe_for(place, recipe),
+            target=place,
             calibration=_calibration(calibration),
-            inputs=_ports_for(target, inputs, "inputs"),
-            outputs=_ports_for(target, outputs, "outputs"),
+            inputs=_ports_for(place, inputs, "inputs"),
+            outputs=_ports_for(place, outputs, "outputs"),
             layout=layout,
             min_sqnr_db=min_sqnr_db,
-            oldest=_runtime_for(target, min_runtime),
+            oldest=_runtime_for(place, min_runtime),
             measure=measure,
             goal_db=goal_db,
             costs=_costs(measure, costs),
@@ -101,32 +99,24 @@ class ExportOptions:
         )
 
 
-def _check_target(target: str) -> None:
-    if target not in TARGETS:
-        raise RecipeError(f"target must be one of {', '.join(TARGETS)}. Received: {target!r}")
-
-
-def _recipe_for(target: str, recipe: str | os.PathLike[str] | Recipe) -> Recipe:
-    """The recipe; only XNNPACK runs float and integers side by side, which "auto" makes use of."""
+def _recipe_for(target: Target, recipe: str | os.PathLike[str] | Recipe) -> Recipe:
+    """The recipe; where float and integers do not mix, "auto" is "int8"."""
     found = as_recipe(recipe)
     is_auto = found.with_rounding(AUTO.rounding) == AUTO
-    return INT8.with_rounding(found.rounding) if is_auto and target != "xnnpack" else found
+    return INT8.with_rounding(found.rounding) if is_auto and not target.mixes_float else found
 
 
 def _calibration(given: Calibration | str | os.PathLike[str] | None) -> Calibration | None:
     return given if given is None or isinstance(given, Calibration) else Calibration.load(given)
 
 
-def _ports_for(target: str, asked: object, side: str) -> PortSpecs:
-    """What ports shall be; the Edge TPU has no op that converts from and to float."""
-    default = "int8" if target == "edgetpu" else "float32"
-    return as_port_specs(default if asked is None else asked, side)
+def _ports_for(target: Target, asked: object, side: str) -> PortSpecs:
+    """What ports shall be, where nothing is said as the target has them."""
+    return as_port_specs(target.port_type if asked is None else asked, side)
 
 
-def _runtime_for(target: str, min_runtime: str | None) -> Version | None:
-    if min_runtime is not None:
-        return as_version(min_runtime)
-    return EDGETPU_COMPILER if target == "edgetpu" else None
+def _runtime_for(target: Target, min_runtime: str | None) -> Version | None:
+    return target.oldest_runtime if min_runtime is None else as_version(min_runtime)
 
 
 def _costs(measure: bool, given: Costs | str | os.PathLike[str] | None) -> Costs:

@@ -19,7 +19,8 @@ from edgeq.calibrate.advice import advise
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.run import Checkpoint
 from edgeq.converter import start_converter
-from edgeq.data.rep_dataset import HeldOut, RepDataset, Sample
+from edgeq.data.held_out import HeldOut
+from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.export.build import Builder, Built, Workshop
 from edgeq.export.deploy.signatures import by_signature
 from edgeq.export.edge_model import EdgeModel
@@ -39,8 +40,6 @@ from edgeq.isolation import Worker
 from edgeq.progress import Progress
 from edgeq.recipe import Mode, Recipe
 from edgeq.report import Report
-from edgeq.targets import TARGETS
-from edgeq.targets.edgetpu_compiler import COMPILER, GET_COMPILER, has_compiler
 
 STAGES = ("trace", "rewrite", "calibrate", "search", "plan", "build", "verify")
 """The stages in order. An export has either `search`, or `plan` and `build`."""
@@ -84,24 +83,23 @@ def export(
             a linen module.
         sample: Input to trace the model with; by default the first representative sample.
         recipe: Preset name, `Recipe`, or path of a recipe's JSON.
-        target: Where the model will run: `"xnnpack"`; `"edgetpu"` or `"portable"` (what both and
-            the plain kernels run), for which `recipe="auto"` is `"int8"`. For the Edge TPU
-            inputs and outputs are int8 and images NHWC where nothing else is said, and
-            `min_runtime` is that of its compiler.
+        target: Where the model will run, by its name in docs/targets.md. One that computes in
+            integers alone takes `recipe="auto"` as `"int8"`. Types of inputs and outputs, layout
+            and `min_runtime` are those of the target where nothing else is said.
         calibration: A calibration of this model, or its file, to plan by; `rep_dataset` is then
             only for tracing and judging by.
         inputs: What the app passes: `"float32"`, `"int8"`, `"uint8"` or `"int16"`; a range that
             is known beforehand instead of measured, such as `(0, 1)`; both as
             `("uint8", (0, 1))`; or a dict of these by input name. `edge_model.io` has the scales.
             `rep_dataset` stays in real numbers. int8 costs nothing; uint8 and int16 put a QUANTIZE
-            op outside the XNNPACK delegate. None is `"float32"`, for the Edge TPU `"int8"`.
+            op outside the XNNPACK delegate. None is the target's own, mostly `"float32"`.
         outputs: What the app gets, likewise.
         layout: `"nhwc"` lets the file take and give images as NHWC where the model has NCHW;
-            `rep_dataset` stays as the model takes it. None keeps the model's own.
+            `rep_dataset` stays as the model takes it. None is the target's own, mostly the model's.
         min_sqnr_db: Lowest SQNR in dB against the float model that an output may have; None
             accepts any.
         min_runtime: The oldest TensorFlow Lite version that will run the file, such as `"2.14"`:
-            op versions stay within it. None is the newest.
+            op versions stay within it. None is the target's own, mostly the newest.
         measure: Whether `recipe="auto"` decides by times measured on this machine. Otherwise it
             estimates them for a processor with int8 dot products, which phones have.
         goal_db: SQNR in dB from which on `recipe="auto"` takes the fastest plan.
@@ -140,16 +138,16 @@ def export(
         with stages.stage("verify"):
             measured = verify(
                 float_model, rewritten, built.plan, built.tflite, ready.ranges.samples.samples,
-                options.min_sqnr_db, TARGETS[options.target],
+                options.min_sqnr_db, options.target,
             )  # fmt: skip
     report = Report(
         **vars(measured),
         recipe=options.recipe.name,
-        target=options.target,
+        target=options.target.name,
         calibrated_samples=ready.ranges.calibration.samples,
         independent=ready.ranges.independent,
         fitted_weights=built.fitted,
-        notes=(*float_model.notes, *ready.ranges.advice, *_next_steps(options.target)),
+        notes=(*float_model.notes, *ready.ranges.advice, *options.target.next_steps()),
         seconds=dict(stages.seconds),
     )
     tflite, calibration_used = bytes(built.tflite), ready.ranges.calibration
@@ -191,7 +189,7 @@ def plan(
     with start_converter() as converter:
         ready = _ready(model, rep_dataset, options, stages, converter)
         made = _searched(ready, options, stages).plan if ready.is_open else _planned(ready, stages)
-    return PlannedModel(ready.prepared.rewritten, made, TARGETS[options.target])
+    return PlannedModel(ready.prepared.rewritten, made, options.target)
 
 
 def calibrate(
@@ -312,7 +310,7 @@ def _ready(
         calibration=ranges.calibration,
         rounder=Rounder(rewritten, choices, fitting, options.threads),
         converter=converter,
-        target=TARGETS[options.target],
+        target=options.target,
         sample=ranges.samples.samples[0],
     )
     return _Ready(prepared, choices, ranges, Builder(workshop))
@@ -340,11 +338,3 @@ def _built(ready: _Ready, stages: Progress) -> Built:
     _planned(ready, stages)
     with stages.stage("build", ready.builder.rounding_runs(ready.choices)) as advance:
         return ready.builder.build(ready.choices, advance)
-
-
-def _next_steps(target: str) -> tuple[str, ...]:
-    """What is left to do before the file runs on the target."""
-    if target != "edgetpu":
-        return ()
-    missing = "" if has_compiler() else f"; {COMPILER} is not on the PATH. {GET_COMPILER}"
-    return (f"the Edge TPU runs what `edgeq compile` makes of this file{missing}",)

@@ -19,7 +19,7 @@ from edgeq.export.rewrite.nhwc_ports import to_nhwc
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.progress import Progress
-from edgeq.targets import TARGETS
+from edgeq.targets import TARGETS, Target
 
 
 @dataclass(frozen=True)
@@ -70,28 +70,28 @@ def prepare(
 
 def check_made_for(calibration: Calibration, prepared: Prepared, options: ExportOptions) -> None:
     """Raises a `ModelError` for a calibration of the form that the model has for another target."""
-    for other in TARGETS:
+    for other in TARGETS.values():
         if calibration.model == prepared.rewritten.digest:
             return
         form = _rewritten(_laid_out(prepared.traced, options.layout, other), other)
         if calibration.model == form.digest:
             raise ModelError(
-                f"the calibration was made for target {other!r}, for which the model is rewritten "
-                f"otherwise than for {options.target!r}: calibrate with target={options.target!r} "
-                f"too, or export with target={other!r}"
+                f"the calibration was made for target {other.name!r}, for which the model is "
+                f"rewritten otherwise than for {options.target.name!r}: calibrate with "
+                f"target={options.target.name!r} too, or export with target={other.name!r}"
             )
 
 
-def _laid_out(model: FloatModel, layout: str | None, target: str) -> FloatModel:
-    """The model with images as asked for; the Edge TPU has them as NHWC where nothing is said."""
+def _laid_out(model: FloatModel, layout: str | None, target: Target) -> FloatModel:
+    """The model with images as asked for, or else as the target likes them best."""
     if layout is not None:
         return to_nhwc(model)
-    if target == "edgetpu":
+    if target.layout is not None:
         with contextlib.suppress(RecipeError):  # it has no images, or has them as NHWC
             return to_nhwc(model)
     return model
 
 
-def _rewritten(model: FloatModel, target: str) -> FloatModel:
+def _rewritten(model: FloatModel, target: Target) -> FloatModel:
     """The model in better ops; one that brought scales is left in the ops that those are for."""
     return model if model.given else rewrite(model, target)

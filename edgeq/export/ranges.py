@@ -13,8 +13,9 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.run import Calibrator, Checkpoint
 from edgeq.converter import check_runs
 from edgeq.data import cluster
+from edgeq.data.held_out import HeldOut
 from edgeq.data.input_spec import input_specs
-from edgeq.data.rep_dataset import HeldOut, RepDataset, Sample
+from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.data.rows import Rows
 from edgeq.errors import RecipeError
 from edgeq.export.options import ExportOptions

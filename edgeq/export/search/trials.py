@@ -62,14 +62,14 @@ class Trials:
         pair = PairedRun((self.original, FloatModel(built.tflite, "edgeq")))
         with contextlib.closing(pair.load()) as runner:
             try:
-                seen = pair.total(pair.one(runner, s) for s in self.samples).outputs
+                seen = pair.total(pair.one(runner, s) for s in self.samples)
             except VerificationError:
                 return offer.refused
             kernels = kernels_of(offer.choices)
             if self.measure and kernels not in self.times:
                 (self.times[kernels],) = self._measured_times(runner, pair)
             time = self.times.get(kernels, offer.time)
-        return replace(offer, time=time, sqnr_db=min(output.sqnr_db for output in seen))
+        return replace(offer, time=time, sqnr_db=seen.least_db)
 
     def side_by_side(
         self, tried: Sequence[Candidate], finals: Sequence[Candidate]
