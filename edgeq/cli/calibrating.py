@@ -26,7 +26,7 @@ from edgeq.cli.options import (
     Threads,
 )
 from edgeq.cli.writing import check_writable
-from edgeq.portspec import PortSpec
+from edgeq.export.portspec import PortSpec
 
 
 @app.command(

@@ -33,7 +33,7 @@ from edgeq.cli.writing import check_page, check_writable, write, write_page, wri
 from edgeq.data.readers import ImageFiles, ImageLayout
 from edgeq.errors import DataError
 from edgeq.export.deploy.metadata import read_labels
-from edgeq.portspec import DTYPES
+from edgeq.export.portspec import DTYPES
 
 if TYPE_CHECKING:
     from edgeq.export.edge_model import EdgeModel

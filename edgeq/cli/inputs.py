@@ -16,8 +16,8 @@ from rich.console import Console
 from edgeq.data.input_spec import InputSpec
 from edgeq.data.readers import open_with_settings, parse_setting, read_settings
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
+from edgeq.export.portspec import PortSpec
 from edgeq.model import FloatModel
-from edgeq.portspec import PortSpec
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.export.build import Builder, Built, Workshop
 from edgeq.export.deploy.signatures import by_signature
 from edgeq.export.edge_model import EdgeModel
-from edgeq.export.options import ExportOptions
+from edgeq.export.export_options import ExportOptions
 from edgeq.export.plan.choices import Choices, choose
 from edgeq.export.plan.min_runtime import check_runtime, for_runtime
 from edgeq.export.plan.planned_model import PlannedModel

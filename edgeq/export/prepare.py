@@ -12,7 +12,7 @@ from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import ModelError, RecipeError
 from edgeq.export import frontends
 from edgeq.export.convert.integer_ports import Interface, known_ranges
-from edgeq.export.options import ExportOptions
+from edgeq.export.export_options import ExportOptions
 from edgeq.export.plan.planner import refuse_quantized
 from edgeq.export.rewrite import rewrite
 from edgeq.export.rewrite.nhwc_ports import to_nhwc

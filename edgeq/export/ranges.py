@@ -18,7 +18,7 @@ from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.data.rows import Rows
 from edgeq.errors import RecipeError
-from edgeq.export.options import ExportOptions
+from edgeq.export.export_options import ExportOptions
 from edgeq.export.plan.choices import Choices, observers
 from edgeq.export.prepare import Prepared, check_made_for
 from edgeq.isolation import Worker

@@ -23,13 +23,13 @@ from edgeq.errors import RecipeError
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.choices import Choice, Choices, weight_slot
 from edgeq.export.plan.quantization_plan import Plan
+from edgeq.export.portspec import PortSpec, PortSpecs
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator, pack, parse, schema, unpack
 from edgeq.flatbuffer.object_tree import op_code, quantization
 from edgeq.flatbuffer.tensor_merger import TensorMerger
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, ScaleRule
-from edgeq.portspec import PortSpec, PortSpecs
 from edgeq.qtypes import DType, QParams, affine, symmetric
 from edgeq.recipe import Mode
 

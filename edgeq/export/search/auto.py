@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeq.export.build import Builder, Built
+from edgeq.export.export_options import ExportOptions
 from edgeq.export.exported_graph import BOUNDARY
-from edgeq.export.options import ExportOptions
 from edgeq.export.plan.choices import LARGE, Choice, Choices, static_obstacle
 from edgeq.export.plan.min_runtime import newer_ops
 from edgeq.export.search.candidates import Candidate, best_of, near_best, pareto_front

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from edgeq.export.options import ExportOptions
+from edgeq.export.export_options import ExportOptions
 from edgeq.export.plan.choices import Choice, Choices, decided_together, weight_slot
 from edgeq.export.plan.min_runtime import form_runtime
 from edgeq.export.search.candidates import SIZE_WORTH, Candidate

@@ -15,11 +15,11 @@ import edgeq
 from edgeq.calibrate.observers import Fixed
 from edgeq.errors import RecipeError
 from edgeq.export.edge_model import EdgeModel
+from edgeq.export.portspec import PortSpec, as_port_specs
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel
 from edgeq.ports import IO, Port, read_io
-from edgeq.portspec import PortSpec, as_port_specs
 from edgeq.qtypes import DType, QParams, affine, float32
 from edgeq.recipe import Mode, Recipe, Rule
 from edgeq.runtime.backend import load_backend

@@ -17,7 +17,7 @@ from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.export.build import Builder, Workshop
 from edgeq.export.convert.integer_ports import Interface
-from edgeq.export.options import ExportOptions
+from edgeq.export.export_options import ExportOptions
 from edgeq.export.plan.choices import Choice, choose
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.round.rounder import Rounded, Rounder

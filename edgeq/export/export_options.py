@@ -9,9 +9,9 @@ import os
 from dataclasses import dataclass
 
 from edgeq.calibrate.calibration import Calibration
+from edgeq.export.portspec import PortSpecs, as_port_specs
 from edgeq.export.rewrite.nhwc_ports import check_layout
 from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, Costs
-from edgeq.portspec import PortSpecs, as_port_specs
 from edgeq.recipe import AUTO, INT8, Recipe, as_recipe
 from edgeq.runtime.cpu import has_int8_dot_product
 from edgeq.targets import Target, as_target
