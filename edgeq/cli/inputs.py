@@ -13,6 +13,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from edgeq import native_logs
 from edgeq.data.input_spec import InputSpec
 from edgeq.data.readers import open_with_settings, parse_setting, read_settings
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
@@ -42,7 +43,9 @@ def load_function(text: str, what: type[EdgeqError]) -> Any:
         raise what(f"{text!r} must be module:function, for example my_package.net:build")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        return getattr(importlib.import_module(module), name)
+        with native_logs.informational_dropped():
+            found = importlib.import_module(module)
+        return getattr(found, name)
     except (ImportError, AttributeError) as error:
         raise what(f"cannot load {text!r}: {error}") from None
     finally:

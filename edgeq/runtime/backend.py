@@ -9,7 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from edgeq import native_logs
 from edgeq.errors import DependencyError
+from edgeq.flatbuffer import pack, schema
 
 _CANDIDATES = (
     ("ai_edge_litert", "ai_edge_litert.interpreter", "ai-edge-litert"),
@@ -58,16 +60,38 @@ def load_backend(name: str | None = None) -> Backend:
         if name not in (None, candidate):
             continue
         try:
-            return Backend(candidate, _version(package), importlib.import_module(module))
+            interpreters = importlib.import_module(module)
         except ImportError as error:
             if name is not None:
                 raise DependencyError(
                     f"{name} cannot be loaded ({error}): pip install {package}"
                 ) from None
+            continue
+        if schema is not None:
+            _hear_greeting(interpreters)
+        return Backend(candidate, _version(package), interpreters)
     raise DependencyError(
         "no LiteRT runtime is installed: `pip install ai-edge-litert` "
         "(or tflite-runtime on an older board)"
     )
+
+
+def _hear_greeting(interpreters: Any) -> None:
+    """Loads a model of one op: XNNPACK logs once in a process that it is there."""
+    with native_logs.informational_dropped():
+        interpreters.Interpreter(model_content=_one_op(), num_threads=1).allocate_tensors()
+
+
+def _one_op() -> bytes:
+    model, graph = schema.ModelT(), schema.SubGraphT()
+    kind, op, tensor = schema.OperatorCodeT(), schema.OperatorT(), schema.TensorT()
+    kind.builtinCode = kind.deprecatedBuiltinCode = schema.BuiltinOperator.ABS
+    kind.version, tensor.shape = 1, [1]
+    op.inputs, op.outputs = [0], [1]
+    graph.tensors, graph.operators, graph.inputs, graph.outputs = [tensor, tensor], [op], [0], [1]
+    model.version, model.operatorCodes, model.subgraphs = 3, [kind], [graph]
+    model.buffers = [schema.BufferT()]
+    return bytes(pack(model))
 
 
 def _version(package: str) -> str:

@@ -405,8 +405,26 @@ def test_the_installed_command_reports_a_missing_model(demo_files: Files) -> Non
 
 def test_the_installed_command_inspects(demo_files: Files, demo_model: FloatModel) -> None:
     found = process("inspect", "model.tflite", cwd=demo_files)
-    assert found.returncode == 0
+    assert (found.returncode, found.stderr) == (0, "")
     assert f"{len(demo_model.graph.operators)} ops" in found.stdout
+
+
+TALKATIVE = """
+import os
+os.write(2, b"I0000 00:00:1795883934.438464   19650 port.cc:153] oneDNN is on.\\n")
+from edgeq import demo
+
+def images():
+    return demo.load_data().calibration[:4]
+"""
+
+
+def test_nothing_but_the_command_speaks(demo_files: Files) -> None:
+    (demo_files / "mine.py").write_text(TALKATIVE)
+    found = process(
+        "calibrate", "model.tflite", "--data", "mine:images", "-o", "ranges.json", cwd=demo_files
+    )
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 def test_a_full_disk_leaves_no_part_of_a_file(demo_files: Files) -> None:

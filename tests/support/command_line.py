@@ -24,6 +24,6 @@ def run(*arguments: str | Path) -> Any:
 def process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """The command as a user starts it."""
     return subprocess.run(
-        [EDGEQ, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False,
+        [EDGEQ, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, **ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"}, **options,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgeq import native_logs
 from edgeq.errors import DependencyError
 
 _SHOW_PROGRESS = "LITERT_TORCH_SHOW_PROGRESS"
@@ -79,7 +80,8 @@ def _globals_kept() -> Iterator[None]:
     x64, shown = jax.config.jax_enable_x64, os.environ.get(_SHOW_PROGRESS)
     os.environ[_SHOW_PROGRESS] = "n"
     try:
-        import litert_torch  # noqa: F401  # the import is what switches JAX
+        with native_logs.informational_dropped():
+            import litert_torch  # noqa: F401  # the import is what switches JAX
 
         jax.config.update("jax_enable_x64", True)
         yield
