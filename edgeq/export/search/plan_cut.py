@@ -26,10 +26,14 @@ from edgeq.qtypes import DType
 from edgeq.recipe import Mode
 
 PLAIN = (Mode.STATIC_INT8, Mode.DYNAMIC_INT8, Mode.WEIGHT_INT8)
-"""Plans in one mode throughout, which are measured to correct the estimates by."""
+"""Plans in one mode throughout: always tried, and what the estimates are corrected by."""
 
 DYNAMIC_NOISE = 0.5
-"""Noise of an activation that is rounded at each run, over that of one with a fixed scale."""
+"""Noise of an activation that is rounded at each run, over that of one with a fixed scale; as long
+as no plan tells."""
+
+MOST_DYNAMIC_NOISE = 4.0
+"""The most that the share is corrected to."""
 
 MOST_COST = 4.0
 """No part of a plan counts for more than this many float inferences: staying float costs one."""
@@ -59,6 +63,7 @@ class PlanCut:
         self._costs = options.costs
         self._oldest = options.oldest
         self._scales: dict[str, float] = {}
+        self._dynamic_noise = DYNAMIC_NOISE
         self._float_ns = sum(self._time(op, "float32") for op in self._graph.operators)
         self._together = decided_together(self._graph)
         self._weights = {
@@ -79,10 +84,28 @@ class PlanCut:
         chosen = {i: self._choice(i, i in integers, others[i]) for i in self._choices}
         return replace(self._offer(chosen), price=price)
 
-    def correct(self, plain: Sequence[Candidate]) -> None:
+    def correct_noise(self, plain: Sequence[Candidate]) -> None:
+        """Has the noise of dynamic range agree with that of the plan in it throughout.
+
+        Its scales are found for each row at each run, so that it may lose much less than a fixed
+        scale does.
+        """
+        dynamic = _tried(plain).get(Mode.DYNAMIC_INT8)
+        if dynamic is None:
+            return
+        noise = 10 ** (-dynamic.sqnr_db / 10)
+        weights, read = 0.0, 0.0
+        for index, choice in dynamic.choices.items():
+            op = self._graph.operators[index]
+            weights += self._noise.weights.get(index, 0.0)
+            read += self._read_noise(op) if choice.mode is Mode.DYNAMIC_INT8 else 0.0
+        if read:
+            self._dynamic_noise = min(max((noise - weights) / read, 0.0), MOST_DYNAMIC_NOISE)
+        self._others = {index: self._others_of(index) for index in self._choices}
+
+    def correct_times(self, plain: Sequence[Candidate]) -> None:
         """Has the estimates agree with the measured times of plans in one mode throughout."""
-        both = zip(PLAIN, plain, strict=False)  # nothing is measured without being asked for
-        measured = {mode: c for mode, c in both if not c.is_refused}
+        measured = _tried(plain)
         unit = measured[Mode.WEIGHT_INT8].time if Mode.WEIGHT_INT8 in measured else 1.0
         for mode, form in ((Mode.STATIC_INT8, "int8"), (Mode.DYNAMIC_INT8, "dynamic")):
             if mode not in measured:
@@ -161,10 +184,14 @@ class PlanCut:
         row = WEIGHTS[op.name]
         is_dynamic = DType.INT8 in row.dynamic and not row.table
         if is_dynamic and self._is_readable(op, Mode.DYNAMIC_INT8):
-            rounded = sum(self._noise.tensors.get(t, 0.0) for t in op.inputs)
-            dynamic = noise + DYNAMIC_NOISE * rounded
+            rounded = self._read_noise(op)
+            dynamic = noise + self._dynamic_noise * rounded
             found.append((Mode.DYNAMIC_INT8, self._time(op, "dynamic"), dynamic))
         return found
+
+    def _read_noise(self, op: Operator) -> float:
+        """Noise of the tensors that an op reads, if they are rounded to a fixed scale."""
+        return sum(self._noise.tensors.get(t, 0.0) for t in op.inputs)
 
     def _is_readable(self, op: Operator, mode: Mode) -> bool:
         """Whether the run time that the file is for reads an op in a form."""
@@ -230,16 +257,16 @@ class PlanCut:
             return given
         if integer and self._static[index].mode.is_static:
             return replace(given, mode=Mode.STATIC_INT8)
-        return replace(given, mode=other[0], reason=self._why(index))
+        return replace(given, mode=other[0], reason=self._why(index, other))
 
-    def _why(self, index: int) -> str:
-        """Why an op is not static."""
+    def _why(self, index: int, other: Form) -> str:
+        """Why an op has another form and is not static."""
         op = self._graph.operators[index]
         if not self._static[index].mode.is_static:
             return self._static[index].reason
         if index in self._outside["int8"] and index not in self._outside["float32"]:
             return "in int8 it would leave the delegate"
-        if self._time(op, "int8") >= min(t for _, t, _ in self._others[index]):
+        if self._time(op, "int8") >= other[1]:
             return "int8 would not make it faster"
         return "in int8 it or its neighbours would cost too much fidelity or conversion"
 
@@ -278,6 +305,11 @@ class PlanCut:
                 size = math.prod(tensor.shape)
                 total += self._costs.launch_ns + 2 * size * self._costs.boundary_ns
         return total
+
+
+def _tried(plain: Sequence[Candidate]) -> dict[Mode, Candidate]:
+    """The plans in one mode throughout that there is a working file of."""
+    return {mode: c for mode, c in zip(PLAIN, plain, strict=True) if not c.is_refused}
 
 
 def _bytes_each(mode: Mode) -> float:
