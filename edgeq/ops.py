@@ -110,6 +110,22 @@ OPS: dict[str, OpRow] = {row.name: row for row in _ROWS}
 MAKES_NAN = frozenset({"SQRT", "RSQRT", "LOG", "DIV"})
 """Ops that turn finite numbers into NaN, which a minimum or maximum on the delegate passes over."""
 
+CHOICES = frozenset({"SELECT", "SELECT_V2"})
+"""Ops that pick each value from one of two tensors, and so may leave out what no integer holds."""
+
+MOVES_VALUES = CHOICES | {
+    *("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "SLICE", "STRIDED_SLICE", "SPLIT"),
+    *("SPLIT_V", "PACK", "UNPACK", "CONCATENATION", "PAD", "PADV2", "MIRROR_PAD", "TILE"),
+    *("GATHER", "GATHER_ND", "REVERSE_V2", "BROADCAST_TO", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH"),
+    *("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "RESIZE_NEAREST_NEIGHBOR"),
+    *("DYNAMIC_UPDATE_SLICE",),
+}
+"""Ops every result of which is one of the numbers that they read."""
+
+TAKES_LARGEST = frozenset({"MAXIMUM", "MAX_POOL_2D", "REDUCE_MAX", "ARG_MAX"})
+TAKES_SMALLEST = frozenset({"MINIMUM", "REDUCE_MIN", "ARG_MIN"})
+"""Ops that see the largest (smallest) numbers alone."""
+
 NON_NEGATIVE_OUTPUT = frozenset({"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "SOFTMAX", "ABS"})
 """Ops and fused activations whose output is never below 0: only its maximum is watched."""
 

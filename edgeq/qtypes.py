@@ -15,6 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+STAND_IN_FOR_INFINITY = 1e30
+"""A number this large stands for infinity (a mask, the padding of a max pool): no integer holds it
+beside the others."""
+
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]
 

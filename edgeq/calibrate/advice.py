@@ -21,6 +21,7 @@ from edgeq.flatbuffer import Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import FloatModel
 from edgeq.ops import OPS
+from edgeq.qtypes import STAND_IN_FOR_INFINITY
 from edgeq.runtime.session import Session
 
 Array = npt.NDArray[np.float32]
@@ -127,6 +128,9 @@ def _filled(values: Array, limits: Range) -> float:
     """Share of a range that values fill, the rarest aside; 0 belongs to either."""
     width = max(limits[1], 0.0) - min(limits[0], 0.0)
     some = thinned(values, MOST_VALUES)
+    some = some[np.abs(some) < STAND_IN_FOR_INFINITY]
+    if not some.size:
+        return 1.0
     ends = (some.size // RARE, some.size - 1 - some.size // RARE)
     low, high = np.partition(some, ends)[list(ends)]
     return float((max(high, 0.0) - min(low, 0.0)) / width) if width else 1.0

@@ -56,6 +56,25 @@ class Extremes:
 
 
 @dataclass(frozen=True)
+class Beyond:
+    """What a tensor holds besides numbers that integers can stand for.
+
+    Attributes:
+        low: Values that are -infinity or stand for it, as a mask's are.
+        high: Values that are infinity or stand for it.
+        nan: NaN.
+    """
+
+    low: bool = False
+    high: bool = False
+    nan: bool = False
+
+    def merge(self, other: Beyond) -> Beyond:
+        """What either holds."""
+        return Beyond(self.low or other.low, self.high or other.high, self.nan or other.nan)
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Ranges of a float model's tensors on the representative data.
 
@@ -64,12 +83,17 @@ class Calibration:
         samples: Number of samples that were run.
         observers: What was seen of each tensor whose scale the data decides, by tensor index.
         extremes: How much of that rests on single samples, by tensor index.
+        beyond: What tensors hold besides, which ranges leave out, by tensor index.
+        tops: Of the largest values along the last axis of what a softmax reads, the lowest, by
+            tensor index. Rows that are masked as a whole do not count.
     """
 
     model: str
     samples: int
     observers: Mapping[int, Any]
     extremes: Mapping[int, Extremes] = field(default_factory=dict)
+    beyond: Mapping[int, Beyond] = field(default_factory=dict)
+    tops: Mapping[int, float] = field(default_factory=dict)
 
     @cached_property
     def ranges(self) -> dict[int, Range]:
@@ -80,7 +104,13 @@ class Calibration:
     @cached_property
     def digest(self) -> str:
         """SHA-256 that names the ranges, and the model and number of samples they are of."""
-        seen = [self.model, self.samples, sorted(self.ranges.items())]
+        others = [*self.beyond.items(), *self.tops.items()]
+        seen = [
+            self.model,
+            self.samples,
+            sorted(self.ranges.items()),
+            repr(sorted(others, key=repr)),
+        ]
         return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
     def check_model(self, model: FloatModel) -> None:
@@ -116,7 +146,19 @@ class Calibration:
             )
             for tensor in sorted({*self.extremes, *other.extremes})
         }
-        return Calibration(self.model, self.samples + other.samples, merged, extremes)
+        found = Calibration(self.model, self.samples + other.samples, merged, extremes)
+        return found.also_beyond(self).also_beyond(other)
+
+    def also_beyond(self, other: Calibration) -> Calibration:
+        """With what another one has seen beside ranges."""
+        beyond, tops = dict(self.beyond), dict(self.tops)
+        for tensor, one in other.beyond.items():
+            beyond[tensor] = one.merge(beyond.get(tensor, one))
+        for tensor, top in other.tops.items():
+            tops[tensor] = min(top, tops.get(tensor, top))
+        return dataclasses.replace(
+            self, beyond=dict(sorted(beyond.items())), tops=dict(sorted(tops.items()))
+        )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes a JSON file, whole or not at all; equal calibrations give equal files."""
@@ -133,6 +175,8 @@ class Calibration:
                 }
                 for tensor in sorted(self.observers)
             },
+            "beyond": {str(t): dataclasses.asdict(one) for t, one in self.beyond.items()},
+            "tops": {str(tensor): top for tensor, top in self.tops.items()},
         }
         return write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -165,7 +209,11 @@ class Calibration:
                 for tensor, fields in content["tensors"].items()
                 if fields.get("extremes") is not None
             }
-            found = cls(str(content["model"]), int(content["samples"]), seen, extremes)
+            beyond = {int(t): Beyond(**one) for t, one in content.get("beyond", {}).items()}
+            tops = {int(tensor): float(top) for tensor, top in content.get("tops", {}).items()}
+            found = cls(
+                str(content["model"]), int(content["samples"]), seen, extremes, beyond, tops
+            )
             _check_ranges(found)
         except _UnknownObserverError as error:
             raise DataError(

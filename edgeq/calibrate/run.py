@@ -8,21 +8,23 @@ op table), nothing of what is planned with it.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.calibrate.calibration import Calibration, Extremes
+from edgeq.calibrate.calibration import Beyond, Calibration, Extremes
 from edgeq.calibrate.instrument import Instrumented, Probe, instrument
 from edgeq.calibrate.observers import MinMax, extremes_suffice
 from edgeq.data.rep_dataset import Sample
 from edgeq.errors import DataError
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import FloatModel
-from edgeq.ops import MAKES_NAN, NON_NEGATIVE_OUTPUT, OPS, ScaleRule
+from edgeq.ops import CHOICES, MAKES_NAN, NON_NEGATIVE_OUTPUT, OPS, ScaleRule
+from edgeq.qtypes import STAND_IN_FOR_INFINITY
 from edgeq.runtime.crew import Crew
 from edgeq.runtime.session import Session
 
@@ -30,24 +32,32 @@ Checkpoint = Callable[[Callable[[], Calibration]], None]
 """Called after each sample with a function that gives what has been seen so far."""
 
 Vector = npt.NDArray[np.float32]
+Truths = npt.NDArray[np.bool_]
 
 
 def probes(graph: Graph) -> tuple[Probe, ...]:
     """The tensors whose range the data decides: inputs, and outputs that have a scale of their own.
 
     What a same-scale op puts out lies within its inputs' range, and a fixed-scale op's output range
-    is known, so neither is measured.
+    is known, so neither is measured; but a choice may leave out what no integer holds.
     """
     wanted = [Probe(i, True) for i in graph.inputs if graph.tensors[i].dtype == "float32"]
     for op in graph.operators:
         row = OPS.get(op.name)
-        if row is not None and row.rule is not ScaleRule.FREE:
+        if row is not None and row.rule is not ScaleRule.FREE and op.name not in CHOICES:
             continue
         for output in op.outputs:
             if graph.tensors[output].dtype == "float32":
-                makes_nan = row is None or op.name in MAKES_NAN
+                makes_nan = row is None or op.name in MAKES_NAN or op.name in CHOICES
                 wanted.append(Probe(output, not _non_negative(op), makes_nan))
     return tuple(wanted)
+
+
+def scores(graph: Graph) -> tuple[int, ...]:
+    """What a softmax reads: of that, nothing matters that is far below the largest of its row."""
+    read = (op.inputs[0] for op in graph.operators if op.name in ("SOFTMAX", "LOG_SOFTMAX"))
+    tensors = (graph.tensors[t] for t in dict.fromkeys(read))
+    return tuple(t.index for t in tensors if t.dtype == "float32" and t.shape)
 
 
 def _non_negative(op: Operator) -> bool:
@@ -76,10 +86,24 @@ class Calibrator:
         self._fresh = {p.tensor: given.get(p.tensor, MinMax()) for p in self._probes}
         self._valued = [t for t, o in self._fresh.items() if not extremes_suffice(o)]
         self._plain = np.asarray([type(o) is MinMax for o in self._fresh.values()], bool)
-        self.instrumented: Instrumented = instrument(
-            model.tree, model.graph, self._probes, self._valued
-        )
-        model.release()
+        self._scores = scores(model.graph)
+        self._filtering = threading.Lock()
+        self._filtered: frozenset[int] = frozenset()
+        self.instrumented = self._instrumented()
+
+    def _instrumented(self) -> Instrumented:
+        """The model with its measuring; finite values apart where others have been seen."""
+        probes = [replace(p, finite=p.tensor in self._filtered) for p in self._probes]
+        made = instrument(self._model.tree, self._model.graph, probes, self._valued, self._scores)
+        self._model.release()
+        return made
+
+    def _filter(self, tensors: Sequence[int]) -> None:
+        """From now on, tells these tensors' finite values from the others."""
+        with self._filtering:
+            if not self._filtered.issuperset(tensors):
+                self._filtered = self._filtered.union(tensors)
+                self.instrumented = self._instrumented()
 
     def run(
         self,
@@ -95,7 +119,8 @@ class Calibrator:
             checkpoint: Called after each sample.
 
         Raises:
-            DataError: A tensor became NaN or infinite; the message names the sample and layer.
+            DataError: An input or output is NaN or infinite; the message names the sample and
+                layer.
             DataError: Or `start` was made with other observers.
             ModelError: `start` was made from another model.
         """
@@ -103,45 +128,87 @@ class Calibrator:
             start.check_model(self._model)
             start = Calibration(start.model, 0, self._fresh).merge(start)
         seen = _Seen(self, start)
-        with Crew(self._load, self._threads) as crew:
+        with Crew(lambda: _Member(self), self._threads) as crew:
             for one in crew.map(samples, self._measure):
-                if not (np.isfinite(one.low).all() and np.isfinite(one.high).all()):
-                    raise self._not_finite(one.low, one.high, seen.count)
+                self._check_ports(one, seen.count)
                 seen.add(one)
                 if checkpoint is not None:
                     checkpoint(seen.calibration)
         return seen.calibration()
 
-    def _load(self) -> Session:
-        return Session(self.instrumented.tflite, threads=1)
+    def _measure(self, member: _Member, sample: Sequence[npt.NDArray[Any]]) -> _Sample:
+        """What one sample shows; called on several threads at once."""
+        tensors = np.asarray([p.tensor for p in self._probes], int)
+        while True:
+            session, places = member.ready()
+            session.invoke(sample)
+            # A place of -1 reads the 0 behind the last measured value.
+            has_any = bool(places.maxima or places.tops)
+            view = session.view(places.measured) if has_any else np.zeros(0, np.float32)
+            measured = np.append(view, np.float32(0))
+            low, high = measured[list(places.minima)], measured[list(places.maxima)]
+            nan = np.isnan(measured[list(places.sums)]) | np.isnan(low) | np.isnan(high)
+            beyond = np.stack([low <= -STAND_IN_FOR_INFINITY, high >= STAND_IN_FOR_INFINITY, nan])
+            apart = np.asarray(places.lowest, int) >= 0
+            mixed = beyond.any(axis=0) & ~apart
+            if not mixed.any():
+                break
+            self._filter(tensors[mixed].tolist())
+        wrong = np.stack([low == -np.inf, high == np.inf, nan])
+        low[apart], high[apart] = (
+            measured[list(p)][apart] for p in (places.lowest, places.highest)
+        )
+        filtered = set(tensors[apart].tolist())
+        observed = {t: self._observed(session, t, t in filtered) for t in self._valued}
+        return _Sample(low, high, beyond, wrong, measured[list(places.tops)], observed)
 
-    def _measure(self, session: Session, sample: Sequence[npt.NDArray[Any]]) -> _Sample:
-        """Runs one sample; called on several threads at once."""
-        session.invoke(sample)
-        places = self.instrumented
-        # A place of -1 reads the 0 behind the last measured value.
-        view = session.view(places.measured) if places.maxima else np.zeros(0, np.float32)
-        measured = np.append(view, np.float32(0))
-        low, high = measured[list(places.minima)], measured[list(places.maxima)]
-        high[np.isnan(measured[list(places.sums)])] = np.nan
-        return _Sample(low, high, {t: self._observed(session, t) for t in self._valued})
-
-    def _observed(self, session: Session, tensor: int) -> Any:
+    def _observed(self, session: Session, tensor: int, is_filtered: bool) -> Any:
         """An observer that has seen one tensor of the last run."""
         observer = self._fresh[tensor]
         wanted = getattr(observer, "values_wanted", None)
         values = session.view(tensor)
-        return observer.observe(values.copy() if wanted is None else thinned(values, wanted))
+        some = values.copy() if wanted is None else thinned(values, wanted)
+        if is_filtered:
+            some = some[np.abs(some) < STAND_IN_FOR_INFINITY]
+        return observer.observe(some) if some.size else observer
 
-    def _not_finite(self, low: Vector, high: Vector, sample: int) -> DataError:
-        position = int(np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))[0])
-        tensor = self._probes[position].tensor
-        producer = self._model.graph.producers.get(tensor)
-        where = self._model.where(producer) if producer else "an input"
-        return DataError(
-            f"sample {sample}: {where} gives values between {low[position]} and {high[position]} "
-            "in the float model itself; calibration needs finite numbers"
-        )
+    def _check_ports(self, one: _Sample, sample: int) -> None:
+        """Raises a `DataError` for inputs and outputs that are no numbers."""
+        graph = self._model.graph
+        for position in np.flatnonzero(one.beyond.any(axis=0)):
+            tensor, wrong = self._probes[position].tensor, one.wrong[:, position]
+            if not wrong.any() or tensor not in (*graph.inputs, *graph.outputs):
+                continue
+            producer = graph.producers.get(tensor)
+            where = self._model.where(producer) if producer else "an input"
+            words = [w for w, is_so in zip(("-inf", "inf", "NaN"), wrong, strict=True) if is_so]
+            raise DataError(
+                f"sample {sample}: {where} gives {' and '.join(words)} in the float model itself; "
+                "calibration needs finite numbers"
+            )
+
+
+class _Member:
+    """A thread's session with the model; loaded again when more is to be measured."""
+
+    def __init__(self, engine: Calibrator) -> None:
+        self._engine = engine
+        self._load()
+
+    def _load(self) -> None:
+        self._places = self._engine.instrumented
+        self._session = Session(self._places.tflite, threads=1)
+
+    def ready(self) -> tuple[Session, Instrumented]:
+        """The session, and what is where in it."""
+        if self._places is not self._engine.instrumented:
+            self.close()
+            self._load()
+        return self._session, self._places
+
+    def close(self) -> None:
+        """Lets go of the session."""
+        self._session.close()
 
 
 @dataclass(frozen=True)
@@ -149,13 +216,19 @@ class _Sample:
     """Extremes and values of one sample.
 
     Attributes:
-        low: Lowest value of each probe, `(n,)`.
-        high: Highest value of each probe, `(n,)`; NaN where any value is.
+        low: Lowest value of each probe, `(n,)`; what stands for infinity is left out.
+        high: Highest value of each probe, likewise.
+        beyond: Whether values stand for -infinity, for infinity, or are NaN, `(3, n)`.
+        wrong: The same of what is infinite itself, or NaN.
+        tops: Lowest row maximum of each tensor that a softmax reads.
         observed: An observer that has seen this sample, for each tensor whose values are wanted.
     """
 
     low: Vector
     high: Vector
+    beyond: Truths
+    wrong: Truths
+    tops: Vector
     observed: Mapping[int, Any]
 
 
@@ -175,14 +248,19 @@ class _Seen:
         # Two rows each: of the sample that reaches farthest, and of the next one.
         self._low = np.full((2, len(self._tensors)), np.inf, np.float32)
         self._high = -self._low
+        self._beyond = np.zeros((3, len(self._tensors)), bool)
+        self._tops = np.full(len(engine._scores), np.inf, np.float32)
+        self._start = start
         self.count = start.samples if start else 0
 
     def add(self, sample: _Sample) -> None:
         """Takes the next sample into account."""
         _insert(self._low, sample.low, np.minimum, np.maximum)
         _insert(self._high, sample.high, np.maximum, np.minimum)
+        self._beyond |= sample.beyond
+        self._tops = np.minimum(self._tops, sample.tops)
         for i, tensor in self._others:
-            pair = np.asarray([sample.low[i], sample.high[i]])
+            pair = _finite(np.asarray([sample.low[i], sample.high[i]]))
             self._observers[tensor] = self._observers[tensor].observe(pair)
         for tensor, observer in sample.observed.items():
             self._observers[tensor] = self._observers[tensor].merge(observer)
@@ -193,11 +271,23 @@ class _Seen:
         observers, extremes = dict(self._observers), dict(self._extremes)
         for i, tensor in enumerate(self._tensors):
             low, high = self._low[:, i], self._high[:, i]
-            found = Extremes(*(tuple(v[np.isfinite(v)].tolist()) for v in (low, high)))
+            found = Extremes(*(tuple(_finite(v).tolist()) for v in (low, high)))
             extremes[tensor] = extremes.get(tensor, Extremes()).merge(found)
             if self._engine._plain[i] and found.low:
                 observers[tensor] = observers[tensor].merge(MinMax(found.low[0], found.high[0]))
-        return Calibration(self._engine._model.digest, self.count, observers, extremes)
+        columns = zip(self._tensors, self._beyond.T.tolist(), strict=True)
+        tops = zip(self._engine._scores, self._tops.tolist(), strict=True)
+        seen = Calibration(
+            self._engine._model.digest, self.count, observers, extremes,
+            beyond={tensor: Beyond(*column) for tensor, column in columns if any(column)},
+            tops={tensor: top for tensor, top in tops if top < STAND_IN_FOR_INFINITY},
+        )  # fmt: skip
+        return seen if self._start is None else seen.also_beyond(self._start)
+
+
+def _finite(values: Vector) -> Vector:
+    """Without what stands for infinity."""
+    return values[np.abs(values) < STAND_IN_FOR_INFINITY]
 
 
 def _insert(rows: Vector, new: Vector, outer: np.ufunc, inner: np.ufunc) -> None:

@@ -29,6 +29,7 @@ from edgeq.export.plan.choices import Choices, choose
 from edgeq.export.plan.min_runtime import check_runtime, for_runtime
 from edgeq.export.plan.planned_model import PlannedModel
 from edgeq.export.plan.quantization_plan import Plan
+from edgeq.export.plan.values import Values, without_unbounded
 from edgeq.export.prepare import Prepared, prepare
 from edgeq.export.ranges import Ranges, data_source, measured_ranges, ranges_for
 from edgeq.export.round.rounder import Rounder
@@ -303,6 +304,7 @@ def _ready(
     choices = prepared.interface.pinned(rewritten, chosen)
     with stages.stage("calibrate", data.length) as advance:
         ranges = ranges_for(choices, prepared, data, options, converter, advance)
+    choices = without_unbounded(rewritten, Values(rewritten, ranges.calibration), choices)
     fitting = _fitting(ranges.samples, _is_open(choices))
     workshop = Workshop(
         model=rewritten,

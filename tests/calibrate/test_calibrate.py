@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 from one_op import CASES, OneOp, Step, Value
 
 import edgeq
-from edgeq.calibrate.calibration import Calibration
-from edgeq.calibrate.observers import MinMax
+from edgeq.calibrate.calibration import Beyond, Calibration
+from edgeq.calibrate.observers import MinMax, as_observer
 from edgeq.calibrate.run import Calibrator, probes
 from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import Sample
@@ -206,12 +207,12 @@ def test_calibrate_reads_every_sample(
 @pytest.mark.parametrize(
     ("op", "value", "message"),
     [
-        ("EXP", 100.0, r"sample 1: EXP at y \(op 0\) gives values between .* and inf in the float"),
-        ("LOG", 0.0, r"sample 1: LOG at y \(op 0\) gives values between -inf and 0.0 in the float"),
-        ("SQRT", -1.0, r"sample 1: SQRT at y \(op 0\) gives .*nan"),
+        ("EXP", 100.0, r"sample 1: EXP at y \(op 0\) gives inf in the float model itself"),
+        ("LOG", 0.0, r"sample 1: LOG at y \(op 0\) gives -inf in the float model itself"),
+        ("SQRT", -1.0, r"sample 1: SQRT at y \(op 0\) gives NaN in the float model itself"),
     ],
 )  # fmt: skip
-def test_what_overflows_inside_the_model_is_named(op: str, value: float, message: str) -> None:
+def test_outputs_that_overflow_are_named(op: str, value: float, message: str) -> None:
     good, bad = np.ones((1, 4), np.float32), np.ones((1, 4), np.float32)
     bad[0, 2] = value
     with pytest.raises(DataError, match=message):
@@ -219,8 +220,48 @@ def test_what_overflows_inside_the_model_is_named(op: str, value: float, message
 
 
 def test_an_infinite_input_is_named_as_the_input() -> None:
-    with pytest.raises(DataError, match="sample 0: an input gives values between -inf and"):
+    with pytest.raises(DataError, match="sample 0: an input gives -inf in the float model itself"):
         Calibrator(one("ABS")).run([(floats([[-np.inf, 0, 0, 0]]),)])
+
+
+def logarithm_inside() -> FloatModel:
+    """`relu(log(x))`, whose logarithm has infinite values that nobody sees."""
+    x = Value((1, 4), low=0.0)
+    steps = (Step("LOG", ("x",), {"log": x}), Step("RELU", ("log",), {"y": x}))
+    return FloatModel(OneOp("inside", {"x": x}, steps).build(), "tflite")
+
+
+@pytest.mark.parametrize("observer", ["minmax", "percentile", "moving_average"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ranges_inside_the_model_are_those_of_finite_values(observer: str, threads: int) -> None:
+    model = logarithm_inside()
+    (log,) = (t.index for t in model.graph.tensors if t.name == "log")
+    samples = [
+        (floats([row]),) for row in ([1, 2, 1, 3], [0, 1, 0.5, 1], [0, 0, 0, 0], [-1, 1, 1, 1])
+    ]
+    watching = {log: as_observer(observer)}
+    found = Calibrator(model, threads, watching).run(samples)
+    assert found.beyond == {log: Beyond(low=True, nan=True)}
+    low, high = found.ranges[log]
+    if observer == "minmax":
+        assert (low, high) == (pytest.approx(np.log(0.5)), pytest.approx(np.log(3)))
+    assert np.isfinite([low, high]).all()
+    parts = [Calibrator(model, threads, watching).run(part) for part in (samples[:2], samples[2:])]
+    assert parts[0].merge(parts[1]).beyond == found.beyond
+    assert Calibrator(model, threads, watching).run(samples[2:], start=parts[0]) == found
+
+
+def test_values_beyond_integers_are_told_in_the_file(tmp_path: Path) -> None:
+    found = Calibrator(logarithm_inside()).run([(floats([[0, 1, 2, 3]]),)])
+    assert Calibration.load(found.save(tmp_path / "c.json")) == found
+
+
+def test_the_lowest_top_of_scores_is_measured_without_rows_that_are_masked() -> None:
+    x = Value((1, 3, 4))
+    model = FloatModel(OneOp("SOFTMAX", {"x": x}, (Step("SOFTMAX", ("x",), {"y": x}),)).build(), "")
+    rows = [[1, -1e9, 3, 2], [-1, -np.finfo(np.float32).max, -4, -2], [-1e9] * 4]
+    found = Calibrator(model).run([(floats([rows]),), (floats([[[5, 6, 7, 8]] * 3]),)])
+    assert found.tops == {0: -1.0}
 
 
 def test_no_samples_give_no_ranges() -> None:

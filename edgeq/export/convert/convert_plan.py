@@ -9,6 +9,7 @@ from edgeq.converter import ask, diagnosis, start_converter
 from edgeq.errors import ConversionError
 from edgeq.export.convert.annotate import annotate
 from edgeq.export.convert.finish_integer_ops import join_integers, widen_biases
+from edgeq.export.convert.saturate_constants import saturated
 from edgeq.export.convert.shield_float_ops import hide_ops, restore_ops, stand_ins
 from edgeq.export.convert.store_weights import store_weights
 from edgeq.export.plan.quantization_plan import Plan
@@ -30,6 +31,7 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> Content:
     """
     if not plan.tensors:
         return pack(store_weights(model, plan, model.tree)) if plan.stored else model.tflite
+    model = saturated(model, plan)
     marks = annotate(model.graph, plan)
     extra = stand_ins(model.graph, plan.tensors)
     hidden = plan.with_float_activations

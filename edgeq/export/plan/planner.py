@@ -15,6 +15,7 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.errors import ModelError
 from edgeq.export.plan.choices import Choices, weight_slot
 from edgeq.export.plan.quantization_plan import Plan, Stored
+from edgeq.export.plan.values import Values
 from edgeq.export.plan.weight_scales import affine_qparams, block_qparams, stored_qparams
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.model import FloatModel
@@ -31,10 +32,6 @@ from edgeq.qtypes import (
     symmetric_per_channel,
 )
 from edgeq.recipe import Mode
-
-STAND_IN_FOR_INFINITY = 1e30
-"""A constant this large stands for infinity (the padding of a max pool); it saturates instead of
-widening the range."""
 
 INT32_MAX = 2**31 - 1
 
@@ -101,6 +98,7 @@ class _Planner:
         self._groups = _Groups()
         self._ranges: dict[int, Range] = {}
         self._given = model.given_qparams
+        self._values = Values(model, calibration)
 
     def plan(self) -> Plan:
         for tensor, qparams in self._given.items():
@@ -111,11 +109,10 @@ class _Planner:
                 self._groups.fixed[self._groups.root(op.outputs[0])] = fixed
             elif row.rule is ScaleRule.SAME:
                 self._tie(op)
-        for tensor, found in self._calibration.ranges.items():
-            self._widen(tensor, found)
         for tensor in self._dtypes:
             producer = self._graph.producers.get(tensor)
-            if producer is not None and not self._choices[producer.index].mode.is_static:
+            is_float = producer is not None and not self._choices[producer.index].mode.is_static
+            if is_float or tensor in self._calibration.ranges:
                 self._widen(tensor, self._range(tensor))
         tensors = {t: self._qparams(t) for t in sorted(self._dtypes)}
         operands: dict[tuple[int, int], QParams] = {}
@@ -206,29 +203,15 @@ class _Planner:
             self._widen(outputs[0], found)
 
     def _constants(self, op: Operator) -> list[Range | None]:
-        values = [t.data for _, t in self._graph.operands(op) if t.dtype == "float32"]
-        return [_finite_range(v) for v in values if v is not None]
+        return [
+            self._values.constant_range(op, slot)
+            for slot, tensor in self._graph.operands(op)
+            if tensor.dtype == "float32" and tensor.is_constant
+        ]
 
     def _range(self, tensor: int) -> Range:
-        """What a tensor can hold: measured, or what its producer's row says."""
-        if tensor in self._calibration.ranges:
-            return self._calibration.ranges[tensor]
-        op = self._graph.producers.get(tensor)
-        row = OPS.get(op.name) if op else None
-        if op is None or row is None:
-            raise self._not_calibrated(tensor)
-        fixed = row.fixed_for(self._dtypes.get(tensor, DType.INT8))
-        if fixed is not None:
-            return fixed.range()
-        found = [self._range(t.index) for _, t in self._activations(op)]
-        found += [r for r in self._constants(op) if r is not None]
-        return min((r[0] for r in found), default=0.0), max((r[1] for r in found), default=0.0)
-
-    def _not_calibrated(self, tensor: int) -> ModelError:
-        return ModelError(
-            f"tensor {self._graph.tensors[tensor].name!r} was not calibrated; "
-            "calibrate again with this version"
-        )
+        """What a tensor's integers must cover: measured, or what its producer's row says."""
+        return self._values.range(tensor, self._dtypes.get(tensor, DType.INT8))
 
     def _widen(self, tensor: int, found: Range) -> None:
         """Takes a range into account for the group that `tensor` ends up in."""
@@ -239,9 +222,8 @@ class _Planner:
         root = self._groups.root(tensor)
         if root in self._groups.fixed:
             return self._groups.fixed[root]
-        if root not in self._group_ranges:
-            raise self._not_calibrated(tensor)
-        return covering(self._group_ranges[root], self._dtypes[tensor])
+        found = self._group_ranges.get(root) or self._range(tensor)
+        return covering(found, self._dtypes[tensor])
 
     @functools.cached_property
     def _group_ranges(self) -> dict[int, Range]:
@@ -270,7 +252,8 @@ class _Planner:
                 yield slot, given or self._weight(op, row, tensor.data, tensors)
             elif tensor.data is not None:
                 given = self._given.get(tensor.index)
-                yield slot, given or covering(_finite_range(tensor.data) or (0.0, 0.0), dtype)
+                found = self._values.constant_range(op, slot)
+                yield slot, given or covering(found or (0.0, 0.0), dtype)
             elif tensors[tensor.index].dtype is not dtype:
                 yield slot, covering(self._range(tensor.index), dtype)
 
@@ -310,9 +293,3 @@ def _constant_operand(graph: Graph, op: Operator, slot: int | None) -> FloatArra
     if slot is None or slot >= len(op.inputs) or op.inputs[slot] < 0:
         return None
     return graph.tensors[op.inputs[slot]].data
-
-
-def _finite_range(data: FloatArray) -> Range | None:
-    """Lowest and highest value that is not a stand-in for infinity."""
-    values = data[np.abs(data) < STAND_IN_FOR_INFINITY]
-    return (float(values.min()), float(values.max())) if values.size else None

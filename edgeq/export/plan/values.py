@@ -1,0 +1,376 @@
+"""What tensors hold as far as it matters: ranges without what no reader tells from their ends.
+
+A softmax gives the same weights whether a masked score is -infinity or merely far below the others,
+and a maximum does not see what is below its other operand. Such limits go from readers to what they
+read, through sums and ops that only move values, and masks need no integers of their own. What is
+infinite and has no such limit cannot be an integer. A pure decision from the graph and the
+calibration.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgeq.calibrate.calibration import Beyond, Calibration
+from edgeq.errors import ModelError
+from edgeq.export.plan.choices import Choice, Choices
+from edgeq.flatbuffer import Operator, Tensor
+from edgeq.model import FloatModel
+from edgeq.ops import CHOICES, MOVES_VALUES, OPS, TAKES_LARGEST, TAKES_SMALLEST, ScaleRule
+from edgeq.qtypes import STAND_IN_FOR_INFINITY, DType, FloatArray
+from edgeq.recipe import Mode
+
+Range = tuple[float, float]
+
+LEVELS = 256
+"""Values that an 8-bit integer has."""
+
+WORTH = 2
+"""Finite values are left out of a range where it becomes so many times narrower."""
+
+MASKING = 64.0
+"""A factor larger than that makes a mask, and is limited itself instead of what it multiplies."""
+
+SATURATED = {"LOGISTIC": 12.0, "TANH": 6.0}
+"""Beyond it on both sides, the op's result is as good as constant."""
+
+
+LOG_SOFTMAX_SPAN = 16.0
+"""What an 8-bit LOG_SOFTMAX covers."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Limits of what readers can tell apart: a value beyond one is as good as the limit itself."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def union(self, other: Reach) -> Reach:
+        """What either can tell apart."""
+        return Reach(min(self.low, other.low), max(self.high, other.high))
+
+    def minus(self, other: Range) -> Reach:
+        """Of `x` where this is of `x + y` and `y` lies in a range."""
+        return Reach(self.low - other[1], self.high - other[0])
+
+    def over(self, factor: FloatArray) -> Reach:
+        """Of `x` where this is of `x * factor`."""
+        with np.errstate(all="ignore"):
+            ends = np.stack([self.low / factor, self.high / factor])
+        low, high = ends.min(axis=0), ends.max(axis=0)
+        return UNLIMITED if np.isnan(ends).any() else Reach(float(low.min()), float(high.max()))
+
+
+UNLIMITED = Reach()
+
+
+class Values:
+    """Ranges of the tensors of one calibrated model.
+
+    Args:
+        model: The float model.
+        calibration: What was measured of it.
+    """
+
+    def __init__(self, model: FloatModel, calibration: Calibration) -> None:
+        self._model = model
+        self._graph = model.graph
+        self._calibration = calibration
+        self._reaches: dict[int, Reach] = {}
+        self._beyond: dict[int, Beyond] = {}
+        self._finites: dict[tuple[int, DType], Range | None] = {}
+        self._follow_readers()
+
+    def range(self, tensor: int, dtype: DType = DType.INT8) -> Range:
+        """What the integers of a computed tensor must cover.
+
+        Raises:
+            ModelError: The calibration does not tell.
+        """
+        if self._finite(tensor, dtype) is None:
+            raise ModelError(
+                f"tensor {self._graph.tensors[tensor].name!r} was not calibrated; "
+                "calibrate again with this version"
+            )
+        return _within(self._whole(tensor, dtype), self.reach(tensor))
+
+    def constant_range(self, op: Operator, slot: int) -> Range | None:
+        """The same of a constant that an op reads; None where no integers hold it."""
+        data = self._graph.tensors[op.inputs[slot]].data
+        assert data is not None
+        found = _within(_ends(data), self._operand(op, slot))
+        return found if all(map(math.isfinite, found)) else None
+
+    def obstacle(self, op: Operator) -> str:
+        """Why an op cannot compute in integers; empty if it can."""
+        for slot, tensor in self._real_operands(op):
+            if tensor.is_constant:
+                word = self._unbounded_constant(op, slot)
+            else:
+                word = self._unbounded(tensor.index)
+            if word:
+                return f"it reads {word}, which no integer holds"
+        written = [t for t in op.outputs if self._graph.tensors[t].dtype == "float32"]
+        words = [word for t in written if (word := self._unbounded(t))]
+        return f"it gives {words[0]}, which no integer holds" if words else ""
+
+    def _unbounded(self, tensor: int) -> str:
+        """What a tensor holds that no integer can stand for, in words."""
+        beyond, reach = self._held_beyond(tensor), self.reach(tensor)
+        if beyond.nan and not self._is_left_out(tensor):
+            return "NaN"
+        if beyond.low and reach.low == -math.inf:
+            return "values down to -infinity"
+        return "values up to infinity" if beyond.high and reach.high == math.inf else ""
+
+    def _unbounded_constant(self, op: Operator, slot: int) -> str:
+        data, row = self._graph.tensors[op.inputs[slot]].data, OPS.get(op.name)
+        assert data is not None
+        if row is not None and slot in (row.weight, row.bias):
+            return ""
+        found = self.constant_range(op, slot)
+        return "" if found is not None or not data.size else "an infinite constant"
+
+    def _is_left_out(self, tensor: int) -> bool:
+        """Whether all that reads a tensor are choices that leave its NaN out."""
+        uses = self._graph.uses.get(tensor, [])
+        chosen = all(
+            op.name in CHOICES and not self._held_beyond(op.outputs[0]).nan for op, _ in uses
+        )
+        return bool(uses) and chosen and tensor not in self._graph.outputs
+
+    def _whole(self, tensor: int, dtype: DType) -> Range:
+        """Lowest and highest value; infinite where one stands for infinity, or nothing is known."""
+        low, high = self._finite(tensor, dtype) or (-math.inf, math.inf)
+        beyond = self._held_beyond(tensor)
+        return -math.inf if beyond.low else low, math.inf if beyond.high else high
+
+    def _finite(self, tensor: int, dtype: DType = DType.INT8) -> Range | None:
+        """Lowest and highest finite value: measured, or what the producer's row says."""
+        if (tensor, dtype) not in self._finites:
+            self._finites[tensor, dtype] = self._found_finite(tensor, dtype)
+        return self._finites[tensor, dtype]
+
+    def _found_finite(self, tensor: int, dtype: DType) -> Range | None:
+        if tensor in self._calibration.ranges:
+            return self._calibration.ranges[tensor]
+        if tensor in self._calibration.beyond:  # no value was ever finite
+            return 0.0, 0.0
+        op = self._graph.producers.get(tensor)
+        row = OPS.get(op.name) if op else None
+        if op is None or row is None:
+            return None
+        fixed = row.fixed_for(dtype)
+        if fixed is not None:
+            return fixed.range()
+        if row.rule is not ScaleRule.SAME:
+            return None
+        found = [self._finite(t.index) for _, t in self._real_operands(op) if not t.is_constant]
+        if None in found:
+            return None
+        constants = [s for s, t in self._real_operands(op) if t.is_constant]
+        found += [known for s in constants if (known := self.constant_range(op, s)) is not None]
+        ends = [ends for ends in found if ends is not None]
+        return min((e[0] for e in ends), default=0.0), max((e[1] for e in ends), default=0.0)
+
+    def _real_operands(self, op: Operator) -> Iterator[tuple[int, Tensor]]:
+        """`(slot, tensor)` of what an op reads of real numbers."""
+        return ((s, t) for s, t in self._graph.operands(op) if t.dtype == "float32")
+
+    def _held_beyond(self, tensor: int) -> Beyond:
+        """What a computed tensor holds beside finite values: measured, or that of its sources."""
+        if tensor not in self._beyond:
+            self._beyond[tensor] = self._found_beyond(tensor)
+        return self._beyond[tensor]
+
+    def _found_beyond(self, tensor: int) -> Beyond:
+        op = self._graph.producers.get(tensor)
+        row = OPS.get(op.name) if op else None
+        is_moved = row is not None and row.rule is ScaleRule.SAME
+        if op is None or tensor in self._calibration.ranges or not is_moved:
+            return self._calibration.beyond.get(tensor, Beyond())
+        sources = [
+            _beyond(operand.data) if operand.data is not None else self._held_beyond(operand.index)
+            for _, operand in self._real_operands(op)
+        ]
+        found = functools.reduce(Beyond.merge, sources, Beyond())
+        if op.name in TAKES_LARGEST:
+            return replace(found, low=all(s.low for s in sources) and len(sources) > 1)
+        if op.name in TAKES_SMALLEST:
+            return replace(found, high=all(s.high for s in sources) and len(sources) > 1)
+        return found
+
+    def reach(self, tensor: int) -> Reach:
+        """What the readers of a computed tensor can tell apart."""
+        return self._reaches.get(tensor, UNLIMITED)
+
+    def _follow_readers(self) -> None:
+        """Works out the reach of every computed tensor, the last first."""
+        computed = [t for op in self._graph.operators[::-1] for t in op.outputs]
+        for tensor in (*computed, *self._graph.inputs):
+            uses = self._graph.uses.get(tensor, [])
+            is_real = self._graph.tensors[tensor].dtype == "float32"
+            if is_real and uses and tensor not in self._graph.outputs:
+                read = (self._operand(op, slot) for op, slot in uses)
+                self._reaches[tensor] = functools.reduce(Reach.union, read)
+
+    def _operand(self, op: Operator, slot: int) -> Reach:
+        """What one op can tell apart of one operand."""
+        if op.name in ("SOFTMAX", "LOG_SOFTMAX"):
+            return self._scores(op)
+        if op.name in SATURATED:
+            return Reach(-SATURATED[op.name], SATURATED[op.name])
+        if op.name == "EXP":
+            return self._powers(op)
+        if op.name in TAKES_LARGEST or op.name in TAKES_SMALLEST:
+            return self._extreme(op, slot)
+        if op.name in MOVES_VALUES:
+            return self._moved(op)
+        if op.name in ("ADD", "SUB", "MUL") and len(op.inputs) == 2:
+            return self._arithmetic(op, slot)
+        return UNLIMITED
+
+    def _scores(self, op: Operator) -> Reach:
+        """Of what a softmax reads, all that changes an 8-bit weight in any row."""
+        source = op.inputs[0]
+        top, shape = self._calibration.tops.get(source), self._graph.tensors[source].shape
+        if top is None:
+            return UNLIMITED
+        beta = float(getattr(op.options, "beta", 0.0)) or 1.0
+        margin = _negligible(shape) if op.name == "SOFTMAX" else LOG_SOFTMAX_SPAN
+        return Reach(top - margin / beta)
+
+    def _powers(self, op: Operator) -> Reach:
+        """Of what EXP reads, all that is not as good as 0 beside its largest result."""
+        (output,) = op.outputs
+        largest = self._calibration.ranges.get(output, (0.0, 0.0))[1]
+        shape = self._graph.tensors[output].shape
+        return Reach(math.log(largest) - _negligible(shape)) if largest > 0 else UNLIMITED
+
+    def _extreme(self, op: Operator, slot: int) -> Reach:
+        """A maximum (minimum) does not see what is below (above) all that it may give."""
+        behind = self.reach(op.outputs[0])
+        others = [i for i, _ in self._real_operands(op) if i != slot]
+        if others:
+            low, high = self._operand_range(op, others[0])
+        else:
+            low, high = self._finite_operand(op, slot)
+        if op.name in TAKES_LARGEST:
+            return Reach(max(behind.low, low), behind.high)
+        return Reach(behind.low, min(behind.high, high))
+
+    def _moved(self, op: Operator) -> Reach:
+        """What is only moved matters as it does there; a choice may have left the rest out."""
+        found = [self.reach(t) for t in op.outputs]
+        reach = functools.reduce(Reach.union, found)
+        output = op.outputs[0]
+        if op.name not in CHOICES or output not in self._calibration.ranges:
+            return reach
+        low, high = self._calibration.ranges[output]
+        beyond = self._held_beyond(output)
+        return Reach(
+            max(reach.low, -math.inf if beyond.low else low),
+            min(reach.high, math.inf if beyond.high else high),
+        )
+
+    def _arithmetic(self, op: Operator, slot: int) -> Reach:
+        behind = self.reach(op.outputs[0])
+        if op.fused_activation != "NONE" or behind == UNLIMITED:
+            return UNLIMITED
+        other = self._operand_range(op, 1 - slot)
+        if op.name == "ADD":
+            return behind.minus(other)
+        if op.name == "SUB" and slot == 0:
+            return behind.minus((-other[1], -other[0]))
+        if op.name == "SUB":  # of y where it is of x - y
+            return Reach(other[0] - behind.high, other[1] - behind.low)
+        data = self._graph.tensors[op.inputs[1 - slot]].data
+        if data is not None:
+            return behind.over(data) if np.abs(data).max(initial=0) <= MASKING else UNLIMITED
+        is_constant = self._graph.tensors[op.inputs[slot]].is_constant
+        return self._factor(behind, other) if is_constant else UNLIMITED
+
+    def _factor(self, behind: Reach, other: Range) -> Reach:
+        """Of a constant that an operand in a range is multiplied by: its integers are 0 or a step
+        at least."""
+        low, high = min(other[0], 0.0), max(other[1], 0.0)
+        step = (high - low) / (LEVELS - 1)
+        if not (step > 0 and math.isfinite(step)) or low < 0 < high:
+            return UNLIMITED
+        limits = behind.over(np.asarray(step if high > 0 else -step))
+        return Reach(min(limits.low, 0.0), max(limits.high, 0.0))
+
+    def _operand_range(self, op: Operator, slot: int) -> Range:
+        """Lowest and highest value of an operand, whatever matters of it."""
+        tensor = self._graph.tensors[op.inputs[slot]]
+        return self._whole(tensor.index, DType.INT8) if tensor.data is None else _ends(tensor.data)
+
+    def _finite_operand(self, op: Operator, slot: int) -> Range:
+        """The same of the finite values alone, padding aside: every window holds one of them."""
+        tensor = self._graph.tensors[op.inputs[slot]]
+        while (producer := self._graph.producers.get(tensor.index)) is not None and (
+            producer.name in ("PAD", "PADV2")
+        ):
+            tensor = self._graph.tensors[producer.inputs[0]]
+        if tensor.data is not None:
+            return _finite_ends(tensor.data)
+        return self._finite(tensor.index) or (-math.inf, math.inf)
+
+
+def without_unbounded(model: FloatModel, values: Values, choices: Choices) -> dict[int, Choice]:
+    """The choices with every op float that would need integers for what none holds."""
+    found = dict(choices)
+    for index, choice in choices.items():
+        if choice.mode.is_static or choice.mode is Mode.AUTO:
+            why = values.obstacle(model.graph.operators[index])
+            found[index] = Choice(Mode.FLOAT, why) if why else choice
+    return found
+
+
+def _negligible(shape: Sequence[int]) -> float:
+    """How far below another exponents are that change no 8-bit result, a row of them together."""
+    return math.log(2 * LEVELS * max(shape[-1:], default=1))
+
+
+def _within(whole: Range, reach: Reach) -> Range:
+    """A range without what is beyond a reach, where that is infinite or most of it."""
+    low, high = whole
+    raised = max(low, reach.low), max(high, reach.low)
+    if not math.isfinite(low) or _width(whole) >= WORTH * _width(raised):
+        low, high = raised
+    lowered = min(low, reach.high), min(high, reach.high)
+    if not math.isfinite(high) or _width((low, high)) >= WORTH * _width(lowered):
+        low, high = lowered
+    return low, high
+
+
+def _width(found: Range) -> float:
+    return max(found[1], 0.0) - min(found[0], 0.0)
+
+
+def _ends(data: FloatArray) -> Range:
+    """Lowest and highest value of a constant; infinite where one stands for infinity."""
+    if not data.size:
+        return 0.0, 0.0
+    low, high = float(np.nanmin(data)), float(np.nanmax(data))
+    beyond = _beyond(data)
+    return -math.inf if beyond.low else low, math.inf if beyond.high else high
+
+
+def _beyond(data: FloatArray) -> Beyond:
+    bound = STAND_IN_FOR_INFINITY
+    return Beyond(
+        bool((data <= -bound).any()), bool((data >= bound).any()), bool(np.isnan(data).any())
+    )
+
+
+def _finite_ends(data: FloatArray) -> Range:
+    """Lowest and highest finite value of a constant; 0 where there is none."""
+    values = data[np.abs(data) < STAND_IN_FOR_INFINITY]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)

@@ -1,0 +1,229 @@
+"""Masks and other infinite values: they become the lowest integer, or their ops stay float."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from one_op import INFINITY, OneOp, Step, Value
+
+from edgeq.calibrate.calibration import Beyond, Calibration
+from edgeq.calibrate.observers import MinMax
+from edgeq.calibrate.run import Calibrator
+from edgeq.export.convert.convert_plan import convert
+from edgeq.export.plan.choices import Choice
+from edgeq.export.plan.planner import make_plan
+from edgeq.export.plan.quantization_plan import Plan
+from edgeq.export.plan.values import Values, without_unbounded
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+from edgeq.recipe import Mode
+from edgeq.runtime.session import Session
+
+Array = npt.NDArray[np.float32]
+
+TOKENS = 6
+SCORES = Value((1, TOKENS, TOKENS), low=-3.0, high=4.0)
+ROW = Value((1, 1, TOKENS))
+CAUSAL = np.triu(np.ones((TOKENS, TOKENS), bool), 1)
+FILLS = (-np.inf, -INFINITY, -1e9, -1e4, -100.0)
+
+
+def number(value: float) -> Array:
+    return np.asarray(value, np.float32)
+
+
+def constant_mask(fill: float) -> OneOp:
+    mask = np.where(CAUSAL, fill, 0).astype(np.float32)
+    return attention(Step("ADD", ("x", mask), {"masked": SCORES}))
+
+
+def chosen_mask(fill: float) -> OneOp:
+    return attention(
+        Step("SELECT_V2", ("hidden", number(fill), "x"), {"masked": SCORES}),
+        hidden=Value(ROW.shape, "bool"),
+    )
+
+
+def added_choice(fill: float) -> OneOp:
+    return attention(
+        Step("SELECT_V2", ("hidden", number(fill), number(0)), {"mask": ROW}),
+        Step("ADD", ("x", "mask"), {"masked": SCORES}),
+        hidden=Value(ROW.shape, "bool"),
+    )
+
+
+def computed_mask(fill: float) -> OneOp:
+    """As BERT's `(1 - attention_mask) * fill`, where that is a number."""
+    return attention(
+        Step("SUB", (number(1), "shown"), {"hidden": ROW}),
+        Step("MUL", ("hidden", number(max(fill, -INFINITY))), {"mask": ROW}),
+        Step("ADD", ("x", "mask"), {"masked": SCORES}),
+        shown=Value(ROW.shape, low=0.0, high=1.0),
+    )
+
+
+def subtracted_mask(fill: float) -> OneOp:
+    return attention(
+        Step("MUL", ("hidden", number(min(-fill, INFINITY))), {"mask": ROW}),
+        Step("SUB", ("x", "mask"), {"masked": SCORES}),
+        hidden=Value(ROW.shape, low=0.0, high=1.0),
+    )
+
+
+def moved_mask(fill: float) -> OneOp:
+    """The mask on its way through ops that only move it, beside a bias of positions."""
+    flat, bias = Value((1, TOKENS)), np.linspace(-1, 1, TOKENS, dtype=np.float32)
+    return attention(
+        Step("SELECT_V2", ("hidden", number(fill), bias), {"mask": flat}),
+        Step("RESHAPE", ("mask", np.asarray(ROW.shape, np.int32)), {"row": ROW}),
+        Step("ADD", ("row", "x"), {"masked": SCORES}),
+        hidden=Value(flat.shape, "bool"),
+    )
+
+
+def attention(*steps: Step, **inputs: Value) -> OneOp:
+    weights = Step("SOFTMAX", ("masked",), {"weights": SCORES}, {"beta": 1.0})
+    return OneOp("masked", {"x": SCORES, **inputs}, (*steps, weights))
+
+
+MASKS = (constant_mask, chosen_mask, added_choice, computed_mask, subtracted_mask, moved_mask)
+
+
+def samples(case: OneOp, count: int) -> list[dict[str, npt.NDArray[np.generic]]]:
+    """Scores, and masks that hide any tokens but the first."""
+    drawn: list[dict[str, npt.NDArray[np.generic]]] = []
+    for sample in case.draw(count):
+        for name in sample.keys() - {"x"}:
+            hidden = np.asarray(sample[name] > 0.5)
+            hidden[..., 0] = False
+            sample[name] = (~hidden if name == "shown" else hidden).astype(sample[name].dtype)
+        drawn.append(sample)
+    return drawn
+
+
+def planned(
+    case: OneOp, drawn: list[dict[str, npt.NDArray[np.generic]]]
+) -> tuple[FloatModel, Plan]:
+    model = FloatModel(case.build(), "tflite")
+    names = [name for name, _ in model.input_tensors()]
+    seen = Calibrator(model, threads=1).run(tuple(s[n] for n in names) for s in drawn)
+    return model, make_plan(model, seen, floated(model, seen))
+
+
+def floated(model: FloatModel, seen: Calibration) -> dict[int, Choice]:
+    choices = {op.index: Choice(Mode.STATIC_INT8) for op in model.graph.operators}
+    return without_unbounded(model, Values(model, seen), choices)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("make", MASKS)
+def test_hidden_tokens_weigh_nothing_and_the_others_what_they_should(
+    make: object, fill: float, converter: Worker
+) -> None:
+    assert callable(make)
+    case = make(fill)
+    model, plan = planned(case, samples(case, 40))
+    assert plan.float_ops == {}
+    worst = 0.0
+    tflite = convert(converter, model, plan)
+    with Session(model.tflite, threads=1) as float_session, Session(tflite, threads=1) as session:
+        for sample in samples(case, 60)[40:]:
+            expected = float_session.run(sample)["weights"]
+            found = session.run(sample)["weights"]
+            assert not found[expected == 0].any()
+            worst = max(worst, float(np.abs(expected - found).max()))
+    assert worst < 0.04, worst
+
+
+def held(tensor: str, model: FloatModel) -> int:
+    return next(t.index for t in model.graph.tensors if t.name == tensor)
+
+
+def test_scores_keep_all_integers_for_what_can_matter() -> None:
+    case = constant_mask(-np.inf)
+    model, plan = planned(case, samples(case, 40))
+    low, high = plan.tensors[held("masked", model)].range()
+    assert -20 < low < -8
+    assert high == pytest.approx(4, abs=0.2)
+
+
+def test_padding_with_infinity_leaves_the_range_of_what_is_pooled() -> None:
+    image, padded, pooled = (
+        Value((1, 6, 6, 2), low=-5, high=-1),
+        Value((1, 8, 8, 2)),
+        Value((1, 3, 3, 2)),
+    )
+    margins = np.asarray([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32)
+    pool = {"strideW": 2, "strideH": 2, "filterWidth": 3, "filterHeight": 3, "padding": 1}
+    case = OneOp("pool", {"x": image}, (
+        Step("PADV2", ("x", margins, number(-INFINITY)), {"padded": padded}),
+        Step("MAX_POOL_2D", ("padded",), {"y": pooled}, pool),
+    ))  # fmt: skip
+    model, plan = planned(case, case.draw(20))
+    assert plan.float_ops == {}
+    assert plan.tensors[held("y", model)].range()[0] == pytest.approx(-5, abs=0.1)
+
+
+def chain(*steps: Step, **inputs: Value) -> FloatModel:
+    return FloatModel(OneOp("chain", inputs, steps).build(), "tflite")
+
+
+def measured(
+    model: FloatModel, ranges: Mapping[str, tuple[float, float]], beyond: Mapping[str, Beyond]
+) -> Calibration:
+    return Calibration(
+        model.digest, 1,
+        {held(name, model): MinMax(*ends) for name, ends in ranges.items()},
+        beyond={held(name, model): one for name, one in beyond.items()},
+    )  # fmt: skip
+
+
+X = Value((1, 4))
+
+
+def test_an_infinite_value_without_a_limit_keeps_its_ops_float_with_the_reason() -> None:
+    model = chain(
+        Step("LOG", ("x",), {"log": X}), Step("MUL", ("log", number(2)), {"twice": X}),
+        Step("EXP", ("twice",), {"y": X}), x=X,
+    )  # fmt: skip
+    seen = measured(
+        model, {"x": (0, 1), "log": (-5, 0), "twice": (-10, 0), "y": (0, 1)},
+        {"log": Beyond(low=True), "twice": Beyond(low=True)},
+    )  # fmt: skip
+    assert floated(model, seen) == {i: Choice(Mode.STATIC_INT8) for i in range(3)}  # EXP limits it
+    model = chain(
+        Step("LOG", ("x",), {"log": X}), Step("ABS", ("log",), {"twice": X}),
+        Step("RELU", ("x",), {"y": X}), Step("ADD", ("y", "twice"), {"z": X}), x=X,
+    )  # fmt: skip
+    seen = measured(
+        model, {"x": (0, 1), "log": (-5, 0), "twice": (0, 5), "y": (0, 1), "z": (0, 6)},
+        {"log": Beyond(low=True), "twice": Beyond(high=True), "z": Beyond(high=True)},
+    )  # fmt: skip
+    found = floated(model, seen)
+    assert found[0].reason == "it gives values down to -infinity, which no integer holds"
+    assert found[1].reason == "it reads values down to -infinity, which no integer holds"
+    assert found[2] == Choice(Mode.STATIC_INT8)
+    assert found[3].reason == "it reads values up to infinity, which no integer holds"
+
+
+def test_what_a_choice_leaves_out_needs_no_integer() -> None:
+    steps = (
+        Step("LOG", ("x",), {"log": X}),
+        Step("SELECT_V2", ("is_positive", "log", number(0)), {"y": X}),
+    )
+    model = chain(*steps, x=X, is_positive=Value((1, 4), "bool"))
+    ranges = {"x": (-1.0, 1.0), "log": (-5.0, 0.0), "y": (-5.0, 0.0)}
+    left_out = measured(model, ranges, {"log": Beyond(low=True, nan=True)})
+    assert floated(model, left_out)[1] == Choice(Mode.STATIC_INT8)
+    seen = measured(model, ranges, {"log": Beyond(low=True, nan=True), "y": Beyond(nan=True)})
+    assert floated(model, seen)[1].reason == "it reads NaN, which no integer holds"
+
+
+def test_scores_that_something_else_reads_keep_their_range() -> None:
+    case = constant_mask(-1e4)
+    tail = Step("ADD", ("masked", "masked"), {"twice": SCORES})
+    model, plan = planned(OneOp("both", case.inputs, (*case.steps, tail)), samples(case, 20))
+    assert plan.tensors[held("masked", model)].range()[0] == pytest.approx(-1e4, rel=0.1)
