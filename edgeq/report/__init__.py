@@ -24,6 +24,9 @@ from edgeq.ports import IO
 LOW_SQNR_DB = 15.0
 """Below this an output's SQNR is shown as a warning: accuracy usually suffers."""
 
+NOT_SLOWER = 1.03
+"""Up to this ratio a model is not called slower: two measurements of a file differ by as much."""
+
 NAMED_OPS = 3
 """So many of the ops that share a reason are named in the text."""
 
@@ -176,6 +179,34 @@ class Report(Measured):
         """`to_dict` as JSON text."""
         return json.dumps(self.to_dict(), indent=2)
 
+    @property
+    def headline(self) -> str:
+        """The result in one line: size, time, fidelity, what falls short and what would help."""
+        return (
+            f"{self.size_ratio:.2f} of the float model's size, {self.latency_ratio:.2f} of its "
+            f"time here, {self.sqnr_db:.1f} dB"
+            + "".join(f"; {shortfall}" for shortfall in self.shortfalls())
+        )
+
+    def shortfalls(self) -> list[str]:
+        """What falls short of a small, fast and faithful model, and the word that would help."""
+        is_auto = self.recipe == "auto"
+        found = []
+        if not self._has_integers:
+            found.append("everything stayed float: the reasons are below")
+        if self.latency_ratio > NOT_SLOWER:
+            way_out = "measure=True decides by this machine's times" if is_auto else "recipe='auto'"
+            found.append(f"SLOWER than float here ({way_out})")
+        worst = min(self.outputs, key=lambda output: output.least_db)
+        if not worst.least_db >= LOW_SQNR_DB:
+            way_out = "min_sqnr_db= refuses such files" if is_auto else "recipe='auto'"
+            found.append(f"LOW FIDELITY: {worst.worst_place} ({way_out})")
+        return found
+
+    @property
+    def _has_integers(self) -> bool:
+        return any("int" in kind or "weights" in kind for kind in self.op_counts)
+
     def warnings(self) -> list[str]:
         """Warnings about the result, one sentence each."""
         found = []
@@ -209,6 +240,8 @@ class Report(Measured):
     def print(self, console: Console | None = None) -> None:
         """Writes the report to a terminal, by default standard output."""
         console = console or Console()
+        style = "bold yellow" if self.shortfalls() else "bold"
+        console.print(self.headline, style=style, highlight=False, markup=False)
         console.print(self._summary())
         if self.float_ops:
             console.print(_reasons("what stayed float, and why", self.float_ops))
