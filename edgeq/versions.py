@@ -1,4 +1,4 @@
-"""Which version of an op each LiteRT run time is the first to read.
+"""Which version of an op a file needs, and which LiteRT run time is the first to read it.
 
 An older run time refuses a file with a newer op, and in one case computes wrong numbers instead.
 Knows graphs as they are read from a file; nothing of runtimes that are installed.
@@ -7,9 +7,11 @@ Knows graphs as they are read from a file; nothing of runtimes that are installe
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
 from edgeq.errors import RecipeError
-from edgeq.flatbuffer import Graph, Operator
+from edgeq.flatbuffer import Graph, Operator, Tensor
+from edgeq.ops import storable
 
 Version = tuple[int, int]
 
@@ -93,27 +95,20 @@ Source: `runtime_version.cc` of LiteRT. It lacks SQRT, of which 2.14 has no vers
 STABLEHLO: Version = (2, 17)
 """From which run time on there are kernels of StableHLO ops."""
 
-INTEGER_DIVISION: Version = (2, 17)
-"""From which run time on DIV computes with int8; it got no new version for that.
+INTEGERS: dict[str, Version] = {"DIV": (2, 17)}
+"""From which run time on an op computes with int8 that got no new version for that.
 
-Source: by experiment; tflite-runtime 2.14 loads such a file and fails when it runs.
+Source: by experiment; tflite-runtime 2.14 loads an int8 DIV and fails when it runs.
 """
 
-PER_CHANNEL_DENSE: Version = (2, 10)
-"""From which run time on an int8 FULLY_CONNECTED may have a scale for each channel.
+PER_CHANNEL: dict[str, tuple[Version, Version]] = {
+    "FULLY_CONNECTED": ((2, 10), _SINCE["FULLY_CONNECTED"][12])
+}
+"""From which run time on an int8 weight may have a scale for each channel, with int8 and with float
+activations; what is not here always could.
 
-Source: by experiment; tflite-runtime 2.7 and 2.9 load such a file and compute zeros.
+Source: by experiment; tflite-runtime 2.7 and 2.9 load an int8 FULLY_CONNECTED and compute zeros.
 """
-
-PER_CHANNEL_DYNAMIC_DENSE: Version = _SINCE["FULLY_CONNECTED"][12]
-"""The same with float activations."""
-
-
-_READS_STORED = {"FULLY_CONNECTED": 9, "CONV_2D": 5, "EMBEDDING_LOOKUP": 4}
-"""Version from which an op reads int8 weights beside float activations."""
-
-_DENSE_BY_CHANNEL = 12
-"""The same of a FULLY_CONNECTED with several scales; older kernels silently compute with none."""
 
 _DEQUANTIZES = {"float16": 3, "int8": 5, "int4": 6, "int2": 6}
 """Version of DEQUANTIZE from which it reads a type."""
@@ -125,10 +120,15 @@ def dequantize_version(kind: str) -> int:
 
 
 def stored_weight_version(name: str, kind: str, one_scale: bool) -> int:
-    """The version of an op that reads weights of an integer type beside float activations."""
-    if name == "FULLY_CONNECTED" and not (one_scale and kind == "int8"):
-        return _DENSE_BY_CHANNEL
-    return _READS_STORED.get(name, 1)
+    """The version of an op that reads weights of an integer type beside float activations.
+
+    Older ones read weights with several scales too, and silently compute with none of them.
+    """
+    weight = storable(name)
+    if weight is None or weight.dynamic is None:
+        return 1
+    plain = one_scale and kind == "int8"
+    return weight.dynamic.version if plain else weight.dynamic.version_by_channel
 
 
 def as_version(text: str) -> Version:
@@ -160,14 +160,86 @@ def first_runtime(name: str, version: int) -> Version:
     return max((since for known, since in rows.items() if known <= version), default=OLDEST)
 
 
+def per_channel_runtime(name: str, is_static: bool) -> Version:
+    """The first run time that reads a scale for each channel of an op's int8 weight right."""
+    static, dynamic = PER_CHANNEL.get(name, (OLDEST, OLDEST))
+    return static if is_static else dynamic
+
+
 def needed_runtime(graph: Graph, op: Operator) -> Version:
     """The first run time that computes an op of a file right."""
     needed = first_runtime(op.name, op.version)
-    if op.name == "DIV" and graph.tensors[op.outputs[0]].dtype == "int8":
-        return max(needed, INTEGER_DIVISION)
-    if op.name == "FULLY_CONNECTED":
+    if graph.tensors[op.outputs[0]].dtype == "int8":
+        needed = max(needed, INTEGERS.get(op.name, OLDEST))
+    if op.name in PER_CHANNEL:
         source, weight = (graph.tensors[t] for t in op.inputs[:2])
         if weight.qparams is not None and weight.qparams.axis is not None:
-            dynamic = source.dtype == "float32"
-            return max(needed, PER_CHANNEL_DYNAMIC_DENSE if dynamic else PER_CHANNEL_DENSE)
+            is_static = source.dtype != "float32"
+            return max(needed, per_channel_runtime(op.name, is_static))
     return needed
+
+
+def float_version(graph: Graph, op: Operator) -> int:
+    """The lowest version that has all that an op asks for, with float32 tensors."""
+    if op.name == "CAST":
+        return op.version
+    read = [tensor for _, tensor in graph.operands(op)]
+    found = [
+        v for names, v, is_needed in _FLOAT_VERSIONS if op.name in names and is_needed(op, read)
+    ]
+    return max(found, default=1)
+
+
+_Needed = Callable[[Operator, Sequence[Tensor]], bool]
+
+
+def _has(option: str) -> _Needed:
+    return lambda op, read: bool(getattr(op.options, option, False))
+
+
+def _is_wide(op: Operator, read: Sequence[Tensor]) -> bool:
+    return max(len(tensor.shape) for tensor in read) > 4
+
+
+def _broadcasts_wide(op: Operator, read: Sequence[Tensor]) -> bool:
+    return _is_wide(op, read) and read[0].shape != read[1].shape
+
+
+def _is_dilated(op: Operator, read: Sequence[Tensor]) -> bool:
+    return op.options is not None and (op.options.dilationWFactor, op.options.dilationHFactor) != (
+        1, 1,
+    )  # fmt: skip
+
+
+_FLOAT_VERSIONS: tuple[tuple[tuple[str, ...], int, _Needed], ...] = (
+    (("CONV_2D",), 6, lambda op, read: read[0].shape[-1] != read[1].shape[-1]),
+    (("DEPTHWISE_CONV_2D",), 2, _is_dilated),
+    (("FULLY_CONNECTED",), 6, lambda op, read: len(op.inputs) == 2),
+    (("FULLY_CONNECTED",), 5, _has("keepNumDims")),
+    (("GATHER",), 6, lambda op, read: read[1].dtype == "int16"),
+    (("GATHER",), 5, _has("batchDims")),
+    (("GATHER_ND",), 4, lambda op, read: read[1].dtype == "int16"),
+    (("DYNAMIC_UPDATE_SLICE",), 2, lambda op, read: read[2].dtype == "int64"),
+    (("TRANSPOSE",), 6, lambda op, read: len(read[0].shape) > 5),
+    (("TRANSPOSE", "PAD", "PADV2", "STRIDED_SLICE"), 4, _is_wide),
+    (("TRANSPOSE_CONV",), 4, _has("fusedActivationFunction")),
+    (("TRANSPOSE_CONV",), 3, lambda op, read: len(read) == 4),
+    (("LSTM",), 2, _has("kernelType")),
+    (("UNIDIRECTIONAL_SEQUENCE_LSTM",), 4, _has("diagonalRecurrentTensors")),
+    (("SLICE",), 5, _is_wide),
+    (("STRIDED_SLICE",), 8, _has("offset")),
+    (("STRIDED_SLICE",), 6, _has("ellipsisMask")),
+    (("STRIDED_SLICE",), 6, _has("newAxisMask")),
+    (("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), 3, _has("halfPixelCenters")),
+    (("RESIZE_NEAREST_NEIGHBOR",), 3, _has("alignCorners")),
+    (("MAXIMUM", "MINIMUM", "SUB"), 3, _broadcasts_wide),
+    (("DIV",), 2, _broadcasts_wide),
+    (("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"), 3, lambda op, read: len(read[0].shape) != 4),
+    (("SELECT",), 3, _is_wide),
+    (("FLOOR_DIV", "BROADCAST_TO"), 2, lambda op, read: True),
+)
+"""What needs more than version 1 of an op with float32 tensors.
+
+Source:
+    `op_version.cc` of LiteRT.
+"""

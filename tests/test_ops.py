@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from one_op import CASES, OneOp, Step, Value
@@ -9,20 +11,20 @@ from stages import to_int8
 
 import edgeq
 from edgeq import Mode, Recipe, Rule, UnsupportedOpError
+from edgeq.export.search.costs import kind
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import Graph, Operator, parse
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
-from edgeq.ops import OPS, ScaleRule
+from edgeq.ops import BOUNDARY, OPS, Holds, Int16, Kind, OpRow, ScaleRule
 from edgeq.runtime.session import Session
+from edgeq.targets.xnnpack import FORMS, Form
 
 SAMPLES = 20
 FLOOR_DB = 30.0
 """Lowest SQNR of a real output."""
 AGREEMENT = 0.95
 """Share of truth values and indices that int8 must not change."""
-
-BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
 
 
 def _dtypes(graph: Graph, op: Operator) -> set[str]:
@@ -52,7 +54,7 @@ def _check_weights(case: OneOp, graph: Graph) -> None:
     for op in graph.operators:
         if op.name != (case.becomes or case.name) or row.weight is None:
             continue
-        weight = graph.tensors[op.inputs[row.weight]]
+        weight = graph.tensors[op.inputs[row.weight.slot]]
         if weight.data is not None:
             assert weight.qparams is not None
             several = len(weight.qparams.scale) > 1
@@ -123,3 +125,41 @@ def test_op_without_row_stays_float_by_rule_with_its_reason() -> None:
     assert {op.name for op in inner if "float32" in _dtypes(graph, op)} == {"FLOOR"}
     assert {op.name for op in inner if "int8" in _dtypes(graph, op)} == {"MUL", "LEAKY_RELU"}
     assert edge.report.float_ops == {"FLOOR at middle (op 1)": "whole numbers are cheap"}
+
+
+NEW_ROW = OpRow(
+    "ELU", ScaleRule.FREE, "kernel", Kind.NONLINEAR, Holds.NEW, 1, Int16.NOT_MADE
+)  # fmt: skip
+
+
+@pytest.fixture
+def new_op(monkeypatch: pytest.MonkeyPatch) -> OneOp:
+    """A model around an op that one row and one entry of a target's table make known."""
+    monkeypatch.delitem(OPS, NEW_ROW.name, raising=False)
+    monkeypatch.delitem(FORMS, NEW_ROW.name)
+    case = _around(NEW_ROW.name)
+    with pytest.raises(UnsupportedOpError, match="ELU at middle"):
+        edgeq.export(case.build(), case.draw(SAMPLES), recipe="int8", progress=False)
+    monkeypatch.setitem(OPS, NEW_ROW.name, NEW_ROW)
+    monkeypatch.setitem(FORMS, NEW_ROW.name, Form(integer=True))
+    return case
+
+
+def test_a_new_op_is_one_row_and_one_entry_of_a_target(
+    new_op: OneOp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = new_op.draw(SAMPLES)
+    lines = edgeq.plan(new_op.build(), data, recipe="int8", progress=False).ops
+    (planned,) = [line for line in lines if line.op == "ELU"]
+    assert (planned.mode, planned.obstacle, planned.reason) == ("static int8", "", "")
+    graph = FloatModel(new_op.build(), "tflite").graph
+    assert kind(graph, graph.operators[1]) == "nonlinear"
+    edge = edgeq.export(new_op.build(), data, recipe="int8", progress=False)
+    assert edge.report.float_ops == {}
+    assert edge.report.delegated_ops == edge.report.total_ops
+    found = edgeq.lint(edge.tflite)
+    assert found.findings == ()
+    assert found.mapped_ops == len(found.ops)
+    monkeypatch.setitem(OPS, "ELU", replace(NEW_ROW, int8_version=2))
+    (finding,) = edgeq.lint(edge.tflite).findings
+    assert finding.message.endswith("version 1 of ELU, int8 since 2")

@@ -20,7 +20,7 @@ from edgeq.data.rep_dataset import Sample
 from edgeq.flatbuffer import Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import FloatModel
-from edgeq.ops import OPS
+from edgeq.ops import OPS, ScaleRule
 from edgeq.qtypes import STAND_IN_FOR_INFINITY
 from edgeq.runtime.session import Session
 
@@ -210,7 +210,6 @@ def _oddness(values: Array) -> str:
 
 
 _RESCALING = ("ADD", "SUB", "MUL", "DIV")
-_MOVING = ("TRANSPOSE", "RESHAPE", "PAD")
 
 
 def _rescaled(model: FloatModel, tensor: int) -> bool:
@@ -219,7 +218,8 @@ def _rescaled(model: FloatModel, tensor: int) -> bool:
     readers = [op for op in graph.operators if tensor in op.inputs]
     if len(readers) != 1:
         return False
-    if readers[0].name in _MOVING:
+    row = OPS.get(readers[0].name)
+    if row is not None and row.rule is ScaleRule.SAME:
         return _rescaled(model, readers[0].outputs[0])
     others = [i for i in readers[0].inputs if i not in (tensor, -1)]
     return readers[0].name in _RESCALING and all(graph.tensors[i].is_constant for i in others)

@@ -23,7 +23,7 @@ from edgeq.data.rep_dataset import Sample
 from edgeq.errors import DataError
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import FloatModel
-from edgeq.ops import CHOICES, MAKES_NAN, NON_NEGATIVE_OUTPUT, OPS, ScaleRule
+from edgeq.ops import OPS, Holds, ScaleRule, is_non_negative
 from edgeq.qtypes import STAND_IN_FOR_INFINITY
 from edgeq.runtime.crew import Crew
 from edgeq.runtime.session import Session
@@ -44,13 +44,20 @@ def probes(graph: Graph) -> tuple[Probe, ...]:
     wanted = [Probe(i, True) for i in graph.inputs if graph.tensors[i].dtype == "float32"]
     for op in graph.operators:
         row = OPS.get(op.name)
-        if row is not None and row.rule is not ScaleRule.FREE and op.name not in CHOICES:
+        is_chosen = row is not None and row.holds is Holds.CHOSEN
+        if row is not None and row.rule is not ScaleRule.FREE and not is_chosen:
             continue
         for output in op.outputs:
             if graph.tensors[output].dtype == "float32":
-                makes_nan = row is None or op.name in MAKES_NAN or op.name in CHOICES
-                wanted.append(Probe(output, not _non_negative(op), makes_nan))
+                non_negative = is_non_negative(op.name, op.fused_activation)
+                wanted.append(Probe(output, not non_negative, _may_be_nan(op)))
     return tuple(wanted)
+
+
+def _may_be_nan(op: Operator) -> bool:
+    """Whether finite numbers may give NaN; a choice may also let that of its operands through."""
+    row = OPS.get(op.name)
+    return row is None or row.makes_nan or row.holds is Holds.CHOSEN
 
 
 def scores(graph: Graph) -> tuple[int, ...]:
@@ -58,10 +65,6 @@ def scores(graph: Graph) -> tuple[int, ...]:
     read = (op.inputs[0] for op in graph.operators if op.name in ("SOFTMAX", "LOG_SOFTMAX"))
     tensors = (graph.tensors[t] for t in dict.fromkeys(read))
     return tuple(t.index for t in tensors if t.dtype == "float32" and t.shape)
-
-
-def _non_negative(op: Operator) -> bool:
-    return op.name in NON_NEGATIVE_OUTPUT or op.fused_activation in NON_NEGATIVE_OUTPUT
 
 
 class Calibrator:

@@ -9,8 +9,9 @@ import numpy as np
 
 from edgeq.compare.compare_models import compared
 from edgeq.errors import RecipeError
-from edgeq.export.exported_graph import BOUNDARY, ExportedGraph
+from edgeq.export.exported_graph import ExportedGraph
 from edgeq.fidelity.metrics import Metric
+from edgeq.ops import BOUNDARY
 from edgeq.report.verdict import CheckResult, Facts, drops, judged
 from edgeq.runtime.benchmark import interleaved_latency
 from edgeq.thresholds import Thresholds

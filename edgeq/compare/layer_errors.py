@@ -18,7 +18,7 @@ import numpy.typing as npt
 from edgeq.calibrate.observers import Histogram, Percentile
 from edgeq.converter import check_runs
 from edgeq.data.rep_dataset import Sample
-from edgeq.export.exported_graph import BOUNDARY, ExportedGraph
+from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.rounder import Rounded
 from edgeq.fidelity.paired_run import Link
@@ -28,7 +28,7 @@ from edgeq.flatbuffer import Operator, Tensor
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
-from edgeq.ops import OPS, WEIGHTS
+from edgeq.ops import BOUNDARY, OPS, storable
 from edgeq.qtypes import QParams, dequantize, quantize, unpack_bits
 from edgeq.report.diagnosis import Spread
 from edgeq.runtime.session import Session
@@ -252,10 +252,11 @@ class Parts:
             if (qparams := graph.tensors[index].qparams) is not None
         }
         operands = {
-            (part.origin.index, WEIGHTS[part.op.name].slot): qparams
+            (part.origin.index, weight.slot): qparams
             for part in self.parts
             if part.op is not None and part.origin is not None
             if part.op.name == part.origin.name and (qparams := self.weight(part.op)) is not None
+            if (weight := storable(part.op.name)) is not None
         }
         return Plan(tensors, operands, {})
 
@@ -264,10 +265,10 @@ class Parts:
         weights, biases = {}, {}
         for part in self.parts:
             stored = None if part.op is None else self._weight(part.op)
-            if part.op is None or part.origin is None or stored is None:
+            weight = None if part.op is None else storable(part.op.name)
+            if part.op is None or part.origin is None or stored is None or weight is None:
                 continue
-            slot = WEIGHTS[part.op.name].slot
-            own = self.reference.graph.tensors[part.origin.inputs[slot]]
+            own = self.reference.graph.tensors[part.origin.inputs[weight.slot]]
             if part.op.name == part.origin.name and own.shape == stored.shape:
                 weights[part.origin.index] = _real(stored)
                 bias = self._bias(part.op)
@@ -277,7 +278,7 @@ class Parts:
 
     def _bias(self, op: Operator) -> Tensor | None:
         """The constant that is added to what an op's weight makes."""
-        slot = OPS[op.name].bias if op.name in OPS else None
+        slot = OPS[op.name].bias_slot if op.name in OPS else None
         if slot is None or slot >= len(op.inputs) or op.inputs[slot] < 0:
             return None
         bias = self.exported.graph.tensors[op.inputs[slot]]
@@ -291,10 +292,10 @@ class Parts:
 
     def _weight(self, op: Operator) -> Tensor | None:
         """The constant that an op's weight is stored as, if it is stored as integers."""
-        graph, row = self.exported.graph, WEIGHTS.get(op.name)
-        if row is None or row.slot >= len(op.inputs):
+        graph, weight = self.exported.graph, storable(op.name)
+        if weight is None or weight.slot >= len(op.inputs):
             return None
-        tensor = graph.tensors[op.inputs[row.slot]]
+        tensor = graph.tensors[op.inputs[weight.slot]]
         producer = graph.producers.get(tensor.index)
         if producer is not None and producer.name == "DEQUANTIZE":
             tensor = graph.tensors[producer.inputs[0]]

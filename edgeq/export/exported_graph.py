@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.model import FloatModel
+from edgeq.ops import BOUNDARY
 from edgeq.qtypes import DType
 
-BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
 """Ops between float and integer, which no float model has."""
 
 ROWS = "/rows"

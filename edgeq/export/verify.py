@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from edgeq.data.rep_dataset import Sample
 from edgeq.errors import VerificationError
-from edgeq.export.exported_graph import BOUNDARY, ExportedGraph
+from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan, Stored
 from edgeq.fidelity.paired_run import Array, PairedRun
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import FloatModel
+from edgeq.ops import BOUNDARY
 from edgeq.ports import read_io
 from edgeq.qtypes import QParams
 from edgeq.report import Measured, OutputFidelity

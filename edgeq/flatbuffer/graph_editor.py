@@ -17,6 +17,7 @@ from edgeq.flatbuffer.generated_schema import schema
 from edgeq.flatbuffer.object_tree import add_op_code, quantization
 from edgeq.flatbuffer.packing import pack
 from edgeq.flatbuffer.parsing import op_name
+from edgeq.ops import OPS
 from edgeq.qtypes import BlockQParams, QParams
 
 AnyQParams: TypeAlias = QParams | BlockQParams | None
@@ -117,7 +118,7 @@ class GraphEditor:
         op.inputs = np.asarray(inputs, np.int32)
         op.outputs = np.asarray(outputs, np.int32)
         if options:
-            kind = _OPTIONS[name]
+            kind = _options_of(name)
             op.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
             op.builtinOptions = getattr(schema, f"{kind}T")()
             for field, value in options.items():
@@ -358,23 +359,11 @@ def _last(tensors: Mapping[int, int], tensor: int) -> int:
     return tensor
 
 
-_OPTIONS = {
-    "ADD": "AddOptions",
-    "BATCH_MATMUL": "BatchMatMulOptions",
-    "CONCATENATION": "ConcatenationOptions",
-    "CONV_2D": "Conv2DOptions",
-    "DEPTH_TO_SPACE": "DepthToSpaceOptions",
-    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
-    "GELU": "GeluOptions",
-    "LEAKY_RELU": "LeakyReluOptions",
-    "MEAN": "ReducerOptions",
-    "MUL": "MulOptions",
-    "PACK": "PackOptions",
-    "REDUCE_MIN": "ReducerOptions",
-    "REDUCE_MAX": "ReducerOptions",
-    "SUB": "SubOptions",
-    "SUM": "ReducerOptions",
-    "FULLY_CONNECTED": "FullyConnectedOptions",
-    "RESHAPE": "ReshapeOptions",
-}
-"""Name of the options table of each op that edgeq adds with options."""
+def _options_of(name: str) -> str:
+    """Class name of an op's options without the schema's final `T`, by builtin operator name."""
+    row = OPS.get(name)
+    if row is not None and row.options:
+        return row.options
+    wanted = f"{name.replace('_', '')}options".lower()
+    kinds: list[str] = [kind for kind in vars(schema.BuiltinOptions) if kind.lower() == wanted]
+    return kinds[0]

@@ -76,7 +76,7 @@ def _findings(subject: Subject, target: Target) -> Iterator[Finding]:
 def _general(subject: Subject, op: Operator, shown: set[tuple[str, int, str]]) -> Iterator[Finding]:
     """Finds broken rules; a tensor that several ops touch is named once, at the first."""
     for rule in RULES:
-        for tensor, what in rule.check(subject, op):
+        for tensor, what in rule.found(subject, op):
             key = (rule.name, -1 - op.index if tensor is None else tensor.index, what)
             if key not in shown:
                 shown.add(key)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from edgeq.flatbuffer import Graph
+from edgeq.ops import OPS
 from edgeq.targets.constraints import constraint
 from edgeq.targets.target import Compiler, Placement, Purpose, Target
 from edgeq.targets.views import OpView, TensorView
@@ -28,6 +29,9 @@ COMPILER = Compiler(
 )
 
 SOFTMAX_ELEMENTS_MAX = 16_000
+SLOPES = 1
+"""Operand slot of the slopes of a PRELU."""
+
 INTEGERS = ("int8", "uint8", "int32", "bool")
 UNFUSED = ("AVERAGE_POOL_2D", "MAX_POOL_2D", "CONCATENATION")
 REDUCTIONS = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN")
@@ -91,8 +95,9 @@ def constant_parameters(op: OpView) -> str | None:
 
     Source: coral.ai, models-intro, model requirements.
     """
-    slots = (1, 3) if op.name == "TRANSPOSE_CONV" else (1, 2)
-    parameters = [(s, op.operand(s)) for s in slots]
+    row = OPS[op.name]
+    slots = (SLOPES,) if row.weight is None else (row.weight_slot, row.bias_slot)
+    parameters = [(s, op.operand(s)) for s in slots if s is not None]
     wrong = [s for s, t in parameters if t is not None and not t.is_constant]
     return f"operand {wrong[0]} is computed" if wrong else None
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 from edgeq.flatbuffer import Graph, Operator, Tensor
-from edgeq.ops import OPS
+from edgeq.ops import OPS, Bias, Weight
 from edgeq.qtypes import DType, QParams
 
 
@@ -104,8 +104,8 @@ def op_view(
 
     inputs = [stored(slot, index) for slot, index in enumerate(op.inputs)]
     row = OPS.get(op.name)
-    if row is not None and row.bias is not None and row.bias < len(inputs):
-        inputs[row.bias] = _bias(op.name, inputs, row.bias)
+    if row is not None and row.weight and row.bias and row.bias.slot < len(inputs):
+        inputs[row.bias.slot] = _bias(inputs, row.weight, row.bias)
     return OpView(
         op.name, tuple(inputs),
         tuple(_tensor_view(graph, graph.tensors[t], planned.get(t)) for t in op.outputs),
@@ -134,10 +134,9 @@ def is_unpacked(graph: Graph, tensor: Tensor) -> bool:
     return source.is_constant and source.dtype in UNPACKED
 
 
-def _bias(name: str, inputs: list[TensorView | None], slot: int) -> TensorView | None:
+def _bias(inputs: list[TensorView | None], row: Weight, slots: Bias) -> TensorView | None:
     """The bias, as int32 at `input scale * weight scale` where both are planned to be integers."""
-    bias, weight = inputs[slot], inputs[OPS[name].weight or 0]
-    source = inputs[2 if name == "TRANSPOSE_CONV" else 0]
+    bias, weight, source = inputs[slots.slot], inputs[row.slot], inputs[row.source]
     if bias is None or bias.dtype != "float32" or source is None or source.scale is None:
         return bias
     if weight is None or weight.qparams is None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from edgeq.flatbuffer import Graph
+from edgeq.ops import OPS
 from edgeq.targets.constraints import Effect, constraint
 from edgeq.targets.target import Placement, Purpose, Target
 from edgeq.targets.views import UNPACKED, OpView, TensorView, is_unpacked
@@ -100,7 +101,13 @@ def _first(op: OpView) -> TensorView:
 
 
 def _weight(op: OpView) -> TensorView | None:
-    return op.operand(1) if op.name in (*CONVOLUTIONS, "BATCH_MATMUL") else None
+    slot = OPS[op.name].weight_slot if op.name in OPS else None
+    return None if slot is None else op.operand(slot)
+
+
+def _bias(op: OpView) -> TensorView | None:
+    slot = OPS[op.name].bias_slot
+    return None if slot is None else op.operand(slot)
 
 
 def _is_unpacking(op: OpView) -> bool:
@@ -285,7 +292,7 @@ def bias_axis(op: OpView) -> str | None:
 
     Source: `CheckTensorFloat32OrFloat16OrQCInt32Type` in `xnnpack_delegate.cc`.
     """
-    bias = op.operand(2)
+    bias = _bias(op)
     if bias is None or bias.qparams is None or not bias.qparams.axis:
         return None
     return f"shape {'x'.join(map(str, bias.shape))}"
@@ -376,7 +383,7 @@ def weight_channel_axis(op: OpView) -> str | None:
     assert weight is not None
     if weight.qparams is None or weight.qparams.axis is None:
         return None
-    axis = {"DEPTHWISE_CONV_2D": 3}.get(op.name, 0)
+    axis = OPS[op.name].weight_axis
     if op.name == "BATCH_MATMUL":
         axis = len(weight.shape) - (2 if op.option("adjY") else 1)
     return None if weight.qparams.axis == axis else f"scales along axis {weight.qparams.axis}"
@@ -420,7 +427,7 @@ def bias_scales(op: OpView) -> str | None:
 
     Source: by experiment.
     """
-    weight, bias = _weight(op), op.operand(3 if op.name == "TRANSPOSE_CONV" else 2)
+    weight, bias = _weight(op), _bias(op)
     if bias is None or weight is None or weight.qparams is None or bias.qparams is None:
         return None
     counts = len(bias.qparams.scale), len(weight.qparams.scale)

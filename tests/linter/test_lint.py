@@ -27,8 +27,8 @@ from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, parse, schema, unpack
 from edgeq.linter import Severity
 from edgeq.linter.rules import RULES
-from edgeq.linter.rules.kernel_rules import NO_INT16, OLDEST_INT8_VERSION
 from edgeq.model import FloatModel
+from edgeq.ops import OPS, Int16
 from edgeq.runtime.session import Session
 from edgeq.targets import TARGETS
 
@@ -361,11 +361,14 @@ def test_the_oldest_versions_are_those_that_the_converter_writes() -> None:
     for label in CASE:
         for op in parse(exported_case(label)).graphs[0].operators:
             written.setdefault(op.name, set()).add(op.version)
-    for name, oldest in OLDEST_INT8_VERSION.items():
-        assert min(written[name]) == oldest, name
+    assert {name: min(written[name]) for name in OPS} == {
+        name: row.int8_version for name, row in OPS.items()
+    }
 
 
-@pytest.mark.parametrize("name", sorted(NO_INT16))
+@pytest.mark.parametrize(
+    "name", sorted(name for name, row in OPS.items() if row.int16 is Int16.NO_KERNEL)
+)
 def test_int16_is_refused_by_the_kernels_themselves(name: str) -> None:
     with pytest.raises(ModelError), Session(shorts(name), threads=1) as session:
         session.invoke([np.ones((1, 8, 8, 4), np.int16)] * len(session.input_names))

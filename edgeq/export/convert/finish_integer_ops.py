@@ -18,8 +18,8 @@ from edgeq.model import FloatModel
 from edgeq.ops import OPS
 from edgeq.qtypes import QParams
 
-_VERSION = 2
-"""Version from which an op reads int8, where it is not higher already."""
+_DEQUANTIZE_VERSION = 2
+"""Version from which the op reads int8."""
 
 
 def join_integers(model: FloatModel, plan: Plan, tree: Any) -> None:
@@ -35,18 +35,15 @@ def join_integers(model: FloatModel, plan: Plan, tree: Any) -> None:
         joiner.finish()
 
 
-_BIASED = {"CONV_2D": (0, 2), "DEPTHWISE_CONV_2D": (0, 2), "TRANSPOSE_CONV": (2, 3)}
-"""Operand slots of the activation and the bias of each convolution."""
-
-
 def widen_biases(tree: Any) -> None:
-    """Makes the biases of int16 convolutions int64 in an object tree: their kernels read that."""
+    """Makes the biases of int16 ops int64 in an object tree where their kernels read that."""
     graph = tree.subgraphs[0]
     for op in graph.operators:
         name, _ = op_name(tree.operatorCodes[op.opcodeIndex])
-        if name not in _BIASED or len(op.inputs) <= _BIASED[name][1]:
+        slots = _wide_bias(name)
+        if slots is None or len(op.inputs) <= max(slots):
             continue
-        activation, bias = (graph.tensors[op.inputs[slot]] for slot in _BIASED[name])
+        activation, bias = (graph.tensors[op.inputs[slot]] for slot in slots)
         kinds = activation.type, bias.type
         if kinds == (schema.TensorType.INT16, schema.TensorType.INT32):
             buffer = schema.BufferT()
@@ -54,6 +51,14 @@ def widen_biases(tree: Any) -> None:
             buffer.data = content.astype(np.int64).view(np.uint8)
             tree.buffers.append(buffer)
             bias.type, bias.buffer = schema.TensorType.INT64, len(tree.buffers) - 1
+
+
+def _wide_bias(name: str) -> tuple[int, int] | None:
+    """Operand slots of the activation and the bias of an op whose int16 form has an int64 one."""
+    row = OPS.get(name)
+    if row is None or row.weight is None or row.bias is None or not row.bias.is_int64:
+        return None
+    return row.weight.source, row.bias.slot
 
 
 class _Joiner:
@@ -96,7 +101,7 @@ class _Joiner:
                 self._after.setdefault(op.index, []).append(self._dequantize(outputs[slot], tensor))
         entry.outputs = np.asarray(outputs, np.int32)
         code = self._tree.operatorCodes[entry.opcodeIndex]
-        code.version = max(code.version, _VERSION)
+        code.version = max(code.version, OPS[op.name].int8_version)
         self.joined = True
 
     def _integer_twin(self, tensor: int, qparams: QParams) -> int:
@@ -111,7 +116,7 @@ class _Joiner:
 
     def _dequantize(self, source: int, target: int) -> Any:
         op = schema.OperatorT()
-        op.opcodeIndex = op_code(self._tree, "DEQUANTIZE", _VERSION)
+        op.opcodeIndex = op_code(self._tree, "DEQUANTIZE", _DEQUANTIZE_VERSION)
         op.inputs = np.asarray([source], np.int32)
         op.outputs = np.asarray([target], np.int32)
         op.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions

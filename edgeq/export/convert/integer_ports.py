@@ -29,15 +29,9 @@ from edgeq.flatbuffer import Operator, pack, parse, schema, unpack
 from edgeq.flatbuffer.object_tree import op_code, quantization
 from edgeq.flatbuffer.tensor_merger import TensorMerger
 from edgeq.model import FloatModel
-from edgeq.ops import OPS, ScaleRule
+from edgeq.ops import OPS, Holds, ScaleRule
 from edgeq.qtypes import DType, QParams, affine, symmetric
 from edgeq.recipe import Mode
-
-KEEPS_ALL = frozenset({
-    "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "CONCATENATION", "PACK", "DEPTH_TO_SPACE",
-    "SPACE_TO_DEPTH", "REVERSE_V2", "TILE",
-})  # fmt: skip
-"""Ops whose output holds every value of their inputs, and no other."""
 
 _QUANTIZE_VERSION = 2
 """From which the op writes int16."""
@@ -125,7 +119,7 @@ def _sources(model: FloatModel, name: str, tensor: int, known: Fixed) -> list[in
         if low - step <= known.low and known.high <= high + step:
             return []
         why = f"whose kernel dictates the range {low:g} to {high:g}"
-    elif op.name in KEEPS_ALL:
+    elif row.holds is Holds.ALL:
         read = [t for _, t in model.graph.operands(op) if t.dtype == "float32"]
         computed = [t.index for t in read if not t.is_constant]
         return [s for t in computed for s in _sources(model, name, t, known)]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgeq.export.exported_graph import BOUNDARY
 from edgeq.export.frontends.dequantize import float_form
 from edgeq.flatbuffer import Graph, parse
 from edgeq.model import FloatModel
+from edgeq.ops import BOUNDARY
 from edgeq.qtypes import QParams
 
 _REAL = ("int8", "int16", "int4")

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeq.errors import ModelError
-from edgeq.export.exported_graph import BOUNDARY
 from edgeq.export.frontends import tflite as frontend
 from edgeq.files import Content
 from edgeq.flatbuffer import Graph, Operator, Tensor, completed, pack, parse, schema, unpack
 from edgeq.flatbuffer.object_tree import op_code
 from edgeq.flatbuffer.tensor_merger import TensorMerger
 from edgeq.isolation import JobCrashed, JobFailed, Worker
+from edgeq.ops import BOUNDARY
+from edgeq.versions import float_version
 
 Array = npt.NDArray[Any]
 
@@ -176,67 +176,3 @@ def _unpacked(raw: Array, bits: int, count: int) -> Array:
     fields = (raw[:, None] >> shifts) & ((1 << bits) - 1)
     flat = fields.reshape(-1)[:count].astype(np.int8)
     return np.where(flat >> (bits - 1), flat - (1 << bits), flat)
-
-
-def float_version(graph: Graph, op: Operator) -> int:
-    """The lowest version that has all that an op asks for, with float32 tensors."""
-    if op.name == "CAST":
-        return op.version
-    read = [tensor for _, tensor in graph.operands(op)]
-    found = [v for names, v, is_needed in _VERSIONS if op.name in names and is_needed(op, read)]
-    return max(found, default=1)
-
-
-_Needed = Callable[[Operator, Sequence[Tensor]], bool]
-
-
-def _has(option: str) -> _Needed:
-    return lambda op, read: bool(getattr(op.options, option, False))
-
-
-def _is_wide(op: Operator, read: Sequence[Tensor]) -> bool:
-    return max(len(tensor.shape) for tensor in read) > 4
-
-
-def _broadcasts_wide(op: Operator, read: Sequence[Tensor]) -> bool:
-    return _is_wide(op, read) and read[0].shape != read[1].shape
-
-
-def _is_dilated(op: Operator, read: Sequence[Tensor]) -> bool:
-    return op.options is not None and (op.options.dilationWFactor, op.options.dilationHFactor) != (
-        1, 1,
-    )  # fmt: skip
-
-
-_VERSIONS: tuple[tuple[tuple[str, ...], int, _Needed], ...] = (
-    (("CONV_2D",), 6, lambda op, read: read[0].shape[-1] != read[1].shape[-1]),
-    (("DEPTHWISE_CONV_2D",), 2, _is_dilated),
-    (("FULLY_CONNECTED",), 6, lambda op, read: len(op.inputs) == 2),
-    (("FULLY_CONNECTED",), 5, _has("keepNumDims")),
-    (("GATHER",), 6, lambda op, read: read[1].dtype == "int16"),
-    (("GATHER",), 5, _has("batchDims")),
-    (("GATHER_ND",), 4, lambda op, read: read[1].dtype == "int16"),
-    (("DYNAMIC_UPDATE_SLICE",), 2, lambda op, read: read[2].dtype == "int64"),
-    (("TRANSPOSE",), 6, lambda op, read: len(read[0].shape) > 5),
-    (("TRANSPOSE", "PAD", "PADV2", "STRIDED_SLICE"), 4, _is_wide),
-    (("TRANSPOSE_CONV",), 4, _has("fusedActivationFunction")),
-    (("TRANSPOSE_CONV",), 3, lambda op, read: len(read) == 4),
-    (("LSTM",), 2, _has("kernelType")),
-    (("UNIDIRECTIONAL_SEQUENCE_LSTM",), 4, _has("diagonalRecurrentTensors")),
-    (("SLICE",), 5, _is_wide),
-    (("STRIDED_SLICE",), 8, _has("offset")),
-    (("STRIDED_SLICE",), 6, _has("ellipsisMask")),
-    (("STRIDED_SLICE",), 6, _has("newAxisMask")),
-    (("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), 3, _has("halfPixelCenters")),
-    (("RESIZE_NEAREST_NEIGHBOR",), 3, _has("alignCorners")),
-    (("MAXIMUM", "MINIMUM", "SUB"), 3, _broadcasts_wide),
-    (("DIV",), 2, _broadcasts_wide),
-    (("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"), 3, lambda op, read: len(read[0].shape) != 4),
-    (("SELECT",), 3, _is_wide),
-    (("FLOOR_DIV", "BROADCAST_TO"), 2, lambda op, read: True),
-)
-"""What needs more than version 1 in float.
-
-Source:
-    `op_version.cc` of LiteRT.
-"""

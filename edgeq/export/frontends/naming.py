@@ -77,7 +77,7 @@ class _Naming:
         computing = next(named, [])
         row = OPS.get(op.name)
         if row is not None and row.weight is not None:
-            owning = self._joined(op.inputs[row.weight])
+            owning = self._joined(op.inputs[row.weight.slot])
             # Equal weights of several layers become one tensor, with the name of one of them.
             owning = [layer for layer in owning if layer in computing] if computing else owning
             if owning or computing:

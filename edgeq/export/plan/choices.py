@@ -15,7 +15,7 @@ from edgeq.errors import RecipeError, UnsupportedOpError
 from edgeq.export.rewrite import REWRITES
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import FloatModel, layer
-from edgeq.ops import NO_INT16, NO_INT16_BROADCAST, OPS, WEIGHTS
+from edgeq.ops import OPS, Int16
 from edgeq.qtypes import DType
 from edgeq.recipe import DEFAULT_SCHEME, Mode, Recipe, Rule, WeightScheme
 
@@ -97,26 +97,33 @@ def touches_float(graph: Graph, op: Operator) -> bool:
 
 def static_obstacle(graph: Graph, op: Operator, mode: Mode) -> str:
     """Why an op has no form in a static mode; empty if it has one."""
-    if op.name not in OPS:
+    row = OPS.get(op.name)
+    if row is None:
         return "no int8 form in the converter"
-    if mode is Mode.INT16X8:
-        shapes = {graph.tensors[t].shape for t in (*op.inputs, *op.outputs) if t >= 0}
-        broadcast = op.name in NO_INT16_BROADCAST and len(shapes) > 1
-        if op.name in NO_INT16 or broadcast:
-            return "no int16 form in the converter or the kernels"
+    if mode is Mode.INT16X8 and not _has_int16(graph, op, row.int16):
+        return "no int16 form in the converter or the kernels"
     return ""
+
+
+def _has_int16(graph: Graph, op: Operator, form: Int16) -> bool:
+    if form is not Int16.SAME_SHAPES:
+        return form is Int16.FULL
+    return len({graph.tensors[t].shape for t in (*op.inputs, *op.outputs) if t >= 0}) == 1
 
 
 def weight_slot(graph: Graph, op: Operator) -> int | None:
     """Operand slot of a constant weight that can be stored as integers; None without one."""
-    row = WEIGHTS.get(op.name)
-    if row is None or row.slot >= len(op.inputs) or op.inputs[row.slot] < 0:
+    row = OPS.get(op.name)
+    weight = None if row is None else row.storable
+    if row is None or weight is None or weight.slot >= len(op.inputs):
         return None
-    tensor = graph.tensors[op.inputs[row.slot]]
+    if op.inputs[weight.slot] < 0:
+        return None
+    tensor = graph.tensors[op.inputs[weight.slot]]
     stored = tensor.is_constant and tensor.dtype == "float32" and len(tensor.shape) >= 2
-    if row.table:
+    if row.table is not None:
         stored = stored and len(tensor.shape) == 2 and getattr(op.options, "axis", 0) == 0
-    return row.slot if stored else None
+    return weight.slot if stored else None
 
 
 def decided_together(graph: Graph) -> dict[int, tuple[int, ...]]:
@@ -161,7 +168,9 @@ def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
     choice = nearest_form(op.name, wanted)
     if not scheme.block_size:
         return choice
-    if op.name == "FULLY_CONNECTED" and choice.mode is Mode.DYNAMIC_INT4:
+    weight = OPS[op.name].storable
+    takes_blocks = weight is not None and weight.dynamic is not None and weight.dynamic.blocks
+    if takes_blocks and choice.mode is Mode.DYNAMIC_INT4:
         if graph.tensors[op.inputs[slot]].shape[-1] % scheme.block_size == 0:
             return replace(choice, weights=scheme)
         why = f"its columns do not divide into blocks of {scheme.block_size}"
@@ -173,12 +182,13 @@ def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
 
 def nearest_form(name: str, choice: Choice) -> Choice:
     """The choice itself, or what takes its place where there is no kernel for it."""
-    if not choice.weights.symmetric and WEIGHTS[name].table:
+    row = OPS[name]
+    if not choice.weights.symmetric and row.table is not None:
         reason = "kernels look rows up in a table whose zero points are 0 alone"
         return replace(choice, weights=replace(choice.weights, symmetric=True), reason=reason)
     if not choice.mode.is_dynamic:
         return choice
-    kernels = WEIGHTS[name].dynamic
+    kernels = row.storable.dynamic_types if row.storable is not None else ()
     if choice.mode.weight_dtype in kernels:
         return choice
     reason = f"the delegate has no {choice.mode.value} {name}"

@@ -8,16 +8,15 @@ from edgeq.errors import UnsupportedOpError
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.flatbuffer import Graph
-from edgeq.ops import WEIGHTS
+from edgeq.ops import OPS
 from edgeq.recipe import Mode
 from edgeq.versions import (
     OLDEST,
-    PER_CHANNEL_DENSE,
-    PER_CHANNEL_DYNAMIC_DENSE,
     Version,
     dequantize_version,
     first_runtime,
     needed_runtime,
+    per_channel_runtime,
     stored_weight_version,
     written,
 )
@@ -27,9 +26,8 @@ def for_runtime(graph: Graph, choices: Choices, oldest: Version | None) -> dict[
     """The choices, with one scale for all weights where `oldest` misreads a scale a channel."""
     found = dict(choices)
     for index, choice in choices.items():
-        first = PER_CHANNEL_DENSE if choice.mode.is_static else PER_CHANNEL_DYNAMIC_DENSE
-        is_dense = graph.operators[index].name == "FULLY_CONNECTED"
-        if oldest is not None and is_dense and choice.weights.per_channel and oldest < first:
+        first = per_channel_runtime(graph.operators[index].name, choice.mode.is_static)
+        if oldest is not None and choice.weights.per_channel and oldest < first:
             found[index] = replace(choice, weights=replace(choice.weights, per_channel=False))
     return found
 
@@ -39,10 +37,10 @@ def form_runtime(name: str, choice: Choice) -> Version:
     if choice.mode.weight_dtype is None:
         is_float16 = choice.mode is Mode.FLOAT16
         return first_runtime("DEQUANTIZE", dequantize_version("float16")) if is_float16 else OLDEST
-    kind, row = choice.mode.weight_dtype.type_name, WEIGHTS[name]
-    if not (choice.mode.is_dynamic or row.table):
+    kind, is_table = choice.mode.weight_dtype.type_name, OPS[name].table is not None
+    if not (choice.mode.is_dynamic or is_table):
         return first_runtime("DEQUANTIZE", dequantize_version(kind))
-    reader = "EMBEDDING_LOOKUP" if row.table else name
+    reader = "EMBEDDING_LOOKUP" if is_table else name
     return first_runtime(
         reader, stored_weight_version(reader, kind, not choice.weights.per_channel)
     )

@@ -19,7 +19,7 @@ from edgeq.export.plan.values import Values
 from edgeq.export.plan.weight_scales import affine_qparams, block_qparams, stored_qparams
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.model import FloatModel
-from edgeq.ops import OPS, WEIGHTS, OpRow, ScaleRule
+from edgeq.ops import OPS, OpRow, ScaleRule
 from edgeq.qtypes import (
     BlockQParams,
     DType,
@@ -144,10 +144,11 @@ class _Planner:
             data = self._graph.tensors[op.inputs[slot]].data
             assert data is not None
             self._check_finite(op, data)
-            dynamic = choice.mode.is_dynamic or WEIGHTS[op.name].table
+            row = OPS[op.name]
+            dynamic = choice.mode.is_dynamic or row.table is not None
             dtype = choice.mode.weight_dtype
             scheme = choice.weights
-            axis = WEIGHTS[op.name].axis if scheme.per_channel else None
+            axis = row.storable.axis if row.storable and scheme.per_channel else None
             qparams: QParams | BlockQParams | None = None
             if dtype is not None and scheme.block_size:
                 qparams = block_qparams(data, scheme.block_size, dtype)
@@ -241,13 +242,13 @@ class _Planner:
         """What `op` must read at parameters other than the tensor's own."""
         dtype = self._dtype(op)
         for slot, tensor in self._graph.operands(op):
-            if tensor.dtype != "float32" or slot == row.bias:
+            if tensor.dtype != "float32" or slot == row.bias_slot:
                 continue
             if row.rule is ScaleRule.SAME:
                 wanted = tensors[op.outputs[0]]
                 if tensor.is_constant or tensors[tensor.index] != wanted:
                     yield slot, wanted
-            elif tensor.data is not None and slot == row.weight:
+            elif tensor.data is not None and slot == row.weight_slot:
                 given = self._given.get(tensor.index)
                 yield slot, given or self._weight(op, row, tensor.data, tensors)
             elif tensor.data is not None:
@@ -271,7 +272,7 @@ class _Planner:
     ) -> FloatArray:
         """Smallest weight scale at which `bias / (input scale * weight scale)` fits int32."""
         floor = np.zeros(len(absmax))
-        bias = _constant_operand(self._graph, op, row.bias)
+        bias = _constant_operand(self._graph, op, row.bias_slot)
         if bias is None:
             return floor
         self._check_finite(op, bias)

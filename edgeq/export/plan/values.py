@@ -21,7 +21,7 @@ from edgeq.errors import ModelError
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import FloatModel
-from edgeq.ops import CHOICES, MOVES_VALUES, OPS, TAKES_LARGEST, TAKES_SMALLEST, ScaleRule
+from edgeq.ops import MOVED, OPS, Holds, ScaleRule, holds
 from edgeq.qtypes import STAND_IN_FOR_INFINITY, DType, FloatArray
 from edgeq.recipe import Mode
 
@@ -132,7 +132,7 @@ class Values:
     def _unbounded_constant(self, op: Operator, slot: int) -> str:
         data, row = self._graph.tensors[op.inputs[slot]].data, OPS.get(op.name)
         assert data is not None
-        if row is not None and slot in (row.weight, row.bias):
+        if row is not None and slot in (row.weight_slot, row.bias_slot):
             return ""
         found = self.constant_range(op, slot)
         return "" if found is not None or not data.size else "an infinite constant"
@@ -140,8 +140,10 @@ class Values:
     def _is_left_out(self, tensor: int) -> bool:
         """Whether all that reads a tensor are choices that leave its NaN out."""
         uses = self._graph.uses.get(tensor, [])
+        readers = [op for op, _ in uses]
         chosen = all(
-            op.name in CHOICES and not self._held_beyond(op.outputs[0]).nan for op, _ in uses
+            holds(op.name) is Holds.CHOSEN and not self._held_beyond(op.outputs[0]).nan
+            for op in readers
         )
         return bool(uses) and chosen and tensor not in self._graph.outputs
 
@@ -200,9 +202,9 @@ class Values:
             for _, operand in self._real_operands(op)
         ]
         found = functools.reduce(Beyond.merge, sources, Beyond())
-        if op.name in TAKES_LARGEST:
+        if holds(op.name) is Holds.LARGEST:
             return replace(found, low=all(s.low for s in sources) and len(sources) > 1)
-        if op.name in TAKES_SMALLEST:
+        if holds(op.name) is Holds.SMALLEST:
             return replace(found, high=all(s.high for s in sources) and len(sources) > 1)
         return found
 
@@ -228,9 +230,9 @@ class Values:
             return Reach(-SATURATED[op.name], SATURATED[op.name])
         if op.name == "EXP":
             return self._powers(op)
-        if op.name in TAKES_LARGEST or op.name in TAKES_SMALLEST:
+        if holds(op.name) in (Holds.LARGEST, Holds.SMALLEST):
             return self._extreme(op, slot)
-        if op.name in MOVES_VALUES:
+        if holds(op.name) in MOVED:
             return self._moved(op)
         if op.name in ("ADD", "SUB", "MUL") and len(op.inputs) == 2:
             return self._arithmetic(op, slot)
@@ -261,7 +263,7 @@ class Values:
             low, high = self._operand_range(op, others[0])
         else:
             low, high = self._finite_operand(op, slot)
-        if op.name in TAKES_LARGEST:
+        if holds(op.name) is Holds.LARGEST:
             return Reach(max(behind.low, low), behind.high)
         return Reach(behind.low, min(behind.high, high))
 
@@ -270,7 +272,7 @@ class Values:
         found = [self.reach(t) for t in op.outputs]
         reach = functools.reduce(Reach.union, found)
         output = op.outputs[0]
-        if op.name not in CHOICES or output not in self._calibration.ranges:
+        if holds(op.name) is not Holds.CHOSEN or output not in self._calibration.ranges:
             return reach
         low, high = self._calibration.ranges[output]
         beyond = self._held_beyond(output)

@@ -13,18 +13,11 @@ import numpy.typing as npt
 from edgeq.flatbuffer import Graph, Operator, schema
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import layer
-from edgeq.ops import NON_NEGATIVE_OUTPUT
+from edgeq.ops import OPS, is_non_negative
 from edgeq.targets import Purpose
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
-
-_KEEPS_SIGN = frozenset(
-    {"MAX_POOL_2D", "AVERAGE_POOL_2D", "MEAN", "SUM", "RESHAPE", "TRANSPOSE", "CONCATENATION"}
-    | {"SLICE", "STRIDED_SLICE", "SPLIT", "PAD", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
-)
-"""Ops whose output is not below 0 where none of their inputs is."""
-
 
 COMPARED_MAX = 1 << 12
 """Constants of more bytes are not compared by value."""
@@ -74,10 +67,11 @@ class Site:
             return bool((data >= 0).all())
         if op is None:
             return False
-        if not NON_NEGATIVE_OUTPUT.isdisjoint((op.name, op.fused_activation)):
+        if is_non_negative(op.name, op.fused_activation):
             return True
         real = [t.index for _, t in self.graph.operands(op) if t.dtype == "float32"]
-        return op.name in _KEEPS_SIGN and all(self.is_non_negative(t) for t in real)
+        keeps_sign = op.name in OPS and OPS[op.name].keeps_sign
+        return keeps_sign and all(self.is_non_negative(t) for t in real)
 
     def twin(self, op: Operator) -> Operator | None:
         """The first op of the graph, if another, that computes the same."""

@@ -18,19 +18,21 @@ from edgeq.export.plan.choices import Choices
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.gptq import Matrix
 from edgeq.export.round.weighted_ops import (
-    SLOTS,
     AnyQParams,
     Moments,
     Site,
     bias_slot,
     constant,
+    is_laid_out,
     on_grid,
+    source_of,
     weight_of,
 )
 from edgeq.files import is_large
 from edgeq.flatbuffer import Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import FloatModel
+from edgeq.ops import OPS, Kind
 from edgeq.qtypes import FloatArray, IntArray, QParams, all_finite
 from edgeq.runtime.crew import Crew
 from edgeq.runtime.session import Session
@@ -150,7 +152,7 @@ class Rounder:
         wanted.update(plan.operands)
         seen = set()
         for op in self._graph.operators:
-            if op.name not in SLOTS:
+            if not is_laid_out(op):
                 continue
             weight = weight_of(op)
             tensor = self._graph.tensors[weight]
@@ -178,7 +180,7 @@ class Rounder:
 
     def _is_fitted(self, op: Operator) -> bool:
         """Whether an op's weight is to be rounded by what the op reads at run time."""
-        read = self._graph.tensors[op.inputs[SLOTS[op.name]]]
+        read = self._graph.tensors[source_of(op)]
         computed = read.dtype == "float32" and not read.is_constant
         return computed and op.index not in self._nearest
 
@@ -211,7 +213,8 @@ class Rounder:
     def _bias(self, op: Operator) -> FloatArray | None:
         slot = bias_slot(op)
         missing = slot >= len(op.inputs) or op.inputs[slot] < 0
-        if missing or op.name == "TRANSPOSE_CONV":  # its taps meet where the strides are short
+        taps_meet = OPS[op.name].kind is Kind.TRANSPOSED_CONVOLUTION  # where strides are short
+        if missing or taps_meet:
             return None
         return self._graph.tensors[op.inputs[slot]].data
 
@@ -220,8 +223,9 @@ class Rounder:
     ) -> FloatArray:
         """A bias that makes up for its weight's mean error, within what int32 can hold."""
         moved: FloatArray = (bias + shift.reshape(bias.shape)).astype(np.float32)
-        activation = plan.tensors.get(op.inputs[0])
-        if activation is None or (op.index, 1) in plan.stored or not isinstance(qparams, QParams):
+        activation, weight = plan.tensors.get(source_of(op)), OPS[op.name].weight_slot
+        is_stored = (op.index, weight) in plan.stored
+        if activation is None or is_stored or not isinstance(qparams, QParams):
             return moved
         most = np.asarray(qparams.scale) * activation.scale[0] * _INT32_MAX * (1 - 1e-6)
         bounded: FloatArray = np.clip(moved, -most, most).astype(np.float32)

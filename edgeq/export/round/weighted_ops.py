@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeq.export.round.gptq import Grid, Matrix, fit
 from edgeq.flatbuffer import Graph, Operator, Tensor
-from edgeq.ops import OPS, WEIGHTS
+from edgeq.ops import OPS, Bias, Kind, Weight
 from edgeq.qtypes import (
     BlockQParams,
     FloatArray,
@@ -32,20 +32,36 @@ MOST_COLUMNS = 4608
 
 AnyQParams = QParams | BlockQParams | None
 
-SLOTS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 0, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 2}
-"""Operand slot of what the weight is multiplied with, of each op that has such weights."""
+LAID_OUT = (Kind.CONVOLUTION, Kind.DEPTHWISE, Kind.TRANSPOSED_CONVOLUTION, Kind.DENSE)
+"""Kinds of ops whose weights are known as rows and columns here."""
+
+
+def is_laid_out(op: Operator) -> bool:
+    """Whether an op has a weight whose rows and columns are known."""
+    return op.name in OPS and OPS[op.name].kind in LAID_OUT
 
 
 def weight_of(op: Operator) -> int:
     """The tensor that is the weight of an op that has one."""
-    return op.inputs[WEIGHTS[op.name].slot]
+    return op.inputs[_weight(op).slot]
+
+
+def source_of(op: Operator) -> int:
+    """The tensor that the weight of an op is multiplied with."""
+    return op.inputs[_weight(op).source]
 
 
 def bias_slot(op: Operator) -> int:
     """Operand slot of the bias of an op that has a weight."""
-    slot = OPS[op.name].bias
-    assert slot is not None
-    return slot
+    bias: Bias | None = OPS[op.name].bias
+    assert bias is not None
+    return bias.slot
+
+
+def _weight(op: Operator) -> Weight:
+    weight = OPS[op.name].weight
+    assert weight is not None
+    return weight
 
 
 def constant(tensor: Tensor) -> FloatArray:
@@ -73,7 +89,8 @@ class Site:
     def __init__(self, graph: Graph, ops: tuple[Operator, ...], qparams: AnyQParams) -> None:
         self.ops = ops
         self.qparams = qparams
-        self.inputs = tuple(op.inputs[SLOTS[op.name]] for op in ops)
+        self.inputs = tuple(map(source_of, ops))
+        self._kind = OPS[ops[0].name].kind
         weight = weight_of(ops[0])
         self.key = weight, qparams
         self._weight = constant(graph.tensors[weight])
@@ -92,7 +109,7 @@ class Site:
         return np.concatenate(found, axis=1)
 
     def _rows(self, op: Operator, values: FloatArray, most: int) -> Matrix:
-        if op.name in ("FULLY_CONNECTED", "TRANSPOSE_CONV"):
+        if self._kind in (Kind.DENSE, Kind.TRANSPOSED_CONVOLUTION):
             flat = values.reshape(-1, self._weight.shape[-1])
             picked = flat[_spread(len(flat), most)]
             parts = self._parts
@@ -115,7 +132,7 @@ class Site:
 
     @property
     def _is_depthwise(self) -> bool:
-        return self.ops[0].name == "DEPTHWISE_CONV_2D"
+        return self._kind is Kind.DEPTHWISE
 
     @property
     def _parts(self) -> int:
@@ -129,7 +146,7 @@ class Site:
         if self._is_depthwise:
             taps = weight.shape[1] * weight.shape[2]
             return weight.reshape(taps, self._groups, -1).transpose(1, 2, 0)
-        if self.ops[0].name == "CONV_2D":
+        if self._kind is Kind.CONVOLUTION:
             return weight.reshape(self._groups, len(weight) // self._groups, -1)
         return weight.reshape(-1, self._parts, weight.shape[-1] // self._parts).transpose(1, 0, 2)
 
@@ -137,7 +154,7 @@ class Site:
         """The opposite of `_laid_out`."""
         if self._is_depthwise:
             laid_out = laid_out.transpose(2, 0, 1)
-        elif self.ops[0].name != "CONV_2D":
+        elif self._kind is not Kind.CONVOLUTION:
             laid_out = laid_out.transpose(1, 0, 2)
         return np.ascontiguousarray(laid_out.reshape(self._weight.shape), np.float32)
 
@@ -146,7 +163,7 @@ class Site:
         weight = self._laid_out(self._weight)
         found = fit(weight, seen.squares(centred), self._grid())
         lost = ((weight - found) * seen.mean[:, None]).sum(axis=-1)
-        if self.ops[0].name == "FULLY_CONNECTED":
+        if self._kind is Kind.DENSE:
             lost = lost.sum(axis=0)
         finite = bool(np.isfinite(lost).all())
         return (

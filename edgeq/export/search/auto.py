@@ -16,7 +16,6 @@ import numpy as np
 
 from edgeq.export.build import Builder, Built
 from edgeq.export.export_options import ExportOptions
-from edgeq.export.exported_graph import BOUNDARY
 from edgeq.export.plan.choices import LARGE, Choice, Choices, static_obstacle
 from edgeq.export.plan.min_runtime import newer_ops
 from edgeq.export.search.candidates import Candidate, best_of, near_best, pareto_front
@@ -25,6 +24,7 @@ from edgeq.export.search.sensitivity import measure_noise
 from edgeq.export.search.trials import Trials
 from edgeq.export.verify import breaking_ops
 from edgeq.model import FloatModel
+from edgeq.ops import BOUNDARY
 from edgeq.recipe import Mode
 from edgeq.runtime.session import Session
 from edgeq.versions import needed_runtime, written

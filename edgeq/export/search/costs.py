@@ -14,14 +14,7 @@ from pathlib import Path
 
 from edgeq.errors import RecipeError
 from edgeq.flatbuffer import Graph, Operator
-from edgeq.ops import MOST_TAPS, WEIGHTS
-
-CONVOLUTIONS = ("CONV_2D", "TRANSPOSE_CONV")
-MOVES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE"})
-NONLINEAR = frozenset(
-    {"LOGISTIC", "TANH", "EXP", "LOG", "GELU", "ELU", "SOFTMAX", "LOG_SOFTMAX", "DIV"}
-    | {"SQRT", "RSQRT", "SIN", "COS", "POW", "L2_NORMALIZATION"}
-)
+from edgeq.ops import MOST_TAPS, OPS, Kind, kind_of
 
 
 @dataclass(frozen=True)
@@ -191,36 +184,36 @@ the forms stand for phones with int8 dot products as well."""
 
 def kind(graph: Graph, op: Operator) -> str:
     """The row of the tables that an op belongs to."""
-    if op.name in CONVOLUTIONS:
-        return "convolution"
-    if op.name == "DEPTHWISE_CONV_2D":
+    found = kind_of(op.name)
+    if found is Kind.TRANSPOSED_CONVOLUTION:
+        return str(Kind.CONVOLUTION.value)
+    if found is Kind.DEPTHWISE:
         taps = math.prod(graph.tensors[op.inputs[1]].shape[1:3])
         return "depthwise" if taps <= MOST_TAPS else "large depthwise"
-    if op.name == "FULLY_CONNECTED":
-        return "dense"
-    if op.name == "BATCH_MATMUL":
-        return "matmul"
-    if op.name in MOVES:
-        return "move"
-    return "nonlinear" if op.name in NONLINEAR else "elementwise"
+    return str(found.value)
 
 
 def macs(graph: Graph, op: Operator, channels: int = 1) -> int:
     """Multiplications of an op; input channels count as rounded up to `channels`."""
-    output = math.prod(graph.tensors[op.outputs[0]].shape)
-    if op.name == "BATCH_MATMUL":
+    output, found = math.prod(graph.tensors[op.outputs[0]].shape), kind_of(op.name)
+    if found is Kind.MATMUL:
         left = graph.tensors[op.inputs[0]].shape
         return output * left[-2 if op.options and op.options.adjX else -1]
-    row = WEIGHTS.get(op.name)
-    if row is None or row.table or op.inputs[row.slot] < 0:
+    shape = _weight_shape(graph, op)
+    if shape is None:
         return 0
-    shape = graph.tensors[op.inputs[row.slot]].shape
-    if op.name == "DEPTHWISE_CONV_2D":
+    if found is Kind.DEPTHWISE:
         return output * math.prod(shape[1:3])
     deep = -(-shape[-1] // channels) * channels
-    if op.name == "TRANSPOSE_CONV":
+    if found is Kind.TRANSPOSED_CONVOLUTION:
         return math.prod(graph.tensors[op.inputs[2]].shape[:-1]) * math.prod(shape[:-1]) * deep
     return output * math.prod(shape[1:-1]) * deep
+
+
+def _weight_shape(graph: Graph, op: Operator) -> tuple[int, ...] | None:
+    """Shape of what an op multiplies with; None where it does not."""
+    slot = OPS[op.name].weight_slot if op.name in OPS else None
+    return None if slot is None or op.inputs[slot] < 0 else graph.tensors[op.inputs[slot]].shape
 
 
 def elements(graph: Graph, op: Operator) -> int:
@@ -231,10 +224,8 @@ def elements(graph: Graph, op: Operator) -> int:
 
 
 def _weights(graph: Graph, op: Operator) -> int:
-    row = WEIGHTS.get(op.name)
-    if row is None or row.table or op.inputs[row.slot] < 0:
-        return 0
-    return math.prod(graph.tensors[op.inputs[row.slot]].shape)
+    shape = _weight_shape(graph, op)
+    return 0 if shape is None else math.prod(shape)
 
 
 def workload(costs: Costs, graph: Graph, op: Operator, form: str) -> tuple[int, int, float]:

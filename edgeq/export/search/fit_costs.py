@@ -18,6 +18,7 @@ from edgeq.export.search.costs import DYNAMIC, KINDS, WITH_DOT_PRODUCT, Costs, R
 from edgeq.files import Content
 from edgeq.flatbuffer import parse, schema
 from edgeq.flatbuffer.graph_editor import GraphEditor, empty_tree
+from edgeq.ops import OPS, OpRow
 from edgeq.qtypes import DType, QParams
 from edgeq.runtime.benchmark import interleaved_latency, random_sample
 from edgeq.runtime.session import Session
@@ -111,15 +112,16 @@ class _Builder:
         **options: Any,
     ) -> OneOp:
         output = self._activation("y", shape)
-        versions = {"float32": 1, "int8": 3, "dynamic": 5}
-        version = versions[self._form] if name in ("CONV_2D", "DEPTHWISE_CONV_2D") else 1
-        if name == "FULLY_CONNECTED":
-            version = {"float32": 1, "int8": 4, "dynamic": 12}[self._form]
-        elif version == 1 and self._form == "int8" and name != "RESHAPE":
-            version = 2
+        version = self._version(OPS[name])
         self._editor.append(self._editor.op(name, inputs, [output], version, **options))
         self._editor.set_ports(read or inputs[:1], [output])
         return OneOp(self._editor.finish())
+
+    def _version(self, row: OpRow) -> int:
+        if self._form == "int8":
+            return row.int8_version
+        dynamic = row.weight.dynamic if row.weight and self._form == "dynamic" else None
+        return 1 if dynamic is None else dynamic.version_by_channel
 
     def convolution(self, shape: Shape) -> OneOp:
         size, taps, before, after = shape

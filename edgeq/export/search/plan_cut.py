@@ -21,7 +21,7 @@ from edgeq.export.search.min_cut import Network, Node
 from edgeq.export.search.sensitivity import Noise
 from edgeq.flatbuffer import Operator
 from edgeq.model import FloatModel
-from edgeq.ops import WEIGHTS
+from edgeq.ops import OPS
 from edgeq.qtypes import DType
 from edgeq.recipe import Mode
 
@@ -181,8 +181,8 @@ class PlanCut:
         found = [(Mode.FLOAT, time, 0.0)]
         if self._is_readable(op, Mode.WEIGHT_INT8):
             found.append((Mode.WEIGHT_INT8, time, noise))
-        row = WEIGHTS[op.name]
-        is_dynamic = DType.INT8 in row.dynamic and not row.table
+        weight = OPS[op.name].weight
+        is_dynamic = weight is not None and DType.INT8 in weight.dynamic_types
         if is_dynamic and self._is_readable(op, Mode.DYNAMIC_INT8):
             rounded = self._read_noise(op)
             dynamic = noise + self._dynamic_noise * rounded

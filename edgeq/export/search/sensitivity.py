@@ -26,7 +26,7 @@ from edgeq.files import Content
 from edgeq.flatbuffer import Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import FloatModel
-from edgeq.ops import OPS, WEIGHTS, ScaleRule
+from edgeq.ops import OPS, ScaleRule, storable
 from edgeq.qtypes import FloatArray, QParams, dequantize, quantize
 from edgeq.runtime.session import Session, available_cpus
 
@@ -225,7 +225,7 @@ class _Changes:
         return {slot: self._rounded.weights[op.index], **extra}
 
     def _weight(self, op: Operator) -> tuple[int, QParams] | None:
-        row = WEIGHTS.get(op.name)
+        row = storable(op.name)
         qparams = self._plan.operands.get((op.index, row.slot)) if row else None
         if row is None or qparams is None:
             return None

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.linter.rules.rule import Found, warning
 from edgeq.linter.subject import Subject
-
-BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
+from edgeq.ops import BOUNDARY
 
 
 @warning("give the op an int8 form, or leave its neighbours float as well")

@@ -27,11 +27,17 @@ class Rule:
         check: The rule as a function with a docstring that ends in `Source: ...`.
         severity: How bad it is to break it.
         advice: What to do then.
+        ops: Names of the ops that it is for; empty for all.
     """
 
     check: Check
     severity: Severity
     advice: str
+    ops: tuple[str, ...] = ()
+
+    def found(self, subject: Subject, op: Operator) -> Iterable[Found]:
+        """What breaks the rule in `op`."""
+        return self.check(subject, op) if not self.ops or op.name in self.ops else ()
 
     @property
     def name(self) -> str:
@@ -53,14 +59,14 @@ class Rule:
         return " ".join(sentence.split()), " ".join(source.split())
 
 
-def error(advice: str) -> Callable[[Check], Rule]:
-    """Makes a check a rule that must not be broken."""
-    return lambda check: Rule(check, Severity.ERROR, advice)
+def error(advice: str, *ops: str) -> Callable[[Check], Rule]:
+    """Makes a check a rule for `ops` (all without names) that must not be broken."""
+    return lambda check: Rule(check, Severity.ERROR, advice, ops)
 
 
-def warning(advice: str) -> Callable[[Check], Rule]:
-    """Makes a check a rule that may be broken for a reason."""
-    return lambda check: Rule(check, Severity.WARNING, advice)
+def warning(advice: str, *ops: str) -> Callable[[Check], Rule]:
+    """Makes a check a rule for `ops` (all without names) that may be broken for a reason."""
+    return lambda check: Rule(check, Severity.WARNING, advice, ops)
 
 
 AGAIN = "quantize the float model again; edgeq export keeps this rule"

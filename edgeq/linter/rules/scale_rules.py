@@ -9,26 +9,11 @@ from edgeq.flatbuffer import Operator
 from edgeq.linter.rules.roles import SCALE_TOLERANCE, activations, described, stored_parameters
 from edgeq.linter.rules.rule import AGAIN, Found, error
 from edgeq.linter.subject import LIMITS, Subject
-from edgeq.ops import OPS, ScaleRule
+from edgeq.ops import OPS, OTHER_OPS, ScaleRule
+from edgeq.qtypes import DType
 
-ALSO_SAME_SCALE = frozenset({"BROADCAST_TO", "FILL", "SCATTER_ND", "TOPK_V2"})
-"""Ops without a row in the op table that only move values."""
-
-FIXED_OUTPUT: dict[tuple[str, str], tuple[float, int]] = {
-    **{
-        (row.name, "int8"): (row.fixed.scale[0], row.fixed.zero_point[0])
-        for row in OPS.values()
-        if row.fixed is not None
-    },
-    ("LOGISTIC", "int16"): (1 / 32768, 0),
-    ("SOFTMAX", "int16"): (1 / 32768, 0),
-    ("TANH", "int16"): (1 / 32768, 0),
-    ("LOGISTIC", "uint8"): (1 / 256, 0),
-    ("SOFTMAX", "uint8"): (1 / 256, 0),
-    ("TANH", "uint8"): (1 / 128, 128),
-    ("L2_NORMALIZATION", "uint8"): (1 / 128, 128),
-}
-"""Scale and zero point that the kernel dictates, by op and type."""
+TYPES = {dtype.type_name: dtype for dtype in (DType.INT8, DType.UINT8, DType.INT16)}
+"""Types of activations by their name in a file."""
 
 
 @error(AGAIN)
@@ -114,10 +99,8 @@ def same_scale(subject: Subject, op: Operator) -> Iterator[Found]:
     refuse to load, but RESHAPE, GATHER, MAXIMUM, AVERAGE_POOL_2D and others silently compute wrong
     numbers.
     """
-    row = OPS.get(op.name)
-    moves = op.name in ALSO_SAME_SCALE or (row is not None and row.rule is ScaleRule.SAME)
     results = [t for t in subject.results(op) if t.dtype in LIMITS]
-    if not moves or not results or (op.name == "CONCATENATION" and results[0].dtype == "uint8"):
+    if not results or not _shares_scale(op.name, results[0].dtype):
         return
     expected = described(subject, results[0])
     for tensor in activations(subject, op):
@@ -126,20 +109,29 @@ def same_scale(subject: Subject, op: Operator) -> Iterator[Found]:
             yield tensor, f"{found} against {expected} of {results[0].name!r}"
 
 
+def _shares_scale(name: str, dtype: str) -> bool:
+    """Whether an op in some type has one scale at its inputs and outputs."""
+    row, other = OPS.get(name), OTHER_OPS.get(name)
+    if row is None:
+        return other is not None and other.same_scale
+    return row.rule is ScaleRule.SAME and not (row.rescales_uint8 and dtype == "uint8")
+
+
 @error(f"give the output exactly these parameters, or {AGAIN}")
 def fixed_output(subject: Subject, op: Operator) -> Iterator[Found]:
-    """The outputs of LOGISTIC, SOFTMAX, TANH, L2_NORMALIZATION and LOG_SOFTMAX have the scale and
-    zero point that their kernels dictate.
+    """The output of an op whose kernel dictates its scale and zero point has these (LOGISTIC,
+    SOFTMAX, TANH, L2_NORMALIZATION, LOG_SOFTMAX).
 
     Source: LiteRT quantization specification; most kernels refuse to load, int8 TANH and LOGISTIC
     silently compute by the scale that they expect.
     """
     for tensor in subject.results(op):
-        expected = FIXED_OUTPUT.get((op.name, tensor.dtype))
+        row, dtype = OPS.get(op.name), TYPES.get(tensor.dtype)
+        expected = None if row is None or dtype is None else row.fixed_for(dtype)
         stored = subject.stored.get(tensor.index)
         if expected is None or stored is None:
             continue
-        scale, zero_point = expected
+        (scale,), (zero_point,) = expected.scale, expected.zero_point
         exact = math.isclose(stored.scale[0], scale, rel_tol=SCALE_TOLERANCE)
         if not exact or (stored.zero_point[:1] or (0,)) != (zero_point,):
             found = described(subject, tensor)

@@ -82,7 +82,8 @@ def weight_zero_point(subject: Subject, op: Operator) -> Iterator[Found]:
 
 
 def _may_be_shifted(op: Operator, stored: Stored) -> bool:
-    return op.name in ("FULLY_CONNECTED", "BATCH_MATMUL") and len(stored.scale) == 1
+    weight = OPS[op.name].weight
+    return weight is not None and weight.zero_point and len(stored.scale) == 1
 
 
 @warning("quantize the weights symmetrically")

@@ -15,20 +15,19 @@ from one_op import CASES, OneOp, Step, Value
 import edgeq
 from edgeq.errors import ModelError
 from edgeq.export.edge_model import EdgeModel
-from edgeq.export.frontends.dequantize import float_version
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import Graph, pack, parse, schema, unpack
 from edgeq.model import FloatModel
+from edgeq.ops import BOUNDARY
 from edgeq.ports import read_io
 from edgeq.qtypes import dequantize
 from edgeq.recipe import Mode, Recipe, Rule
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.session import Session
+from edgeq.versions import float_version
 
 Images = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
-
-BOUNDARY = ("QUANTIZE", "DEQUANTIZE")
 
 
 def graph(tflite: bytes) -> Graph:

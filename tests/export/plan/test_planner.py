@@ -105,7 +105,8 @@ def test_every_weight_of_the_demo_is_quantized_by_its_channels(
         row = OPS[op.name]
         if row.weight is None:
             continue
-        weight, qparams = graph.tensors[op.inputs[row.weight]], plan.operands[op.index, row.weight]
+        slot = row.weight.slot
+        weight, qparams = graph.tensors[op.inputs[slot]], plan.operands[op.index, slot]
         assert weight.data is not None
         assert (qparams.axis, qparams.narrow_range) == (row.weight_axis, True)
         assert len(qparams.scale) == weight.shape[row.weight_axis or 0]
