@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from lent_workers import Lender
 
 import edgeq
 from edgeq import demo
@@ -30,8 +31,18 @@ collect_ignore = ["support/android_vectors.py", "support/external"]
 SAMPLES = 20
 
 
+@pytest.fixture(scope="session", autouse=True)
+def lender() -> Iterator[Lender]:
+    """Exports of one test after the other use the same children; see `lent_workers`."""
+    made = Lender()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgeq.converter.Worker", made)
+        yield made
+    made.close()
+
+
 @pytest.fixture(scope="session")
-def converter() -> Iterator[Worker]:
+def converter(lender: Lender) -> Iterator[Worker]:
     """The converter's child process."""
     with start_converter() as worker:
         yield worker
