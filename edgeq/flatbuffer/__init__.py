@@ -9,7 +9,7 @@ from edgeq.flatbuffer.generated_schema import builtin_name, schema
 from edgeq.flatbuffer.graph import Graph, Model, Operator, Signature, Tensor
 from edgeq.flatbuffer.packing import pack
 from edgeq.flatbuffer.parsing import op_name, parse, parse_only, parse_tree, unpack
-from edgeq.flatbuffer.tensor_names import completed, rename_tensors, with_inputs
+from edgeq.flatbuffer.tensor_names import completed, rename_tensors, with_inputs, with_port_names
 
 __all__ = [
     "Graph",
@@ -28,4 +28,5 @@ __all__ = [
     "schema",
     "unpack",
     "with_inputs",
+    "with_port_names",
 ]

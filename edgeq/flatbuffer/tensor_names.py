@@ -6,7 +6,7 @@ Knows nothing of what the ops mean.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgeq.files import Content
@@ -77,4 +77,23 @@ def with_inputs(data: Content, order: Sequence[str]) -> Content:
     named = {decoded_name(entry.name): entry for entry in tree.signatureDefs[0].inputs}
     tree.signatureDefs[0].inputs = [named[name] for name in order if name in named]
     tree.subgraphs[0].inputs = [entry.tensorIndex for entry in tree.signatureDefs[0].inputs]
+    return pack(tree)
+
+
+def with_port_names(
+    data: Content, inputs: Mapping[str, str], outputs: Mapping[str, str]
+) -> Content:
+    """The same file with other names of inputs and outputs in its signature, by the names now.
+
+    Tensors that have such a name get the new one as well.
+    """
+    tree = unpack(data)
+    tensors = tree.subgraphs[0].tensors
+    signature = tree.signatureDefs[0]
+    for entries, names in ((signature.inputs, inputs), (signature.outputs, outputs)):
+        for entry in entries:
+            old = decoded_name(entry.name)
+            entry.name = names[old].encode()
+            if decoded_name(tensors[entry.tensorIndex].name) == old:
+                tensors[entry.tensorIndex].name = entry.name
     return pack(tree)

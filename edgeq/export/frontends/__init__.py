@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import ModelError
-from edgeq.export.frontends import flax, jax, keras, tensorflow, tflite
+from edgeq.export.frontends import flax, jax, keras, onnx, tensorflow, tflite
 from edgeq.export.frontends import torch as pytorch
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
@@ -38,6 +38,8 @@ def trace(
     if tflite.handles(model) and not tensorflow.handles(model):
         return tflite.trace(model, worker)
     given = data.first_sample() if sample is None else sample
+    if onnx.handles(model):
+        return onnx.trace(model, given, worker)
     if keras.handles(model):
         return keras.trace(model, given, worker)
     if pytorch.handles(model):
@@ -50,13 +52,13 @@ def trace(
         return jax.trace(model, params, given, worker)
     raise ModelError(
         "the model must be a PyTorch nn.Module or ExportedProgram, a JAX function, a Flax module, "
-        "a Keras 3 model, a tf.function, tf.Module or SavedModel folder, or the path or bytes of a "
-        f"float .tflite file. Received: {_kind(model)}"
+        "a Keras 3 model, a tf.function, tf.Module or SavedModel folder, an onnx.ModelProto, or the "
+        f"path or bytes of an .onnx or float .tflite file. Received: {_kind(model)}"
     )
 
 
 def _is_jax(model: object) -> bool:
-    others = (tflite, keras, pytorch, tensorflow)
+    others = (tflite, keras, pytorch, tensorflow, onnx)
     return jax.handles(model) and not any(other.handles(model) for other in others)
 
 

@@ -13,6 +13,7 @@ from typing import TypeAlias, TypeGuard
 import numpy as np
 
 from edgeq.errors import ModelError
+from edgeq.export.frontends import onnx
 from edgeq.files import Content, MappedFile, read_content
 from edgeq.flatbuffer import Tensor, completed, parse
 from edgeq.flatbuffer.graph_editor import GraphEditor
@@ -34,8 +35,9 @@ Source: TypeAlias = bytes | bytearray | MappedFile | str | os.PathLike[str]
 
 
 def handles(model: object) -> TypeGuard[Source]:
-    """Whether `model` is a path or the bytes of a file."""
-    return isinstance(model, bytes | bytearray | MappedFile | str | os.PathLike)
+    """Whether `model` is a path or the bytes of a file, and of no ONNX model."""
+    is_file = isinstance(model, bytes | bytearray | MappedFile | str | os.PathLike)
+    return is_file and not onnx.handles(model)
 
 
 def trace(model: Source, worker: Worker) -> FloatModel:

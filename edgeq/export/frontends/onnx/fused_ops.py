@@ -1,0 +1,79 @@
+"""onnxruntime's own ops, into which its optimizer fuses what models have."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgeq.export.frontends.onnx.elementwise import leaky_relu
+from edgeq.export.frontends.onnx.network_layers import convolution, layer_norm, rms_norm
+from edgeq.export.frontends.onnx.op_table import MICROSOFT, Node, op
+
+
+@op("FusedConv", domain=MICROSOFT)
+def fused_convolution(
+    node: Node,
+    values: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    added: Tensor | None = None,
+) -> Tensor:
+    made = convolution(node, values, weight, bias)
+    made = made if added is None else made + added
+    return _activated(node, made)
+
+
+def _activated(node: Node, values: Tensor) -> Tensor:
+    name, parameters = node.get("activation"), node.get("activation_params") or []
+    if not name:
+        return values
+    if name == "Clip":
+        return torch.clamp(values, *parameters)
+    if name == "LeakyRelu":
+        return leaky_relu(node, values) if not parameters else F.leaky_relu(values, parameters[0])
+    if name == "HardSigmoid" and parameters:
+        return torch.clamp(values * parameters[0] + parameters[1], 0.0, 1.0)
+    simple = {"Relu": torch.relu, "Sigmoid": torch.sigmoid, "Tanh": torch.tanh}
+    if name not in simple:
+        raise node.refused(f"has the activation {name}")
+    return simple[name](values)
+
+
+@op("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)
+def fused_product(node: Node, one: Tensor, other: Tensor) -> Tensor:
+    if node.get("transBatchA") or node.get("transBatchB"):
+        raise node.refused("has transposed batches")
+    one = one.transpose(-1, -2) if node.get("transA") else one
+    other = other.transpose(-1, -2) if node.get("transB") else other
+    alpha = node.get("alpha", 1.0)
+    return torch.matmul(one, other) if alpha == 1.0 else torch.matmul(one, other) * alpha
+
+
+@op("BiasGelu", "FastGelu", domain=MICROSOFT)
+def bias_gelu(node: Node, values: Tensor, bias: Tensor | None = None) -> Tensor:
+    values = values if bias is None else values + bias
+    return F.gelu(values, approximate="tanh" if node.op == "FastGelu" else "none")
+
+
+@op("QuickGelu", domain=MICROSOFT)
+def quick_gelu(node: Node, values: Tensor) -> Tensor:
+    return values * torch.sigmoid(values * node.get("alpha", 1.702))
+
+
+@op("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+def skip_layer_norm(
+    node: Node, values: Tensor, skip: Tensor, scale: Tensor, *more: Tensor | None
+) -> tuple[Tensor, ...]:
+    """A residual sum and its normalisation; beta follows where there is one, then the bias."""
+    left = list(more)
+    beta = left.pop(0) if left and node.op == "SkipLayerNormalization" else None
+    total = values + skip
+    if left and left[0] is not None:
+        total = total + left[0]
+    one = Node(node.name, node.op, node.domain, node.version, node.attributes, (), ("made",))
+    if node.op == "SkipLayerNormalization":
+        made = layer_norm(one, total, scale, beta)
+    else:
+        made = rms_norm(one, total, scale)
+    return made, torch.empty(0), torch.empty(0), total

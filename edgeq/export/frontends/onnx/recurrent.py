@@ -1,0 +1,236 @@
+"""ONNX's recurrent layers, computed step by step.
+
+The products with the inputs of all steps are one product ahead of the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, op
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu, "softsign": F.softsign,
+    "softplus": F.softplus, "hardsigmoid": lambda x: torch.clamp(0.2 * x + 0.5, 0.0, 1.0),
+}  # fmt: skip
+
+States = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """One direction of a layer.
+
+    Attributes:
+        weight: Input weights `(gates * H, I)`.
+        recurrence: Weights of the state `(gates * H, H)`.
+        bias: Both biases `(2 * gates * H,)`.
+        peephole: `(3 * H,)` of an LSTM, or None.
+        activations: Activation functions, in ONNX's order.
+    """
+
+    weight: Tensor
+    recurrence: Tensor
+    bias: Tensor
+    peephole: Tensor | None
+    activations: list[Callable[[Tensor], Tensor]]
+
+    @property
+    def biases(self) -> tuple[Tensor, Tensor]:
+        """The bias of the inputs and that of the state."""
+        one, other = self.bias.chunk(2)
+        return one, other
+
+
+_Step = Callable[[Node, _Direction, Tensor, States], States]
+
+
+@op("LSTM", known=(4,))
+def lstm(
+    node: Node,
+    values: Tensor,
+    weight: Tensor,
+    recurrence: Tensor,
+    bias: Tensor | None = None,
+    lengths: Known | None = None,
+    hidden: Tensor | None = None,
+    cell: Tensor | None = None,
+    peephole: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    starts = (hidden, cell)
+    return _layer(node, _lstm_step, values, weight, recurrence, bias, lengths, starts, peephole)
+
+
+@op("GRU", known=(4,))
+def gru(
+    node: Node,
+    values: Tensor,
+    weight: Tensor,
+    recurrence: Tensor,
+    bias: Tensor | None = None,
+    lengths: Known | None = None,
+    hidden: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    return _layer(node, _gru_step, values, weight, recurrence, bias, lengths, (hidden,), None)
+
+
+@op("RNN", known=(4,))
+def rnn(
+    node: Node,
+    values: Tensor,
+    weight: Tensor,
+    recurrence: Tensor,
+    bias: Tensor | None = None,
+    lengths: Known | None = None,
+    hidden: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    return _layer(node, _rnn_step, values, weight, recurrence, bias, lengths, (hidden,), None)
+
+
+@op("DynamicQuantizeLSTM", domain=MICROSOFT, known=(4, 8, 9, 10, 11))
+def quantized_lstm(
+    node: Node,
+    values: Tensor,
+    weight: Tensor,
+    recurrence: Tensor,
+    bias: Tensor | None,
+    lengths: Known | None,
+    hidden: Tensor | None,
+    cell: Tensor | None,
+    peephole: Tensor | None,
+    weight_scale: Known,
+    weight_zero: Known,
+    recurrence_scale: Known,
+    recurrence_zero: Known,
+) -> tuple[Tensor, ...]:
+    """An LSTM with integer weights, stored with the gates as the last axis."""
+    starts = (hidden, cell)
+    weight = _real_gates(weight, weight_scale, weight_zero)
+    recurrence = _real_gates(recurrence, recurrence_scale, recurrence_zero)
+    return _layer(node, _lstm_step, values, weight, recurrence, bias, lengths, starts, peephole)
+
+
+def _real_gates(stored: Tensor, scale: Known, zero: Known) -> Tensor:
+    directions = stored.shape[0]
+    scales, zeros = (torch.from_numpy(a).reshape(directions, 1, -1) for a in (scale, zero))
+    return ((stored.float() - zeros.float()) * scales).transpose(1, 2)
+
+
+def _layer(
+    node: Node,
+    step: _Step,
+    values: Tensor,
+    weight: Tensor,
+    recurrence: Tensor,
+    bias: Tensor | None,
+    lengths: Known | None,
+    starts: tuple[Tensor | None, ...],
+    peephole: Tensor | None,
+) -> tuple[Tensor, ...]:
+    by_batch = bool(node.get("layout"))
+    values = values.transpose(0, 1) if by_batch else values
+    padding = values.shape[0]
+    values = _cut(node, values, lengths)
+    padding -= values.shape[0]
+    first = [None if s is None else s.transpose(0, 1) if by_batch else s for s in starts]
+    rows, ends = [], []
+    for i, reverse in enumerate(_reversals(node)):
+        zero = values.new_zeros(values.shape[1], recurrence.shape[2])
+        gates = weight.shape[1]
+        direction = _Direction(
+            weight[i], recurrence[i], values.new_zeros(2 * gates) if bias is None else bias[i],
+            None if peephole is None else peephole[i], _activations(node, i, len(starts)),
+        )  # fmt: skip
+        states = tuple(zero if s is None else s[i] for s in first)
+        row, last = _run(node, step, direction, values, states, reverse)
+        rows.append(row)
+        ends.append(last)
+    made = torch.stack(rows, 1)
+    if padding:
+        made = F.pad(made, [0, 0, 0, 0, 0, 0, 0, padding])
+    finals = [torch.stack([end[k] for end in ends]) for k in range(len(starts))]
+    if by_batch:
+        return made.permute(2, 0, 1, 3), *(f.transpose(0, 1) for f in finals)
+    return made, *finals
+
+
+def _cut(node: Node, values: Tensor, lengths: Known | None) -> Tensor:
+    """The steps that a batch has."""
+    if lengths is None or not lengths.size:
+        return values
+    if len(set(lengths.tolist())) > 1:
+        raise node.refused(f"has sequences of different lengths in a batch: {lengths.tolist()}")
+    return values[: int(lengths[0])]
+
+
+def _reversals(node: Node) -> tuple[bool, ...]:
+    kinds = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+    return kinds[str(node.get("direction", "forward")).lower()]
+
+
+def _activations(node: Node, direction: int, states: int) -> list[Callable[[Tensor], Tensor]]:
+    names = node.get("activations")
+    count = {"RNN": 1, "GRU": 2}.get(node.op, 3)
+    if not names:
+        names = ["Tanh"] if count == 1 else ["Sigmoid", "Tanh", "Tanh"][:count]
+    else:
+        names = names[count * direction : count * (direction + 1)]
+    unknown = [name for name in names if name.lower() not in _ACTIVATIONS]
+    if unknown or node.get("activation_alpha") or node.get("clip"):
+        raise node.refused(f"has {', '.join(unknown) or 'parameters'} for its activations")
+    return [_ACTIVATIONS[name.lower()] for name in names]
+
+
+def _run(
+    node: Node, step: _Step, direction: _Direction, values: Tensor, states: States, reverse: bool
+) -> tuple[Tensor, States]:
+    """The states of every step `(T, B, H)`, and the last ones."""
+    projected = F.linear(values, direction.weight, direction.biases[0])
+    inputs: Any = projected.unbind(0)
+    rows = []
+    for one in reversed(inputs) if reverse else inputs:
+        states = step(node, direction, one, states)
+        rows.append(states[0])
+    return torch.stack(rows[::-1] if reverse else rows), states
+
+
+def _lstm_step(node: Node, layer: _Direction, inputs: Tensor, states: States) -> States:
+    hidden, cell = states
+    gates = inputs + F.linear(hidden, layer.recurrence, layer.biases[1])
+    enter, leave, keep, new = gates.chunk(4, 1)
+    sigmoid, tanh, out = layer.activations
+    if layer.peephole is not None:
+        p_enter, p_leave, p_keep = layer.peephole.chunk(3)
+        enter, keep = enter + p_enter * cell, keep + p_keep * cell
+    enter = sigmoid(enter)
+    keep = 1 - enter if node.get("input_forget") else sigmoid(keep)
+    cell = keep * cell + enter * tanh(new)
+    if layer.peephole is not None:
+        leave = leave + p_leave * cell
+    return sigmoid(leave) * out(cell), cell
+
+
+def _gru_step(node: Node, layer: _Direction, inputs: Tensor, states: States) -> States:
+    (hidden,) = states
+    sigmoid, tanh = layer.activations
+    i_update, i_reset, i_new = inputs.chunk(3, 1)
+    w_update, w_reset, w_new = layer.recurrence.chunk(3)
+    b_update, b_reset, b_new = layer.biases[1].chunk(3)
+    update = sigmoid(i_update + F.linear(hidden, w_update, b_update))
+    reset = sigmoid(i_reset + F.linear(hidden, w_reset, b_reset))
+    if node.get("linear_before_reset"):
+        new = tanh(i_new + reset * F.linear(hidden, w_new, b_new))
+    else:
+        new = tanh(i_new + F.linear(reset * hidden, w_new, b_new))
+    return ((1 - update) * new + update * hidden,)
+
+
+def _rnn_step(node: Node, layer: _Direction, inputs: Tensor, states: States) -> States:
+    (hidden,) = states
+    return (layer.activations[0](inputs + F.linear(hidden, layer.recurrence, layer.biases[1])),)

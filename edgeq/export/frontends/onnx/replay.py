@@ -1,0 +1,78 @@
+"""A specialised ONNX graph as a PyTorch module, whose parts have the names of the nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeq.export.frontends.onnx.integer_ops import Gridded, Weights
+from edgeq.export.frontends.onnx.interpreter import Program, Step, Value
+
+
+class _Part(nn.Module):  # type: ignore[misc]  # torch is not followed
+    """One step, with the constants that it reads."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self._step = step
+        self._slots: list[str | None] = []
+        for i, operand in enumerate(step.operands()):
+            known = not operand.value.depends
+            if known:
+                self.register_buffer(f"constant_{i}", operand.value.tensor)
+            self._slots.append(f"constant_{i}" if known else None)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = iter(tensors)
+        made = self._step.run([next(given) if s is None else getattr(self, s) for s in self._slots])
+        return tuple(m.real if isinstance(m, Gridded | Weights) else m for m in made)
+
+
+class Replay(nn.Module):  # type: ignore[misc]
+    """Computes a program of inputs named `input_0` and on, as a dict of outputs.
+
+    Args:
+        program: The steps.
+        names: What the outputs are called here, in their order.
+    """
+
+    def __init__(self, program: Program, names: Sequence[str]) -> None:
+        super().__init__()
+        self._program = program
+        self._names = tuple(names)
+        self._paths = [self._add(step) for step in program.steps]
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        found = [value.index for value in self._program.inputs.values()]
+        values = dict(zip(found, inputs.values(), strict=True))
+        for step, path in zip(self._program.steps, self._paths, strict=True):
+            read = [values[o.value.index] for o in step.operands() if o.value.depends]
+            made = self.get_submodule(path)(*read)
+            values.update({n: v for n, v in zip(step.outputs, made, strict=False) if n >= 0})
+        outputs = zip(self._names, self._program.outputs.values(), strict=True)
+        return {name: _output(value, values) for name, value in outputs}
+
+    def _add(self, step: Step) -> str:
+        """Puts a step where its name says; another of the same name gets a number behind it."""
+        holder: Any = self
+        *above, last = [part for part in step.node.name.split(".") if part] or ["_"]
+        for part in above:
+            found = holder._modules.get(part)
+            if found is None:
+                found = nn.Module()
+                holder._modules[part] = found
+            holder = found
+        count, name = 0, last
+        while name in holder._modules:
+            count += 1
+            name = f"{last}@{count}"
+        holder._modules[name] = _Part(step)
+        return ".".join([*above, name])
+
+
+def _output(value: Value, values: Mapping[int, Tensor]) -> Tensor:
+    made = values[value.index] if value.depends else torch.clone(value.tensor)
+    return made if value.grid is None else value.grid.integers(made)
