@@ -32,6 +32,7 @@ from edgeq.export.frontends.onnx.interpreter import specialised
 from edgeq.export.frontends.onnx.onnx_file import OnnxModel, read_model
 from edgeq.export.frontends.onnx.reference import check
 from edgeq.export.frontends.onnx.replay import Replay
+from edgeq.export.frontends.onnx.stored_scales import with_stored_scales
 from edgeq.files import MappedFile
 from edgeq.flatbuffer import with_port_names
 from edgeq.model import FloatModel
@@ -54,10 +55,12 @@ def traced(source: str | bytes | MappedFile, sample: Any) -> FloatModel:
     notes += check(model, arguments, program)
     inputs = {f"input_{i}": name for i, name in enumerate(arguments)}
     outputs = {f"output_{i}": name for i, name in enumerate(program.outputs)}
-    module = Replay(pruned(fused(program)), list(outputs)).eval()
+    program = pruned(fused(program))
+    module = Replay(program, list(outputs)).eval()
     named = {short: tensors[name] for short, name in inputs.items()}
     with start_converter() as worker:
         found = pytorch.trace_module(module, named, worker, tuple(notes), "onnx")
+    found = with_stored_scales(found, program)
     given = tuple((inputs.get(name, name), qparams) for name, qparams in found.given)
     return replace(found, tflite=with_port_names(found.tflite, inputs, outputs), given=given)
 

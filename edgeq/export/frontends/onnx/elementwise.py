@@ -49,19 +49,10 @@ def _declare(names: dict[str, Any], arguments: int) -> None:
     for name, function in names.items():
 
         def compute(node: Node, *values: Tensor, function: Any = function) -> Tensor:
-            result: Tensor = function(*_aligned(node, values[:arguments]))
+            result: Tensor = function(*values[:arguments])
             return result
 
         op(name)(compute)
-
-
-def _aligned(node: Node, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The operands with the axes that ONNX's first opsets match by the attribute `axis`."""
-    if len(values) != 2 or not node.get("broadcast") or node.get("axis") is None:
-        return values
-    one, other = values
-    behind = one.ndim - int(node.get("axis")) % one.ndim - other.ndim
-    return one, other.reshape([*other.shape, *([1] * behind)])
 
 
 _declare(_UNARY, 1)
@@ -70,7 +61,6 @@ _declare(_BINARY, 2)
 
 @op("Div")
 def div(node: Node, one: Tensor, other: Tensor) -> Tensor:
-    one, other = _aligned(node, (one, other))
     if one.is_floating_point():
         return one / other
     return torch.div(one, other, rounding_mode="trunc")
@@ -141,7 +131,9 @@ def cast_like(node: Node, values: Tensor, like: Tensor) -> Tensor:
 
 def converted(values: Tensor, dtype: torch.dtype) -> Tensor:
     """The values in another type; a number that is not 0 is true."""
-    return values != 0 if dtype is torch.bool and values.dtype is not torch.bool else values.to(dtype)
+    return (
+        values != 0 if dtype is torch.bool and values.dtype is not torch.bool else values.to(dtype)
+    )
 
 
 @op("IsInf")

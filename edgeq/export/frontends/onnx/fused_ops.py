@@ -71,7 +71,8 @@ def skip_layer_norm(
     total = values + skip
     if left and left[0] is not None:
         total = total + left[0]
-    one = Node(node.name, node.op, node.domain, node.version, node.attributes, (), ("made",))
+    attributes = {"epsilon": 1e-12, **node.attributes}
+    one = Node(node.name, node.op, node.domain, node.version, attributes, (), ("made",))
     if node.op == "SkipLayerNormalization":
         made = layer_norm(one, total, scale, beta)
     else:

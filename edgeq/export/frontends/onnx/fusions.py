@@ -16,9 +16,12 @@ from edgeq.export.frontends.onnx.op_table import Node
 
 
 def fused(program: Program) -> Program:
-    """The program with its GELUs and hard swishes as one step each."""
+    """The program with its GELUs and hard swishes as one step each, and dense layers as such."""
     uses = _Uses(program)
-    steps = [uses.gelu(step) or uses.hard_swish(step) or step for step in program.steps]
+    steps = [
+        uses.gelu(step) or uses.hard_swish(step) or _dense(step) or uses.rounding(step) or step
+        for step in program.steps
+    ]
     return replace(program, steps=steps)
 
 
@@ -31,6 +34,23 @@ def pruned(program: Program) -> Program:
             kept.append(step)
             wanted |= {operand.value.index for operand in step.operands()}
     return replace(program, steps=kept[::-1])
+
+
+def _dense(step: Step) -> Step | None:
+    """A product with a constant matrix, which is stored as the runtime's dense layers read it."""
+    one, other = (*step.operands(), None)[:2] if step.node.op == "MatMul" else (None, None)
+    if one is None or other is None or other.value.depends or other.value.tensor.ndim != 2:
+        return None
+    if not one.value.depends:
+        return None
+    stored = other.value
+    grid = None if stored.weights is None else replace(stored.weights, axis=1 - stored.weights.axis)
+    turned = replace(stored, tensor=stored.tensor.T.contiguous(), weights=grid)
+    return replace(step, arguments=(one, replace(other, value=turned)), compute=_linear)
+
+
+def _linear(node: Node, values: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(values, weight)
 
 
 def _gelu(node: Node, values: Tensor) -> Tensor:
@@ -81,6 +101,15 @@ class _Uses:
             if same and abs(alpha - 1 / 6) < 1e-4 and beta == 0.5:
                 return replace(step, arguments=(x,), compute=_hard_swish)
         return None
+
+    def rounding(self, step: Step) -> Step | None:
+        """A quantization under the name of the layer whose output it rounds."""
+        if step.node.op != "QuantizeLinear":
+            return None
+        maker = self._makers.get(step.operands()[0].value.index)
+        if maker is None:
+            return None
+        return replace(step, node=replace(step.node, name=maker.node.name))
 
     def _factors(self, step: Step, depth: int = 3) -> Iterator[Operand]:
         """What a product is made of; a division by a number is a factor as well."""

@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.ao.quantization.fx._decomposed  # declares the ops that the converter reads scales from
 from torch import Tensor
 
 from edgeq.export.frontends.onnx.network_layers import convolution
 from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, op
 
 _INT8 = (-128, 127)
+_NUMBERS = ("int8", "uint8")
+_OPS = torch.ops.quantized_decomposed
 
 
 @dataclass(frozen=True)
@@ -63,20 +66,14 @@ class Grid:
         return (torch.round(real / scale) + zero).to(kind)
 
     def rounded(self, real: Tensor) -> Tensor:
-        """Numbers rounded to the grid, as the converter reads it."""
-        if self.dtype not in ("int8", "uint8"):
-            return real  # what 16 bits or more round away is nothing
-        quantized = torch.ops.quantized_decomposed
+        """An activation rounded to the grid in ops that the converter reads the scale from."""
+        if self.dtype not in _NUMBERS or self.scale.size > 1:
+            return real  # 16 bits round nothing away, and no activation has several scales
         # uint8 has the numbers of int8 with another zero point.
-        zero = self.zero_point.astype(np.int64) - (128 if self.dtype == "uint8" else 0)
-        if self.scale.size == 1:
-            parameters = (float(self.scale.item()), int(zero.item()), *_INT8, torch.int8)
-            made = quantized.quantize_per_tensor(real, *parameters)
-            return quantized.dequantize_per_tensor(made, *parameters)  # type: ignore[no-any-return]
-        scales, zeros = torch.from_numpy(self.scale.astype(np.float32)), torch.from_numpy(zero)
-        several = (scales, zeros.broadcast_to(scales.shape), self.axis, *_INT8, torch.int8)
-        made = quantized.quantize_per_channel(real, *several)
-        return quantized.dequantize_per_channel(made, *several)  # type: ignore[no-any-return]
+        zero = int(self.zero_point.item()) - (128 if self.dtype == "uint8" else 0)
+        parameters = (float(self.scale.item()), zero, *_INT8)
+        made = _OPS.quantize_per_tensor(real, *parameters, torch.int8)
+        return _OPS.dequantize_per_tensor(made, *parameters, torch.int8)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -268,7 +265,5 @@ class _Parts:
         node = self._node
         output = output or f"{node.outputs[0]}:{len(self.nodes)}"
         version = max(node.version, 13) if node.domain else node.version
-        self.nodes.append(
-            Node(node.name, op, "", version, attributes, tuple(inputs), (output,))
-        )
+        self.nodes.append(Node(node.name, op, "", version, attributes, tuple(inputs), (output,)))
         return output

@@ -154,9 +154,7 @@ class Interpreter:
         fixed: Inputs that are taken as constants.
     """
 
-    def __init__(
-        self, model: OnnxModel, arguments: Mapping[str, Tensor], fixed: set[str]
-    ) -> None:
+    def __init__(self, model: OnnxModel, arguments: Mapping[str, Tensor], fixed: set[str]) -> None:
         self._model = model
         self._arguments = arguments
         self._fixed = fixed
@@ -175,8 +173,8 @@ class Interpreter:
         self.program.trail = scope
         with torch.no_grad():
             self.run_body(self._model.body, scope)
-        for port in self._model.outputs:
-            self.program.outputs[port.name] = self.value(scope, port.name, "the model's output")
+        for name in self._model.outputs:
+            self.program.outputs[name] = self.value(scope, name, "the model's output")
         return self.program
 
     def run_body(self, body: Body, scope: MutableMapping[str, Value]) -> None:
@@ -185,7 +183,9 @@ class Interpreter:
         for node in body.nodes:
             self.run_node(node, scope)
 
-    def nested(self, graph: Any, scope: MutableMapping[str, Value], given: Sequence[Value]) -> list[Value]:
+    def nested(
+        self, graph: Any, scope: MutableMapping[str, Value], given: Sequence[Value]
+    ) -> list[Value]:
         """What a body in an attribute computes; it also sees the values around it."""
         body = read_body(graph, self._model.opsets)
         own = ChainMap[str, Value]({}, scope)  # type: ignore[arg-type]
@@ -280,8 +280,6 @@ class Interpreter:
                 self._note_sampled(node)
                 return value.plain.numpy()
             return self.known(node, f"its input {slot} beforehand", value)
-        if value.weights is not None:
-            return Operand(value, value.weights.rounded)
         grid = value.grid
         if grid is None or (row.keeps_grid and slot == 0):
             return Operand(value, lambda tensor: tensor)

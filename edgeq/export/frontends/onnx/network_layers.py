@@ -96,8 +96,8 @@ def _transposed_pads(
         whole = strides[i] * (sizes[i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1
         cut = max(whole - wanted[-rank:][i], 0)
         small, large = cut // 2, cut - cut // 2
-        before.append(small if mode != "SAME_LOWER" else large)
-        after.append(large if mode != "SAME_LOWER" else small)
+        before.append(small if mode == "SAME_UPPER" else large)
+        after.append(large if mode == "SAME_UPPER" else small)
     return before, after
 
 

@@ -25,7 +25,7 @@ _UNSIGNED = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a model.
+    """An input of a model.
 
     Attributes:
         name: Its name.
@@ -62,14 +62,14 @@ class OnnxModel:
     Attributes:
         proto: The model in ONNX's own form.
         inputs: What it takes; what has a value in the file is no input.
-        outputs: What it returns.
+        outputs: Names of what it returns.
         body: Its graph.
         opsets: Version of each opset that it is written in, by domain.
     """
 
     proto: Any
     inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    outputs: tuple[str, ...]
     body: Body
     opsets: Mapping[str, int]
 
@@ -90,7 +90,7 @@ def read_model(source: str | bytes) -> OnnxModel:
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     body = read_body(proto.graph, opsets)
     inputs = tuple(_port(v) for v in proto.graph.input if v.name not in body.constants)
-    return OnnxModel(proto, inputs, tuple(map(_port, proto.graph.output)), body, opsets)
+    return OnnxModel(proto, inputs, body.outputs, body, opsets)
 
 
 def _loaded(source: str | bytes) -> Any:
@@ -116,7 +116,9 @@ def read_body(graph: Any, opsets: Mapping[str, int]) -> Body:
         raise ModelError(f"graph {graph.name!r} has sparse constants, which the runtime has not")
     constants = {entry.name: as_tensor(entry) for entry in graph.initializer}
     given = tuple(v.name for v in graph.input if v.name not in constants)
-    return Body(given, tuple(v.name for v in graph.output), read_nodes(graph.node, opsets), constants)
+    return Body(
+        given, tuple(v.name for v in graph.output), read_nodes(graph.node, opsets), constants
+    )
 
 
 def read_nodes(

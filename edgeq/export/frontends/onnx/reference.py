@@ -39,7 +39,7 @@ def check(model: OnnxModel, arguments: Arrays, program: Program) -> list[str]:
     Raises:
         ConversionError: They differ; the error names the first node that does.
     """
-    names = [port.name for port in model.outputs]
+    names = list(model.outputs)
     given = _in_own_types(model, arguments)
     try:
         expected = _run(model.proto, given, names)

@@ -22,7 +22,7 @@ class _Part(nn.Module):  # type: ignore[misc]  # torch is not followed
         for i, operand in enumerate(step.operands()):
             known = not operand.value.depends
             if known:
-                self.register_buffer(f"constant_{i}", operand.value.tensor)
+                self.register_buffer(f"constant_{i}", _signed(operand.value.tensor))
             self._slots.append(f"constant_{i}" if known else None)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -71,6 +71,11 @@ class Replay(nn.Module):  # type: ignore[misc]
             name = f"{last}@{count}"
         holder._modules[name] = _Part(step)
         return ".".join([*above, name])
+
+
+def _signed(constant: Tensor) -> Tensor:
+    """A constant in a type that the lowering has for constants."""
+    return constant.int() if constant.dtype is torch.uint8 else constant
 
 
 def _output(value: Value, values: Mapping[int, Tensor]) -> Tensor:

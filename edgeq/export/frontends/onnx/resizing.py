@@ -184,7 +184,7 @@ def _weights(node: Node, places: Matrix, size: int, mode: str, factor: float) ->
         near = np.arange(int(np.floor(place)) - reach, int(np.floor(place)) + reach + 2)
         kernel = _linear if mode == "linear" else _cubic(node.get("cubic_coeff_a", -0.75))
         shares = kernel(np.abs(near - place) * narrow)
-        if node.get("exclude_outside") or node.get("antialias"):
+        if node.get("exclude_outside"):
             shares = np.where((near < 0) | (near >= size), 0.0, shares)
         np.add.at(made[row], np.clip(near, 0, size - 1), shares / shares.sum())
     return made

@@ -61,9 +61,7 @@ def average_pool(node: Node, values: Tensor) -> Tensor:
     return sums * (1.0 / shares)
 
 
-def _averages(
-    values: Tensor, kernel: list[int], strides: list[int], padding: list[int]
-) -> Tensor:
+def _averages(values: Tensor, kernel: list[int], strides: list[int], padding: list[int]) -> Tensor:
     function: Callable[..., Tensor] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[
         len(kernel)
     ]

@@ -1,0 +1,73 @@
+"""The scales that an ONNX model stored its weights with, for the weights of the float model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.export.frontends.onnx.integer_ops import Grid
+from edgeq.export.frontends.onnx.interpreter import Program
+from edgeq.flatbuffer import Tensor
+from edgeq.model import FloatModel
+from edgeq.ops import OPS
+from edgeq.qtypes import DType, QParams
+
+OFF_GRID = 0.01
+"""How far from an integer a weight may be in units of its scale: float32 rounds it."""
+
+
+def with_stored_scales(model: FloatModel, program: Program) -> FloatModel:
+    """The model with the scales of weights that were integers, where they still lie on the grid.
+
+    The converter may have folded a factor into a weight; then its old scale says nothing any more.
+    """
+    stored: dict[str, list[Grid]] = {}
+    for step in program.steps:
+        for operand in step.operands():
+            if operand.value.weights is not None:
+                stored.setdefault(step.node.name, []).append(operand.value.weights)
+    known = {name for name, _ in model.given}
+    found = []
+    for op in model.graph.operators:
+        row = OPS.get(op.name)
+        if row is None or row.weight is None or op.inputs[row.weight] < 0:
+            continue
+        weight = model.graph.tensors[op.inputs[row.weight]]
+        if weight.data is None or weight.name in known:
+            continue
+        qparams = _matching(weight, row.weight_axis, stored.get(model.layer(op), ()))
+        if qparams is not None:
+            found.append((weight.name, qparams))
+    if not found:
+        return model
+    note = f"{len(found)} weights keep the scales that the model brought"
+    return replace(model, given=(*model.given, *found), notes=(*model.notes, note))
+
+
+def _matching(weight: Tensor, axis: int | None, grids: Iterable[Grid]) -> QParams | None:
+    """The parameters of the first grid that every number of a weight lies on."""
+    values = np.asarray(weight.data, np.float64)
+    channels = 1 if axis is None else values.shape[axis]
+    for grid in grids:
+        scale = grid.scale.astype(np.float64).reshape(-1)
+        if scale.size not in (1, channels):
+            continue
+        scale = np.broadcast_to(scale, channels)
+        if _on_grid(values, scale, axis):
+            zeros = (0,) * channels
+            return QParams(DType.INT8, tuple(map(float, scale)), zeros, axis, True)
+    return None
+
+
+def _on_grid(
+    values: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], axis: int | None
+) -> bool:
+    shape = [1] * values.ndim
+    if axis is not None:
+        shape[axis] = -1
+    integers = values / scale.reshape(shape)
+    off = float(np.abs(integers - np.round(integers)).max())
+    return off < OFF_GRID and float(np.abs(integers).max()) < 127.5
