@@ -1,3 +1,4 @@
+# ruff: noqa: SIM905  # tables of names read better as text
 """ONNX models of one node each, as a table: what is read, how, and in which opset."""
 
 from __future__ import annotations

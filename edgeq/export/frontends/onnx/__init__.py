@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeq.data.rep_dataset import to_numpy
+from edgeq.data.as_numpy import to_numpy
 from edgeq.errors import ConversionError, DependencyError, ModelError
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel

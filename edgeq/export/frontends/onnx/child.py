@@ -1,4 +1,4 @@
-"""What runs of the ONNX front end in a child process: the file is foreign, and native code reads it.
+"""The part of the ONNX front end that runs in a child process: native code reads a foreign file.
 
 Imports ONNX and PyTorch, so only the child imports this module.
 """
@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgeq.data.rep_dataset import to_numpy
+from edgeq.converter import start_converter
+from edgeq.data.as_numpy import to_numpy
 from edgeq.errors import DataError, ModelError
-from edgeq.export.convert.convert_plan import start_converter
 from edgeq.export.frontends import torch as pytorch
 from edgeq.export.frontends.arguments import fixed_sizes
 from edgeq.export.frontends.onnx import (  # noqa: F401  # they fill the table of ops

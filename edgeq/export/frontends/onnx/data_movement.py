@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from edgeq.export.frontends.onnx.elementwise import torch_dtype
 from edgeq.export.frontends.onnx.op_table import Known, Node, axes_of, op
@@ -108,7 +108,8 @@ def split(node: Node, values: Tensor, given: Known | None = None) -> tuple[Tenso
         count = node.get("num_outputs") or len(node.outputs)
         step = math.ceil(values.shape[axis] / count)
         sizes = [step] * (count - 1) + [values.shape[axis] - step * (count - 1)]
-    return torch.split(values, [int(n) for n in sizes], axis)
+    made: tuple[Tensor, ...] = torch.split(values, [int(n) for n in sizes], axis)
+    return made
 
 
 @op("Slice", known=(1, 2, 3, 4), keeps_grid=True)
@@ -149,7 +150,7 @@ def gather(node: Node, values: Tensor, indices: Tensor) -> Tensor:
     axis = node.get("axis", 0) % values.ndim
     wanted = torch.where(indices < 0, indices + values.shape[axis], indices)
     if axis == 0 and values.ndim == 2 and values.is_floating_point() and indices.ndim:
-        return F.embedding(wanted, values)
+        return functional.embedding(wanted, values)
     found = torch.index_select(values, axis, wanted.reshape(-1))
     return found.reshape([*values.shape[:axis], *indices.shape, *values.shape[axis + 1 :]])
 
@@ -243,7 +244,7 @@ def pad(
     mode = node.get("mode", "constant")
     if mode == "constant":
         widths = [n for axis in reversed(range(values.ndim)) for n in (before[axis], after[axis])]
-        return F.pad(values, widths, value=fill)
+        return functional.pad(values, widths, value=fill)
     for axis in range(values.ndim):
         values = _padded_with_own(values, axis, before[axis], after[axis], mode)
     return values
@@ -272,7 +273,7 @@ def one_hot(node: Node, indices: Tensor, depth: Known, values: Tensor) -> Tensor
 def depth_to_space(node: Node, values: Tensor) -> Tensor:
     block = node.get("blocksize")
     if node.get("mode", "DCR") == "CRD":
-        return F.pixel_shuffle(values, block)
+        return functional.pixel_shuffle(values, block)
     n, c, h, w = values.shape
     parts = values.reshape(n, block, block, c // block**2, h, w).permute(0, 3, 4, 1, 5, 2)
     return parts.reshape(n, c // block**2, h * block, w * block)
@@ -326,7 +327,7 @@ def column_to_image(node: Node, values: Tensor, image: Known, block: Known) -> T
     pads = node.get("pads") or [0] * (2 * rank)
     if rank != 2 or pads[:rank] != pads[rank:]:
         raise node.refused("has one or three spatial axes, or pads that differ between sides")
-    return F.fold(
+    return functional.fold(
         values, [int(n) for n in image], [int(n) for n in block],
         node.get("dilations") or 1, pads[:rank], node.get("strides") or 1,
     )  # fmt: skip

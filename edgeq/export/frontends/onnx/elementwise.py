@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from edgeq.export.frontends.onnx.op_table import MICROSOFT, Node, op
 
@@ -30,11 +30,11 @@ _UNARY = {
     "Abs": torch.abs, "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin,
     "Asinh": torch.asinh, "Atan": torch.atan, "Atanh": torch.atanh, "BitwiseNot": torch.bitwise_not,
     "Ceil": torch.ceil, "Cos": torch.cos, "Cosh": torch.cosh, "Erf": torch.erf, "Exp": torch.exp,
-    "Floor": torch.floor, "IsNaN": torch.isnan, "Log": torch.log, "Mish": F.mish,
+    "Floor": torch.floor, "IsNaN": torch.isnan, "Log": torch.log, "Mish": functional.mish,
     "Neg": torch.neg, "Not": torch.logical_not, "Reciprocal": torch.reciprocal, "Relu": torch.relu,
     "Round": torch.round, "Sigmoid": torch.sigmoid, "Sign": torch.sign, "Sin": torch.sin,
-    "Sinh": torch.sinh, "Softplus": F.softplus, "Softsign": F.softsign, "Sqrt": torch.sqrt,
-    "Tan": torch.tan, "Tanh": torch.tanh, "HardSwish": F.hardswish,
+    "Sinh": torch.sinh, "Softplus": functional.softplus, "Softsign": functional.softsign, "Sqrt": torch.sqrt,
+    "Tan": torch.tan, "Tanh": torch.tanh, "HardSwish": functional.hardswish,
 }  # fmt: skip
 
 _BINARY = {
@@ -110,7 +110,7 @@ def clip(node: Node, values: Tensor, low: Any = None, high: Any = None) -> Tenso
     if low is None and high is None:
         return values.clone()
     if low == 0 and high == 6 and values.is_floating_point():
-        return F.relu6(values)
+        return functional.relu6(values)
     return torch.clamp(values, low, high)
 
 
@@ -164,12 +164,12 @@ def dropout(node: Node, values: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 @op("Elu")
 def elu(node: Node, values: Tensor) -> Tensor:
-    return F.elu(values, node.get("alpha", 1.0))
+    return functional.elu(values, node.get("alpha", 1.0))
 
 
 @op("Celu")
 def celu(node: Node, values: Tensor) -> Tensor:
-    return F.celu(values, node.get("alpha", 1.0))
+    return functional.celu(values, node.get("alpha", 1.0))
 
 
 @op("Selu")
@@ -180,7 +180,7 @@ def selu(node: Node, values: Tensor) -> Tensor:
 
 @op("LeakyRelu")
 def leaky_relu(node: Node, values: Tensor) -> Tensor:
-    return F.leaky_relu(values, node.get("alpha", 0.01))
+    return functional.leaky_relu(values, node.get("alpha", 0.01))
 
 
 @op("ThresholdedRelu")
@@ -193,7 +193,7 @@ def prelu(node: Node, values: Tensor, slope: Tensor) -> Tensor:
     if slope.numel() in (1, values.shape[1] if values.ndim > 1 else 1) and _is_per_channel(
         values, slope
     ):
-        return F.prelu(values, slope.reshape(-1))
+        return functional.prelu(values, slope.reshape(-1))
     return torch.relu(values) - slope * torch.relu(-values)
 
 
@@ -209,14 +209,14 @@ def _is_per_channel(values: Tensor, slope: Tensor) -> bool:
 def hard_sigmoid(node: Node, values: Tensor) -> Tensor:
     alpha, beta = node.get("alpha", 0.2), node.get("beta", 0.5)
     if abs(alpha - 1 / 6) < 1e-4 and beta == 0.5:
-        return F.hardsigmoid(values)
+        return functional.hardsigmoid(values)
     return torch.clamp(values * alpha + beta, 0.0, 1.0)
 
 
 @op("Gelu")
 @op("Gelu", domain=MICROSOFT)
 def gelu(node: Node, values: Tensor) -> Tensor:
-    return F.gelu(values, approximate=node.get("approximate", "none"))
+    return functional.gelu(values, approximate=node.get("approximate", "none"))
 
 
 @op("Swish")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from edgeq.export.frontends.onnx.elementwise import leaky_relu
 from edgeq.export.frontends.onnx.network_layers import convolution, layer_norm, rms_norm
@@ -31,7 +31,11 @@ def _activated(node: Node, values: Tensor) -> Tensor:
     if name == "Clip":
         return torch.clamp(values, *parameters)
     if name == "LeakyRelu":
-        return leaky_relu(node, values) if not parameters else F.leaky_relu(values, parameters[0])
+        return (
+            leaky_relu(node, values)
+            if not parameters
+            else functional.leaky_relu(values, parameters[0])
+        )
     if name == "HardSigmoid" and parameters:
         return torch.clamp(values * parameters[0] + parameters[1], 0.0, 1.0)
     simple = {"Relu": torch.relu, "Sigmoid": torch.sigmoid, "Tanh": torch.tanh}
@@ -53,7 +57,7 @@ def fused_product(node: Node, one: Tensor, other: Tensor) -> Tensor:
 @op("BiasGelu", "FastGelu", domain=MICROSOFT)
 def bias_gelu(node: Node, values: Tensor, bias: Tensor | None = None) -> Tensor:
     values = values if bias is None else values + bias
-    return F.gelu(values, approximate="tanh" if node.op == "FastGelu" else "none")
+    return functional.gelu(values, approximate="tanh" if node.op == "FastGelu" else "none")
 
 
 @op("QuickGelu", domain=MICROSOFT)

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from edgeq.export.frontends.onnx.interpreter import Operand, Program, Step
 from edgeq.export.frontends.onnx.op_table import Node
@@ -50,15 +50,15 @@ def _dense(step: Step) -> Step | None:
 
 
 def _linear(node: Node, values: Tensor, weight: Tensor) -> Tensor:
-    return F.linear(values, weight)
+    return functional.linear(values, weight)
 
 
 def _gelu(node: Node, values: Tensor) -> Tensor:
-    return F.gelu(values)
+    return functional.gelu(values)
 
 
 def _hard_swish(node: Node, values: Tensor) -> Tensor:
-    return F.hardswish(values)
+    return functional.hardswish(values)
 
 
 class _Uses:

@@ -73,7 +73,7 @@ class Grid:
         zero = int(self.zero_point.item()) - (128 if self.dtype == "uint8" else 0)
         parameters = (float(self.scale.item()), zero, *_INT8)
         made = _OPS.quantize_per_tensor(real, *parameters, torch.int8)
-        return _OPS.dequantize_per_tensor(made, *parameters, torch.int8)  # type: ignore[no-any-return]
+        return _OPS.dequantize_per_tensor(made, *parameters, torch.int8)
 
 
 @dataclass(frozen=True)

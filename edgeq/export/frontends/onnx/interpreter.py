@@ -188,7 +188,7 @@ class Interpreter:
     ) -> list[Value]:
         """What a body in an attribute computes; it also sees the values around it."""
         body = read_body(graph, self._model.opsets)
-        own = ChainMap[str, Value]({}, scope)  # type: ignore[arg-type]
+        own = ChainMap[str, Value]({}, scope)
         own.update(dict(zip(body.inputs, given, strict=False)))
         self.run_body(body, own)
         return [self.value(own, name, "the result of a body") for name in body.outputs]
@@ -232,7 +232,7 @@ class Interpreter:
         """What the nodes compute that a node without a row of its own stands for."""
         parts = taken_apart(node)
         if parts is not None:
-            own = ChainMap[str, Value]({}, scope)  # type: ignore[arg-type]
+            own = ChainMap[str, Value]({}, scope)
             for part in parts:
                 self.run_node(part, own)
             return [own[name] for name in node.outputs]

@@ -6,13 +6,17 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from edgeq.export.frontends.onnx.op_table import MICROSOFT, Node, op
 
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+_CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+_TRANSPOSED = {
+    1: functional.conv_transpose1d,
+    2: functional.conv_transpose2d,
+    3: functional.conv_transpose3d,
+}
 
 
 def padded(
@@ -25,7 +29,7 @@ def padded(
     if before == after:
         return values, before
     widths = [n for i in reversed(range(rank)) for n in (before[i], after[i])]
-    return F.pad(values, widths, value=fill), [0] * rank
+    return functional.pad(values, widths, value=fill), [0] * rank
 
 
 def _pads(
@@ -77,7 +81,7 @@ def transposed_convolution(
         return made
     made = function(values, weight, bias, strides, 0, 0, groups, dilations)
     widths = [n for i in reversed(range(rank)) for n in (-before[i], extra[i] - after[i])]
-    return F.pad(made, widths)
+    return functional.pad(made, widths)
 
 
 def _transposed_pads(
@@ -111,8 +115,8 @@ def matrix_product(node: Node, one: Tensor, other: Tensor, bias: Tensor | None =
     if bias is not None and beta != 1.0:
         bias = bias * beta
     if bias is not None and bias.ndim == 1 and bias.shape[0] == weight.shape[0]:
-        return F.linear(one, weight, bias)
-    made = F.linear(one, weight)
+        return functional.linear(one, weight, bias)
+    made = functional.linear(one, weight)
     return made if bias is None else made + bias
 
 
@@ -132,14 +136,14 @@ def batch_norm(
 ) -> Tensor:
     if node.get("training_mode"):
         raise node.refused("is in training mode; export the model for inference")
-    return F.batch_norm(
+    return functional.batch_norm(
         values, mean, variance, scale, bias, training=False, eps=node.get("epsilon", 1e-5)
     )
 
 
 @op("InstanceNormalization")
 def instance_norm(node: Node, values: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    return F.instance_norm(values, weight=scale, bias=bias, eps=node.get("epsilon", 1e-5))
+    return functional.instance_norm(values, weight=scale, bias=bias, eps=node.get("epsilon", 1e-5))
 
 
 @op("LayerNormalization")
@@ -150,10 +154,10 @@ def layer_norm(
     axis = node.get("axis", -1) % values.ndim
     shape, eps = list(values.shape[axis:]), node.get("epsilon", 1e-5)
     if list(scale.shape) != shape or (bias is not None and list(bias.shape) != shape):
-        made = F.layer_norm(values, shape, eps=eps) * scale
+        made = functional.layer_norm(values, shape, eps=eps) * scale
         made = made if bias is None else made + bias
     else:
-        made = F.layer_norm(values, shape, scale, bias, eps)
+        made = functional.layer_norm(values, shape, scale, bias, eps)
     if len(node.outputs) == 1:
         return made
     axes = list(range(axis, values.ndim))
@@ -177,18 +181,18 @@ def group_norm(node: Node, values: Tensor, scale: Tensor, bias: Tensor) -> Tenso
     if scale.shape[0] != channels:  # before opset 21 a number for each group
         scale = scale.repeat_interleave(channels // groups)
         bias = bias.repeat_interleave(channels // groups)
-    return F.group_norm(values, groups, scale, bias, node.get("epsilon", 1e-5))
+    return functional.group_norm(values, groups, scale, bias, node.get("epsilon", 1e-5))
 
 
 @op("LRN")
 def local_response_norm(node: Node, values: Tensor) -> Tensor:
     size, alpha, beta = node.get("size"), node.get("alpha", 1e-4), node.get("beta", 0.75)
-    return F.local_response_norm(values, size, alpha, beta, node.get("bias", 1.0))
+    return functional.local_response_norm(values, size, alpha, beta, node.get("bias", 1.0))
 
 
 @op("LpNormalization")
 def lp_norm(node: Node, values: Tensor) -> Tensor:
-    return F.normalize(values, node.get("p", 2), node.get("axis", -1), 0.0)
+    return functional.normalize(values, node.get("p", 2), node.get("axis", -1), 0.0)
 
 
 @op("MeanVarianceNormalization")
@@ -223,9 +227,9 @@ def _along(node: Node, values: Tensor, axis: int) -> Tensor:
 def grid_sample(node: Node, values: Tensor, grid: Tensor) -> Tensor:
     mode = {"linear": "bilinear", "cubic": "bicubic"}.get(m := node.get("mode", "bilinear"), m)
     corners = bool(node.get("align_corners"))
-    return F.grid_sample(values, grid, mode, node.get("padding_mode", "zeros"), corners)
+    return functional.grid_sample(values, grid, mode, node.get("padding_mode", "zeros"), corners)
 
 
 @op("AffineGrid", known=(1,))
 def affine_grid(node: Node, theta: Tensor, size: Any) -> Tensor:
-    return F.affine_grid(theta, [int(n) for n in size], bool(node.get("align_corners")))
+    return functional.affine_grid(theta, [int(n) for n in size], bool(node.get("align_corners")))

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, op
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu, "softsign": F.softsign,
-    "softplus": F.softplus, "hardsigmoid": lambda x: torch.clamp(0.2 * x + 0.5, 0.0, 1.0),
+    "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu, "softsign": functional.softsign,
+    "softplus": functional.softplus, "hardsigmoid": lambda x: torch.clamp(0.2 * x + 0.5, 0.0, 1.0),
 }  # fmt: skip
 
 States = tuple[Tensor, ...]
@@ -153,7 +153,7 @@ def _layer(
         ends.append(last)
     made = torch.stack(rows, 1)
     if padding:
-        made = F.pad(made, [0, 0, 0, 0, 0, 0, 0, padding])
+        made = functional.pad(made, [0, 0, 0, 0, 0, 0, 0, padding])
     finals = [torch.stack([end[k] for end in ends]) for k in range(len(starts))]
     if by_batch:
         return made.permute(2, 0, 1, 3), *(f.transpose(0, 1) for f in finals)
@@ -191,7 +191,7 @@ def _run(
     node: Node, step: _Step, direction: _Direction, values: Tensor, states: States, reverse: bool
 ) -> tuple[Tensor, States]:
     """The states of every step `(T, B, H)`, and the last ones."""
-    projected = F.linear(values, direction.weight, direction.biases[0])
+    projected = functional.linear(values, direction.weight, direction.biases[0])
     inputs: Any = projected.unbind(0)
     rows = []
     for one in reversed(inputs) if reverse else inputs:
@@ -202,7 +202,7 @@ def _run(
 
 def _lstm_step(node: Node, layer: _Direction, inputs: Tensor, states: States) -> States:
     hidden, cell = states
-    gates = inputs + F.linear(hidden, layer.recurrence, layer.biases[1])
+    gates = inputs + functional.linear(hidden, layer.recurrence, layer.biases[1])
     enter, leave, keep, new = gates.chunk(4, 1)
     sigmoid, tanh, out = layer.activations
     if layer.peephole is not None:
@@ -222,15 +222,17 @@ def _gru_step(node: Node, layer: _Direction, inputs: Tensor, states: States) -> 
     i_update, i_reset, i_new = inputs.chunk(3, 1)
     w_update, w_reset, w_new = layer.recurrence.chunk(3)
     b_update, b_reset, b_new = layer.biases[1].chunk(3)
-    update = sigmoid(i_update + F.linear(hidden, w_update, b_update))
-    reset = sigmoid(i_reset + F.linear(hidden, w_reset, b_reset))
+    update = sigmoid(i_update + functional.linear(hidden, w_update, b_update))
+    reset = sigmoid(i_reset + functional.linear(hidden, w_reset, b_reset))
     if node.get("linear_before_reset"):
-        new = tanh(i_new + reset * F.linear(hidden, w_new, b_new))
+        new = tanh(i_new + reset * functional.linear(hidden, w_new, b_new))
     else:
-        new = tanh(i_new + F.linear(reset * hidden, w_new, b_new))
+        new = tanh(i_new + functional.linear(reset * hidden, w_new, b_new))
     return ((1 - update) * new + update * hidden,)
 
 
 def _rnn_step(node: Node, layer: _Direction, inputs: Tensor, states: States) -> States:
     (hidden,) = states
-    return (layer.activations[0](inputs + F.linear(hidden, layer.recurrence, layer.biases[1])),)
+    return (
+        layer.activations[0](inputs + functional.linear(hidden, layer.recurrence, layer.biases[1])),
+    )

@@ -53,8 +53,8 @@ def check(model: OnnxModel, arguments: Arrays, program: Program) -> list[str]:
         if reached < least:
             raise ConversionError(
                 f"edgeq computes output {name!r} of the ONNX model with {reached:.1f} dB of what "
-                f"{_runtime()} computes{_culprit(model, given, program, least)}; the model cannot be "
-                "exported rightly. Please report this with the model"
+                f"{_runtime()} computes{_culprit(model, given, program, least)}; "
+                "please report this with the model"
             )
     if not rounds:
         return []

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from edgeq.export.frontends.onnx.op_table import Known, Node, op
 
@@ -95,18 +95,20 @@ def _plain(
         return values.clone()
     if axes != [2, 3] or values.ndim != 4 or not values.is_floating_point():
         return None
-    whole = all(size == int(f) * values.shape[a] for a, f, size in zip(axes, factors, sizes))
+    whole = all(
+        size == int(f) * values.shape[a] for a, f, size in zip(axes, factors, sizes, strict=True)
+    )
     if mode == "nearest" and whole and all(f >= 1 for f in factors):
         same = where == "asymmetric" and rounding == "floor"
         same = same or (where in _CENTRED and rounding in (None, "round_prefer_floor"))
-        return F.interpolate(values, sizes, mode="nearest") if same else None
+        return functional.interpolate(values, sizes, mode="nearest") if same else None
     exact = [size / values.shape[a] for a, size in zip(axes, sizes, strict=True)]
     if mode != "linear" or node.get("antialias") or not np.allclose(exact, factors):
         return None
     if where == "align_corners" and min(sizes) > 1:
-        return F.interpolate(values, sizes, mode="bilinear", align_corners=True)
+        return functional.interpolate(values, sizes, mode="bilinear", align_corners=True)
     if where in _CENTRED and (where != "pytorch_half_pixel" or min(sizes) > 1):
-        return F.interpolate(values, sizes, mode="bilinear", align_corners=False)
+        return functional.interpolate(values, sizes, mode="bilinear", align_corners=False)
     return None
 
 
@@ -156,7 +158,7 @@ def _picked(
     else:
         weights = _weights(node, places, size, mode, factor).astype(np.float32)
         moved = values.movedim(axis, -1)
-        made = F.linear(moved, torch.from_numpy(weights)).movedim(-1, axis)
+        made = functional.linear(moved, torch.from_numpy(weights)).movedim(-1, axis)
     if where == "tf_crop_and_resize" and outside.any():
         shape = [-1 if i == axis else 1 for i in range(values.ndim)]
         mask = torch.from_numpy(outside).reshape(shape)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from edgeq.export.frontends.onnx.network_layers import padded
 from edgeq.export.frontends.onnx.op_table import Known, Node, axes_of, op
 
-_MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_MAX_POOLS = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 
 
 @op("MaxPool", keeps_grid=True)
@@ -27,7 +27,7 @@ def max_pool(node: Node, values: Tensor) -> Tensor:
     values, padding = padded(node, values, kernel, strides, float("-inf"))
     if any(2 * n > size for n, size in zip(padding, kernel, strict=True)):
         widths = [n for size in reversed(padding) for n in (size, size)]
-        values, padding = F.pad(values, widths, value=float("-inf")), [0] * len(kernel)
+        values, padding = functional.pad(values, widths, value=float("-inf")), [0] * len(kernel)
     made: Tensor = _MAX_POOLS[len(kernel)](values, kernel, strides, padding, dilations)
     return made.to(dtype)
 
@@ -46,11 +46,11 @@ def average_pool(node: Node, values: Tensor) -> Tensor:
     ones = torch.ones_like(values[:1, :1])
     if counted:  # the padding counts, what rounding up adds behind it does not
         ones, pads = padded(node, ones, kernel, strides, 1.0)
-        ones = F.pad(ones, [n for size in reversed(pads) for n in (size, size)], value=1.0)
+        ones = functional.pad(ones, [n for size in reversed(pads) for n in (size, size)], value=1.0)
         short = [a - b for a, b in zip(filled.shape[2:], ones.shape[2:], strict=True)]
         short = [n + 2 * p for n, p in zip(short, padding, strict=True)]
         shares = _averages(
-            F.pad(ones, [n for more in reversed(short) for n in (0, more)]),
+            functional.pad(ones, [n for more in reversed(short) for n in (0, more)]),
             kernel, strides, [0] * len(kernel),
         )  # fmt: skip
     else:
@@ -62,9 +62,11 @@ def average_pool(node: Node, values: Tensor) -> Tensor:
 
 
 def _averages(values: Tensor, kernel: list[int], strides: list[int], padding: list[int]) -> Tensor:
-    function: Callable[..., Tensor] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[
-        len(kernel)
-    ]
+    function: Callable[..., Tensor] = {
+        1: functional.avg_pool1d,
+        2: functional.avg_pool2d,
+        3: functional.avg_pool3d,
+    }[len(kernel)]
     return function(values, kernel, strides, padding, count_include_pad=True)
 
 
@@ -95,7 +97,7 @@ def _padded_to_ceil(
         if (count - 1) * strides[i] >= values.shape[2 + i] + pads[i]:
             count -= 1  # a window that would start in the padding behind is left out
         widths += [0, max((count - 1) * strides[i] + reach - size, 0)]
-    return F.pad(values, widths, value=fill) if any(widths) else values
+    return functional.pad(values, widths, value=fill) if any(widths) else values
 
 
 @op("GlobalAveragePool")
