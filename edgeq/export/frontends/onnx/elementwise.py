@@ -33,7 +33,8 @@ _UNARY = {
     "Floor": torch.floor, "IsNaN": torch.isnan, "Log": torch.log, "Mish": functional.mish,
     "Neg": torch.neg, "Not": torch.logical_not, "Reciprocal": torch.reciprocal, "Relu": torch.relu,
     "Round": torch.round, "Sigmoid": torch.sigmoid, "Sign": torch.sign, "Sin": torch.sin,
-    "Sinh": torch.sinh, "Softplus": functional.softplus, "Softsign": functional.softsign, "Sqrt": torch.sqrt,
+    "Sinh": torch.sinh, "Softplus": functional.softplus, "Softsign": functional.softsign,
+    "Sqrt": torch.sqrt,
     "Tan": torch.tan, "Tanh": torch.tanh, "HardSwish": functional.hardswish,
 }  # fmt: skip
 

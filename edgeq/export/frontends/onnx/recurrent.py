@@ -16,7 +16,8 @@ from torch.nn import functional
 from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, op
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu, "softsign": functional.softsign,
+    "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu,
+    "softsign": functional.softsign,
     "softplus": functional.softplus, "hardsigmoid": lambda x: torch.clamp(0.2 * x + 0.5, 0.0, 1.0),
 }  # fmt: skip
 
