@@ -1,7 +1,8 @@
 """`FloatModel`: what every front end delivers and every later stage reads.
 
-A float .tflite file, the one graph and signature of it that is exported, and layer paths in the
-framework's own words. Knows the file's view, nothing of quantization.
+A float .tflite file, the main graph and the signature of it that are exported, and layer paths in
+the framework's own words. Other graphs are there only for the loops and branches that run them.
+Knows the file's view, nothing of quantization.
 """
 
 from __future__ import annotations
@@ -45,11 +46,12 @@ class FloatModel:
     given: tuple[tuple[str, QParams], ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self._model.graphs) != 1:
+        if len(self._model.signatures) > 1:
+            keys = [signature.key for signature in self._model.signatures]
+            data = ", ".join(f"{key!r}: ..." for key in keys)
             raise ModelError(
-                f"the model has {len(self._model.graphs)} subgraphs (control flow or several "
-                "signatures); export one signature without loops or branches at a time"
-                + _way_out([signature.key for signature in self._model.signatures])
+                f"the model has {len(keys)} signatures; export all of them with data for each: "
+                f"edgeq.export(model, {{{data}}})"
             )
 
     def __repr__(self) -> str:
@@ -136,14 +138,6 @@ class FloatModel:
         return tuple(
             (left[i].pop(0) if left.get(i) else "", self.graph.tensors[i]) for i in indices
         )
-
-
-def _way_out(keys: Sequence[str]) -> str:
-    """How a file with several signatures is exported."""
-    if len(keys) < 2:
-        return ""
-    data = ", ".join(f"{key!r}: ..." for key in keys)
-    return f", or all of them with data for each: edgeq.export(model, {{{data}}})"
 
 
 def layer(graph: Graph, op: Operator) -> str:

@@ -10,6 +10,7 @@ from edgeq.errors import ModelError
 from edgeq.export import frontends
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.frontends import tflite
+from edgeq.export.importing import SizeSource
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 
@@ -39,7 +40,7 @@ def load(what: str, model: object, data: RepDataset, worker: Worker) -> FloatMod
         return model
     try:
         if tflite.handles(model):
-            return tflite.load(model, worker)
+            return tflite.load(model, SizeSource(None, data), worker)
         return frontends.trace(model, None, data, worker)
     except ModelError as error:
         raise type(error)(f"{what}: {error}") from None

@@ -105,7 +105,7 @@ def _arrays(item: Any, inputs: tuple[InputSpec, ...], index: int) -> Sample:
     values = item.inputs if isinstance(item, Labelled) else item
     arrays = tuple(
         _as_input(value, spec, index)
-        for value, spec in zip(_select(values, inputs, index), inputs, strict=True)
+        for value, spec in zip(select(values, inputs, index), inputs, strict=True)
     )
     if not isinstance(item, Labelled):
         return arrays
@@ -201,7 +201,7 @@ def _map_arrays(item: Any, function: Callable[[Any], Any]) -> Any:
     return function(item) if getattr(item, "ndim", 0) else item
 
 
-def _select(item: Any, inputs: tuple[InputSpec, ...], index: int) -> list[Any]:
+def select(item: Any, inputs: tuple[InputSpec, ...], index: int) -> list[Any]:
     """The item's values in the order of `inputs`."""
     names = [spec.name for spec in inputs]
     if isinstance(item, Mapping):

@@ -320,7 +320,7 @@ class GraphEditor:
         tensor = schema.TensorT()
         tensor.name = self._unique(name)
         tensor.type = getattr(schema.TensorType, kind.upper())
-        tensor.shape = np.asarray(shape, np.int32)
+        tensor.shape, tensor.hasRank = np.asarray(shape, np.int32), len(shape) == 0
         tensor.buffer = buffer
         self._graph.tensors.append(tensor)
         return len(self._graph.tensors) - 1

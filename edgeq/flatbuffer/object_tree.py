@@ -55,7 +55,8 @@ def prune(tree: Any) -> None:
     for op in operators:
         op.opcodeIndex = codes[op.opcodeIndex]
     kept = {tensor.buffer for graph in tree.subgraphs for tensor in graph.tensors}
-    kept |= {entry.buffer for entry in tree.metadata or ()} | {*map(int, tree.metadataBuffer or ())}
+    kept |= {entry.buffer for entry in tree.metadata or ()}
+    kept |= {int(b) for b in (() if tree.metadataBuffer is None else tree.metadataBuffer)}
     for index, buffer in enumerate(tree.buffers):
         if index not in kept:
             buffer.data = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from edgeq.errors import DependencyError, ModelError
 from edgeq.files import Content
 from edgeq.flatbuffer.generated_schema import IDENTIFIER, OP_NAMES, TYPE_NAMES, schema
 from edgeq.flatbuffer.graph import Graph, Model, Operator, Signature, Tensor
+from edgeq.flatbuffer.sparse import dense
+from edgeq.flatbuffer.subgraphs import called_by, reached
 from edgeq.qtypes import DType, QParams
 
 TENSOR_BYTES_MAX = 1 << 32
@@ -103,6 +106,7 @@ def _model(tree: Any, size: int) -> Model:
         raise _damaged("it has no graph")
     if not graphs[0].outputs:
         raise _damaged("its main graph has no output")
+    _check_calls(tree)
     signatures = tuple(_signature(entry, graphs) for entry in _list(tree.signatureDefs))
     return Model(graphs, signatures, size)
 
@@ -117,6 +121,20 @@ def op_name(code: Any) -> tuple[str, int]:
     return name, int(code.version)
 
 
+def _check_calls(tree: Any) -> None:
+    """Every op may only run subgraphs that are there, and none that leads back to it."""
+    count = len(tree.subgraphs)
+    for index, graph in enumerate(tree.subgraphs):
+        for op in _list(graph.operators):
+            wrong = [other for other in called_by(op) if not 0 <= other < count]
+            if wrong:
+                raise _damaged(f"an op of graph {index} runs graph {wrong[0]} of {count}")
+    for index, graph in enumerate(tree.subgraphs):
+        below = {other for op in _list(graph.operators) for other in called_by(op)}
+        if below and index in reached(tree, below):
+            raise _damaged(f"graph {index} runs itself")
+
+
 def _graph(tree: Any, codes: list[tuple[str, int]], index: int) -> Graph:
     entry = tree.subgraphs[index]
     tensors = tuple(_tensor(tree, t, i) for i, t in enumerate(_list(entry.tensors)))
@@ -125,6 +143,8 @@ def _graph(tree: Any, codes: list[tuple[str, int]], index: int) -> Graph:
     )
     inputs = _indices(entry.inputs, len(tensors), f"graph {index}")
     outputs = _indices(entry.outputs, len(tensors), f"graph {index}")
+    made = {*inputs, *(t for op in operators for t in op.outputs)}
+    tensors = tuple(t if t.index in made else _with_nothing_in_it(t) for t in tensors)
     graph = Graph(index, tensors, operators, inputs, outputs)
     _check_inputs(graph)
     _check_order(graph)
@@ -154,6 +174,14 @@ def _check_order(graph: Graph) -> None:
     lost = [t for t in graph.outputs if t not in ready]
     if lost:
         raise _damaged(f"output tensor {lost[0]} is never computed")
+
+
+def _with_nothing_in_it(tensor: Tensor) -> Tensor:
+    """A tensor that no op computes; it is a constant if it has no elements, of whatever buffer."""
+    kind = _numpy_type(tensor.dtype)
+    if tensor.is_constant or tensor.is_variable or kind is None or 0 not in tensor.shape:
+        return tensor
+    return replace(tensor, data=np.zeros(tensor.shape, kind))
 
 
 def _tensor(tree: Any, entry: Any, index: int) -> Tensor:
@@ -187,10 +215,11 @@ def _constant(
     raw = buffers[entry.buffer].data
     if raw is None or len(raw) == 0:
         return None
-    raw = np.asarray(raw, np.uint8)
-    if dtype in _PACKED or not hasattr(np, _NUMPY_NAMES.get(dtype, dtype)):
+    raw, kind = np.asarray(raw, np.uint8), _numpy_type(dtype)
+    if kind is None:
         return raw
-    kind = np.dtype(_NUMPY_NAMES.get(dtype, dtype))
+    if entry.sparsity is not None:
+        return dense(raw.view(kind), entry.sparsity, shape)
     if len(raw) != count * kind.itemsize:
         raise _damaged(
             f"constant tensor {index} of shape {shape} and type {dtype} "
@@ -202,6 +231,12 @@ def _constant(
 _PACKED = frozenset({"int4", "uint4", "int2", "string", "resource", "variant"})
 
 _NUMPY_NAMES = {"bool": "bool_"}
+
+
+def _numpy_type(dtype: str) -> np.dtype[Any] | None:
+    """The numpy type of what a tensor holds; None where its elements share bytes or have none."""
+    name = _NUMPY_NAMES.get(dtype, dtype)
+    return None if dtype in _PACKED or not hasattr(np, name) else np.dtype(getattr(np, name))
 
 
 def _qparams(entry: Any, dtype: str, shape: tuple[int, ...]) -> QParams | None:

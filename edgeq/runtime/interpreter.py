@@ -8,7 +8,7 @@ from typing import Any
 from edgeq.errors import DataError, DelegateError, EdgeqError, ModelError
 from edgeq.files import Content, MappedFile
 from edgeq.flatbuffer import builtin_name
-from edgeq.runtime.backend import Backend
+from edgeq.runtime.backend import Backend, load_backend
 from edgeq.runtime.delegates import Options, load_delegate
 from edgeq.versions import first_runtime, written
 
@@ -48,6 +48,22 @@ def make_interpreter(
                 f"the delegate {delegate} failed on the model: {_one_line(error)}"
             ) from None
         raise unloadable(backend, error, "read") from None
+
+
+def plain_interpreter(tflite: Content, **settings: Any) -> Any:
+    """An interpreter of one thread without the default delegate; memory is allocated.
+
+    Its kernels check their operands, and leave all tensors where their details say.
+    """
+    runtime = load_backend().module
+    interpreter = runtime.Interpreter(
+        **model_argument(tflite),
+        num_threads=1,
+        experimental_op_resolver_type=runtime.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        **settings,
+    )
+    interpreter.allocate_tensors()
+    return interpreter
 
 
 def unloadable(backend: Backend, error: Exception, verb: str) -> EdgeqError:

@@ -10,7 +10,7 @@ from edgeq.errors import ConversionError
 from edgeq.export.convert.annotate import annotate
 from edgeq.export.convert.finish_integer_ops import join_integers, widen_biases
 from edgeq.export.convert.saturate_constants import saturated
-from edgeq.export.convert.shield_float_ops import hide_ops, restore_ops, stand_ins
+from edgeq.export.convert.shield_float_ops import hide_ops, opaque_ops, restore_ops, stand_ins
 from edgeq.export.convert.store_weights import store_weights
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.files import Content
@@ -34,8 +34,8 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> Content:
     model = saturated(model, plan)
     marks = annotate(model.graph, plan)
     extra = stand_ins(model.graph, plan.tensors)
-    hidden = plan.with_float_activations
-    source = hide_ops(model.tree, sorted(hidden)) if hidden else model.tflite
+    hidden = plan.with_float_activations | opaque_ops(model.tree, model.graph)
+    source = pack(hide_ops(model.tree, sorted(hidden))) if hidden else model.tflite
     model.release()
     try:
         converted = worker.call("edgeq.mlir:quantize", source, (*marks, *extra))

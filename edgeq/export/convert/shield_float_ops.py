@@ -1,6 +1,8 @@
 """Takes ops that stay float past the converter, which would make some of them integer all the same.
 
 They go through as custom ops, which it leaves alone, and get their own code and options back after.
+So do loops, branches and whatever else has no numbers that the converter may look at; the subgraphs
+that they run are put back behind it.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.files import Content
-from edgeq.flatbuffer import Graph, op_name, pack, schema
+from edgeq.flatbuffer import Graph, op_name, schema
+from edgeq.flatbuffer.subgraphs import called_by
 from edgeq.mlir import GRAPH_INPUT, Annotation
 from edgeq.qtypes import DType, QParams
 
 _PREFIX = "edgeq_float_"
+
+_NO_NUMBERS = frozenset({"string", "resource", "variant"})
 
 
 def stand_ins(graph: Graph, planned: Iterable[int]) -> tuple[Annotation, ...]:
@@ -33,11 +37,22 @@ def stand_ins(graph: Graph, planned: Iterable[int]) -> tuple[Annotation, ...]:
     )
 
 
-def hide_ops(tree: Any, indices: Iterable[int]) -> Content:
-    """The float file of an object tree with the ops of these indices made custom."""
+def opaque_ops(tree: Any, graph: Graph) -> set[int]:
+    """Ops of the main graph that the converter must not look into, whatever they compute in."""
+    return {
+        op.index
+        for op, entry in zip(graph.operators, tree.subgraphs[0].operators, strict=True)
+        if called_by(entry)
+        or op.name.startswith("CUSTOM:")
+        or any(graph.tensors[t].dtype in _NO_NUMBERS for t in (*op.inputs, *op.outputs) if t >= 0)
+    }
+
+
+def hide_ops(tree: Any, indices: Iterable[int]) -> Any:
+    """An object tree of the main graph alone, the ops of these indices made custom."""
     tree = copy.copy(tree)
     tree.operatorCodes = list(tree.operatorCodes)
-    tree.subgraphs = [copy.copy(graph) for graph in tree.subgraphs]
+    tree.subgraphs = [copy.copy(tree.subgraphs[0])]
     operators = tree.subgraphs[0].operators = list(tree.subgraphs[0].operators)
     for index in indices:
         op = operators[index] = copy.copy(operators[index])
@@ -48,7 +63,8 @@ def hide_ops(tree: Any, indices: Iterable[int]) -> Content:
         tree.operatorCodes.append(code)
         op.opcodeIndex = len(tree.operatorCodes) - 1
         op.builtinOptionsType, op.builtinOptions = 0, None
-    return pack(tree)
+        op.builtinOptions2Type, op.builtinOptions2 = 0, None
+    return tree
 
 
 def restore_ops(tree: Any, original: Any, stand_ins: Iterable[Annotation]) -> None:
@@ -62,8 +78,49 @@ def restore_ops(tree: Any, original: Any, stand_ins: Iterable[Annotation]) -> No
             old = original.subgraphs[0].operators[int(name.removeprefix(_PREFIX))]
             code = copy.copy(original.operatorCodes[old.opcodeIndex])
             tree.operatorCodes[op.opcodeIndex] = code
-            op.builtinOptionsType, op.builtinOptions = old.builtinOptionsType, old.builtinOptions
-            op.customOptions = old.customOptions
+            for field in _OPTIONS:
+                setattr(op, field, getattr(old, field))
+            _name_outputs(tree, op, original, old)
+    add_subgraphs(tree, original)
+
+
+_OPTIONS = (
+    "builtinOptionsType", "builtinOptions", "builtinOptions2Type", "builtinOptions2",
+    "customOptions",
+)  # fmt: skip
+
+
+def _name_outputs(tree: Any, op: Any, original: Any, old: Any) -> None:
+    """The converter gives the results of an op that has several one name for all of them."""
+    for made, known in zip(op.outputs, old.outputs, strict=True):
+        name = original.subgraphs[0].tensors[known].name
+        tree.subgraphs[0].tensors[made].name = name
+
+
+def add_subgraphs(tree: Any, original: Any) -> None:
+    """Puts the subgraphs that `original` has behind its main graph behind that of `tree`."""
+    buffers: dict[int, int] = {}
+    for graph in original.subgraphs[1:]:
+        made = copy.copy(graph)
+        made.tensors = [_with_buffer(tree, original, t, buffers) for t in graph.tensors]
+        made.operators = [_with_code(tree, original, op) for op in graph.operators or ()]
+        tree.subgraphs.append(made)
+
+
+def _with_buffer(tree: Any, original: Any, tensor: Any, buffers: dict[int, int]) -> Any:
+    made = copy.copy(tensor)
+    if made.buffer not in buffers:
+        tree.buffers.append(original.buffers[made.buffer])
+        buffers[made.buffer] = len(tree.buffers) - 1
+    made.buffer = buffers[made.buffer]
+    return made
+
+
+def _with_code(tree: Any, original: Any, op: Any) -> Any:
+    made = copy.copy(op)
+    tree.operatorCodes.append(copy.copy(original.operatorCodes[op.opcodeIndex]))
+    made.opcodeIndex = len(tree.operatorCodes) - 1
+    return made
 
 
 def _bypass(tree: Any, tensor: int) -> None:

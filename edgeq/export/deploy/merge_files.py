@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.errors import ModelError
 from edgeq.files import Content
 from edgeq.flatbuffer import op_name, pack, parse, schema, unpack
 from edgeq.flatbuffer.object_tree import prune, renumber
+from edgeq.flatbuffer.subgraphs import reached, renumbered
 
 _MIN_RUNTIME = b"min_runtime_version"
 """Metadata of which a merged file has the greatest; of all others it has the first."""
@@ -25,7 +25,7 @@ _EMPTY = 0
 
 
 def merge(files: Mapping[str, Content]) -> Content:
-    """One file that holds a graph and a signature for each of several.
+    """One file that holds a signature for each of several, and the graphs that it runs.
 
     Constants of equal bytes, and op codes, are there once. Names of tensors, inputs and outputs
     stay.
@@ -59,16 +59,19 @@ class _Merger:
         self._places: dict[bytes, int] = {}
 
     def add(self, key: str, tree: Any) -> None:
-        """Adds the graph and the signature of a tree, which is changed."""
-        (graph,), (signature,) = tree.subgraphs, tree.signatureDefs
+        """Adds the graphs and the signature of a tree, which is changed."""
+        (signature,), first = tree.signatureDefs, len(self.tree.subgraphs)
         _number_inputs(tree)
-        for op in graph.operators or ():
-            op.opcodeIndex = self._code(tree.operatorCodes[op.opcodeIndex])
-        for tensor in graph.tensors:
-            tensor.buffer = self._buffer(tree.buffers[tensor.buffer].data)
-        graph.name = signature.signatureKey = key.encode()
-        signature.subgraphIndex = len(self.tree.subgraphs)
-        self.tree.subgraphs.append(graph)
+        place = {old: first + old for old in range(len(tree.subgraphs))}
+        for graph in tree.subgraphs:
+            graph.operators = [renumbered(op, place) for op in graph.operators or ()]
+            for op in graph.operators:
+                op.opcodeIndex = self._code(tree.operatorCodes[op.opcodeIndex])
+            for tensor in graph.tensors:
+                tensor.buffer = self._buffer(tree.buffers[tensor.buffer].data)
+        tree.subgraphs[0].name = signature.signatureKey = key.encode()
+        signature.subgraphIndex = first
+        self.tree.subgraphs += tree.subgraphs
         self.tree.signatureDefs.append(signature)
         for entry in tree.metadata or ():
             self._note(entry, tree.buffers[entry.buffer].data)
@@ -137,30 +140,22 @@ def split(tflite: Content) -> dict[str, Content]:
     """A file of its own, with one graph, for each signature of a file, by key.
 
     Raises:
-        ModelError: Not a .tflite file, damaged, or the graph of a signature runs others.
+        ModelError: Not a .tflite file, or damaged.
     """
     return {key: _single(tflite, place) for place, key in enumerate(signature_keys(tflite))}
 
 
 def _single(tflite: Content, place: int) -> Content:
-    """The file with one signature and its graph alone, and the constants that it reads."""
+    """The file with one signature, the graphs that it runs, and the constants that they read."""
     tree = unpack(tflite)
     signature = tree.signatureDefs[place]
-    graph = tree.subgraphs[signature.subgraphIndex]
-    for op in graph.operators or ():
-        if _runs_others(op):
-            name, _ = op_name(tree.operatorCodes[op.opcodeIndex])
-            raise ModelError(
-                f"signature {signature.signatureKey.decode()!r} has control flow: its {name} runs "
-                "another subgraph; make the model again without loops or branches"
-            )
-    tree.subgraphs, tree.signatureDefs = [graph], [signature]
+    main = signature.subgraphIndex
+    # The main graph comes first, whatever comes before it in the file.
+    order = [main, *sorted(reached(tree, {main}) - {main})]
+    numbers = {old: new for new, old in enumerate(order)}
+    tree.subgraphs, tree.signatureDefs = [tree.subgraphs[old] for old in order], [signature]
+    for graph in tree.subgraphs:
+        graph.operators = [renumbered(op, numbers) for op in graph.operators or ()]
     signature.subgraphIndex = 0
     prune(tree)
     return pack(tree)
-
-
-def _runs_others(op: Any) -> bool:
-    """Whether an op names a subgraph, as those of control flow do."""
-    options = (op.builtinOptions, op.builtinOptions2)
-    return any("ubgraph" in field for entry in options if entry for field in vars(entry))

@@ -10,6 +10,7 @@ from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import ModelError
 from edgeq.export.frontends import flax, jax, keras, onnx, tensorflow, tflite
 from edgeq.export.frontends import torch as pytorch
+from edgeq.export.importing import SizeSource
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 
@@ -36,7 +37,7 @@ def trace(
             f"Received: {_kind(model)}"
         )
     if tflite.handles(model) and not tensorflow.handles(model):
-        return tflite.trace(model, worker)
+        return tflite.trace(model, SizeSource(sample, data), worker)
     given = data.first_sample() if sample is None else sample
     if onnx.handles(model):
         return onnx.trace(model, given, worker)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgeq.export.frontends.dequantize import float_form
+from edgeq.export.importing.float_form import float_form
 from edgeq.flatbuffer import Graph, parse
 from edgeq.model import FloatModel
 from edgeq.ops import BOUNDARY

@@ -13,23 +13,20 @@ from typing import TypeAlias, TypeGuard
 import numpy as np
 
 from edgeq.errors import ModelError
+from edgeq.export.convert.shield_float_ops import hide_ops, opaque_ops
 from edgeq.export.frontends import onnx
+from edgeq.export.importing import SizeSource, import_file, with_fixed_sizes
+from edgeq.export.importing.small_file import without_large_constants
 from edgeq.files import Content, MappedFile, read_content
 from edgeq.flatbuffer import Tensor, completed, parse
-from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel
-from edgeq.runtime.backend import load_backend
-from edgeq.runtime.interpreter import model_argument
+from edgeq.runtime.interpreter import plain_interpreter
 
 CHECK_LIMIT_S = 60.0
 KERNEL_CHECK = "edgeq.export.frontends.tflite:check_kernels"
 CHECK_MEMORY_BYTES = 2 << 30
 """What a check may take besides the copies of the file itself that it makes."""
-
-FED_BYTES = 1 << 20
-"""The importer is not shown constants of so many bytes: it would only copy them, several times."""
-
 
 Source: TypeAlias = bytes | bytearray | MappedFile | str | os.PathLike[str]
 
@@ -40,24 +37,45 @@ def handles(model: object) -> TypeGuard[Source]:
     return is_file and not onnx.handles(model)
 
 
-def trace(model: Source, worker: Worker) -> FloatModel:
+def trace(model: Source, sizes: SizeSource, worker: Worker) -> FloatModel:
     """Reads and checks a float .tflite that is to be exported.
 
+    Args:
+        model: The file or its bytes.
+        sizes: What the sizes that it leaves open are taken from.
+        worker: The converter's child process.
+
     Raises:
-        ModelError: No such file, not a .tflite file, damaged, or with several subgraphs.
+        ModelError: No such file, not a .tflite file, damaged, or with several signatures.
+        DataError: The sample does not fit.
     """
-    found = load(model, worker)
-    _check(worker, "edgeq.mlir:import_only", _small_form(found), "the converter's importer")
+    tflite, notes = import_file(completed(read_file(model, worker)), sizes, worker)
+    found = FloatModel(tflite, "tflite", notes)
+    _check(worker, KERNEL_CHECK, found.tflite, "the runtime")
+    _check(worker, "edgeq.mlir:import_only", _as_converted(found), "the converter's importer")
     return found
 
 
-def load(model: Source, worker: Worker) -> FloatModel:
+def _as_converted(model: FloatModel) -> Content:
+    """What the converter will see of a model, without its large constants."""
+    opaque = opaque_ops(model.tree, model.graph)
+    return without_large_constants(hide_ops(model.tree, opaque) if opaque else model.tree)
+
+
+def load(model: Source, sizes: SizeSource, worker: Worker) -> FloatModel:
     """Reads and checks a .tflite that is only to be run, and may be quantized.
+
+    Args:
+        model: The file or its bytes.
+        sizes: As for `trace`.
+        worker: A child process.
 
     Raises:
         ModelError: As for `trace`.
+        DataError: The sample does not fit.
     """
-    found = FloatModel(completed(read_file(model, worker)), "tflite")
+    tflite, notes = with_fixed_sizes(completed(read_file(model, worker)), sizes, worker)
+    found = FloatModel(tflite, "tflite", notes)
     _check(worker, KERNEL_CHECK, found.tflite, "the runtime")
     return found
 
@@ -76,17 +94,6 @@ def read_file(model: Source, worker: Worker) -> Content:
     return tflite
 
 
-def _small_form(model: FloatModel) -> Content:
-    """The file with its large constants as inputs."""
-    constants = [(t.index, t.data) for t in model.graph.tensors if t.data is not None]
-    large = [index for index, data in constants if data.nbytes >= FED_BYTES]
-    if not large:
-        return model.tflite
-    editor = GraphEditor(model.tree)
-    editor.feed(large)
-    return editor.finish()
-
-
 def check_kernels(tflite: Content) -> None:
     """Job: has every op's own kernel check its operands, and compute its output's shape and type.
 
@@ -95,13 +102,7 @@ def check_kernels(tflite: Content) -> None:
     Raises:
         ModelError: A kernel computes another shape or type than the file gives the tensor.
     """
-    runtime = load_backend().module
-    interpreter = runtime.Interpreter(
-        **model_argument(tflite),
-        num_threads=1,
-        experimental_op_resolver_type=runtime.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
-    interpreter.allocate_tensors()
+    interpreter = plain_interpreter(tflite)
     tensors = parse(tflite).graphs[0].tensors
     for detail in interpreter.get_tensor_details()[: len(tensors)]:
         shape = tuple(int(d) for d in detail["shape"])

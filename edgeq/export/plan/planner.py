@@ -55,12 +55,13 @@ def make_plan(model: FloatModel, calibration: Calibration, choices: Choices) -> 
 
 
 def refuse_quantized(model: FloatModel) -> None:
-    """Raises a `ModelError` for a model that is quantized already."""
+    """Raises a `ModelError` for a model that computes with integers already."""
     for tensor in sorted(model.graph.tensors, key=lambda t: t.dtype == "int32"):
         if tensor.qparams is not None or tensor.dtype in ("float16", "int4"):
             raise ModelError(
                 f"the model is quantized already: tensor {tensor.name!r} is {tensor.dtype}. "
-                "Export from the float model it was made from"
+                "Export from the float model it was made from, or from what `edgeq dequantize` "
+                "makes of this one, whose rounding then stays"
             )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from file_parts import composite
 from one_op import OneOp, Step, Value
 
 import edgeq
@@ -206,13 +207,15 @@ def test_dict_of_arrays_by_input_name_stays_one() -> None:
     assert isinstance(made, EdgeModel)
 
 
-def test_signature_with_control_flow_is_refused() -> None:
-    tree = unpack(merge({"first": add().build(), "second": add().build()}))
-    op = tree.subgraphs[1].operators[0]
-    op.builtinOptionsType = schema.BuiltinOptions.WhileOptions
-    op.builtinOptions = schema.WhileOptionsT()
-    with pytest.raises(ModelError, match="signature 'second' has control flow: its ADD runs"):
-        split(pack(tree))
+def test_a_signature_takes_the_graphs_along_that_it_runs() -> None:
+    sample = normal(1, 8)
+    with Session(composite()) as session:
+        expected = session.run(sample)["z"]
+    both = merge({"first": add().build(), "second": composite(), "third": add().build()})
+    for file, key in ((both, "second"), (split(both)["second"], None)):
+        with Session(file, signature=key) as session:
+            np.testing.assert_array_equal(session.run(sample)["z"], expected)
+    assert [len(parse(file).graphs) for file in split(both).values()] == [1, 2, 1]
 
 
 MODELS = {"first": add().build(), "second": add((1, 4)).build()}
