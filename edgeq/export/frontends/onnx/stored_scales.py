@@ -33,9 +33,9 @@ def with_stored_scales(model: FloatModel, program: Program) -> FloatModel:
     found = []
     for op in model.graph.operators:
         row = OPS.get(op.name)
-        if row is None or row.weight is None or op.inputs[row.weight] < 0:
+        if row is None or row.weight is None or op.inputs[row.weight.slot] < 0:
             continue
-        weight = model.graph.tensors[op.inputs[row.weight]]
+        weight = model.graph.tensors[op.inputs[row.weight.slot]]
         if weight.data is None or weight.name in known:
             continue
         qparams = _matching(weight, row.weight_axis, stored.get(model.layer(op), ()))
