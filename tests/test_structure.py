@@ -29,7 +29,7 @@ TABLES = {
 JOB = re.compile(r"edgeq(?:\.\w+)+:\w+")
 """A function by name, as a child process is told it."""
 
-MENTIONED = re.compile(r"`(edgeq/[\w/.]+)`")
+MENTIONED = re.compile(r"`((?:edgeq|tests)/[\w/.]+)`")
 """A file or folder as documents write it."""
 
 
@@ -77,9 +77,19 @@ def test_a_job_is_a_function_that_there_is(job: str) -> None:
     assert callable(getattr(importlib.import_module(module), function))
 
 
-@pytest.mark.parametrize(
-    "document", [PROJECT / "README.md", *sorted(PROJECT.glob("docs/**/*.md"))], ids=lambda d: d.name
-)
+def test_the_architecture_page_lists_every_folder() -> None:
+    page = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folders = page.partition("## Folders")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `([\w/]+)` \|", folders, re.MULTILINE)
+    assert listed == [folder.relative_to(PROJECT).as_posix() for folder in FOLDERS]
+
+
+DOCUMENTS = (
+    PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted(PROJECT.glob("docs/**/*.md")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
 def test_documents_name_files_that_there_are(document: Path) -> None:
     mentioned = MENTIONED.findall(document.read_text(encoding="utf-8"))
     assert [path for path in mentioned if not (PROJECT / path).exists()] == []
