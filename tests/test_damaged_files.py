@@ -25,7 +25,7 @@ import edgeq
 from edgeq.errors import ModelError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.fidelity.sqnr import Fidelity
-from edgeq.flatbuffer import completed, pack, parse, unpack
+from edgeq.flatbuffer import pack, parse, unpack, with_signature
 from edgeq.isolation import MEMORY_USED, JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel
 from edgeq.runtime.session import Session
@@ -72,20 +72,21 @@ def test_mutants_depend_on_their_number_only() -> None:
         assert mutant(1, seed)[1] == damaged
 
 
-def test_missing_names_and_signatures_are_made_up() -> None:
+def test_a_missing_signature_is_made_up() -> None:
     tree = unpack(bases()[2].tflite)
     tree.signatureDefs = None
     for tensor in tree.subgraphs[0].tensors:
         tensor.name = b"same"
-    found = parse(completed(pack(tree)))
-    names = [tensor.name for tensor in found.graphs[0].tensors]
+    found = parse(with_signature(pack(tree)))
+    names = [name for name, _ in found.signatures[0].outputs]
     assert len(set(names)) == len(names)
+    assert {tensor.name for tensor in found.graphs[0].tensors} == {"same"}
     assert [index for _, index in found.signatures[0].outputs] == [*found.graphs[0].outputs]
 
 
-def test_complete_files_stay_as_they_are() -> None:
+def test_files_with_a_signature_stay_as_they_are() -> None:
     for base in bases():
-        assert completed(base.tflite) is base.tflite
+        assert with_signature(base.tflite) is base.tflite
 
 
 def test_worker_limits_time_and_memory() -> None:

@@ -66,7 +66,7 @@ def check(
         runs = {name: (session, link.stored(zeros)) for name, session, link in pairs}
         latency = interleaved_latency(runs)
         coverage = runner.sessions[1].coverage()
-    exported = ExportedGraph(reference, edge.graph)
+    exported = ExportedGraph.by_name(reference, edge.graph)
     kinds = metrics or dict.fromkeys(comparison.metrics, "accuracy")
     agreements = [o.top1_agreement for o in comparison.outputs if o.top1_agreement is not None]
     facts = Facts(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from edgeq.compare.layer_errors import Part, Parts, Seen
 from edgeq.compare.load_models import load, worker_for
@@ -71,7 +71,7 @@ def debug(
     dataset = RepDataset(data)
     with worker_for((float_model, edge_model)) as worker, stages.stage("load"):
         edge = load("the edge model", edge_model, dataset, worker)
-        parts = _parts(_references(float_model, edge_model, dataset, worker), edge)
+        parts = _parts(float_model, edge_model, edge, dataset, worker)
         samples = _first(dataset.samples(input_specs(parts.reference)))
         parts.check_runs(worker, samples[0])
     with stages.stage("compare", len(samples)) as advance:
@@ -90,20 +90,13 @@ def debug(
     return explain(found, parts.reference, losses, base, goal_db)
 
 
-def _references(
-    float_model: object, edge_model: object, data: RepDataset, worker: Worker
-) -> list[FloatModel]:
-    """The float model in the forms that the edge model may have been made from."""
-    for model in (edge_model, float_model):
-        if isinstance(model, EdgeModel):
-            return [model.rewritten, model.float_model]
-    loaded = load("the float model", float_model, data, worker)
-    forms = [*(rewrite(loaded, target) for target in TARGETS.values()), loaded]
-    return list({form.digest: form for form in forms}.values())  # most are the same
-
-
-def _parts(references: Sequence[FloatModel], edge: FloatModel) -> Parts:
-    """The edge model beside the float model that it has most layers in common with."""
+def _parts(
+    float_model: object, edge_model: object, edge: FloatModel, data: RepDataset, worker: Worker
+) -> Parts:
+    """The edge model beside the float model that it was made from."""
+    if isinstance(edge_model, EdgeModel):
+        return Parts(edge_model.rewritten, edge, edge_model.beside_float())
+    references = _references(float_model, data, worker)
     found = max((Parts(reference, edge) for reference in references), key=lambda p: p.in_common)
     if not found.in_common and len(found.reference.graph.operators) > 1:
         raise ModelError(
@@ -111,6 +104,15 @@ def _parts(references: Sequence[FloatModel], edge: FloatModel) -> Parts:
             "the edge model was made from, by a converter that keeps names"
         )
     return found
+
+
+def _references(float_model: object, data: RepDataset, worker: Worker) -> list[FloatModel]:
+    """The float model in the forms that the edge model may have been made from."""
+    if isinstance(float_model, EdgeModel):
+        return [float_model.rewritten, float_model.float_model]
+    loaded = load("the float model", float_model, data, worker)
+    forms = [*(rewrite(loaded, target) for target in TARGETS.values()), loaded]
+    return list({form.digest: form for form in forms}.values())  # most are the same
 
 
 def _first(samples: Iterator[Sample]) -> list[Sample]:

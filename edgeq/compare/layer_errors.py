@@ -135,16 +135,19 @@ class Parts:
     Args:
         reference: The float model.
         edge: The integer model.
+        exported: Both side by side; None goes by the names of tensors.
 
     Attributes:
         reference: The float model.
-        exported: Both, by the names of tensors.
+        exported: Both side by side.
         parts: The layers whose results both have, in order.
     """
 
-    def __init__(self, reference: FloatModel, edge: FloatModel) -> None:
+    def __init__(
+        self, reference: FloatModel, edge: FloatModel, exported: ExportedGraph | None = None
+    ) -> None:
         self.reference = reference
-        self.exported = ExportedGraph(reference, edge.graph)
+        self.exported = exported or ExportedGraph.by_name(reference, edge.graph)
         self._real = self.exported.float_tensors()
         self.parts = (*self._inputs(), *self._ops())
         self._edge = edge

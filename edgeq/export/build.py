@@ -5,6 +5,7 @@ Plans, rounds, converts, sets the ports, and has the file run once; builds nothi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,8 +13,8 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.converter import check_runs
 from edgeq.data.rep_dataset import Sample
 from edgeq.errors import ModelError, VerificationError
-from edgeq.export.convert.convert_plan import convert
-from edgeq.export.convert.integer_ports import Interface, set_interface
+from edgeq.export.convert.convert_plan import Converted, convert
+from edgeq.export.convert.integer_ports import Interface
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.placement import check_loads, refused_ops
@@ -39,15 +40,17 @@ class Built:
         plan: What became an integer and how.
         fitted: Number of weights that were rounded by what they compute on the data.
         tflite: The file.
+        origins: For tensors of the file, the float model's tensor that each came from.
     """
 
     plan: Plan
     fitted: int
     tflite: Content
+    origins: Mapping[int, int]
 
     def beside(self, model: FloatModel) -> ExportedGraph:
         """Its graph beside that of the float model that it was made from."""
-        return ExportedGraph(model, parse(self.tflite).graphs[0])
+        return ExportedGraph(model, parse(self.tflite).graphs[0], self.origins)
 
 
 @dataclass(frozen=True)
@@ -139,17 +142,16 @@ class Builder:
         return self._built[key]
 
     def _made(self, plan: Plan, advance: Advance) -> Built:
-        tflite, fitted = self._converted(plan, advance)
-        tflite = set_interface(self.model, plan, tflite, self._with.interface)
+        made, fitted = self._converted(plan, advance)
         self.model.release()
-        self._check_runs(tflite)
-        return Built(plan, fitted, tflite)
+        self._check_runs(made.tflite)
+        return Built(plan, fitted, made.tflite, made.origins)
 
-    def _converted(self, plan: Plan, advance: Advance) -> tuple[Content, int]:
+    def _converted(self, plan: Plan, advance: Advance) -> tuple[Converted, int]:
         rounded = self.rounded(plan, advance)
         fitted, on_grid = rounded.count, rounded.model(self.model)
         del rounded  # a second copy of the weights that nobody needs while the converter works
-        return convert(self._with.converter, on_grid, plan), fitted
+        return convert(self._with.converter, on_grid, plan, self._with.interface), fitted
 
     def _check_runs(self, tflite: Content) -> None:
         stored = read_io(tflite).quantize(self.model.by_name(self._with.sample))

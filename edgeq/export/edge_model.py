@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,10 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.data.readers import ImageLayout
 from edgeq.export.convert.convert_plan import annotated_mlir
 from edgeq.export.deploy.metadata import Metadata
+from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.files import write_whole
+from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel
 from edgeq.ports import IO
 from edgeq.report import Report
@@ -31,6 +33,7 @@ class EdgeModel:
         plan: What became an integer and how.
         calibration: The ranges that the plan rests on.
         report: What was measured.
+        origins: For tensors of the file, the tensor of `rewritten` that each came from.
     """
 
     tflite: bytes
@@ -39,6 +42,7 @@ class EdgeModel:
     plan: Plan
     calibration: Calibration
     report: Report
+    origins: Mapping[int, int]
 
     def __repr__(self) -> str:
         report = self.report
@@ -87,6 +91,10 @@ class EdgeModel:
     def session(self, delegate: str = "xnnpack", threads: int | None = None) -> Session:
         """The model loaded on this machine's interpreter."""
         return Session(self.tflite, delegate, threads)
+
+    def beside_float(self) -> ExportedGraph:
+        """The file's graph beside that of `rewritten`."""
+        return ExportedGraph(self.rewritten, parse(self.tflite).graphs[0], self.origins)
 
     def annotated_mlir(self) -> str:
         """The float model as MLIR with its `quant.fake_quant` composites, constants left out."""

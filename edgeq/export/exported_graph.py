@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.model import FloatModel
@@ -16,51 +18,65 @@ ROWS = "/rows"
 
 
 class ExportedGraph:
-    """The exported graph beside the float one; tensors correspond by name."""
+    """The exported graph beside the float one.
 
-    def __init__(self, model: FloatModel, graph: Graph) -> None:
+    Args:
+        model: The float model.
+        graph: The exported graph.
+        origins: For tensors of the exported graph, the float model's tensor that each came from.
+    """
+
+    def __init__(self, model: FloatModel, graph: Graph, origins: Mapping[int, int]) -> None:
         self.graph = graph
         self.model = model
-        self._by_name = {t.name: t for t in graph.tensors}
-        self._float_op = {
-            model.graph.tensors[t].name: op for op in model.graph.operators for t in op.outputs
-        }
+        self._origins = origins
+
+    @classmethod
+    def by_name(cls, model: FloatModel, graph: Graph) -> ExportedGraph:
+        """For a file of which nothing is known: tensors correspond by names that only one has."""
+        own = {name: t.index for name, t in _unique_names(model.graph).items()}
+        other = _unique_names(graph).items()
+        names = {t.index: name.removesuffix(ROWS) for name, t in other if name}
+        return cls(model, graph, {i: own[name] for i, name in names.items() if name in own})
 
     def counterpart(self, op: Operator) -> Operator | None:
         """The float model's op that an exported op came from."""
+        producers = self.model.graph.producers
         for output in op.outputs:
-            for name in self._known_names(output):
-                if name in self._float_op:
-                    return self._float_op[name]
+            for origin in self._known(output):
+                if origin in producers:
+                    return producers[origin]
         return None
 
-    def _known_names(self, tensor: int) -> Iterator[str]:
-        yield self.graph.tensors[tensor].name.removesuffix(ROWS)
+    def _known(self, tensor: int) -> Iterator[int]:
+        """What a tensor, and the same numbers in another type behind it, came from."""
+        if tensor in self._origins:
+            yield self._origins[tensor]
         for user, _ in self.graph.uses.get(tensor, []):
             if user.name in BOUNDARY:
-                yield from self._known_names(user.outputs[0])
+                yield from self._known(user.outputs[0])
 
     def float_tensors(self) -> dict[int, int]:
         """For each computed tensor that the float model has too, its index there."""
-        known = {t.name: t for t in self.model.graph.tensors if not t.is_constant}
+        tensors = self.model.graph.tensors
         found = {}
         for tensor in self.graph.tensors:
-            names = (name for name in self._related_names(tensor.index) if name in known)
-            origin = known.get(next(names, ""))
+            related = (tensors[t] for t in self._related(tensor.index))
+            origin = next((t for t in related if not t.is_constant), None)
             if origin is not None and not tensor.is_constant and origin.shape == tensor.shape:
                 found[tensor.index] = origin.index
         return found
 
-    def _related_names(self, tensor: int) -> Iterator[str]:
-        """Names of a tensor and of what holds the same numbers in another type."""
-        yield from self._known_names(tensor)
+    def _related(self, tensor: int) -> Iterator[int]:
+        """What a tensor, and all that holds the same numbers in another type, came from."""
+        yield from self._known(tensor)
         producer = self.graph.producers.get(tensor)
         if producer is not None and producer.name in BOUNDARY:
-            yield from self._related_names(producer.inputs[0])
+            yield from self._related(producer.inputs[0])
 
     def where(self, op: Operator) -> str:
         """How reports name an op."""
-        return f"{op.name} at {self.layer(op)} (op {op.index})"
+        return f"{op.name} at {self.layer(op) or '?'} (op {op.index})"
 
     def layer(self, op: Operator) -> str:
         """Layer path of an op, or the name of its result where the float model has no such op."""
@@ -91,14 +107,22 @@ class ExportedGraph:
         kinds = [t.dtype for t in tensors]
         return next((k for k in ("float32", "int16", "int8") if k in kinds), kinds[-1])
 
-    def integer_tensor(self, name: str, dtype: DType) -> Tensor | None:
+    @functools.cached_property
+    def _made(self) -> dict[int, Tensor]:
+        """What each tensor of the float model became; of several, the one that is made last."""
+        producers = self.graph.producers
+        order = {t: producers[t].index if t in producers else -1 for t in self._origins}
+        made = sorted(self._origins, key=lambda t: order[t])
+        return {self._origins[t]: self.graph.tensors[t] for t in made}
+
+    def integer_tensor(self, origin: int, dtype: DType) -> Tensor | None:
         """What a tensor of the float model became; None if the converter folded it away.
 
         Args:
-            name: Its name in the float model.
+            origin: Its index in the float model.
             dtype: What it was planned to become; ports may be of another type than what they hold.
         """
-        tensor = self._by_name.get(name)
+        tensor = self._made.get(origin)
         if tensor is None or (tensor.qparams is not None and tensor.qparams.dtype is dtype):
             return tensor
         producer = self.graph.producers.get(tensor.index)
@@ -106,3 +130,9 @@ class ExportedGraph:
             return self.graph.tensors[producer.inputs[0]]
         readers = [op for op, _ in self.graph.uses.get(tensor.index, []) if op.name == "QUANTIZE"]
         return self.graph.tensors[readers[0].outputs[0]] if readers else None
+
+
+def _unique_names(graph: Graph) -> dict[str, Tensor]:
+    """The tensors of a graph whose name no other has."""
+    counts = Counter(tensor.name for tensor in graph.tensors)
+    return {t.name: t for t in graph.tensors if counts[t.name] == 1}

@@ -10,7 +10,6 @@ from edgeq.export.edge_model import EdgeModel
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.planned_model import PlannedModel
 from edgeq.files import write_whole
-from edgeq.flatbuffer import parse
 from edgeq.model import FloatModel
 from edgeq.report.comparison import Comparison
 from edgeq.report.diagnosis import Diagnosis
@@ -61,11 +60,11 @@ def write_report(
 
 def _placed(model: EdgeModel | bytes | str | os.PathLike[str]) -> Iterator[PlacedOp]:
     if isinstance(model, EdgeModel):
-        tflite, reference = model.tflite, model.rewritten
+        tflite, exported = model.tflite, model.beside_float()
     else:
         tflite = model if isinstance(model, bytes) else read_model(model)
         reference = FloatModel(tflite, "tflite")
-    exported = ExportedGraph(reference, parse(tflite).graphs[0])
+        exported = ExportedGraph.by_name(reference, reference.graph)
     with Session(tflite, threads=1) as session:
         taken = session.coverage().delegated
     for op in exported.graph.operators:

@@ -138,7 +138,7 @@ def export(
         check_runtime(built.beside(rewritten), options.oldest)
         with stages.stage("verify"):
             measured = verify(
-                float_model, rewritten, built.plan, built.tflite, ready.ranges.samples.samples,
+                float_model, rewritten, built, ready.ranges.samples.samples,
                 options.min_sqnr_db, options.target,
             )  # fmt: skip
     report = Report(
@@ -151,8 +151,15 @@ def export(
         notes=(*float_model.notes, *ready.ranges.advice, *options.target.next_steps()),
         seconds=dict(stages.seconds),
     )
-    tflite, calibration_used = bytes(built.tflite), ready.ranges.calibration
-    return EdgeModel(tflite, float_model, rewritten, built.plan, calibration_used, report)
+    return EdgeModel(
+        tflite=bytes(built.tflite),
+        float_model=float_model,
+        rewritten=rewritten,
+        plan=built.plan,
+        calibration=ready.ranges.calibration,
+        report=report,
+        origins=built.origins,
+    )
 
 
 def plan(

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from edgeq.data.rep_dataset import Sample
 from edgeq.errors import VerificationError
+from edgeq.export.build import Built
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan, Stored
 from edgeq.fidelity.paired_run import Array, PairedRun
-from edgeq.files import Content
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import FloatModel
 from edgeq.ops import BOUNDARY
@@ -27,8 +27,7 @@ from edgeq.targets import Target
 def verify(
     float_model: FloatModel,
     rewritten: FloatModel,
-    plan: Plan,
-    tflite: Content,
+    built: Built,
     samples: Sequence[Sample],
     min_sqnr_db: float | None,
     target: Target,
@@ -38,8 +37,7 @@ def verify(
     Args:
         float_model: The float model as traced, which the exported one is measured against.
         rewritten: The float model that the plan speaks of.
-        plan: What was promised.
-        tflite: The exported file.
+        built: The exported file, and what was promised of it.
         samples: Samples to compare the two models on.
         min_sqnr_db: Lowest SQNR in dB that an output may have; None accepts any.
         target: Where the file is to run.
@@ -48,8 +46,9 @@ def verify(
         VerificationError: An op is float without being planned so, parameters in the file differ
             from the plan, an output is not finite, or its SQNR is below `min_sqnr_db`.
     """
+    plan, tflite = built.plan, built.tflite
     edge_model, io = FloatModel(tflite, "edgeq"), read_io(tflite)
-    exported = ExportedGraph(rewritten, edge_model.graph)
+    exported = ExportedGraph(rewritten, edge_model.graph, built.origins)
     check_float_ops(exported, plan)
     folded = check_qparams(exported, plan)
     outputs, coverage, latency = _run(PairedRun((float_model, edge_model)), samples, min_sqnr_db)
@@ -156,7 +155,7 @@ def check_qparams(exported: ExportedGraph, plan: Plan) -> tuple[str, ...]:
     folded = []
     for index, planned in plan.tensors.items():
         name = exported.model.graph.tensors[index].name
-        found = exported.integer_tensor(name, planned.dtype)
+        found = exported.integer_tensor(index, planned.dtype)
         if found is None:
             folded.append(name)
         else:

@@ -9,7 +9,12 @@ from edgeq.flatbuffer.generated_schema import builtin_name, schema
 from edgeq.flatbuffer.graph import Graph, Model, Operator, Signature, Tensor
 from edgeq.flatbuffer.packing import pack
 from edgeq.flatbuffer.parsing import op_name, parse, parse_only, parse_tree, unpack
-from edgeq.flatbuffer.tensor_names import completed, rename_tensors, with_inputs, with_port_names
+from edgeq.flatbuffer.tensor_names import (
+    rename_tensors,
+    with_inputs,
+    with_port_names,
+    with_signature,
+)
 
 __all__ = [
     "Graph",
@@ -18,7 +23,6 @@ __all__ = [
     "Signature",
     "Tensor",
     "builtin_name",
-    "completed",
     "op_name",
     "pack",
     "parse",
@@ -29,4 +33,5 @@ __all__ = [
     "unpack",
     "with_inputs",
     "with_port_names",
+    "with_signature",
 ]

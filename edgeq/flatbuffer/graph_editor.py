@@ -16,7 +16,7 @@ from edgeq.files import Content
 from edgeq.flatbuffer.generated_schema import schema
 from edgeq.flatbuffer.object_tree import add_op_code, quantization
 from edgeq.flatbuffer.packing import pack
-from edgeq.flatbuffer.parsing import op_name
+from edgeq.flatbuffer.parsing import decoded_name, op_name
 from edgeq.ops import OPS
 from edgeq.qtypes import BlockQParams, QParams
 
@@ -83,7 +83,7 @@ class GraphEditor:
         entry = copy.copy(self._graph.tensors[tensor])
         old, entry.buffer = entry.buffer, self._buffer(content)
         entry.type = getattr(schema.TensorType, kind.upper())
-        entry.quantization = self._quantization(entry.name.decode(), qparams)
+        entry.quantization = self._quantization(decoded_name(entry.name), qparams)
         self._graph.tensors[tensor] = entry
         self._drop_unused(old)
         return tensor
@@ -199,7 +199,7 @@ class GraphEditor:
         rounded: dict[int, int] = {}
         pairs: dict[int, list[Any]] = {}
         for tensor, qparams in wanted.items():
-            name = self._graph.tensors[tensor].name.decode()
+            name = decoded_name(self._graph.tensors[tensor].name)
             shape = self._graph.tensors[tensor].shape
             integers = self.typed(f"{name}/integers", shape, qparams.dtype.type_name, qparams)
             rounded[tensor] = self.tensor(f"{name}/rounded", shape)
@@ -227,7 +227,7 @@ class GraphEditor:
         fed: dict[int, int] = {}
         for tensor in dict.fromkeys(tensors):
             entry = copy.copy(self._graph.tensors[tensor])
-            entry.name, entry.buffer = self._unique(f"{entry.name.decode()}/fed"), 0
+            entry.name, entry.buffer = self._unique(f"{decoded_name(entry.name)}/fed"), 0
             self._graph.tensors.append(entry)
             fed[tensor] = len(self._graph.tensors) - 1
         for place, op in enumerate(self._graph.operators):

@@ -16,21 +16,13 @@ from edgeq.flatbuffer.packing import pack
 from edgeq.flatbuffer.parsing import decoded_name, parse, unpack
 
 
-def completed(data: Content) -> Content:
-    """The same file with what later stages count on: a name for each tensor, and a signature.
-
-    Both are optional in the format. Every tensor of the main graph gets a name of its own, and a
-    file without a signature one that is made from those names.
-    """
-    model, tree = parse(data), unpack(data)
-    graph = model.graphs[0]
-    names = _distinct([tensor.name for tensor in graph.tensors])
-    if model.signatures and names == [tensor.name for tensor in graph.tensors]:
+def with_signature(data: Content) -> Content:
+    """The same file with a signature; one that has none gets one from the names of its ports."""
+    model = parse(data)
+    if model.signatures:
         return data
-    for name, tensor in zip(names, tree.subgraphs[0].tensors, strict=True):
-        tensor.name = name.encode()
-    if not model.signatures:
-        tree.signatureDefs = [_made_signature(graph, names)]
+    tree = unpack(data)
+    tree.signatureDefs = [_made_signature(model.graphs[0])]
     return pack(tree)
 
 
@@ -48,10 +40,11 @@ def _distinct(names: list[str]) -> list[str]:
     return result
 
 
-def _made_signature(graph: Graph, names: list[str]) -> Any:
+def _made_signature(graph: Graph) -> Any:
     def maps(tensors: tuple[int, ...]) -> list[Any]:
         found = []
-        for name, tensor in zip(_distinct([names[t] for t in tensors]), tensors, strict=True):
+        names = _distinct([graph.tensors[t].name for t in tensors])
+        for name, tensor in zip(names, tensors, strict=True):
             entry = schema.TensorMapT()
             entry.name, entry.tensorIndex = name.encode(), tensor
             found.append(entry)

@@ -111,15 +111,15 @@ def cell(worker: Worker, case: OneOp, recipe: Recipe) -> Cell:
         if recipe.default.is_static:
             calibration = Calibrator(model, 1).run(samples)
         plan = make_plan(model, calibration, choices)
-        tflite = convert(worker, model, plan)
-        check_runs(worker, tflite, samples[0], "the exported model")
-        exported = ExportedGraph(model, parse(tflite).graphs[0])
+        made = convert(worker, model, plan)
+        check_runs(worker, made.tflite, samples[0], "the exported model")
+        exported = ExportedGraph(model, parse(made.tflite).graphs[0], made.origins)
         check_float_ops(exported, plan)
         check_qparams(exported, plan)
     except EdgeqError as error:
         return Cell(math.nan, reason=str(error).split(":")[0])
     reason = next(iter({**plan.float_ops, **plan.remarks}.values()), "")
-    return replace(_judged(model, tflite, samples), form=_form(exported), reason=reason)
+    return replace(_judged(model, made.tflite, samples), form=_form(exported), reason=reason)
 
 
 def _form(exported: ExportedGraph) -> str:

@@ -23,8 +23,8 @@ def to_int8(worker: Worker, model: FloatModel, samples: Sequence[Mapping[str, Ar
     inputs = [name for name, _ in model.input_tensors()]
     rows = [tuple(sample[name] for name in inputs) for sample in samples]
     plan = make_plan(model, Calibrator(model, threads=1).run(rows), choose(model, INT8))
-    tflite = convert(worker, model, plan)
-    exported = ExportedGraph(model, parse(tflite).graphs[0])
+    made = convert(worker, model, plan)
+    exported = ExportedGraph(model, parse(made.tflite).graphs[0], made.origins)
     check_float_ops(exported, plan)
     check_qparams(exported, plan)
-    return tflite
+    return made.tflite

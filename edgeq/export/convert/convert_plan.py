@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from edgeq.converter import ask, diagnosis, start_converter
 from edgeq.errors import ConversionError
 from edgeq.export.convert.annotate import annotate
 from edgeq.export.convert.finish_integer_ops import join_integers, widen_biases
+from edgeq.export.convert.integer_ports import Interface, set_interface
 from edgeq.export.convert.saturate_constants import saturated
 from edgeq.export.convert.shield_float_ops import hide_ops, opaque_ops, restore_ops, stand_ins
 from edgeq.export.convert.store_weights import store_weights
+from edgeq.export.convert.tensor_identity import give_back_names, numbered, origins
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.files import Content
-from edgeq.flatbuffer import pack, unpack
+from edgeq.flatbuffer import pack, parse_tree, unpack
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.mlir import Annotation
 from edgeq.model import FloatModel
@@ -22,20 +26,53 @@ from edgeq.model import FloatModel
 _LAYER = re.compile(r"tflite\.subgraph=0\.op=(\d+)")
 
 
-def convert(worker: Worker, model: FloatModel, plan: Plan) -> Content:
+@dataclass(frozen=True)
+class Converted:
+    """A file and where its tensors came from.
+
+    Attributes:
+        tflite: The file.
+        origins: For tensors of the file, the float model's tensor that each came from.
+    """
+
+    tflite: Content
+    origins: Mapping[int, int]
+
+
+def convert(
+    worker: Worker, model: FloatModel, plan: Plan, interface: Interface | None = None
+) -> Converted:
     """The float model and its plan become an integer .tflite file.
+
+    Args:
+        worker: The converter's child process.
+        model: The float model, its weights rounded.
+        plan: What becomes an integer.
+        interface: What the ports shall be; None leaves them float32.
 
     Raises:
         ConversionError: The converter refused the model, or died on it; the message names the
             layer and op that it stopped at, found by halving the plan if need be.
+        RecipeError: What stands next to a port that shall be an integer computes in float.
     """
+    model = saturated(model, plan) if plan.tensors else model
+    tree = store_weights(model, plan, _with_integers(worker, model, plan))
+    if interface is not None:
+        set_interface(model, plan, tree, interface)
+    found = origins(parse_tree(tree).graphs[0])
+    give_back_names(tree, [tensor.name for tensor in model.tree.subgraphs[0].tensors])
+    return Converted(pack(tree), found)
+
+
+def _with_integers(worker: Worker, model: FloatModel, plan: Plan) -> Any:
+    """The object tree of the model with its integer ops; its tensors are numbered."""
+    tree = numbered(model.tree)
     if not plan.tensors:
-        return pack(store_weights(model, plan, model.tree)) if plan.stored else model.tflite
-    model = saturated(model, plan)
+        return tree
     marks = annotate(model.graph, plan)
     extra = stand_ins(model.graph, plan.tensors)
     hidden = plan.with_float_activations | opaque_ops(model.tree, model.graph)
-    source = pack(hide_ops(model.tree, sorted(hidden))) if hidden else model.tflite
+    source = pack(hide_ops(tree, sorted(hidden)))
     model.release()
     try:
         converted = worker.call("edgeq.mlir:quantize", source, (*marks, *extra))
@@ -50,7 +87,7 @@ def convert(worker: Worker, model: FloatModel, plan: Plan) -> Content:
     restore_ops(tree, model.tree, extra)
     join_integers(model, plan, tree)
     widen_biases(tree)
-    return pack(store_weights(model, plan, tree))
+    return tree
 
 
 def annotated_mlir(model: FloatModel, plan: Plan) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeq.export.convert.tensor_identity import origins
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.flatbuffer import Operator, op_name, parse_tree, schema
@@ -24,7 +25,8 @@ _DEQUANTIZE_VERSION = 2
 
 def join_integers(model: FloatModel, plan: Plan, tree: Any) -> None:
     """Changes an object tree so that every planned int8 op reads the integers around it."""
-    exported = ExportedGraph(model, parse_tree(tree).graphs[0])
+    graph = parse_tree(tree).graphs[0]
+    exported = ExportedGraph(model, graph, origins(graph))
     joiner = _Joiner(tree)
     for op in exported.graph.operators:
         origin = exported.counterpart(op)

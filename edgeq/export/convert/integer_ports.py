@@ -15,17 +15,18 @@ import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from edgeq.calibrate.observers import Fixed
 from edgeq.errors import RecipeError
+from edgeq.export.convert.tensor_identity import origins
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.choices import Choice, Choices, weight_slot
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.portspec import PortSpec, PortSpecs
-from edgeq.files import Content
-from edgeq.flatbuffer import Operator, pack, parse, schema, unpack
+from edgeq.flatbuffer import Operator, parse_tree, schema
 from edgeq.flatbuffer.object_tree import op_code, quantization
 from edgeq.flatbuffer.tensor_merger import TensorMerger
 from edgeq.model import FloatModel
@@ -131,23 +132,29 @@ def _sources(model: FloatModel, name: str, tensor: int, known: Fixed) -> list[in
     )
 
 
-def set_interface(model: FloatModel, plan: Plan, tflite: Content, interface: Interface) -> Content:
-    """The converted file with the port types that were asked for.
+def set_interface(model: FloatModel, plan: Plan, tree: Any, interface: Interface) -> None:
+    """Gives a converted file the port types that were asked for.
+
+    Args:
+        model: The float model that the plan speaks of.
+        plan: What became an integer.
+        tree: The object tree of the file, its tensors numbered, which is changed.
+        interface: What was asked for.
 
     Raises:
         RecipeError: What stands next to a port computes in float.
     """
     wanted = [*interface.inputs.values(), *interface.outputs.values()]
     if all(spec.dtype == "float32" for spec in wanted):
-        return tflite
-    editor = _PortEditor(model, plan, tflite)
+        return
+    editor = _PortEditor(model, plan, tree)
     for name, spec in interface.inputs.items():
         if spec.dtype != "float32":
             editor.set_input(name, _dtype(spec))
     for name, spec in interface.outputs.items():
         if spec.dtype != "float32":
             editor.set_output(name, _dtype(spec))
-    return editor.finish()
+    editor.finish()
 
 
 def _dtype(spec: PortSpec) -> DType:
@@ -167,14 +174,14 @@ def _converted(qparams: QParams, dtype: DType) -> QParams:
 class _PortEditor:
     """Changes the ports of one converted file."""
 
-    def __init__(self, model: FloatModel, plan: Plan, tflite: Content) -> None:
-        parsed = parse(tflite)
-        self._exported = ExportedGraph(model, parsed.graphs[0])
+    def __init__(self, model: FloatModel, plan: Plan, tree: Any) -> None:
+        parsed = parse_tree(tree)
         self._graph = parsed.graphs[0]
+        self._exported = ExportedGraph(model, self._graph, origins(self._graph))
         self._inputs = dict(parsed.signatures[0].inputs)
         self._outputs = dict(parsed.signatures[0].outputs)
         self._plan = plan
-        self._tree = unpack(tflite)
+        self._tree = tree
         self._entry = self._tree.subgraphs[0]
         self._merger = TensorMerger(self._tree)
 
@@ -211,10 +218,9 @@ class _PortEditor:
             self._set(tensor, _converted(before, dtype))
             self._quantize(op.inputs[0], tensor)
 
-    def finish(self) -> Content:
-        """The changed file."""
+    def finish(self) -> None:
+        """Puts the changes into the tree."""
         self._merger.apply()
-        return pack(self._tree)
 
     def _float_op(self, op: Operator) -> str:
         origin = self._exported.counterpart(op)

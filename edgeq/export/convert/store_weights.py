@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.export.convert.tensor_identity import origins
 from edgeq.export.exported_graph import ROWS, ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan, Stored
 from edgeq.flatbuffer import Operator, Tensor, parse_tree
@@ -28,11 +29,13 @@ def store_weights(model: FloatModel, plan: Plan, tree: Any) -> Any:
     Args:
         model: The float model that the plan speaks of.
         plan: Its `stored` weights are written; nothing else is changed.
-        tree: Of the converted file, or of the float file itself where nothing had to be converted.
+        tree: Of the converted file, or of the float model itself where nothing had to be converted;
+            its tensors are numbered.
     """
     if not plan.stored:
         return tree
-    exported = ExportedGraph(model, parse_tree(tree).graphs[0])
+    graph = parse_tree(tree).graphs[0]
+    exported = ExportedGraph(model, graph, origins(graph))
     return _Writer(GraphEditor(tree), exported, plan).write()
 
 

@@ -12,7 +12,7 @@ import os
 from edgeq.errors import ModelError
 from edgeq.export.frontends import tflite as frontend
 from edgeq.export.importing.float_form import float_form
-from edgeq.flatbuffer import completed
+from edgeq.flatbuffer import with_signature
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 
 
@@ -32,7 +32,7 @@ def dequantize(tflite: bytes | bytearray | str | os.PathLike[str]) -> bytes:
             form of it.
     """
     with Worker() as worker:
-        made = float_form(completed(frontend.read_file(tflite, worker)))
+        made = float_form(with_signature(frontend.read_file(tflite, worker)))
         try:
             worker.call(frontend.KERNEL_CHECK, made, timeout_s=frontend.CHECK_LIMIT_S)
         except (JobCrashed, JobFailed, ModelError) as error:

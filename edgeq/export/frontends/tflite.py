@@ -18,7 +18,7 @@ from edgeq.export.frontends import onnx
 from edgeq.export.importing import SizeSource, import_file, with_fixed_sizes
 from edgeq.export.importing.small_file import without_large_constants
 from edgeq.files import Content, MappedFile, read_content
-from edgeq.flatbuffer import Tensor, completed, parse
+from edgeq.flatbuffer import Tensor, parse, with_signature
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel
 from edgeq.runtime.interpreter import plain_interpreter
@@ -49,7 +49,7 @@ def trace(model: Source, sizes: SizeSource, worker: Worker) -> FloatModel:
         ModelError: No such file, not a .tflite file, damaged, or with several signatures.
         DataError: The sample does not fit.
     """
-    tflite, notes = import_file(completed(read_file(model, worker)), sizes, worker)
+    tflite, notes = import_file(with_signature(read_file(model, worker)), sizes, worker)
     found = FloatModel(tflite, "tflite", notes)
     _check(worker, KERNEL_CHECK, found.tflite, "the runtime")
     _check(worker, "edgeq.mlir:import_only", _as_converted(found), "the converter's importer")
@@ -74,7 +74,7 @@ def load(model: Source, sizes: SizeSource, worker: Worker) -> FloatModel:
         ModelError: As for `trace`.
         DataError: The sample does not fit.
     """
-    tflite, notes = with_fixed_sizes(completed(read_file(model, worker)), sizes, worker)
+    tflite, notes = with_fixed_sizes(with_signature(read_file(model, worker)), sizes, worker)
     found = FloatModel(tflite, "tflite", notes)
     _check(worker, KERNEL_CHECK, found.tflite, "the runtime")
     return found

@@ -20,7 +20,7 @@ from edgeq.export.importing.fixed_sizes import fix_sizes, has_open_sizes
 from edgeq.export.importing.float_form import make_float, quantized_activation
 from edgeq.export.importing.plain_calls import write_out_calls
 from edgeq.files import Content
-from edgeq.flatbuffer import completed, pack, parse_tree, unpack
+from edgeq.flatbuffer import pack, parse_tree, unpack, with_signature
 from edgeq.isolation import Worker
 
 Said = tuple[str, ...]
@@ -73,7 +73,7 @@ def import_file(tflite: Content, source: SizeSource, worker: Worker) -> tuple[Co
         write_out_calls(tree)
     elif not compute_constants(tree, worker) and not changed:
         return tflite, ()
-    return completed(pack(tree)), tuple(notes)
+    return with_signature(pack(tree)), tuple(notes)
 
 
 def with_fixed_sizes(tflite: Content, source: SizeSource, worker: Worker) -> tuple[Content, Said]:
@@ -87,7 +87,7 @@ def with_fixed_sizes(tflite: Content, source: SizeSource, worker: Worker) -> tup
     if not has_open_sizes(parse_tree(tree).graphs[0]):
         return tflite, ()
     notes = _fix_sizes(tree, source, worker)
-    return completed(pack(tree)), notes
+    return with_signature(pack(tree)), notes
 
 
 def _fix_sizes(tree: Any, source: SizeSource, worker: Worker) -> Said:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edgeq.flatbuffer import Graph
 from edgeq.model import FloatModel
 from edgeq.qtypes import BlockQParams, QParams
 
@@ -52,7 +53,7 @@ class Plan:
         """The plan with names instead of indices, ready for JSON."""
         graph = model.graph
         return {
-            "tensors": {graph.tensors[t].name: _fields(q) for t, q in self.tensors.items()},
+            "tensors": {_unique_name(graph, t): _fields(q) for t, q in self.tensors.items()},
             "operands": {
                 f"{model.layer(graph.operators[op])} operand {slot}": _fields(q)
                 for (op, slot), q in self.operands.items()
@@ -66,6 +67,13 @@ class Plan:
             },
             "float": {model.where(graph.operators[op]): why for op, why in self.float_ops.items()},
         }
+
+
+def _unique_name(graph: Graph, tensor: int) -> str:
+    """A tensor's name, with its index behind it where another tensor has that name too."""
+    name = graph.tensors[tensor].name
+    is_unique = name and sum(other.name == name for other in graph.tensors) == 1
+    return name if is_unique else f"{name or 'tensor'}#{tensor}"
 
 
 def _fields(qparams: QParams | BlockQParams) -> dict[str, object]:

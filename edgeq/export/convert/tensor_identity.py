@@ -1,0 +1,59 @@
+"""Tells which tensor is which behind the converter, whatever their names are.
+
+The converter keeps names that no two tensors have, and changes others. So every tensor goes in with
+its index as its name, and what comes out gets the user's own names back.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from edgeq.export.exported_graph import ROWS
+from edgeq.flatbuffer import Graph
+
+_PREFIX = "edgeq.tensor"
+_NUMBERED = re.compile(rf"{re.escape(_PREFIX)}(\d+)\.(\d*(?:[/#].*)?)", re.DOTALL)
+"""The index and what was put behind it: digits by the converter, of which a copy has some."""
+
+
+def _numbered_name(index: int) -> bytes:
+    return f"{_PREFIX}{index}.".encode()
+
+
+def numbered(tree: Any) -> Any:
+    """An object tree whose tensors are named by their indices; the one given is not changed."""
+    made = copy.copy(tree)
+    graph = copy.copy(tree.subgraphs[0])
+    graph.tensors = [copy.copy(tensor) for tensor in graph.tensors]
+    graph.operators = [copy.copy(op) for op in graph.operators]
+    for index, tensor in enumerate(graph.tensors):
+        tensor.name = _numbered_name(index)
+    made.subgraphs = [graph, *tree.subgraphs[1:]]
+    return made
+
+
+def origins(graph: Graph) -> dict[int, int]:
+    """For each tensor of a converted graph that was numbered, its index in the float model."""
+    found = {}
+    for tensor in graph.tensors:
+        match = _NUMBERED.fullmatch(tensor.name)
+        if match and match[2] in ("", ROWS):
+            found[tensor.index] = int(match[1])
+    return found
+
+
+def give_back_names(tree: Any, names: Sequence[bytes | None]) -> None:
+    """Gives the tensors of a converted tree, and what was made of them, the user's names.
+
+    Args:
+        tree: The tree, which is changed.
+        names: Of the float model's tensors, by index.
+    """
+    for tensor in tree.subgraphs[0].tensors:
+        match = _NUMBERED.fullmatch((tensor.name or b"").decode("utf-8", "replace"))
+        if match:
+            own = names[int(match[1])]
+            tensor.name = (own or b"") + match[2].encode()
