@@ -20,7 +20,7 @@ from edgeq.export.importing.fixed_sizes import fix_sizes, has_open_sizes
 from edgeq.export.importing.float_form import make_float, quantized_activation
 from edgeq.export.importing.plain_calls import write_out_calls
 from edgeq.files import Content
-from edgeq.flatbuffer import pack, parse_tree, unpack, with_signature
+from edgeq.flatbuffer import pack, parse_tree, unpack
 from edgeq.isolation import Worker
 
 Said = tuple[str, ...]
@@ -49,7 +49,7 @@ def import_file(tflite: Content, source: SizeSource, worker: Worker) -> tuple[Co
     """Makes a float file with known sizes of one that was read and checked.
 
     Args:
-        tflite: The file, with a name for each tensor and a signature.
+        tflite: The file, with a signature.
         source: What its open sizes are taken from.
         worker: A child process.
 
@@ -73,7 +73,7 @@ def import_file(tflite: Content, source: SizeSource, worker: Worker) -> tuple[Co
         write_out_calls(tree)
     elif not compute_constants(tree, worker) and not changed:
         return tflite, ()
-    return with_signature(pack(tree)), tuple(notes)
+    return pack(tree), tuple(notes)
 
 
 def with_fixed_sizes(tflite: Content, source: SizeSource, worker: Worker) -> tuple[Content, Said]:
@@ -87,7 +87,7 @@ def with_fixed_sizes(tflite: Content, source: SizeSource, worker: Worker) -> tup
     if not has_open_sizes(parse_tree(tree).graphs[0]):
         return tflite, ()
     notes = _fix_sizes(tree, source, worker)
-    return with_signature(pack(tree)), notes
+    return pack(tree), notes
 
 
 def _fix_sizes(tree: Any, source: SizeSource, worker: Worker) -> Said:
