@@ -66,13 +66,13 @@ def convert(
 
 def _with_integers(worker: Worker, model: FloatModel, plan: Plan) -> Any:
     """The object tree of the model with its integer ops; its tensors are numbered."""
-    tree = numbered(model.tree)
+    original = numbered(model.tree)
     if not plan.tensors:
-        return tree
+        return original
     marks = annotate(model.graph, plan)
     extra = stand_ins(model.graph, plan.tensors)
     hidden = plan.with_float_activations | opaque_ops(model.tree, model.graph)
-    source = pack(hide_ops(tree, sorted(hidden)))
+    source = pack(hide_ops(original, sorted(hidden)))
     model.release()
     try:
         converted = worker.call("edgeq.mlir:quantize", source, (*marks, *extra))
@@ -84,7 +84,7 @@ def _with_integers(worker: Worker, model: FloatModel, plan: Plan) -> Any:
             "Rule(layer=..., mode=Mode.FLOAT, reason='...') or report the model"
         ) from None
     tree = unpack(converted)
-    restore_ops(tree, model.tree, extra)
+    restore_ops(tree, original, extra)
     join_integers(model, plan, tree)
     widen_biases(tree)
     return tree
