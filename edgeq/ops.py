@@ -149,6 +149,9 @@ class OpRow:
         non_negative: Whether the output is never below 0.
         makes_nan: Whether finite numbers may become NaN, which a minimum or maximum on the delegate
             passes over.
+        never_zero: Operand slot in which no integer may be the zero point: the kernel ends the run.
+        most_ratio: Most that the scale of an operand may be over that of the output: beyond it the
+            kernel ends the process; 0 without such a limit.
         rescales_uint8: Whether the uint8 kernel takes inputs of other scales, though no other does.
         options: Name of its options table where that is not the op's own name.
     """
@@ -166,6 +169,8 @@ class OpRow:
     fixed: QParams | None = None
     non_negative: bool = False
     makes_nan: bool = False
+    never_zero: int | None = None
+    most_ratio: float = 0.0
     rescales_uint8: bool = False
     options: str = ""
 
@@ -253,6 +258,9 @@ def _int8(scale: float, zero_point: int) -> QParams:
     return QParams(DType.INT8, (scale,), (zero_point,))
 
 
+_SUMMED = 2.0**19
+"""`add.cc` and `sub.cc` shift left by 20 bits, and want a multiplier below 1 for the way back."""
+
 _ROWS = (
     OpRow("CONV_2D", FREE, "spec", CONVOLUTION, NEW, 3, FULL,
           weight=_CONV_WEIGHT, bias=Bias(slot=2, is_int64=True)),
@@ -263,10 +271,10 @@ _ROWS = (
     OpRow("FULLY_CONNECTED", FREE, "spec", DENSE, NEW, 4, FULL,
           weight=_DENSE_WEIGHT, bias=Bias(slot=2, is_int64=False)),
     OpRow("BATCH_MATMUL", FREE, "trait", MATMUL, NEW, 2, FULL, weight=_RIGHT_MATRIX),
-    OpRow("ADD", FREE, "spec", ELEMENTWISE, SUMS, 2, SAME_SHAPES),
-    OpRow("SUB", FREE, "spec", ELEMENTWISE, NEW, 2, FULL),
+    OpRow("ADD", FREE, "spec", ELEMENTWISE, SUMS, 2, SAME_SHAPES, most_ratio=_SUMMED),
+    OpRow("SUB", FREE, "spec", ELEMENTWISE, NEW, 2, FULL, most_ratio=_SUMMED),
     OpRow("MUL", FREE, "spec", ELEMENTWISE, NEW, 2, FULL),
-    OpRow("DIV", FREE, "trait", NONLINEAR, NEW, 1, FULL, makes_nan=True),
+    OpRow("DIV", FREE, "trait", NONLINEAR, NEW, 1, FULL, makes_nan=True, never_zero=1),
     OpRow("MEAN", FREE, "spec", ELEMENTWISE, BETWEEN, 2, FULL, options="ReducerOptions"),
     OpRow("SUM", FREE, "trait", ELEMENTWISE, SUMS, 2, FULL, options="ReducerOptions"),
     OpRow("REDUCE_PROD", FREE, "trait", ELEMENTWISE, NEW, 2, FULL, options="ReducerOptions"),

@@ -22,7 +22,7 @@ from edgeq.export.plan.choices import Choice, Choices
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import FloatModel
 from edgeq.ops import MOVED, OPS, Holds, ScaleRule, holds
-from edgeq.qtypes import STAND_IN_FOR_INFINITY, DType, FloatArray
+from edgeq.qtypes import STAND_IN_FOR_INFINITY, DType, FloatArray, covering, quantize
 from edgeq.recipe import Mode
 
 Range = tuple[float, float]
@@ -32,6 +32,12 @@ LEVELS = 256
 
 WORTH = 2
 """Finite values are left out of a range where it becomes so many times narrower."""
+
+SPARE = 8
+"""An operand's range may be so many times as wide as measured, where others share its scale."""
+
+TINY = 1e-30
+"""Least width of a range, to divide by."""
 
 MASKING = 64.0
 """A factor larger than that makes a mask, and is limited itself instead of what it multiplies."""
@@ -118,7 +124,44 @@ class Values:
                 return f"it reads {word}, which no integer holds"
         written = [t for t in op.outputs if self._graph.tensors[t].dtype == "float32"]
         words = [word for t in written if (word := self._unbounded(t))]
-        return f"it gives {words[0]}, which no integer holds" if words else ""
+        if words:
+            return f"it gives {words[0]}, which no integer holds"
+        row = OPS.get(op.name)
+        if row is None:
+            return ""
+        if row.never_zero is not None and self._may_round_to_zero(op, row.never_zero):
+            return "its kernel ends the run where the divisor rounds to 0, which no data rules out"
+        if row.most_ratio and self._ratio(op) * SPARE > row.most_ratio:
+            return (
+                f"its kernel ends the process where an operand's scale is {row.most_ratio:.0f} "
+                "times that of the result"
+            )
+        return ""
+
+    def _ratio(self, op: Operator) -> float:
+        """The widest operand's range over that of the result."""
+        made = self._finite(op.outputs[0])
+        if made is None:
+            return 0.0
+        width = max(_width(self.range(op.outputs[0])), TINY)
+        found = [
+            _width(known) for s, t in self._real_operands(op) if (known := self._read(op, s, t))
+        ]
+        return max(found, default=0.0) / width
+
+    def _read(self, op: Operator, slot: int, tensor: Tensor) -> Range | None:
+        """The range of an operand's integers, where it is known."""
+        if tensor.is_constant:
+            return self.constant_range(op, slot)
+        return self.range(tensor.index) if self._finite(tensor.index) is not None else None
+
+    def _may_round_to_zero(self, op: Operator, slot: int) -> bool:
+        """Whether an operand's integers may be the zero point, in data not seen yet as well."""
+        data = self._graph.tensors[op.inputs[slot]].data
+        if data is None:
+            return True
+        qparams = covering(self.constant_range(op, slot) or (0.0, 0.0), DType.INT8)
+        return bool((quantize(data, qparams) == qparams.zero_point[0]).any())
 
     def _unbounded(self, tensor: int) -> str:
         """What a tensor holds that no integer can stand for, in words."""

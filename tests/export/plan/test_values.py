@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,9 +10,12 @@ import numpy.typing as npt
 import pytest
 from one_op import INFINITY, OneOp, Step, Value
 
+import edgeq
 from edgeq.calibrate.calibration import Beyond, Calibration
 from edgeq.calibrate.observers import MinMax
 from edgeq.calibrate.run import Calibrator
+from edgeq.converter import check_runs
+from edgeq.errors import ModelError
 from edgeq.export.convert.convert_plan import convert
 from edgeq.export.plan.choices import Choice
 from edgeq.export.plan.planner import make_plan
@@ -227,3 +231,65 @@ def test_scores_that_something_else_reads_keep_their_range() -> None:
     tail = Step("ADD", ("masked", "masked"), {"twice": SCORES})
     model, plan = planned(OneOp("both", case.inputs, (*case.steps, tail)), samples(case, 20))
     assert plan.tensors[held("masked", model)].range()[0] == pytest.approx(-1e4, rel=0.1)
+
+
+def quotient(divisor: str | Array) -> FloatModel:
+    inputs = {"x": X, "z": Value((1, 4), low=0.5)} if isinstance(divisor, str) else {"x": X}
+    return chain(Step("DIV", ("x", divisor), {"y": X}), **inputs)
+
+
+def test_a_division_stays_float_where_its_kernel_may_end_the_run() -> None:
+    ranges = {"x": (-1.0, 1.0), "z": (0.5, 3.0), "y": (-2.0, 2.0)}
+    computed, tiny = quotient("z"), quotient(np.asarray([1, 2, 1e-4, 3], np.float32))
+    plain = quotient(np.asarray([1, 2, 0.5, 3], np.float32))
+    why = "its kernel ends the run where the divisor rounds to 0, which no data rules out"
+    assert floated(computed, measured(computed, ranges, {}))[0] == Choice(Mode.FLOAT, why)
+    del ranges["z"]
+    assert floated(tiny, measured(tiny, ranges, {}))[0] == Choice(Mode.FLOAT, why)
+    assert floated(plain, measured(plain, ranges, {}))[0] == Choice(Mode.STATIC_INT8)
+
+
+def test_a_division_by_what_comes_close_to_0_is_exported_and_runs() -> None:
+    model = quotient("z")
+    rng = np.random.default_rng(3)
+    rows = [
+        {
+            "x": rng.normal(size=(1, 4)).astype(np.float32),
+            "z": rng.uniform(0.5, 3, (1, 4)).astype("f4"),
+        }
+        for _ in range(12)
+    ]
+    edge = edgeq.export(model.tflite, rows, recipe="int8", progress=False)
+    assert list(edge.report.float_ops.values()) == [
+        "its kernel ends the run where the divisor rounds to 0, which no data rules out"
+    ]
+    with edge.session() as session:
+        sample = {"x": np.ones((1, 4), np.float32), "z": np.full((1, 4), 1e-3, np.float32)}
+        (found,) = session.run(sample).values()
+    assert np.isfinite(found).all()
+
+
+def difference() -> FloatModel:
+    """Two large numbers that are all but equal."""
+    return chain(Step("SUB", ("x", "z"), {"y": X}), x=X, z=X)
+
+
+def test_a_difference_far_smaller_than_its_operands_stays_float() -> None:
+    why = r"its kernel ends the process where an operand's scale is 524288 times that of the result"
+    for width, is_float in ((1e-3, True), (1.0, False)):
+        ranges = {"x": (-1e3, 1e3), "z": (-1e3, 1e3), "y": (-width, width)}
+        model = difference()
+        found = floated(model, measured(model, ranges, {}))[0]
+        assert found == (Choice(Mode.FLOAT, why) if is_float else Choice(Mode.STATIC_INT8))
+
+
+def test_the_kernel_ends_the_process_from_that_ratio_on(converter: Worker) -> None:
+    """If this fails, the kernel has changed, and sums may be int8 at more ratios."""
+    for ratio, ends in ((2.0**18, False), (2.0**19, True)):
+        model = chain(Step("ADD", ("x", "z"), {"y": X}), x=X, z=X)
+        ranges = {"x": (-ratio, ratio), "z": (-ratio, ratio), "y": (-1.0, 1.0)}
+        seen = measured(model, ranges, {})
+        tflite = convert(converter, model, make_plan(model, seen, {0: Choice(Mode.STATIC_INT8)}))
+        sample = (np.zeros((1, 4), np.float32),) * 2
+        with pytest.raises(ModelError, match="SIGABRT") if ends else contextlib.nullcontext():
+            check_runs(converter, tflite, sample, "the exported model")
