@@ -7,6 +7,7 @@ EdgeqError
 ├── RecipeError            a rule or recipe that makes no sense for this model
 ├── ConversionError        the converter refused the model, or died on it
 ├── VerificationError      the exported file breaks a promise of its plan
+├── ProcessKilledError     a child process was killed from outside, and its second one too
 ├── DelegateError          a delegate's library or device cannot be used
 └── DependencyError        an optional package is missing or of an untested version
 
@@ -43,6 +44,13 @@ class ConversionError(EdgeqError):
 
 class VerificationError(EdgeqError):
     """The exported file breaks a promise of its plan."""
+
+
+class ProcessKilledError(EdgeqError):
+    """A child process was killed from outside, and so was the one that took its place.
+
+    It says nothing of the model, so that no other result may come of it.
+    """
 
 
 class DelegateError(EdgeqError):

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from edgeq.errors import EdgeqError
+from edgeq.errors import EdgeqError, ProcessKilledError
 from edgeq.files import MappedFile, is_large, on_disk, written
 
 STDERR_KEPT = 4000
@@ -28,6 +28,11 @@ STDERR_KEPT = 4000
 
 MEMORY_USED = Path("/proc/self/statm")
 """Where Linux tells how much a process holds; elsewhere a job's memory is not limited."""
+
+
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
+"""Signals that no native code dies of by itself: the system had no memory left, or somebody sent
+them. A child that this module kills for taking too long is not counted."""
 
 
 class JobCrashed(Exception):  # noqa: N818  # it is news of the child, not an error of edgeq
@@ -46,6 +51,10 @@ class JobFailed(Exception):  # noqa: N818
         super().__init__(f"{reason}\n{output}".strip())
         self.reason = reason
         self.output = output
+
+
+class _KilledError(Exception):
+    """The child was killed from outside; the text says by what."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,8 @@ class Worker:
     ) -> Any:
         """Runs a job in the child and returns its result.
 
+        A child that is killed from outside tells nothing of its job, which is run once more.
+
         Args:
             job: `"module:function"`.
             *arguments: Picklable arguments; large `bytes` arrive as a `MappedFile`.
@@ -123,8 +134,27 @@ class Worker:
         Raises:
             JobCrashed: The child died or ran out of time. The next call starts a new child.
             JobFailed: The job raised something that is not an `EdgeqError`.
+            ProcessKilledError: The child was killed from outside, twice.
             EdgeqError: Raised by the job, passed through.
         """
+        for _ in range(2):
+            try:
+                return self._call(job, arguments, timeout_s, memory_bytes)
+            except _KilledError as error:
+                how = str(error)
+        raise ProcessKilledError(
+            f"the child process that ran {job} {how} from outside, twice: the system may have no "
+            "memory left. Close other programs or take a machine with more memory, and try again"
+        )
+
+    def _call(
+        self,
+        job: str,
+        arguments: tuple[object, ...],
+        timeout_s: float,
+        memory_bytes: int | None,
+    ) -> Any:
+        """Runs a job in the child, once."""
         start = self._stderr.seek(0, os.SEEK_END)
         kept = [_on_disk_if_large(argument) for argument in arguments]
         sent = tuple(_Path(a.path) if isinstance(a, MappedFile) else a for a in kept)
@@ -135,18 +165,15 @@ class Worker:
                 raise self._crashed(f"took longer than {timeout_s:.0f} s and was stopped", start)
             succeeded, result = self._results.recv()
         except (EOFError, OSError):
-            raise self._crashed(self._death(), start) from None
+            code = self._process.wait()
+            crashed = self._crashed(_death(code), start)
+            killed = -code in FROM_OUTSIDE
+            raise (_KilledError(crashed.reason) if killed else crashed) from None
         if succeeded:
             return MappedFile(result.path, owned=True) if isinstance(result, _Path) else result
         if isinstance(result, EdgeqError):
             raise result
         raise JobFailed(str(result), self._printed(start))
-
-    def _death(self) -> str:
-        code = self._process.wait()
-        if code >= 0:
-            return f"ended with exit code {code}"
-        return f"was killed by {signal.Signals(-code).name}"
 
     def _crashed(self, reason: str, start: int) -> JobCrashed:
         error = JobCrashed(reason, self._printed(start))
@@ -158,6 +185,13 @@ class Worker:
         end = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(start, end - STDERR_KEPT))
         return self._stderr.read().decode("utf-8", "replace").strip()
+
+
+def _death(code: int) -> str:
+    """How a child ended."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    return f"was killed by {signal.Signals(-code).name}"
 
 
 def _child_environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeq.errors import RecipeError
+from edgeq.errors import ProcessKilledError, RecipeError
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 
 PROCESSES = Path("/proc")
@@ -49,7 +49,6 @@ def test_one_child_runs_all_jobs_and_is_not_the_parent(worker: Worker) -> None:
 DEATHS: dict[str, tuple[str, str]] = {
     "segmentation fault": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
     "abort": ("import os; os.abort()", "SIGABRT"),
-    "killed from outside": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
     "exit": ("import os; os._exit(3)", "ended with exit code 3"),
     "exit with success": ("import os; os._exit(0)", "ended with exit code 0"),
     "SystemExit": ("raise SystemExit(4)", "ended with exit code 4"),
@@ -68,6 +67,19 @@ def test_a_dead_child_is_an_exception_and_the_next_job_runs(worker: Worker, deat
     with pytest.raises(JobCrashed) as caught:
         run(worker, source)
     assert reason in caught.value.reason
+    assert_works(worker)
+
+
+KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def test_a_child_that_is_killed_from_outside_is_no_answer(worker: Worker, tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    source = f"import pathlib; p = pathlib.Path({str(once)!r})\nif not p.exists():\n    p.touch()\n"
+    run(worker, source + "".join(f"    {line}\n" for line in KILLED.split("; ")))
+    assert once.exists()
+    with pytest.raises(ProcessKilledError, match=r"was killed by SIGKILL from outside, twice: .*"):
+        run(worker, KILLED)
     assert_works(worker)
 
 
