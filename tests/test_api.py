@@ -36,6 +36,7 @@ PUBLIC = [
     "ModelError",
     "MultiSignatureModel",
     "PlannedModel",
+    "ProcessKilledError",
     "Recipe",
     "RecipeError",
     "Rule",
