@@ -74,7 +74,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 def test_every_error_is_caught_by_the_root() -> None:
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
-    assert len(kinds) == 9
+    assert len(kinds) == 10
     assert all(issubclass(kind, edgeq.EdgeqError) for kind in kinds)
     assert issubclass(edgeq.UnsupportedOpError, edgeq.ModelError)
     assert {kind.__name__ for kind in kinds} <= set(edgeq.__all__)
