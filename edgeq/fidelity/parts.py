@@ -22,6 +22,9 @@ MOST_ROWS = 256
 GAP = 8.0
 """Rows are parts of their own where others typically are so many times as large as their peak."""
 
+LEAST_VALUES = 6
+"""Rows of fewer values are not told apart: a few of one kind may be small by chance."""
+
 SMALLEST = 1e-7
 """Rows that never exceed this share of the largest value are as good as 0 in float32."""
 
@@ -61,6 +64,7 @@ class AxisRows:
     Attributes:
         axis: The axis; None for a single row that holds all values.
         samples: Number of samples.
+        values: Number of values in each row, over all samples.
         shares: Whether the float model's rows always were shares of 1, as behind a softmax.
         signal: Sum of squares of the float model's values, by row.
         noise: Sum of squares of the difference.
@@ -73,6 +77,7 @@ class AxisRows:
 
     axis: int | None
     samples: int
+    values: int
     shares: bool
     signal: tuple[ExactSum, ...]
     noise: tuple[ExactSum, ...]
@@ -90,6 +95,7 @@ class AxisRows:
         return cls(
             axis=axis,
             samples=1,
+            values=reference.shape[1],
             shares=axis is not None and _are_shares(reference),
             signal=_sums(np.square(reference).sum(axis=1)),
             noise=_sums(np.square(reference - answer).sum(axis=1)),
@@ -105,6 +111,7 @@ class AxisRows:
         return replace(
             self,
             samples=self.samples + other.samples,
+            values=self.values + other.values,
             shares=self.shares and other.shares,
             signal=_merged(self.signal, other.signal),
             noise=_merged(self.noise, other.noise),
@@ -122,7 +129,7 @@ class AxisRows:
         """
         peaks = np.maximum(np.abs(self.low), np.abs(self.high))
         order = [i for i in np.argsort(peaks, kind="stable") if peaks[i] > SMALLEST * peaks.max()]
-        if self.shares or not order:
+        if self.shares or not order or self.values < LEAST_VALUES:
             return [order]
         typical = np.exp2([self.level[i].value / self.samples for i in order])
         above = np.minimum.accumulate(typical[::-1])[::-1]  # the least of this row and all larger

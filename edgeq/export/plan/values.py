@@ -12,26 +12,22 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from edgeq.calibrate.calibration import Beyond, Calibration
 from edgeq.errors import ModelError
 from edgeq.export.plan.choices import Choice, Choices
+from edgeq.export.plan.reach import UNLIMITED, Range, Reach, width, within
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import FloatModel
 from edgeq.ops import MOVED, OPS, Holds, ScaleRule, holds
 from edgeq.qtypes import STAND_IN_FOR_INFINITY, DType, FloatArray, covering, quantize
 from edgeq.recipe import Mode
 
-Range = tuple[float, float]
-
 LEVELS = 256
 """Values that an 8-bit integer has."""
-
-WORTH = 2
-"""Finite values are left out of a range where it becomes so many times narrower."""
 
 SPARE = 8
 """An operand's range may be so many times as wide as measured, where others share its scale."""
@@ -48,32 +44,6 @@ SATURATED = {"LOGISTIC": 12.0, "TANH": 6.0}
 
 LOG_SOFTMAX_SPAN = 16.0
 """What an 8-bit LOG_SOFTMAX covers."""
-
-
-@dataclass(frozen=True)
-class Reach:
-    """Limits of what readers can tell apart: a value beyond one is as good as the limit itself."""
-
-    low: float = -math.inf
-    high: float = math.inf
-
-    def union(self, other: Reach) -> Reach:
-        """What either can tell apart."""
-        return Reach(min(self.low, other.low), max(self.high, other.high))
-
-    def minus(self, other: Range) -> Reach:
-        """Of `x` where this is of `x + y` and `y` lies in a range."""
-        return Reach(self.low - other[1], self.high - other[0])
-
-    def over(self, factor: FloatArray) -> Reach:
-        """Of `x` where this is of `x * factor`."""
-        with np.errstate(all="ignore"):
-            ends = np.stack([self.low / factor, self.high / factor])
-        low, high = ends.min(axis=0), ends.max(axis=0)
-        return UNLIMITED if np.isnan(ends).any() else Reach(float(low.min()), float(high.max()))
-
-
-UNLIMITED = Reach()
 
 
 class Values:
@@ -104,13 +74,13 @@ class Values:
                 f"tensor {self._graph.tensors[tensor].name!r} was not calibrated; "
                 "calibrate again with this version"
             )
-        return _within(self._whole(tensor, dtype), self.reach(tensor))
+        return within(self._whole(tensor, dtype), self.reach(tensor))
 
     def constant_range(self, op: Operator, slot: int) -> Range | None:
         """The same of a constant that an op reads; None where no integers hold it."""
         data = self._graph.tensors[op.inputs[slot]].data
         assert data is not None
-        found = _within(_ends(data), self._operand(op, slot))
+        found = within(_ends(data), self._operand(op, slot))
         return found if all(map(math.isfinite, found)) else None
 
     def obstacle(self, op: Operator) -> str:
@@ -143,11 +113,11 @@ class Values:
         made = self._finite(op.outputs[0])
         if made is None:
             return 0.0
-        width = max(_width(self.range(op.outputs[0])), TINY)
+        made_width = max(width(self.range(op.outputs[0])), TINY)
         found = [
-            _width(known) for s, t in self._real_operands(op) if (known := self._read(op, s, t))
+            width(known) for s, t in self._real_operands(op) if (known := self._read(op, s, t))
         ]
-        return max(found, default=0.0) / width
+        return max(found, default=0.0) / made_width
 
     def _read(self, op: Operator, slot: int, tensor: Tensor) -> Range | None:
         """The range of an operand's integers, where it is known."""
@@ -381,22 +351,6 @@ def without_unbounded(model: FloatModel, values: Values, choices: Choices) -> di
 def _negligible(shape: Sequence[int]) -> float:
     """How far below another exponents are that change no 8-bit result, a row of them together."""
     return math.log(2 * LEVELS * max(shape[-1:], default=1))
-
-
-def _within(whole: Range, reach: Reach) -> Range:
-    """A range without what is beyond a reach, where that is infinite or most of it."""
-    low, high = whole
-    raised = max(low, reach.low), max(high, reach.low)
-    if not math.isfinite(low) or _width(whole) >= WORTH * _width(raised):
-        low, high = raised
-    lowered = min(low, reach.high), min(high, reach.high)
-    if not math.isfinite(high) or _width((low, high)) >= WORTH * _width(lowered):
-        low, high = lowered
-    return low, high
-
-
-def _width(found: Range) -> float:
-    return max(found[1], 0.0) - min(found[0], 0.0)
 
 
 def _ends(data: FloatArray) -> Range:

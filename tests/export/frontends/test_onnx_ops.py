@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from edgeq.export.frontends.onnx import child  # noqa: E402
 from edgeq.export.frontends.onnx.fusions import fused, pruned  # noqa: E402
-from edgeq.export.frontends.onnx.interpreter import specialised  # noqa: E402
+from edgeq.export.frontends.onnx.graph_interpreter import specialised  # noqa: E402
 from edgeq.export.frontends.onnx.replay import Replay  # noqa: E402
 
 

@@ -132,7 +132,7 @@ def test_hidden_tokens_weigh_nothing_and_the_others_what_they_should(
     model, plan = planned(case, samples(case, 40))
     assert plan.float_ops == {}
     worst = 0.0
-    tflite = convert(converter, model, plan)
+    tflite = convert(converter, model, plan).tflite
     with Session(model.tflite, threads=1) as float_session, Session(tflite, threads=1) as session:
         for sample in samples(case, 60)[40:]:
             expected = float_session.run(sample)["weights"]
@@ -289,7 +289,9 @@ def test_the_kernel_ends_the_process_from_that_ratio_on(converter: Worker) -> No
         model = chain(Step("ADD", ("x", "z"), {"y": X}), x=X, z=X)
         ranges = {"x": (-ratio, ratio), "z": (-ratio, ratio), "y": (-1.0, 1.0)}
         seen = measured(model, ranges, {})
-        tflite = convert(converter, model, make_plan(model, seen, {0: Choice(Mode.STATIC_INT8)}))
+        tflite = convert(
+            converter, model, make_plan(model, seen, {0: Choice(Mode.STATIC_INT8)})
+        ).tflite
         sample = (np.zeros((1, 4), np.float32),) * 2
         with pytest.raises(ModelError, match="SIGABRT") if ends else contextlib.nullcontext():
             check_runs(converter, tflite, sample, "the exported model")

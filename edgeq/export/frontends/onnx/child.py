@@ -18,18 +18,18 @@ from edgeq.data.as_numpy import to_numpy
 from edgeq.errors import DataError, ModelError
 from edgeq.export.frontends import torch as pytorch
 from edgeq.export.frontends.arguments import fixed_sizes
-from edgeq.export.frontends.onnx import (  # noqa: F401  # they fill the table of ops
-    control_flow,
+from edgeq.export.frontends.onnx import control_flow  # noqa: F401  # fills the table of ops
+from edgeq.export.frontends.onnx.fusions import fused, pruned
+from edgeq.export.frontends.onnx.graph_interpreter import specialised
+from edgeq.export.frontends.onnx.onnx_file import OnnxModel, read_model
+from edgeq.export.frontends.onnx.operators import (  # noqa: F401  # they fill the table of ops
     data_movement,
     fused_ops,
     recurrent,
     resizing,
     windows_and_sums,
 )
-from edgeq.export.frontends.onnx.elementwise import DTYPES
-from edgeq.export.frontends.onnx.fusions import fused, pruned
-from edgeq.export.frontends.onnx.interpreter import specialised
-from edgeq.export.frontends.onnx.onnx_file import OnnxModel, read_model
+from edgeq.export.frontends.onnx.operators.elementwise import DTYPES
 from edgeq.export.frontends.onnx.reference import check
 from edgeq.export.frontends.onnx.replay import Replay
 from edgeq.export.frontends.onnx.stored_scales import with_stored_scales

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from edgeq.export.frontends.onnx.interpreter import Interpreter, Value, turns
+from edgeq.export.frontends.onnx.graph_interpreter import Interpreter, Value, turns
 from edgeq.export.frontends.onnx.op_table import Node, find, flow
 
 Scope = MutableMapping[str, Value]

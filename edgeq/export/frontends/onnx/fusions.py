@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeq.export.frontends.onnx.interpreter import Operand, Program, Step
+from edgeq.export.frontends.onnx.graph_interpreter import Operand, Program, Step
 from edgeq.export.frontends.onnx.op_table import Node
 
 

@@ -17,8 +17,8 @@ from onnx import numpy_helper
 
 from edgeq.errors import ModelError
 from edgeq.export.frontends.arguments import first_line
-from edgeq.export.frontends.onnx.elementwise import DTYPES
 from edgeq.export.frontends.onnx.op_table import Node
+from edgeq.export.frontends.onnx.operators.elementwise import DTYPES
 
 _UNSIGNED = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
 

@@ -12,7 +12,7 @@ import onnx
 
 from edgeq.errors import ConversionError
 from edgeq.export.frontends.arguments import first_line
-from edgeq.export.frontends.onnx.interpreter import Program
+from edgeq.export.frontends.onnx.graph_interpreter import Program
 from edgeq.export.frontends.onnx.onnx_file import OnnxModel
 
 LEAST_DB = 40.0

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeq.export.frontends.onnx.integer_ops import Gridded, Weights
-from edgeq.export.frontends.onnx.interpreter import Program, Step, Value
+from edgeq.export.frontends.onnx.graph_interpreter import Program, Step, Value
+from edgeq.export.frontends.onnx.operators.integer_ops import Gridded, Weights
 
 
 class _Part(nn.Module):  # type: ignore[misc]  # torch is not followed

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.export.frontends.onnx.integer_ops import Grid
-from edgeq.export.frontends.onnx.interpreter import Program
+from edgeq.export.frontends.onnx.graph_interpreter import Program
+from edgeq.export.frontends.onnx.operators.integer_ops import Grid
 from edgeq.flatbuffer import Tensor
 from edgeq.model import FloatModel
 from edgeq.ops import OPS

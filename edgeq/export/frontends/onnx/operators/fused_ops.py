@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeq.export.frontends.onnx.elementwise import leaky_relu
-from edgeq.export.frontends.onnx.network_layers import convolution, layer_norm, rms_norm
 from edgeq.export.frontends.onnx.op_table import MICROSOFT, Node, op
+from edgeq.export.frontends.onnx.operators.elementwise import leaky_relu
+from edgeq.export.frontends.onnx.operators.network_layers import convolution, layer_norm, rms_norm
 
 
 @op("FusedConv", domain=MICROSOFT)

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from edgeq.errors import ModelError, UnsupportedOpError
 from edgeq.export.frontends.arguments import first_line
-from edgeq.export.frontends.onnx.integer_ops import Grid, Gridded, Weights, taken_apart
 from edgeq.export.frontends.onnx.onnx_file import Body, OnnxModel, read_body, read_nodes
 from edgeq.export.frontends.onnx.op_table import Node, Row, find, find_flow
+from edgeq.export.frontends.onnx.operators.integer_ops import Grid, Gridded, Weights, taken_apart
 
 MOST_TURNS = 4096
 """A loop with more turns is refused: each turn becomes ops of its own."""

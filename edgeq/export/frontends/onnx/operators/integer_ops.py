@@ -15,8 +15,8 @@ import torch
 import torch.ao.quantization.fx._decomposed  # declares the ops that the converter reads scales from
 from torch import Tensor
 
-from edgeq.export.frontends.onnx.network_layers import convolution
 from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, op
+from edgeq.export.frontends.onnx.operators.network_layers import convolution
 
 _INT8 = (-128, 127)
 _NUMBERS = ("int8", "uint8")

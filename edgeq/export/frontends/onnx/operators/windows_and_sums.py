@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeq.export.frontends.onnx.network_layers import padded
 from edgeq.export.frontends.onnx.op_table import Known, Node, axes_of, op
+from edgeq.export.frontends.onnx.operators.network_layers import padded
 
 _MAX_POOLS = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeq.export.frontends.onnx.elementwise import torch_dtype
 from edgeq.export.frontends.onnx.op_table import Known, Node, axes_of, op
+from edgeq.export.frontends.onnx.operators.elementwise import torch_dtype
 
 
 @op("Constant")
