@@ -483,9 +483,10 @@ CASES: tuple[Rewritten, ...] = (
               situation="RELU_N1_TO_1"),
     Rewritten("RELU_0_TO_1", _one("RELU_0_TO_1", ("x",), IMAGE), ("MUL", "MUL")),
     Rewritten("clamp", _one("MAXIMUM", ("x", _scalar(0.0)), IMAGE), ("MUL",), situation="below 0"),
-    Rewritten("clamp", _clamp(0.0, 6.0), ("MUL",), situation="0 to 6"),
+    # As it stands, its operand's range ends where MINIMUM does; a fused activation has no such end.
+    Rewritten("clamp", _clamp(0.0, 6.0), ("MUL",), loss_db=6.5, situation="0 to 6"),
     Rewritten("clamp", _clamp(-1.0, 1.0), ("MUL",), situation="-1 to 1"),
-    Rewritten("clamp between other bounds", _clamp(0.0, 2.5), ("MUL", "MUL"),
+    Rewritten("clamp between other bounds", _clamp(0.0, 2.5), ("MUL", "MUL"), loss_db=6.5,
               situation="0 to 2.5"),
     Rewritten("clamp between other bounds", _clamp(-1.5, 2.0), ("MUL", "ADD", "MUL", "ADD"),
               loss_db=2, situation="-1.5 to 2"),

@@ -27,7 +27,8 @@ from edgeq.errors import (
 from edgeq.export.frontends.arguments import bound, call_style, first_line
 from edgeq.export.frontends.composites import with_given_scales
 from edgeq.export.frontends.naming import named_by_layer
-from edgeq.isolation import Worker
+from edgeq.export.frontends.tflite import CHECK_LIMIT_S, KERNEL_CHECK
+from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def trace_function(function: Function, sample: Any, worker: Worker) -> FloatMode
         tflite = lower_exported(worker, module, list(arguments), names)
         named = named_by_layer(tflite, _LAYER.findall, lowered.layers, dict(lowered.outputs))
         found = with_given_scales(FloatModel(named, function.origin, tuple(notes)))
+        _check_kernels(found, worker)
     except (ConversionError, ModelError) as error:
         with without_x64():
             raise _culprit(lowered.ops, worker) or error from None
@@ -133,6 +135,14 @@ def without_x64() -> Iterator[None]:
         jax.config.update("jax_enable_x64", before)
 
 
+def _check_kernels(model: FloatModel, worker: Worker) -> None:
+    """Raises a `ModelError` for ops that the converter writes down, but no runtime computes."""
+    try:
+        worker.call(KERNEL_CHECK, model.tflite, timeout_s=CHECK_LIMIT_S)
+    except (JobCrashed, JobFailed) as error:
+        raise ModelError(f"the runtime refuses the model: {error.reason}") from None
+
+
 def _culprit(ops: Iterable[Emitted], worker: Worker) -> UnsupportedOpError | None:
     """The op that the converter refuses by itself, if one does."""
     for op in ops:
@@ -140,7 +150,9 @@ def _culprit(ops: Iterable[Emitted], worker: Worker) -> UnsupportedOpError | Non
         try:
             count, module = _exported(op.function, op.operands)
             outputs = [f"output_{i}" for i in range(count)]
-            FloatModel(lower_exported(worker, module, names, outputs), "jax")
+            _check_kernels(
+                FloatModel(lower_exported(worker, module, names, outputs), "jax"), worker
+            )
         except (ConversionError, ModelError):
             return UnsupportedOpError(
                 f"{op.name} at {op.layer} has no form in the runtime; write it with other ops, or "

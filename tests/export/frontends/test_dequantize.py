@@ -255,7 +255,7 @@ def test_what_cannot_be_done_is_told(exported: EdgeModel, demo_model: FloatModel
         edgeq.dequantize(b"hello, hello, hello")
     with pytest.raises(ModelError, match=r"the \.tflite file is damaged"):
         edgeq.dequantize(exported.tflite[:-100_000])
-    with pytest.raises(ModelError, match="a scale for each block, which edgeq does not read"):
+    with pytest.raises(ModelError, match="without a scale for each, which edgeq does not read"):
         edgeq.dequantize(change(exported.tflite, "int8", with_block_scales))
     with pytest.raises(ModelError, match="the model has no float form: the runtime refuses it"):
         edgeq.dequantize(change(exported.tflite, "int32", without_scale))

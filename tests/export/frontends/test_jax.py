@@ -296,8 +296,8 @@ WRONG: dict[str, tuple[Any, Any, Any, type[Exception], str]] = {
     "unknown object": (
         object(), normal(1, 8), None, ModelError,
         "the model must be a PyTorch nn.Module or ExportedProgram, a JAX function, a Flax module, "
-        "a Keras 3 model, a tf.function, tf.Module or SavedModel folder, or the path or bytes of a "
-        "float .tflite file. Received: builtins.object",
+        "a Keras 3 model, a tf.function, tf.Module or SavedModel folder, an onnx.ModelProto, or "
+        "the path or bytes of an .onnx or float .tflite file. Received: builtins.object",
     ),
     "op without a form": (
         lambda x: jnp.sort(jnp.tanh(x)), normal(2, 8), None, UnsupportedOpError,
