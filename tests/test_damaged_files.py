@@ -125,6 +125,7 @@ def _drive(keys: Sequence[Key]) -> Iterator[Result]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         bufsize=0,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     ) as driver:
         assert driver.stdout is not None
         for base, seed in keys:

@@ -17,7 +17,6 @@ import numpy as np
 from flatbuffers import flexbuffers
 
 from edgeq.export.importing.op_chain import OpChain
-from edgeq.flatbuffer import schema
 
 SMALLEST_LENGTH = 1e-12
 """Points that are closer have no direction; they count as lying side by side."""
@@ -52,7 +51,8 @@ class CustomOp:
 _SAME, _VALID = 1, 2
 """`TfLitePadding`."""
 
-_PADDING = {_SAME: schema.Padding.SAME, _VALID: schema.Padding.VALID}
+_PADDING = {_SAME: 0, _VALID: 1}
+"""The same in the schema, which old run times come without."""
 
 
 def transposed_convolution(chain: OpChain, op: CustomOp) -> list[Any] | None:
