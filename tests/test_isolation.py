@@ -140,11 +140,10 @@ def test_fifty_megabytes_there_and_back(worker: Worker) -> None:
     assert worker.call("copy:copy", payload) == payload
 
 
-def test_a_child_that_dies_while_it_is_sent_much(worker: Worker) -> None:
+def test_a_child_that_was_killed_from_outside_is_replaced_once(worker: Worker) -> None:
     child = worker.call("os:getpid")
     os.kill(child, signal.SIGKILL)
-    with pytest.raises(JobCrashed, match="SIGKILL"):
-        worker.call("builtins:len", bytes(50 << 20))
+    assert worker.call("builtins:len", bytes(50 << 20)) == 50 << 20
     assert_works(worker)
 
 

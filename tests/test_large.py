@@ -16,7 +16,7 @@ import edgeq
 from edgeq import demo, files
 from edgeq.errors import ModelError
 from edgeq.export.edge_model import EdgeModel
-from edgeq.export.frontends import tflite
+from edgeq.export.importing import small_file
 from edgeq.fidelity import paired_run
 from edgeq.files import MappedFile, on_disk
 from edgeq.flatbuffer import pack, parse, schema, unpack
@@ -30,7 +30,7 @@ Images = npt.NDArray[np.float32]
 def treat_all_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LARGE_BYTES", 1)
     monkeypatch.setattr(paired_run, "TOGETHER_BYTES", 1)
-    monkeypatch.setattr(tflite, "FED_BYTES", 1)
+    monkeypatch.setattr(small_file, "FED_BYTES", 1)
 
 
 @pytest.fixture
