@@ -225,8 +225,10 @@ class Session:
             )
         return arrays
 
-    def _is_one_run(self, arrays: Sequence[Array]) -> bool:
+    def _is_one_run(self, arrays: list[Array]) -> bool:
         """Whether the arrays are what one run takes; rows for several runs otherwise.
+
+        Whole numbers of another width, such as int64 token ids, become those that the file takes.
 
         Raises:
             DataError: They are neither.
@@ -234,6 +236,7 @@ class Session:
         if [(a.shape, a.dtype) for a in arrays] == self._entry.fed:
             return True
         ports = self.io.inputs
+        arrays[:] = [_whole_numbers(port, a) for port, a in zip(ports, arrays, strict=True)]
         if all(
             _fits(shape, a.shape) and a.dtype == port.dtype
             for port, shape, a in zip(ports, self._entry.dynamic, arrays, strict=True)
@@ -326,6 +329,25 @@ def _stored(port: Port, real: Array) -> Array:
     if port.qparams is None and port.dtype == "float32":
         return real.astype(np.float32, copy=False)
     return port.quantize(real)
+
+
+def _whole_numbers(port: Port, array: Array) -> Array:
+    """Integers in the width of a port that takes them as they are, where they all fit.
+
+    Raises:
+        DataError: Some do not.
+    """
+    wanted = np.dtype(port.dtype)
+    is_other = array.dtype.kind in "iu" and wanted.kind in "iu" and array.dtype != wanted
+    if not is_other or port.qparams is not None or not array.size:
+        return array
+    limits, low, high = np.iinfo(wanted), int(array.min()), int(array.max())
+    if low < limits.min or high > limits.max:
+        raise DataError(
+            f"input {port.name!r} is {port.dtype}, and values from {low} to {high} do not fit it. "
+            f"Received: {array.dtype.name} of shape {array.shape}"
+        )
+    return array.astype(wanted)
 
 
 def _way_in(port: Port, array: Array) -> str:

@@ -20,6 +20,7 @@ from edgeq.export.frontends import litert_torch_adapter as adapter
 from edgeq.export.frontends.arguments import first_line, without_labels
 from edgeq.export.frontends.composites import with_given_scales
 from edgeq.export.frontends.naming import named_by_layer
+from edgeq.export.frontends.trace_check import check_trace
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 
@@ -58,9 +59,37 @@ def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
         adapter.check_installed()
         if _is_module(model):
             model, learned = _finished(model, notes)
-            traced = trace_module(_prepared(model, notes), sample, worker, tuple(notes))
+            module = _prepared(model, notes)
+            program = _export(module, sample)
+            traced = _traced(program, worker, tuple(notes))
+            _check_trace(module, program, sample, traced, worker)
             return replace(traced, learned=learned)
         return _traced(_copied(model), worker, ())
+
+
+def _check_trace(
+    module: Any, program: Any, sample: Any, traced: FloatModel, worker: Worker
+) -> None:
+    """Holds the trace against the module's own outputs; not where it has scales of its own."""
+    import torch
+    import torch.utils._pytree as pytree
+
+    names = _output_names(program)
+    if names is None or traced.given:
+        return
+    arguments, keywords = _arguments(module, sample)
+    if _copy_of(module) is None or _run_error(module, arguments, keywords) is not None:
+        return
+    leaves = pytree.tree_leaves((arguments, keywords))
+    inputs = [leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+    def own() -> dict[str, Any]:
+        with torch.no_grad():
+            made = pytree.tree_leaves(_copy_of(module)(*copy.deepcopy(arguments), **keywords))
+        pairs = zip(names, made, strict=False)
+        return {n: t.numpy() for n, t in pairs if isinstance(t, torch.Tensor)}
+
+    check_trace(traced, inputs, own, worker, type(module).__name__)
 
 
 def trace_module(
@@ -190,16 +219,23 @@ def _run_error(
     """What calling a copy of the module raises."""
     import torch
 
-    try:
-        module = copy.deepcopy(module)
-    except Exception:  # anything may go wrong in the user's classes
+    copied = _copy_of(module)
+    if copied is None:
         return None
     try:
         with torch.no_grad():
-            module(*arguments, **keywords)
+            copied(*arguments, **keywords)
     except Exception as error:
         return error
     return None
+
+
+def _copy_of(module: Any) -> Any:
+    """A copy that may run; None of a module that cannot be copied."""
+    try:
+        return copy.deepcopy(module)
+    except Exception:  # anything may go wrong in the user's classes
+        return None
 
 
 def _copied(program: Any) -> Any:

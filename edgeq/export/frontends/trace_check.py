@@ -1,0 +1,78 @@
+"""Holds a traced model against the framework's own outputs of the sample that it was traced with.
+
+A converter may lower an op wrongly; every later stage would compare with the wrong trace and find
+nothing. Knows arrays and the traced file, no framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.converter import check_runs
+from edgeq.errors import ModelError
+from edgeq.fidelity.sqnr import Fidelity
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+from edgeq.runtime.session import Session
+
+Array = npt.NDArray[Any]
+Outputs = Mapping[str, Array]
+
+LEAST_DB = 20.0
+"""Right traces agree to 60 dB and more; below this, they compute something else."""
+
+
+def check_trace(
+    model: FloatModel,
+    inputs: Sequence[Array],
+    run: Callable[[], Outputs],
+    worker: Worker,
+    who: str,
+) -> None:
+    """Raises a `ModelError` where the trace computes something else than the user's model.
+
+    Outputs of whole numbers, with values that are not finite, or that differ when the user's model
+    runs again, cannot be held against each other and are left out.
+
+    Args:
+        model: The traced model.
+        inputs: What it is fed, in its order.
+        run: Runs the user's model on the same; returns its outputs by name.
+        worker: The converter's child process, in which the trace runs first.
+        who: Name of the user's model.
+    """
+    tensors = [tensor for _, tensor in model.input_tensors()]
+    if [tensor.shape for tensor in tensors] != [array.shape for array in inputs]:
+        return  # an input that nothing reads is not in the file
+    fed = [array.astype(t.dtype) for array, t in zip(inputs, tensors, strict=True)]
+    check_runs(worker, model.tflite, fed, "the traced model")
+    with Session(model.tflite, threads=1) as session:
+        session.invoke(fed)
+        found = dict(zip(session.output_names, session.outputs(), strict=True))
+    expected, again = run(), run()
+    for name, output in expected.items():
+        if name not in found or not _is_comparable(output, again[name], found[name]):
+            continue
+        sqnr_db = Fidelity.of(output, found[name]).sqnr_db
+        if not sqnr_db >= LEAST_DB:
+            raise ModelError(
+                f"the trace of {who} computes something else than the model: its output {name!r} "
+                f"has {sqnr_db:.1f} dB SQNR against the model's own, on the sample that it was "
+                "traced with. An op of it is lowered wrongly, as resizing to sizes that are no "
+                "whole multiples is: express it by other ops, for example by indexing with "
+                "constant places"
+            )
+
+
+def _is_comparable(output: Array, again: Array, found: Array) -> bool:
+    return (
+        output.dtype.kind == "f"
+        and output.shape == found.shape
+        and bool(np.isfinite(output).all())
+        and bool(np.square(output.astype(np.float64)).sum() > 0)
+        and bool(np.array_equal(output, again))
+    )
