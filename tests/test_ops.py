@@ -111,7 +111,7 @@ def _around(name: str) -> OneOp:
 def test_op_without_row_is_refused_with_the_way_out(name: str) -> None:
     case = _around(name)
     with pytest.raises(UnsupportedOpError) as caught:
-        edgeq.export(case.build(), case.draw(SAMPLES), recipe="int8", progress=False)
+        edgeq.export(case.build(), case.draw(SAMPLES), recipe="int8", strict=True, progress=False)
     assert f"{name} at middle (op 1)" in str(caught.value)
     assert f"Rule(op='{name}', mode=Mode.FLOAT" in str(caught.value)
 
@@ -139,7 +139,7 @@ def new_op(monkeypatch: pytest.MonkeyPatch) -> OneOp:
     monkeypatch.delitem(FORMS, NEW_ROW.name)
     case = _around(NEW_ROW.name)
     with pytest.raises(UnsupportedOpError, match="ELU at middle"):
-        edgeq.export(case.build(), case.draw(SAMPLES), recipe="int8", progress=False)
+        edgeq.export(case.build(), case.draw(SAMPLES), recipe="int8", strict=True, progress=False)
     monkeypatch.setitem(OPS, NEW_ROW.name, NEW_ROW)
     monkeypatch.setitem(FORMS, NEW_ROW.name, Form(integer=True))
     return case

@@ -88,7 +88,7 @@ def test_rules_with_observers_of_any_kind_can_be_in_a_set() -> None:
             "no mode is called 'int4'; the modes are auto, static_int8, int16x8, dynamic_int8, ",
         ),
         ('{"default": ["float"]}', "no mode is called ['float']"),
-        ('{"strict": "no"}', "Recipe.strict must be true or false. Received: 'no'"),
+        ('{"strict": "no"}', "Recipe.strict must be one of (None, False, True). Received: 'no'"),
         (
             '[{"regex": ".*"}]',
             "an entry of ai-edge-quantizer's recipe has 'regex', 'operation', 'algorithm_key' and "
@@ -173,7 +173,7 @@ def test_a_preset_is_one_mode_for_every_op(name: str) -> None:
     preset = as_recipe(name)
     expected = Mode.STATIC_INT8 if name == "int8" else Mode(name)
     assert (preset.name, preset.rules, preset.default) == (name, (), expected)
-    assert preset.strict is (name != "auto")
+    assert preset.strict is None
 
 
 def test_the_default_is_a_rule_like_any_other() -> None:

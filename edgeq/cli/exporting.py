@@ -27,6 +27,7 @@ from edgeq.cli.options import (
     Model,
     Overwrite,
     PortRange,
+    Strict,
     Threads,
 )
 from edgeq.cli.writing import check_page, check_writable, write, write_page, writing
@@ -57,6 +58,7 @@ def export(
     data_option: DataOptions = None,
     recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "auto",
     target: Annotated[str, typer.Option(help=TARGET_HELP)] = "xnnpack",
+    strict: Strict = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Plan by this file of edgeq calibrate.")
     ] = None,
@@ -120,8 +122,8 @@ def export(
             _check_app(android, names)
         samples = load_data(data, data_config, data_option, model)
         made = run(
-            load_model(model), samples, recipe=recipe, target=target, calibration=calibration,
-            layout=layout, inputs=port_spec(inputs, input_range),
+            load_model(model), samples, recipe=recipe, target=target, strict=strict,
+            calibration=calibration, layout=layout, inputs=port_spec(inputs, input_range),
             outputs=port_spec(outputs, output_range), min_sqnr_db=min_sqnr,
             min_runtime=min_runtime, measure=measure, goal_db=goal_sqnr, costs=costs,
             threads=threads,
@@ -170,6 +172,7 @@ def plan(
     data_option: DataOptions = None,
     recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "auto",
     target: Annotated[str, typer.Option(help=TARGET_HELP)] = "xnnpack",
+    strict: Strict = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Plan by this file of edgeq calibrate.")
     ] = None,
@@ -190,8 +193,8 @@ def plan(
             check_writable(json_file, overwrite)
         made = run(
             load_model(model), load_data(data, data_config, data_option, model), recipe=recipe,
-            target=target, calibration=calibration, measure=measure, goal_db=goal_sqnr,
-            costs=costs, threads=threads,
+            target=target, strict=strict, calibration=calibration, measure=measure,
+            goal_db=goal_sqnr, costs=costs, threads=threads,
         )  # fmt: skip
         if json_file is not None:
             write(json_file, made.to_json().encode())

@@ -38,6 +38,16 @@ TARGET_HELP = f"Where the model will run: {', '.join(TARGETS)}."
 RECIPE_HELP = f"One of {', '.join(PRESETS)}, or a recipe as .json or .yaml."
 
 
+Strict = Annotated[
+    bool | None,
+    typer.Option(
+        "--strict/--no-strict",
+        help="Whether an op that cannot be int8 as the recipe wants is an error, or stays float.",
+        show_default="strict for targets that compute in integers alone",
+    ),
+]
+
+
 DataConfig = Annotated[
     Path | None, typer.Option(help="Options of the data as .json or .yaml, such as size: 224x224.")
 ]

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 
 from edgeq.calibrate.calibration import Calibration
+from edgeq.errors import RecipeError
 from edgeq.export.portspec import PortSpecs, as_port_specs
 from edgeq.export.rewrite.nhwc_ports import check_layout
 from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, Costs
@@ -27,6 +28,8 @@ class ExportOptions:
         sample: See `export`.
         recipe: What becomes of each op; `Mode.AUTO` where the search decides.
         target: Where the file is to run.
+        strict: Whether an op that cannot be in integers as a rule wants is an error, where the rule
+            does not say.
         calibration: Ranges that are known already, or None.
         inputs: What the app passes.
         outputs: What the app gets.
@@ -43,6 +46,7 @@ class ExportOptions:
     sample: object
     recipe: Recipe
     target: Target
+    strict: bool
     calibration: Calibration | None
     inputs: PortSpecs
     outputs: PortSpecs
@@ -62,6 +66,7 @@ class ExportOptions:
         sample: object = None,
         recipe: str | os.PathLike[str] | Recipe = "auto",
         target: str = "xnnpack",
+        strict: bool | None = None,
         calibration: Calibration | str | os.PathLike[str] | None = None,
         inputs: object = None,
         outputs: object = None,
@@ -86,6 +91,7 @@ class ExportOptions:
             sample=sample,
             recipe=_recipe_for(place, recipe),
             target=place,
+            strict=_strict_for(place, strict),
             calibration=_calibration(calibration),
             inputs=_ports_for(place, inputs, "inputs"),
             outputs=_ports_for(place, outputs, "outputs"),
@@ -104,6 +110,13 @@ def _recipe_for(target: Target, recipe: str | os.PathLike[str] | Recipe) -> Reci
     found = as_recipe(recipe)
     is_auto = found.with_rounding(AUTO.rounding) == AUTO
     return INT8.with_rounding(found.rounding) if is_auto and not target.mixes_float else found
+
+
+def _strict_for(target: Target, asked: bool | None) -> bool:
+    """What was asked for, or else whether the target computes in integers alone."""
+    if asked is not None and not isinstance(asked, bool):
+        raise RecipeError(f"strict must be True, False or None. Received: {asked!r}")
+    return not target.mixes_float if asked is None else asked
 
 
 def _calibration(given: Calibration | str | os.PathLike[str] | None) -> Calibration | None:

@@ -29,6 +29,7 @@ from edgeq.export.plan.choices import Choices, choose
 from edgeq.export.plan.min_runtime import check_runtime, for_runtime
 from edgeq.export.plan.planned_model import PlannedModel
 from edgeq.export.plan.quantization_plan import Plan
+from edgeq.export.plan.strictness import check_strict, float_notes, reasons_of
 from edgeq.export.plan.values import Values, without_unbounded
 from edgeq.export.prepare import Prepared, prepare
 from edgeq.export.ranges import Ranges, data_source, measured_ranges, ranges_for
@@ -55,6 +56,7 @@ def export(
     sample: object = None,
     recipe: str | os.PathLike[str] | Recipe = "auto",
     target: str = "xnnpack",
+    strict: bool | None = None,
     calibration: Calibration | str | os.PathLike[str] | None = None,
     inputs: object = None,
     outputs: object = None,
@@ -87,6 +89,9 @@ def export(
         target: Where the model will run, by its name in docs/targets.md. One that computes in
             integers alone takes `recipe="auto"` as `"int8"`. Types of inputs and outputs, layout
             and `min_runtime` are those of the target where nothing else is said.
+        strict: Whether it is an error that an op cannot be in integers as the recipe wants. False
+            leaves it float, with the reason in the report; so does None on targets that run float
+            and integers side by side. A rule's own `strict` comes first.
         calibration: A calibration of this model, or its file, to plan by; `rep_dataset` is then
             only for tracing and judging by.
         inputs: What the app passes: `"float32"`, `"int8"`, `"uint8"` or `"int16"`; a range that
@@ -118,16 +123,17 @@ def export(
         DataError: The data does not fit the model, or holds NaN or infinite values.
         RecipeError: The recipe, `inputs`, `outputs` or `layout` does not fit the model, or the
             target is unknown.
-        UnsupportedOpError: Ops that the recipe wants in int8 have no such form, or are newer than
-            `min_runtime`.
+        UnsupportedOpError: Ops that the recipe wants in integers have no such form and `strict`
+            holds, or ops are newer than `min_runtime`.
         ConversionError: The converter refused the model, or died on it.
         VerificationError: The exported file breaks a promise of its plan.
         DependencyError: A package that this kind of model needs is missing.
     """
     options = ExportOptions.read(
-        params=params, sample=sample, recipe=recipe, target=target, calibration=calibration,
-        inputs=inputs, outputs=outputs, layout=layout, min_sqnr_db=min_sqnr_db,
-        min_runtime=min_runtime, measure=measure, goal_db=goal_db, costs=costs, threads=threads,
+        params=params, sample=sample, recipe=recipe, target=target, strict=strict,
+        calibration=calibration, inputs=inputs, outputs=outputs, layout=layout,
+        min_sqnr_db=min_sqnr_db, min_runtime=min_runtime, measure=measure, goal_db=goal_db,
+        costs=costs, threads=threads,
     )  # fmt: skip
     stages = Progress.make(progress)
     with start_converter() as converter:
@@ -148,7 +154,12 @@ def export(
         calibrated_samples=ready.ranges.calibration.samples,
         independent=ready.ranges.independent,
         fitted_weights=built.fitted,
-        notes=(*float_model.notes, *ready.ranges.advice, *options.target.next_steps()),
+        notes=(
+            *float_model.notes,
+            *float_notes(rewritten, options.recipe, built.plan.float_ops),
+            *ready.ranges.advice,
+            *options.target.next_steps(),
+        ),
         seconds=dict(stages.seconds),
     )
     return EdgeModel(
@@ -170,6 +181,7 @@ def plan(
     sample: object = None,
     recipe: str | os.PathLike[str] | Recipe = "auto",
     target: str = "xnnpack",
+    strict: bool | None = None,
     calibration: Calibration | str | os.PathLike[str] | None = None,
     inputs: object = None,
     outputs: object = None,
@@ -189,9 +201,9 @@ def plan(
         The plan and the model that it speaks of; it can be printed and written as JSON.
     """
     options = ExportOptions.read(
-        params=params, sample=sample, recipe=recipe, target=target, calibration=calibration,
-        inputs=inputs, outputs=outputs, layout=layout, min_runtime=min_runtime, measure=measure,
-        goal_db=goal_db, costs=costs, threads=threads,
+        params=params, sample=sample, recipe=recipe, target=target, strict=strict,
+        calibration=calibration, inputs=inputs, outputs=outputs, layout=layout,
+        min_runtime=min_runtime, measure=measure, goal_db=goal_db, costs=costs, threads=threads,
     )  # fmt: skip
     stages = Progress.make(progress)
     with start_converter() as converter:
@@ -309,9 +321,11 @@ def _ready(
     rewritten = prepared.rewritten
     chosen = for_runtime(rewritten.graph, choose(rewritten, options.recipe), options.oldest)
     choices = prepared.interface.pinned(rewritten, chosen)
+    check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
     with stages.stage("calibrate", data.length) as advance:
         ranges = ranges_for(choices, prepared, data, options, converter, advance)
     choices = without_unbounded(rewritten, Values(rewritten, ranges.calibration), choices)
+    check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
     fitting = _fitting(ranges.samples, _is_open(choices))
     workshop = Workshop(
         model=rewritten,

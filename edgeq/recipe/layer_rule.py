@@ -9,7 +9,7 @@ from edgeq.errors import RecipeError
 from edgeq.recipe.mode import Mode
 from edgeq.recipe.weight_scheme import (
     WeightScheme,
-    check_flags,
+    check_choice,
     check_mode,
     check_scheme,
     check_text,
@@ -27,8 +27,9 @@ class Rule(WeightScheme):
         reason: Why, in the user's words; the report repeats it beside every op left float.
         observer: How the range of the op's outputs is found: a name or an observer (see
             `edgeq.calibrate.observers`), or None for the recipe's.
-        strict: Whether it is an error if the rule matches no op, or one that the mode has no form
-            for; False leaves such ops float, with that as the reason.
+        strict: Whether an op that has no form in a static mode is an error, or else stays float
+            with that as the reason. None is what `export` was told, or else the target's own. A
+            rule that matches no op is an error unless this is False.
     """
 
     layer: str = ""
@@ -36,12 +37,12 @@ class Rule(WeightScheme):
     mode: Mode = Mode.STATIC_INT8
     reason: str = ""
     observer: object = field(default=None, hash=False)  # it may hold arrays, which have no hash
-    strict: bool = True
+    strict: bool | None = None
 
     def __post_init__(self) -> None:
         check_text(self, "layer", "op", "reason")
         check_mode(self, "mode")
-        check_flags(self, "strict")
+        check_choice(self, "strict", (None, False, True))
         check_scheme(self, self.mode)
         try:
             re.compile(self.layer)

@@ -14,7 +14,7 @@ from edgeq.recipe.mode import Mode
 from edgeq.recipe.peer_recipe import peer_rules
 from edgeq.recipe.weight_scheme import (
     WeightScheme,
-    check_flags,
+    check_choice,
     check_mode,
     check_scheme,
     check_text,
@@ -39,12 +39,12 @@ class Recipe(WeightScheme):
     rules: tuple[Rule, ...] = ()
     default: Mode = Mode.STATIC_INT8
     observer: object = field(default="minmax", hash=False)
-    strict: bool = True
+    strict: bool | None = None
 
     def __post_init__(self) -> None:
         check_text(self, "name")
         check_mode(self, "default")
-        check_flags(self, "strict")
+        check_choice(self, "strict", (None, False, True))
         check_scheme(self, self.default)
         if not isinstance(self.rules, tuple | list):
             raise RecipeError(f"Recipe.rules must be a tuple of Rule. Received: {self.rules!r}")

@@ -10,9 +10,9 @@ from edgeq.recipe.mode import Mode
 from edgeq.recipe.ordered_rules import Recipe
 
 INT8 = Recipe("int8")
-"""Every op in static int8; an op that has no int8 form is an error."""
+"""Every op in static int8 that has such a form."""
 
-AUTO = Recipe("auto", default=Mode.AUTO, strict=False)
+AUTO = Recipe("auto", default=Mode.AUTO)
 """Each op in the mode that makes the whole fast and right."""
 
 PRESETS: dict[str, Recipe] = {

@@ -72,8 +72,8 @@ def check_flags(owner: WeightScheme, *names: str) -> None:
 def check_scheme(owner: WeightScheme, mode: Mode) -> None:
     """Raises a `RecipeError` for weights that become no integers in this way in this mode."""
     check_flags(owner, "per_channel", "symmetric")
-    _check_choice(owner, "block_size", BLOCK_SIZES)
-    _check_choice(owner, "rounding", ROUNDINGS)
+    check_choice(owner, "block_size", BLOCK_SIZES)
+    check_choice(owner, "rounding", ROUNDINGS)
     if not owner.symmetric and not mode.is_weight_only:
         raise RecipeError(
             f"{type(owner).__name__}.symmetric=False is for the modes "
@@ -83,7 +83,8 @@ def check_scheme(owner: WeightScheme, mode: Mode) -> None:
         )
 
 
-def _check_choice(owner: WeightScheme, name: str, choices: Sequence[object]) -> None:
+def check_choice(owner: WeightScheme, name: str, choices: Sequence[object]) -> None:
+    """Raises a `RecipeError` unless the field is one of some values."""
     value = getattr(owner, name)
     if value not in choices:
         raise RecipeError(

@@ -23,10 +23,10 @@ from edgeq.calibrate.observers import Fixed
 from edgeq.errors import RecipeError
 from edgeq.export.convert.tensor_identity import origins
 from edgeq.export.exported_graph import ExportedGraph
-from edgeq.export.plan.choices import Choice, Choices, weight_slot
+from edgeq.export.plan.choices import Choice, Choices, static_obstacle, weight_slot
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.portspec import PortSpec, PortSpecs
-from edgeq.flatbuffer import Operator, parse_tree, schema
+from edgeq.flatbuffer import Graph, Operator, parse_tree, schema
 from edgeq.flatbuffer.object_tree import op_code, quantization
 from edgeq.flatbuffer.tensor_merger import TensorMerger
 from edgeq.model import FloatModel
@@ -67,10 +67,16 @@ class Interface:
         beside |= {graph.producers[t].index for t in given if t in graph.producers}
         return {
             index: replace(choice, mode=Mode.STATIC_INT8)
-            if index in beside and choice.mode is Mode.AUTO
+            if index in beside and _is_open(graph, index, choice)
             else choice
             for index, choice in choices.items()
         }
+
+
+def _is_open(graph: Graph, index: int, choice: Choice) -> bool:
+    """Whether the search would decide whether an op is static, which it can be."""
+    obstacle = static_obstacle(graph, graph.operators[index], Mode.STATIC_INT8)
+    return choice.mode is Mode.AUTO and not obstacle
 
 
 def _is_integer(spec: PortSpec | None) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeq.calibrate.observers import as_observer
-from edgeq.errors import RecipeError, UnsupportedOpError
+from edgeq.errors import RecipeError
 from edgeq.export.rewrite import REWRITES
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import FloatModel, layer
@@ -46,25 +46,20 @@ def choose(model: FloatModel, recipe: Recipe) -> dict[int, Choice]:
     """The mode of each op as the recipe has it; `Mode.AUTO` is left for the search to decide.
 
     Raises:
-        UnsupportedOpError: Ops that have no form in the mode that a strict rule wants.
-        RecipeError: A strict rule that matches no op.
+        RecipeError: A rule that matches no op.
     """
     graph = model.graph
-    matched, unsupported, found = set(), [], {}
+    matched, found = set(), {}
     for op in graph.operators:
         rule = recipe.rule_for(op.name, model.layer(op))
         matched.add(rule)
         if not touches_float(graph, op):
             continue
         obstacle = static_obstacle(graph, op, rule.mode) if rule.mode.is_static else ""
-        if obstacle and rule.strict:
-            unsupported.append((op, obstacle))
         if rule.mode is Mode.AUTO and _is_given(model, op):
             rule = replace(rule, mode=Mode.STATIC_INT8)
         found[op.index] = _choice(graph, op, rule, obstacle)
     _check_rules(model, recipe, matched)
-    if unsupported:
-        raise _unsupported(model, unsupported)
     return found
 
 
@@ -198,7 +193,7 @@ def nearest_form(name: str, choice: Choice) -> Choice:
 
 def _check_rules(model: FloatModel, recipe: Recipe, matched: set[Rule]) -> None:
     for rule in recipe.rules:
-        if rule in matched or not rule.strict:
+        if rule in matched or rule.strict is False:
             continue
         layers = sorted({model.layer(op) for op in model.graph.operators})
         names = sorted({op.name for op in model.graph.operators})
@@ -214,13 +209,3 @@ def _rewritten_hint(name: str) -> str:
     if all(name not in row.ops for row in REWRITES):
         return ""
     return f"{name} may be what is rewritten into other ops: then name its layer instead. "
-
-
-def _unsupported(model: FloatModel, found: list[tuple[Operator, str]]) -> UnsupportedOpError:
-    listed = "; ".join(model.where(op) for op, _ in found[:8])
-    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-    return UnsupportedOpError(
-        f"{len(found)} op(s) have {found[0][1]}: {listed}{more}. To keep such ops "
-        f"float, say so in the recipe: Rule(op={found[0][0].name!r}, mode=Mode.FLOAT, "
-        "reason='...'), or take recipe='auto'"
-    )

@@ -339,7 +339,7 @@ def test_shared_module_and_functional_ops() -> None:
 def test_op_without_int8_form_names_its_layer_and_a_rule_exports_it() -> None:
     model = Inner(torch.floor).eval()
     with pytest.raises(UnsupportedOpError, match=r"FLOOR at body\.odd .*Rule\(op='FLOOR'"):
-        export(model, VECTORS)
+        export(model, VECTORS, strict=True)
     rule = Rule(layer=r"body\.odd", mode=Mode.FLOAT, reason="rounds")
     edge = export(model, VECTORS, recipe=Recipe("mixed", (rule,)))
     check_float(model, edge.float_model, VECTORS[:1], ["x"], ["output_0"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from dataclasses import replace
@@ -12,8 +13,10 @@ from mode_table import MODES, OPS, PAGE, Cell, cell, cells
 from one_op import CASES, OneOp, Step, Value
 
 import edgeq
-from edgeq.errors import UnsupportedOpError
+from edgeq.errors import RecipeError, UnsupportedOpError
+from edgeq.export.export_options import ExportOptions
 from edgeq.export.plan.choices import Choice, choose, nearest_form
+from edgeq.export.plan.strictness import check_strict, float_notes, reasons_of
 from edgeq.export.plan.weight_scales import affine_qparams, block_qparams, stored_qparams
 from edgeq.flatbuffer import pack, parse, unpack
 from edgeq.isolation import Worker
@@ -119,10 +122,41 @@ def test_rules_mix_modes_in_one_model() -> None:
 def test_what_a_mode_has_no_form_for_is_an_error_or_float_with_the_reason() -> None:
     steps = (dense("stem", "x"), Step("GELU", ("stem",), {"y": ROWS}, {"approximate": False}))
     model = FloatModel(OneOp("m", {"x": ROWS}, steps).build(), "tflite")
-    with pytest.raises(UnsupportedOpError, match=re.escape("1 op(s) have no int16 form in the")):
-        choose(model, Recipe(default=Mode.INT16X8))
-    lenient = choose(model, Recipe(default=Mode.INT16X8, strict=False))
-    assert lenient[1] == Choice(Mode.FLOAT, "no int16 form in the converter or the kernels")
+    recipe = Recipe(default=Mode.INT16X8)
+    reason = "no int16 form in the converter or the kernels"
+    found = choose(model, recipe)
+    assert found[1] == Choice(Mode.FLOAT, reason)
+    assert float_notes(model, recipe, reasons_of(found)) == (
+        f"1 op(s) stay float that the recipe wants in integers: GELU at y (op 1) ({reason}). "
+        "strict=True makes that an error",
+    )
+    message = f"1 op(s) cannot be int16x8 as the recipe wants: GELU at y (op 1) ({reason})"
+    with pytest.raises(UnsupportedOpError, match=re.escape(message)):
+        check_strict(model, recipe, reasons_of(found), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("own", "strict", "is_error"),
+    [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],
+)
+def test_a_rule_says_for_itself_whether_it_is_strict(
+    own: bool | None, strict: bool, is_error: bool
+) -> None:
+    steps = (dense("stem", "x"), Step("SIN", ("stem",), {"y": ROWS}))
+    model = FloatModel(OneOp("m", {"x": ROWS}, steps).build(), "tflite")
+    recipe = Recipe(rules=(Rule(op="SIN", strict=own),))
+    float_ops = reasons_of(choose(model, recipe))
+    expected = pytest.raises(UnsupportedOpError) if is_error else contextlib.nullcontext()
+    with expected:
+        check_strict(model, recipe, float_ops, strict)
+
+
+def test_a_target_that_computes_in_integers_alone_is_strict_until_told_otherwise() -> None:
+    assert ExportOptions.read(target="edgetpu").strict
+    assert not ExportOptions.read(target="edgetpu", strict=False).strict
+    assert not ExportOptions.read(target="xnnpack").strict
+    with pytest.raises(RecipeError, match=r"strict must be True, False or None\. Received: 'no'"):
+        ExportOptions.read(strict="no")
 
 
 def test_a_rule_that_is_not_strict_may_match_nothing() -> None:

@@ -20,6 +20,7 @@ from edgeq.export.edge_model import EdgeModel
 from edgeq.export.plan.choices import choose
 from edgeq.export.plan.planner import INT32_MAX, make_plan
 from edgeq.export.plan.quantization_plan import Plan
+from edgeq.export.plan.strictness import check_strict, reasons_of
 from edgeq.model import FloatModel
 from edgeq.ops import OPS, OpRow, ScaleRule
 from edgeq.qtypes import DType, QParams, affine, float32, quantize, symmetric
@@ -331,14 +332,16 @@ def sines(count: int) -> FloatModel:
 @pytest.mark.parametrize(
     ("count", "message"),
     [
-        (2, "2 op(s) have no int8 form in the converter: SIN at sine0 (op 0); SIN at sine1 (op 1)"),
+        (2, "2 op(s) cannot be static_int8 as the recipe wants: SIN at sine0 (op 0), SIN at sine1"),
         (10, "SIN at sine7 (op 7) and 2 more"),
         (1, "Rule(op='SIN', mode=Mode.FLOAT, reason='...')"),
     ],
 )
 def test_ops_without_an_int8_form_are_all_named(count: int, message: str) -> None:
+    model = sines(count)
+    float_ops = reasons_of(choose(model, INT8))
     with pytest.raises(UnsupportedOpError, match=re.escape(message)):
-        planned(sines(count), {"x": (-1, 1)})
+        check_strict(model, INT8, float_ops, strict=True)
 
 
 def test_a_rule_leaves_an_op_without_an_int8_form_float() -> None:

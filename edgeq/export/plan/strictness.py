@@ -1,0 +1,96 @@
+"""Ops that a recipe wants in integers and that stay float: an error or a note of the report.
+
+A rule says for itself whether it is strict; where it does not, the caller or else the target does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from edgeq.errors import UnsupportedOpError
+from edgeq.export.plan.choices import Choices
+from edgeq.flatbuffer import Operator
+from edgeq.model import FloatModel
+from edgeq.recipe import Mode, Recipe, Rule
+
+LISTED = 8
+"""So many ops are named; of more, their number."""
+
+
+@dataclass(frozen=True)
+class LeftFloat:
+    """An op that stays float although its rule wants integers.
+
+    Attributes:
+        op: The op.
+        rule: The rule.
+        reason: Why it stays float.
+    """
+
+    op: Operator
+    rule: Rule
+    reason: str
+
+    def is_error(self, strict: bool) -> bool:
+        """Whether that is an error, where `strict` is what holds for rules that do not say."""
+        return strict if self.rule.strict is None else self.rule.strict
+
+
+def reasons_of(choices: Choices) -> dict[int, str]:
+    """Why each op that stays float does, by its index."""
+    return {i: choice.reason for i, choice in choices.items() if choice.mode is Mode.FLOAT}
+
+
+def check_strict(
+    model: FloatModel, recipe: Recipe, float_ops: Mapping[int, str], strict: bool
+) -> None:
+    """Raises an `UnsupportedOpError` where strict rules want integers of ops that stay float.
+
+    Args:
+        model: The float model.
+        recipe: What becomes of each op.
+        float_ops: Why each op that stays float does, by its index.
+        strict: What holds for rules that do not say.
+    """
+    found = [left for left in _left_float(model, recipe, float_ops) if left.is_error(strict)]
+    if found:
+        raise UnsupportedOpError(
+            f"{len(found)} op(s) cannot be {found[0].rule.mode.value} as the recipe wants: "
+            f"{_listed(model, found)}. To leave such ops float, pass strict=False, or say so in "
+            f"the recipe with Rule(op={found[0].op.name!r}, mode=Mode.FLOAT, reason='...')"
+        )
+
+
+def float_notes(model: FloatModel, recipe: Recipe, float_ops: Mapping[int, str]) -> tuple[str, ...]:
+    """A note that lists the ops that stay float although their rules want integers, if any do."""
+    found = list(_left_float(model, recipe, float_ops))
+    if not found:
+        return ()
+    return (
+        f"{len(found)} op(s) stay float that the recipe wants in integers: "
+        f"{_listed(model, found)}. strict=True makes that an error",
+    )
+
+
+def _left_float(
+    model: FloatModel, recipe: Recipe, float_ops: Mapping[int, str]
+) -> Iterator[LeftFloat]:
+    for index, reason in sorted(float_ops.items()):
+        op = model.graph.operators[index]
+        rule = recipe.rule_for(op.name, model.layer(op))
+        if rule.mode.is_static:
+            yield LeftFloat(op, rule, reason)
+
+
+def _listed(model: FloatModel, found: Iterable[LeftFloat]) -> str:
+    """Ops by the reason that they share."""
+    by_reason: dict[str, list[str]] = {}
+    for left in found:
+        by_reason.setdefault(left.reason, []).append(model.where(left.op))
+    return "; ".join(f"{_some(places)} ({reason})" for reason, places in by_reason.items())
+
+
+def _some(places: list[str]) -> str:
+    more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
+    return ", ".join(places[:LISTED]) + more
