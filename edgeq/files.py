@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import mmap
 import os
+import shutil
+import stat
 import tempfile
+import time
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from edgeq.errors import ModelError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where models only run
+    fcntl = None  # type: ignore[assignment]
 
 LARGE_BYTES = 64 << 20
 """From this size on, the content of a file is not held in memory but mapped."""
@@ -101,7 +112,7 @@ def written(pieces: Iterable[Any], size: int) -> Path:
         ModelError: The temporary folder is full.
     """
     try:
-        descriptor, name = tempfile.mkstemp(prefix="edgeq-", suffix=".tflite")
+        descriptor, name = tempfile.mkstemp(suffix=".tflite", dir=_scratch())
         try:
             with os.fdopen(descriptor, "wb") as file:
                 for piece in pieces:
@@ -112,10 +123,73 @@ def written(pieces: Iterable[Any], size: int) -> Path:
             raise
     except OSError as error:
         raise ModelError(
-            f"cannot write {size / 1e6:.0f} MB of the model to the temporary folder "
-            f"{tempfile.gettempdir()}: {error.strerror}. Make room there, or set TMPDIR to a "
-            "folder that has it"
+            f"cannot write {size / 1e6:.0f} MB of the model to a temporary folder: "
+            f"{error.strerror or error} ({tempfile.tempdir or 'there is none'}). Make room there, "
+            "or set TMPDIR to a folder that has it"
         ) from None
+
+
+def new_scratch_folder() -> Path:
+    """A new folder for temporary files, which is removed with this process at the latest.
+
+    Raises:
+        OSError: There is no temporary folder.
+    """
+    return Path(tempfile.mkdtemp(dir=_scratch()))
+
+
+def taken_over(path: Path) -> MappedFile:
+    """A temporary file of another process, which from now on is this one's to delete."""
+    descriptor, name = tempfile.mkstemp(suffix=path.suffix, dir=_scratch())
+    os.close(descriptor)
+    return MappedFile(path.replace(name), owned=True)
+
+
+STALE_SECONDS = 60.0
+"""A folder that is younger may belong to a process that is about to lock it."""
+
+
+def _scratch() -> Path:
+    return _scratch_of(os.getpid(), tempfile.gettempdir())
+
+
+@functools.cache
+def _scratch_of(process: int, parent: str) -> Path:
+    """A folder of this process, locked as long as it lives, whatever ends it.
+
+    What a process leaves that was killed is removed by the next one.
+    """
+    _remove_stale(Path(parent))
+    folder = Path(tempfile.mkdtemp(prefix="edgeq-", dir=parent))
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
+    atexit.register(_remove_own, folder, process)
+    return folder
+
+
+def _remove_own(folder: Path, process: int) -> None:
+    """Removes the folder of a process, unless this is a fork of it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale(parent: Path) -> None:
+    """Removes the folders of processes that are gone, which hold no lock any more."""
+    if fcntl is None:
+        return
+    for folder in parent.glob("edgeq-*/"):
+        with contextlib.suppress(OSError):
+            status = folder.lstat()
+            young = time.time() - status.st_mtime < STALE_SECONDS
+            if young or status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
+                continue
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 def on_disk(content: Content) -> MappedFile:

@@ -10,18 +10,19 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-from edgeq.errors import EdgeqError, ProcessKilledError
-from edgeq.files import MappedFile, is_large, on_disk, written
+from edgeq.errors import DependencyError, EdgeqError, ProcessKilledError
+from edgeq.files import MappedFile, is_large, new_scratch_folder, on_disk, taken_over, written
 
 STDERR_KEPT = 4000
 """Characters of a dead child's error output that are kept for the message."""
@@ -82,22 +83,46 @@ class Worker:
         self._start()
 
     def _start(self) -> None:
-        job_read, job_write = os.pipe()
-        result_read, result_write = os.pipe()
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the child
-        command = [sys.executable, "-c", _CHILD, str(job_read), str(result_write)]
-        self._process = subprocess.Popen(
-            [*command, *self._preload],
-            pass_fds=(job_read, result_write),
-            stdin=subprocess.DEVNULL,
-            stdout=self._stderr,
-            stderr=self._stderr,
-            env=_child_environment(),
-        )
-        os.close(job_read)
-        os.close(result_write)
-        self._jobs = Connection(job_write, readable=False)
-        self._results = Connection(result_read, writable=False)
+        if not sys.executable:
+            raise DependencyError(
+                "edgeq runs native code in child processes, and sys.executable does not say which "
+                "Python to start: set it to the path of one, as programs that embed Python do"
+            )
+        with contextlib.ExitStack() as stack:
+            try:
+                self._launch(stack)
+            except OSError as error:
+                raise EdgeqError(
+                    f"cannot start a child process: {error.strerror or error}. It needs a few free "
+                    "descriptors (ulimit -n), a free process (ulimit -u) and a temporary folder"
+                ) from None
+            self._opened = stack.pop_all()
+
+    def _launch(self, stack: contextlib.ExitStack) -> None:
+        """Starts the child; the stack ends it and closes what is open as long as it lives."""
+        folder = new_scratch_folder()
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        self._stderr = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        jobs, self._jobs = Pipe(duplex=False)
+        with jobs:
+            stack.enter_context(self._jobs)
+            self._results, results = Pipe(duplex=False)
+            with results:
+                stack.enter_context(self._results)
+                ends = jobs.fileno(), results.fileno()
+                path = _import_path()
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _CHILD, *map(str, (*ends, len(path))), *path,
+                     *self._preload],
+                    pass_fds=ends, stdin=subprocess.DEVNULL, stdout=self._stderr,
+                    stderr=self._stderr, env={**_child_environment(), "TMPDIR": str(folder)},
+                )  # fmt: skip
+        stack.callback(self._end)
+
+    def _end(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
 
     def __enter__(self) -> Worker:
         return self
@@ -107,12 +132,7 @@ class Worker:
 
     def close(self) -> None:
         """Ends the child; a second call does nothing."""
-        self._jobs.close()
-        self._results.close()
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._stderr.close()
+        self._opened.close()
 
     def call(
         self,
@@ -170,7 +190,7 @@ class Worker:
             killed = -code in FROM_OUTSIDE
             raise (_KilledError(crashed.reason) if killed else crashed) from None
         if succeeded:
-            return MappedFile(result.path, owned=True) if isinstance(result, _Path) else result
+            return taken_over(result.path) if isinstance(result, _Path) else result
         if isinstance(result, EdgeqError):
             raise result
         raise JobFailed(str(result), self._printed(start))
@@ -194,15 +214,22 @@ def _death(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}"
 
 
+def _import_path() -> list[str]:
+    """The parent's import path without the working folder: the child must find the same edgeq.
+
+    It is no PYTHONPATH, which would also decide what Python imports while it starts.
+    """
+    return [path for path in sys.path if isinstance(path, str) and path]
+
+
 def _child_environment() -> dict[str, str]:
-    """The parent's environment, with its import path: the child must find the same edgeq.
+    """The parent's environment.
 
     The child gives large blocks back as soon as they are free, which glibc by itself does not do:
     it waits idle between jobs that each take several times a model's size.
     """
-    paths = [path for path in sys.path if path]
     memory = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-    return {**os.environ, **memory, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**os.environ, **memory}
 
 
 def _machine_memory() -> int:
@@ -270,6 +297,10 @@ def _serve(job_descriptor: int, result_descriptor: int, preload: Sequence[str]) 
 
 
 _CHILD = (
-    "import sys, edgeq.isolation as i; i._serve(*map(int, sys.argv[1:3]), preload=sys.argv[3:])"
+    "import sys; n = 4 + int(sys.argv[3]); sys.path[:] = sys.argv[4:n]; "
+    "import edgeq.isolation as i; i._serve(*map(int, sys.argv[1:3]), preload=sys.argv[n:])"
 )
-"""Not `-m edgeq.isolation`: the package imports this module first, and runpy would warn of that."""
+"""Sets the import path before it imports anything: Python puts the working folder in front of it.
+
+Not `-m edgeq.isolation`: the package imports this module first, and runpy would warn of that.
+"""

@@ -7,7 +7,9 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import typer
@@ -41,15 +43,41 @@ def load_function(text: str, what: type[EdgeqError]) -> Any:
     module, _, name = text.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), name)):
         raise what(f"{text!r} must be module:function, for example my_package.net:build")
-    sys.path.insert(0, str(Path.cwd()))
     try:
-        with native_logs.informational_dropped():
-            found = importlib.import_module(module)
+        with native_logs.informational_dropped(), _working_folder_last():
+            found = _imported_from_here(module)
         return getattr(found, name)
     except (ImportError, AttributeError) as error:
         raise what(f"cannot load {text!r}: {error}") from None
+
+
+@contextlib.contextmanager
+def _working_folder_last() -> Iterator[None]:
+    """Modules of the working folder are found, but none in place of one that is installed."""
+    try:
+        folder = str(Path.cwd())
+    except OSError:  # it was removed
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
     finally:
-        sys.path.pop(0)
+        sys.path.remove(folder)
+
+
+def _imported_from_here(module: str) -> ModuleType:
+    """The module that was named, from the working folder if it is there."""
+    top = module.partition(".")[0]
+    spec = PathFinder.find_spec(top, sys.path[-1:])
+    if spec is not None and spec.loader is not None and top not in sys.modules:
+        sys.modules[top] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[top])
+        except BaseException:
+            del sys.modules[top]
+            raise
+    return importlib.import_module(module)
 
 
 def is_function(text: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from edgeq import isolation
 from edgeq.isolation import JobCrashed, Worker
 
-Key = tuple[tuple[str, ...], frozenset[tuple[str, str]]]
+Key = tuple[tuple[str, ...], tuple[str, ...], frozenset[tuple[str, str]]]
 
 
 class Lender:
@@ -26,7 +26,9 @@ class Lender:
         """A worker with the modules imported, started in an environment like the present one."""
         environment = isolation._child_environment()
         environment.pop("PYTEST_CURRENT_TEST", None)
-        key: Key = (tuple(preload), frozenset(environment.items()))
+        key: Key = (
+            tuple(preload), tuple(isolation._import_path()), frozenset(environment.items())
+        )  # fmt: skip
         waiting = self._idle.setdefault(key, [])
         worker = waiting.pop() if waiting else Worker(preload)
         return Loan(worker, lambda: waiting.append(worker))
