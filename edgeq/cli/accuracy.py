@@ -15,18 +15,30 @@ import typer
 from rich.console import Console
 
 from edgeq.cli.app import app
-from edgeq.cli.inputs import errors_as_sentences, load_data, load_metrics, load_model
+from edgeq.cli.inputs import errors_as_sentences, load_data, load_metrics, load_model, port_spec
 from edgeq.cli.options import (
     RECIPE_HELP,
+    CalibrationFile,
+    CostTable,
     Data,
     DataConfig,
     DataOptions,
     FloatSide,
+    InputTypes,
+    JsonFile,
     LabelsFile,
+    Layout,
+    Measure,
     Metrics,
+    MinRuntime,
+    MinSqnrDb,
     OutputName,
+    OutputTypes,
     Overwrite,
     Page,
+    PortRange,
+    Strict,
+    TargetName,
     Threads,
 )
 from edgeq.cli.writing import check_page, check_writable, write, write_page, writing
@@ -51,9 +63,7 @@ def compare(
     labels: LabelsFile = None,
     metric: Metrics = None,
     output_name: OutputName = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the comparison as JSON.")
-    ] = None,
+    json_file: JsonFile = None,
     report: Page = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
@@ -79,7 +89,7 @@ def compare(
 
 @app.command(
     epilog="Examples:\n\n"
-    "edgeq check model.tflite model_int8.tflite --data images.npy --min-sqnr 20\n\n"
+    "edgeq check model.tflite model_int8.tflite --data images.npy --min-sqnr-db 20\n\n"
     "edgeq check model.tflite model_int8.tflite --data images.npy --labels labels.npy "
     "--max-metric-drop 0.01 --baseline baseline.json --junit edgeq.xml"
 )
@@ -98,7 +108,7 @@ def check(
             help="Thresholds as .toml; by default edgeq.toml, or [tool.edgeq] of pyproject.toml."
         ),
     ] = None,
-    min_sqnr: Annotated[float | None, typer.Option(help="Lowest SQNR of any output in dB.")] = None,
+    min_sqnr_db: MinSqnrDb = None,
     max_metric_drop: Annotated[
         float | None, typer.Option(help="How far each metric may drop, for example 0.01.")
     ] = None,
@@ -121,9 +131,7 @@ def check(
     write_baseline: Annotated[
         Path | None, typer.Option(help="Write what was measured, if all promises hold.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the result as JSON.")
-    ] = None,
+    json_file: JsonFile = None,
     junit: Annotated[Path | None, typer.Option(help="Also write it as JUnit XML.")] = None,
     github: Annotated[
         bool,
@@ -140,7 +148,7 @@ def check(
 
     with errors_as_sentences():
         given = {
-            "min_sqnr_db": min_sqnr, "max_metric_drop": max_metric_drop,
+            "min_sqnr_db": min_sqnr_db, "max_metric_drop": max_metric_drop,
             "min_agreement": min_agreement, "max_size_kb": max_size_kb,
             "max_latency_ratio": max_latency_ratio, "full_delegation": full_delegation,
             "zero_float_ops": zero_float_ops,
@@ -149,8 +157,8 @@ def check(
         wanted = replace(Thresholds.read(config), **said)  # type: ignore[arg-type]
         if wanted.asks_for_nothing and baseline is None and write_baseline is None:
             raise RecipeError(
-                "there is nothing to check: pass a threshold such as --min-sqnr 20, or set it in "
-                "[tool.edgeq] of pyproject.toml or in edgeq.toml"
+                "there is nothing to check: pass a threshold such as --min-sqnr-db 20, or set "
+                "it in [tool.edgeq] of pyproject.toml or in edgeq.toml"
             )
         for path in (write_baseline, json_file, junit):
             if path is not None:
@@ -185,9 +193,9 @@ def _read_baseline(path: Path) -> Facts:
 
 @app.command(
     epilog="Examples:\n\n"
-    "edgeq debug model.tflite model_int8.tflite --data images.npy -o mended.json\n\n"
+    "edgeq debug model.tflite model_int8.tflite --data images.npy -o better.json\n\n"
     "edgeq debug model.tflite --recipe int8 --data images.npy\n\n"
-    "edgeq export model.tflite --data images.npy --recipe mended.json -o model_int8.tflite"
+    "edgeq export model.tflite --data images.npy --recipe better.json -o model_int8.tflite"
 )
 def debug(
     model: FloatSide,
@@ -204,20 +212,34 @@ def debug(
     recipe: Annotated[
         str, typer.Option(help=f"What EDGE was, or is to be, exported with. {RECIPE_HELP}")
     ] = "int8",
-    goal_sqnr: Annotated[
-        float, typer.Option(help="SQNR in dB from which on the outputs need no mending.")
+    target: TargetName = "xnnpack",
+    strict: Strict = None,
+    calibration: CalibrationFile = None,
+    inputs: InputTypes = None,
+    outputs: OutputTypes = None,
+    input_range: PortRange = None,
+    output_range: PortRange = None,
+    layout: Layout = None,
+    min_runtime: MinRuntime = None,
+    measure: Measure = False,
+    goal_db: Annotated[
+        float,
+        typer.Option("--goal-db", "--goal-sqnr", help="SQNR in dB that the outputs shall reach."),
     ] = 20.0,
+    costs: CostTable = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Also write the suggested recipe, as .json."),
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the diagnosis as JSON.")
-    ] = None,
+    json_file: JsonFile = None,
     report: Page = None,
+    threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Shows which layers of an integer model lose what, why, and what to do about it."""
+    """Shows which layers of an integer model lose what, why, and what to do about it.
+
+    Without EDGE the model is exported first, by the options that edgeq export has as well.
+    """
     from edgeq.compare.compare_models import compare as compare_models
     from edgeq.compare.debug import debug as run
     from edgeq.export.pipeline import export as export_model
@@ -229,15 +251,21 @@ def debug(
         check_page(report, overwrite)
         source: Any = load_model(model)
         samples = load_data(data, data_config, data_option, model)
-        judged: Any = edge
+        edge_model: Any = edge
         if edge is None:
-            judged = source = export_model(source, samples, recipe=recipe, min_sqnr_db=None)
-        found = run(source, judged, samples, recipe=recipe, goal_db=goal_sqnr)
+            edge_model = source = export_model(
+                source, samples, recipe=recipe, target=target, strict=strict, calibration=calibration,
+                layout=layout, inputs=port_spec(inputs, input_range),
+                outputs=port_spec(outputs, output_range), min_sqnr_db=None,
+                min_runtime=min_runtime, measure=measure, goal_db=goal_db, costs=costs,
+                threads=threads,
+            )  # fmt: skip
+        found = run(source, edge_model, samples, recipe=recipe, goal_db=goal_db)
         if json_file is not None:
             write(json_file, found.to_json().encode())
         found.print(Console(width=None if sys.stdout.isatty() else 250))
         if report is not None:
-            write_page(report, judged, compare_models(source, judged, samples), found)
+            write_page(report, edge_model, compare_models(source, edge_model, samples), found)
         if output is not None and found.recipe is not None:
             write(output, found.recipe.to_json().encode())
             Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)

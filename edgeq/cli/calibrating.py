@@ -13,20 +13,22 @@ from rich.console import Console
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.observers import NAMED
 from edgeq.cli.app import app
-from edgeq.cli.inputs import errors_as_sentences, load_data, load_model
+from edgeq.cli.inputs import errors_as_sentences, load_data, load_model, port_spec
 from edgeq.cli.options import (
-    TARGET_HELP,
     Data,
     DataConfig,
     DataOptions,
+    InputTypes,
     Layout,
     Model,
+    OutputTypes,
     Overwrite,
     PortRange,
+    RecipeName,
+    TargetName,
     Threads,
 )
 from edgeq.cli.writing import check_writable
-from edgeq.export.portspec import PortSpec
 
 
 @app.command(
@@ -42,7 +44,10 @@ def calibrate(
     data_config: DataConfig = None,
     data_option: DataOptions = None,
     observer: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED)}.")] = "minmax",
-    target: Annotated[str, typer.Option(help=TARGET_HELP)] = "xnnpack",
+    recipe: RecipeName = "auto",
+    target: TargetName = "xnnpack",
+    inputs: InputTypes = None,
+    outputs: OutputTypes = None,
     input_range: PortRange = None,
     output_range: PortRange = None,
     layout: Layout = None,
@@ -70,8 +75,8 @@ def calibrate(
         made = run(
             load_model(model), load_data(data, data_config, data_option, model),
             observer=observer, start=start, checkpoint=checkpoint, on_advice=advice.extend,
-            threads=threads, layout=layout, target=target,
-            inputs=PortSpec(range=input_range), outputs=PortSpec(range=output_range),
+            threads=threads, layout=layout, recipe=recipe, target=target,
+            inputs=port_spec(inputs, input_range), outputs=port_spec(outputs, output_range),
         )  # fmt: skip
         made.save(output)
         partial.unlink(missing_ok=True)

@@ -13,28 +13,32 @@ from rich.console import Console
 from edgeq.cli.app import app
 from edgeq.cli.inputs import errors_as_sentences, load_data, load_model, port_spec
 from edgeq.cli.options import (
-    PORTS_DEFAULT,
-    RECIPE_HELP,
-    TARGET_HELP,
+    CalibrationFile,
     CostTable,
     Data,
     DataConfig,
     DataOptions,
-    GoalSqnr,
+    GoalDb,
+    InputTypes,
+    JsonFile,
     Layout,
     Measure,
     MinRuntime,
+    MinSqnrDb,
     Model,
+    OutputTypes,
     Overwrite,
+    Page,
     PortRange,
+    RecipeName,
     Strict,
+    TargetName,
     Threads,
 )
 from edgeq.cli.writing import check_page, check_writable, write, write_page, writing
 from edgeq.data.readers import ImageFiles, ImageLayout
 from edgeq.errors import DataError
 from edgeq.export.deploy.metadata import read_labels
-from edgeq.export.portspec import DTYPES
 
 if TYPE_CHECKING:
     from edgeq.export.edge_model import EdgeModel
@@ -56,28 +60,19 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the .tflite.")],
     data_config: DataConfig = None,
     data_option: DataOptions = None,
-    recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "auto",
-    target: Annotated[str, typer.Option(help=TARGET_HELP)] = "xnnpack",
+    recipe: RecipeName = "auto",
+    target: TargetName = "xnnpack",
     strict: Strict = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Plan by this file of edgeq calibrate.")
-    ] = None,
-    inputs: Annotated[
-        str | None,
-        typer.Option(help=f"What the app passes: {', '.join(DTYPES)}.", show_default=PORTS_DEFAULT),
-    ] = None,
-    outputs: Annotated[
-        str | None, typer.Option(help="What the app gets, likewise.", show_default=PORTS_DEFAULT)
-    ] = None,
+    calibration: CalibrationFile = None,
+    inputs: InputTypes = None,
+    outputs: OutputTypes = None,
     input_range: PortRange = None,
     output_range: PortRange = None,
     layout: Layout = None,
-    min_sqnr: Annotated[
-        float, typer.Option(help="Lowest SQNR in dB an output may have; -inf accepts any.")
-    ] = 3.0,
+    min_sqnr_db: MinSqnrDb = 3.0,
     min_runtime: MinRuntime = None,
     measure: Measure = False,
-    goal_sqnr: GoalSqnr = 20.0,
+    goal_db: GoalDb = 20.0,
     costs: CostTable = None,
     android: Annotated[
         Path | None,
@@ -95,13 +90,8 @@ def export(
         Path | None,
         typer.Option(help="For --metadata and --android: a class name a line."),
     ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            help="Also write the report: as a page to look at (.html, for which the model is "
-            "compared and debugged on all data) or as JSON."
-        ),
-    ] = None,
+    json_file: JsonFile = None,
+    report: Page = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -113,7 +103,7 @@ def export(
     with errors_as_sentences():
         described_too = metadata or (class_names is not None and android is None)
         sidecar = output.with_suffix(".json") if described_too else None
-        for path in (output, sidecar):
+        for path in (output, sidecar, json_file):
             if path is not None:
                 check_writable(path, overwrite)
         check_page(report, overwrite)
@@ -122,21 +112,21 @@ def export(
             _check_app(android, names)
         samples = load_data(data, data_config, data_option, model)
         made = run(
-            load_model(model), samples, recipe=recipe, target=target, strict=strict,
-            calibration=calibration, layout=layout, inputs=port_spec(inputs, input_range),
-            outputs=port_spec(outputs, output_range), min_sqnr_db=min_sqnr,
-            min_runtime=min_runtime, measure=measure, goal_db=goal_sqnr, costs=costs,
+            load_model(model), samples, recipe=recipe, target=target, strict=strict, calibration=calibration,
+            layout=layout, inputs=port_spec(inputs, input_range),
+            outputs=port_spec(outputs, output_range), min_sqnr_db=min_sqnr_db,
+            min_runtime=min_runtime, measure=measure, goal_db=goal_db, costs=costs,
             threads=threads,
         )  # fmt: skip
         described = made.describe(names, getattr(samples, "layout", None)) if sidecar else None
         with writing(output):
             made.save(output, described)
         made.report.print()
-        if report is not None and report.suffix == ".html":
+        if json_file is not None:
+            write(json_file, made.report.to_json().encode())
+        if report is not None:
             found = compare_models(made, made, samples, threads=threads)
             write_page(report, made, found, debug_model(made, made, samples, recipe=recipe))
-        elif report is not None:
-            write(report, made.report.to_json().encode())
         Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
         if android is not None:
             _write_app(android, made, samples, names)
@@ -170,18 +160,20 @@ def plan(
     data: Data,
     data_config: DataConfig = None,
     data_option: DataOptions = None,
-    recipe: Annotated[str, typer.Option(help=RECIPE_HELP)] = "auto",
-    target: Annotated[str, typer.Option(help=TARGET_HELP)] = "xnnpack",
+    recipe: RecipeName = "auto",
+    target: TargetName = "xnnpack",
     strict: Strict = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Plan by this file of edgeq calibrate.")
-    ] = None,
+    calibration: CalibrationFile = None,
+    inputs: InputTypes = None,
+    outputs: OutputTypes = None,
+    input_range: PortRange = None,
+    output_range: PortRange = None,
+    layout: Layout = None,
+    min_runtime: MinRuntime = None,
     measure: Measure = False,
-    goal_sqnr: GoalSqnr = 20.0,
+    goal_db: GoalDb = 20.0,
     costs: CostTable = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the plan as JSON.")
-    ] = None,
+    json_file: JsonFile = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -193,8 +185,10 @@ def plan(
             check_writable(json_file, overwrite)
         made = run(
             load_model(model), load_data(data, data_config, data_option, model), recipe=recipe,
-            target=target, strict=strict, calibration=calibration, measure=measure,
-            goal_db=goal_sqnr, costs=costs, threads=threads,
+            target=target, strict=strict, calibration=calibration, layout=layout,
+            inputs=port_spec(inputs, input_range), outputs=port_spec(outputs, output_range),
+            min_runtime=min_runtime, measure=measure, goal_db=goal_db, costs=costs,
+            threads=threads,
         )  # fmt: skip
         if json_file is not None:
             write(json_file, made.to_json().encode())

@@ -14,12 +14,11 @@ from rich.table import Table
 
 from edgeq.cli.app import app
 from edgeq.cli.inputs import errors_as_sentences
-from edgeq.cli.options import Overwrite
+from edgeq.cli.options import JsonFile, Overwrite, TargetName
 from edgeq.cli.writing import check_writable, write
 from edgeq.errors import ModelError
 from edgeq.flatbuffer import parse
 from edgeq.linter import lint as find_faults
-from edgeq.targets import TARGETS
 from edgeq.targets.edgetpu_compiler import TIMEOUT_S, compile_edgetpu
 
 
@@ -58,10 +57,8 @@ def _graph_table(graph: Any) -> Table:
 )
 def lint(
     model: Annotated[Path, typer.Argument(help="A .tflite file of any tool.", metavar="MODEL")],
-    target: Annotated[
-        str, typer.Option(help=f"Where it will run: {', '.join(TARGETS)}.")
-    ] = "xnnpack",
-    json: Annotated[Path | None, typer.Option(help="Also write the findings as JSON.")] = None,
+    target: TargetName = "xnnpack",
+    json_file: JsonFile = None,
 ) -> None:
     """Checks the quantization of a .tflite file, and which ops a target runs.
 
@@ -69,8 +66,8 @@ def lint(
     """
     with errors_as_sentences():
         found = find_faults(model, target)
-        if json is not None:
-            write(json, found.to_json().encode())
+        if json_file is not None:
+            write(json_file, found.to_json().encode())
         found.print(Console(width=None if sys.stdout.isatty() else 250))
         if found.errors:
             raise typer.Exit(1)
@@ -100,9 +97,7 @@ def compile(
     timeout: Annotated[
         int, typer.Option(help="Seconds after which the compiler is stopped.", min=1)
     ] = TIMEOUT_S,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write what was made as JSON.")
-    ] = None,
+    json_file: JsonFile = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Compiles int8 files for the Edge TPU, and shows which ops map beside the prediction.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from edgeq.export.portspec import DTYPES
 from edgeq.fidelity.metrics import BUILT_IN
 from edgeq.recipe import PRESETS
 from edgeq.targets import TARGETS
@@ -32,10 +33,13 @@ Data = Annotated[
 ]
 
 
-TARGET_HELP = f"Where the model will run: {', '.join(TARGETS)}."
+TargetName = Annotated[str, typer.Option(help=f"Where the model will run: {', '.join(TARGETS)}.")]
 
 
 RECIPE_HELP = f"One of {', '.join(PRESETS)}, or a recipe as .json or .yaml."
+
+
+RecipeName = Annotated[str, typer.Option(help=RECIPE_HELP)]
 
 
 Strict = Annotated[
@@ -46,6 +50,9 @@ Strict = Annotated[
         show_default="strict for targets that compute in integers alone",
     ),
 ]
+
+
+CalibrationFile = Annotated[Path | None, typer.Option(help="Plan by this file of edgeq calibrate.")]
 
 
 DataConfig = Annotated[
@@ -84,8 +91,18 @@ CostTable = Annotated[
 ]
 
 
-GoalSqnr = Annotated[
-    float, typer.Option(help="SQNR in dB from which on recipe auto takes the fastest plan.")
+GoalDb = Annotated[
+    float,
+    typer.Option(
+        "--goal-db", "--goal-sqnr",
+        help="SQNR in dB from which on recipe auto takes the fastest plan.",
+    ),
+]  # fmt: skip
+
+
+MinSqnrDb = Annotated[
+    float | None,
+    typer.Option("--min-sqnr-db", "--min-sqnr", help="Lowest SQNR in dB an output may have."),
 ]
 
 
@@ -125,6 +142,17 @@ PORTS_DEFAULT = "float32" + "".join(
 )
 
 
+InputTypes = Annotated[
+    str | None,
+    typer.Option(help=f"What the app passes: {', '.join(DTYPES)}.", show_default=PORTS_DEFAULT),
+]
+
+
+OutputTypes = Annotated[
+    str | None, typer.Option(help="What the app gets, likewise.", show_default=PORTS_DEFAULT)
+]
+
+
 MinRuntime = Annotated[
     str | None,
     typer.Option(help="Oldest TensorFlow Lite version that will run the file, such as 2.14."),
@@ -139,3 +167,6 @@ Layout = Annotated[
 Page = Annotated[
     Path | None, typer.Option("--report", help="Also write a page to look at, as .html.")
 ]
+
+
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write it as JSON.")]

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from edgeq.cli.app import app
 from edgeq.cli.inputs import errors_as_sentences
-from edgeq.cli.options import Overwrite
+from edgeq.cli.options import JsonFile, Overwrite
 from edgeq.cli.writing import check_writable, write
 from edgeq.errors import ModelError
 from edgeq.progress import Progress
@@ -49,9 +49,7 @@ def bench(
     fit: Annotated[
         Path | None, typer.Option(help="Measure a cost table of this machine into this file.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write what was measured as JSON.")
-    ] = None,
+    json_file: JsonFile = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Measures latency and memory of models, in turn, on this machine.

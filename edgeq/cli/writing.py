@@ -19,10 +19,12 @@ from edgeq.report.page import check_packages
 
 def check_page(path: Path | None, overwrite: bool) -> None:
     """`check_writable` for a page, whose packages must be there too."""
-    if path is not None:
-        check_writable(path, overwrite)
-        if path.suffix == ".html":
-            check_packages()
+    if path is None:
+        return
+    if path.suffix != ".html":
+        raise EdgeqError(f"--report {path}: a page is .html; --json writes the numbers")
+    check_writable(path, overwrite)
+    check_packages()
 
 
 def write_page(

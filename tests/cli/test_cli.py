@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import resource
@@ -72,11 +73,28 @@ def test_every_option_is_explained(name: str) -> None:
     assert unexplained == []
 
 
+LEFT_TO_PYTHON = {"params", "sample", "progress", "start", "checkpoint", "on_advice", "engine"}
+"""Arguments of functions that are objects of Python, or that a terminal decides."""
+
+
+@pytest.mark.parametrize("name", ["export", "plan", "calibrate"])
+def test_options_are_named_as_the_arguments_of_the_function(name: str) -> None:
+    function = inspect.signature(getattr(edgeq, name)).parameters
+    options = {option for parameter in commands()[name].params for option in parameter.opts}
+    wanted = set(function) - {"model", "rep_dataset"} - LEFT_TO_PYTHON
+    assert {f"--{argument.replace('_', '-')}" for argument in wanted} <= options
+
+
+def test_a_diagnosis_exports_by_the_options_of_an_export() -> None:
+    taken = [{p.name for p in commands()[name].params} for name in ("plan", "debug")]
+    assert taken[0] <= taken[1]
+
+
 def test_export_writes_what_the_function_makes(demo_files: Files, exported: EdgeModel) -> None:
     output, report = demo_files / "made" / "int8.tflite", demo_files / "report.json"
     found = run(
         "export", demo_files / "model.tflite", "--data", demo_files / "images.npy",
-        "--output", output, "--report", report, "--recipe", "int8",
+        "--output", output, "--json", report, "--recipe", "int8",
     )  # fmt: skip
     assert found.exit_code == 0, found.stderr
     assert output.read_bytes() == exported.tflite
@@ -96,7 +114,7 @@ def test_export_takes_npz_a_recipe_file_and_any_sqnr(
     output = demo_files / "int8.tflite"
     found = run(
         "export", demo_files / "model.tflite", "--data", demo_files / "images.npz", "-o", output,
-        "--recipe", demo_files / "recipe.json", "--min-sqnr", "-inf", "--threads", "1",
+        "--recipe", demo_files / "recipe.json", "--min-sqnr-db", "-inf", "--threads", "1",
     )  # fmt: skip
     assert found.exit_code == 0, found.stderr
     assert "a reason of mine" in found.stdout
@@ -230,7 +248,11 @@ FAILURES: dict[str, tuple[Prepare, dict[str, str], str]] = {
         "cannot write model.tflite/x/y.tflite: ",
     ),
     "a report that exists": (
-        nothing, {"--report": "images.npy"}, "images.npy exists; pass --overwrite to replace it",
+        nothing, {"--json": "images.npy"}, "images.npy exists; pass --overwrite to replace it",
+    ),
+    "a report that is no page": (
+        nothing, {"--report": "report.pdf"},
+        "--report report.pdf: a page is .html; --json writes the numbers",
     ),
 }  # fmt: skip
 
@@ -258,7 +280,7 @@ def test_a_broken_promise_has_an_exit_code_of_its_own(demo_files: Files) -> None
     output = demo_files / "int8.tflite"
     found = run(
         "export", demo_files / "model.tflite", "--data", demo_files / "images.npy", "-o", output,
-        "--min-sqnr", "200",
+        "--min-sqnr-db", "200",
     )  # fmt: skip
     assert found.exit_code == 1
     assert "below min_sqnr_db=200" in found.stderr

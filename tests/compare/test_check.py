@@ -172,7 +172,7 @@ def folder(
 
 
 PROMISES = (
-    "--min-sqnr", "20", "--max-metric-drop", "0.05", "--min-agreement", "0.9",
+    "--min-sqnr-db", "20", "--max-metric-drop", "0.05", "--min-agreement", "0.9",
     "--max-size-kb", "300", "--max-latency-ratio", "50", "--full-delegation", "--zero-float-ops",
 )  # fmt: skip
 
@@ -228,14 +228,14 @@ def test_the_bad_model_ends_with_1_and_says_why_in_every_form(
 
 
 UNREADABLE: dict[str, tuple[tuple[str, ...], str]] = {
-    "no model": (("no.tflite", "--min-sqnr", "3"), "cannot read the model no.tflite"),
-    "no .tflite": (("labels.npy", "--min-sqnr", "3"), "not a .tflite file"),
+    "no model": (("no.tflite", "--min-sqnr-db", "3"), "cannot read the model no.tflite"),
+    "no .tflite": (("labels.npy", "--min-sqnr-db", "3"), "not a .tflite file"),
     "no baseline": (("good.tflite", "--baseline", "no.json"), "cannot read the baseline no.json"),
     "another baseline": (("good.tflite", "--baseline", "labels.npy"), "cannot read the baseline"),
     "no settings": (("good.tflite", "--config", "no.toml"), "cannot read the settings no.toml"),
     "nothing asked": (("good.tflite",), "there is nothing to check: pass a threshold"),
     "an unknown metric": (
-        ("good.tflite", "--min-sqnr", "3", "--metric", "f1"), "metric 'f1' must be one of",
+        ("good.tflite", "--min-sqnr-db", "3", "--metric", "f1"), "metric 'f1' must be one of",
     ),
 }  # fmt: skip
 

@@ -85,7 +85,7 @@ def test_check_fails_for_it(blind: edgeq.EdgeModel, tmp_path: Path) -> None:
         (tmp_path / f"{name}.tflite").write_bytes(content)
     np.save(tmp_path / "data.npy", FEATURE_ROWS)
     arguments = ["check", str(tmp_path / "float.tflite"), str(tmp_path / "edge.tflite"),
-                 "--data", str(tmp_path / "data.npy"), "--min-sqnr", "20"]  # fmt: skip
+                 "--data", str(tmp_path / "data.npy"), "--min-sqnr-db", "20"]  # fmt: skip
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
     assert "rows 4 to 8 of axis 1" in " ".join(result.output.split())

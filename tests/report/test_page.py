@@ -31,7 +31,7 @@ pytest.importorskip("jinja2")
 
 COMMAND = (
     "export", "model.tflite", "--data", "images.npy", "-o", "int8.tflite", "--recipe", "int8",
-    "--min-sqnr=-inf", "--report", "page.html",
+    "--min-sqnr-db=-inf", "--report", "page.html",
 )  # fmt: skip
 
 
