@@ -254,8 +254,8 @@ def debug(
         edge_model: Any = edge
         if edge is None:
             edge_model = source = export_model(
-                source, samples, recipe=recipe, target=target, strict=strict, calibration=calibration,
-                layout=layout, inputs=port_spec(inputs, input_range),
+                source, samples, recipe=recipe, target=target, strict=strict,
+                calibration=calibration, layout=layout, inputs=port_spec(inputs, input_range),
                 outputs=port_spec(outputs, output_range), min_sqnr_db=None,
                 min_runtime=min_runtime, measure=measure, goal_db=goal_db, costs=costs,
                 threads=threads,

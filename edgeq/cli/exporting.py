@@ -112,8 +112,8 @@ def export(
             _check_app(android, names)
         samples = load_data(data, data_config, data_option, model)
         made = run(
-            load_model(model), samples, recipe=recipe, target=target, strict=strict, calibration=calibration,
-            layout=layout, inputs=port_spec(inputs, input_range),
+            load_model(model), samples, recipe=recipe, target=target, strict=strict,
+            calibration=calibration, layout=layout, inputs=port_spec(inputs, input_range),
             outputs=port_spec(outputs, output_range), min_sqnr_db=min_sqnr_db,
             min_runtime=min_runtime, measure=measure, goal_db=goal_db, costs=costs,
             threads=threads,
