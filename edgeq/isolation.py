@@ -112,8 +112,8 @@ class Worker:
                 ends = jobs.fileno(), results.fileno()
                 path = _import_path()
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", _CHILD, *map(str, (*ends, len(path))), *path,
-                     *self._preload],
+                    [sys.executable, "-c", _CHILD, *map(str, ends), _PACKAGE, str(len(path)),
+                     *path, *self._preload],
                     pass_fds=ends, stdin=subprocess.DEVNULL, stdout=self._stderr,
                     stderr=self._stderr, env={**_child_environment(), "TMPDIR": str(folder)},
                 )  # fmt: skip
@@ -296,11 +296,19 @@ def _serve(job_descriptor: int, result_descriptor: int, preload: Sequence[str]) 
         results.send(result)
 
 
-_CHILD = (
-    "import sys; n = 4 + int(sys.argv[3]); sys.path[:] = sys.argv[4:n]; "
-    "import edgeq.isolation as i; i._serve(*map(int, sys.argv[1:3]), preload=sys.argv[n:])"
-)
+_PACKAGE = str(Path(__file__).parent)
+
+_CHILD = """
+import sys
+count = int(sys.argv[4])
+sys.path[:] = sys.argv[5:5 + count]
+import types
+package = sys.modules["edgeq"] = types.ModuleType("edgeq")
+package.__path__ = [sys.argv[3]]
+from edgeq.isolation import _serve
+_serve(int(sys.argv[1]), int(sys.argv[2]), preload=sys.argv[5 + count:])
+"""
 """Sets the import path before it imports anything: Python puts the working folder in front of it.
 
-Not `-m edgeq.isolation`: the package imports this module first, and runpy would warn of that.
+The package itself is not run, which would import all of it: jobs name what they need.
 """

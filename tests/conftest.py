@@ -37,6 +37,7 @@ def lender() -> Iterator[Lender]:
     made = Lender()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgeq.converter.Worker", made)
+        patch.setattr("edgeq.runtime.file_check.Worker", made)
         yield made
     made.close()
 

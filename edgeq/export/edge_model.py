@@ -90,7 +90,7 @@ class EdgeModel:
 
     def session(self, delegate: str = "xnnpack", threads: int | None = None) -> Session:
         """The model loaded on this machine's interpreter."""
-        return Session(self.tflite, delegate, threads)
+        return Session(self.tflite, delegate, threads, trusted=True)
 
     def beside_float(self) -> ExportedGraph:
         """The file's graph beside that of `rewritten`."""

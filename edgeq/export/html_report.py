@@ -9,12 +9,13 @@ from pathlib import Path
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.planned_model import PlannedModel
-from edgeq.files import write_whole
+from edgeq.files import Content, write_whole
 from edgeq.model import FloatModel
 from edgeq.report.comparison import Comparison
 from edgeq.report.diagnosis import Diagnosis
 from edgeq.report.page import Page, PlacedOp, PlanRow
-from edgeq.runtime.session import Session, read_model
+from edgeq.runtime.interpreter import read_model
+from edgeq.runtime.session import Session
 from edgeq.targets import TARGETS
 
 
@@ -60,12 +61,13 @@ def write_report(
 
 def _placed(model: EdgeModel | bytes | str | os.PathLike[str]) -> Iterator[PlacedOp]:
     if isinstance(model, EdgeModel):
-        tflite, exported = model.tflite, model.beside_float()
+        tflite: Content = model.tflite
+        exported = model.beside_float()
     else:
-        tflite = model if isinstance(model, bytes) else read_model(model)
+        tflite = read_model(model)
         reference = FloatModel(tflite, "tflite")
         exported = ExportedGraph.by_name(reference, reference.graph)
-    with Session(tflite, threads=1) as session:
+    with Session(tflite, threads=1, trusted=True) as session:
         taken = session.coverage().delegated
     for op in exported.graph.operators:
         layer = exported.layer(op)

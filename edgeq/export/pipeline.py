@@ -42,6 +42,7 @@ from edgeq.isolation import Worker
 from edgeq.progress import Progress
 from edgeq.recipe import Mode, Recipe
 from edgeq.report import Report
+from edgeq.runtime.file_check import remember
 
 STAGES = ("trace", "rewrite", "calibrate", "search", "plan", "build", "verify")
 """The stages in order. An export has either `search`, or `plan` and `build`."""
@@ -162,6 +163,7 @@ def export(
         ),
         seconds=dict(stages.seconds),
     )
+    remember(built.tflite)
     return EdgeModel(
         tflite=bytes(built.tflite),
         float_model=float_model,

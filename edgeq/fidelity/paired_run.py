@@ -167,7 +167,7 @@ class Runner:
     """
 
     def __init__(self, models: Sequence[FloatModel], links: Sequence[Link]) -> None:
-        self.sessions = [Session(model.tflite, threads=1) for model in models]
+        self.sessions = [Session(model.tflite, threads=1, trusted=True) for model in models]
         self._links = links
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ What changes a file is imported from its own module: `graph_editor`, `tensor_mer
 from edgeq.flatbuffer.generated_schema import builtin_name, schema
 from edgeq.flatbuffer.graph import Graph, Model, Operator, Signature, Tensor
 from edgeq.flatbuffer.packing import pack
-from edgeq.flatbuffer.parsing import op_name, parse, parse_only, parse_tree, unpack
+from edgeq.flatbuffer.parsing import NO_SUCH_OP, op_name, parse, parse_only, parse_tree, unpack
 from edgeq.flatbuffer.tensor_names import (
     rename_tensors,
     with_inputs,
@@ -17,6 +17,7 @@ from edgeq.flatbuffer.tensor_names import (
 )
 
 __all__ = [
+    "NO_SUCH_OP",
     "Graph",
     "Model",
     "Operator",

@@ -24,6 +24,9 @@ from edgeq.qtypes import DType, QParams
 TENSOR_BYTES_MAX = 1 << 32
 """A tensor that claims more than 4 GiB is taken as damage."""
 
+NO_SUCH_OP = "no op has the code"
+"""Part of the message about an op that the schema does not know; a newer one may."""
+
 _READ_ERRORS = (
     struct.error, IndexError, ValueError, TypeError, OverflowError, AttributeError,
     MemoryError, RecursionError, KeyError,
@@ -114,7 +117,7 @@ def _model(tree: Any, size: int) -> Model:
 def op_name(code: Any) -> tuple[str, int]:
     builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
     if builtin not in OP_NAMES:
-        raise _damaged(f"no op has the code {builtin}")
+        raise _damaged(f"{NO_SUCH_OP} {builtin}")
     name = OP_NAMES[builtin]
     if name == "CUSTOM":
         name = f"CUSTOM:{decoded_name(code.customCode)}"

@@ -1,19 +1,20 @@
 """`lint`: what is wrong with a .tflite file of any tool, and where its ops run.
 
-Reads the file alone; nothing is loaded or run.
+Reads the file; only a child process loads one in which no rule is broken.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
-from edgeq.errors import ModelError
+from edgeq.files import Content
 from edgeq.flatbuffer import Operator
-from edgeq.linter.result import Finding, LintResult, Placed, Severity
+from edgeq.linter.result import WHOLE_FILE, Finding, LintResult, Placed, Severity
 from edgeq.linter.rules import RULES
 from edgeq.linter.subject import Subject, read
+from edgeq.runtime.file_check import fatal_end
+from edgeq.runtime.interpreter import read_model
 from edgeq.targets import Effect, Placement, Target, as_target, op_view
 
 __all__ = ["Finding", "LintResult", "Severity", "lint"]
@@ -22,7 +23,7 @@ _REFUSED = "quantize again so that the rule holds; until then the model runs wit
 _OUTSIDE = "accept that it runs on the CPU, or express it by other ops"
 
 
-def lint(model: bytes | str | os.PathLike[str], target: str = "xnnpack") -> LintResult:
+def lint(model: Content | str | os.PathLike[str], target: str = "xnnpack") -> LintResult:
     """Checks a .tflite file of any tool, float or quantized.
 
     Args:
@@ -37,21 +38,28 @@ def lint(model: bytes | str | os.PathLike[str], target: str = "xnnpack") -> Lint
         RecipeError: The target is unknown.
     """
     chosen = as_target(target)
-    _, subjects = read(model if isinstance(model, bytes) else _content(model))
+    tflite = read_model(model)
+    _, subjects = read(tflite)
     placements = [chosen.placement(subject.graph) for subject in subjects]
     both = list(zip(subjects, placements, strict=True))
     placed = tuple(op for subject, placement in both for op in _placed(subject, placement))
     found = [f for subject in subjects for f in _findings(subject, chosen)]
+    if not any(finding.severity is Severity.ERROR for finding in found):
+        found += _end_of_process(tflite)
     found.sort(key=lambda finding: finding.severity is not Severity.ERROR)
     notes = chosen.file_notes([(subject.graph, placement) for subject, placement in both])
     return LintResult(target, tuple(found), placed, notes)
 
 
-def _content(path: str | os.PathLike[str]) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read the model {path}: {error.strerror}") from None
+def _end_of_process(tflite: Content) -> Iterator[Finding]:
+    """Finds what only the runtime shows: a file that ends the process which loads it."""
+    end = fatal_end(tflite)
+    if end is not None:
+        yield Finding(
+            Severity.ERROR, 0, WHOLE_FILE, "the file", "", "loads",
+            f"a file is loaded and run without harm to the process: a child process {end}",
+            "load it nowhere, or in a process of its own; make it again with its converter",
+        )  # fmt: skip
 
 
 def _where(subject: Subject, op: Operator) -> str:

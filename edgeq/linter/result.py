@@ -15,6 +15,9 @@ from rich.table import Table
 OPS_SHOWN = 6
 """Ops with the same finding that a row names."""
 
+WHOLE_FILE = -1
+"""`Finding.op` of what is wrong with no op alone."""
+
 
 class Severity(enum.Enum):
     """How bad a finding is."""
@@ -30,7 +33,7 @@ class Finding:
     Attributes:
         severity: `ERROR` where the numbers are wrong or the model does not load.
         graph: Index of the subgraph.
-        op: Index of the op in it.
+        op: Index of the op in it; `WHOLE_FILE` for what is wrong with the file as such.
         name: Builtin operator name.
         where: Name of the tensor that is at fault, by default the op's first result.
         rule: Name of the rule; that of a target has the target's name before a slash.
@@ -145,6 +148,8 @@ class LintResult:
 
 
 def _places(group: Sequence[Finding]) -> str:
+    if group[0].op == WHOLE_FILE:
+        return group[0].name
     shown = "\n".join(f"{f.name} at {f.where} (op {_number(f)})" for f in group[:OPS_SHOWN])
     more = len(group) - OPS_SHOWN
     return f"{shown}\nand {more} more" if more > 0 else shown

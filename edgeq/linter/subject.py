@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from edgeq.files import Content
 from edgeq.flatbuffer import Graph, Model, Operator, Tensor, parse_tree, unpack
 
 LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
@@ -82,7 +83,7 @@ class Subject:
         return [t for _, t in self.operands(op)] + self.results(op)
 
 
-def read(tflite: bytes) -> tuple[Model, tuple[Subject, ...]]:
+def read(tflite: Content) -> tuple[Model, tuple[Subject, ...]]:
     """Reads a file whose quantization parameters may be wrong.
 
     Raises:

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.benchmark import Benchmark, Setting, benchmark
+from edgeq.runtime.interpreter import read_model
 from edgeq.runtime.profile import OpTime, op_times
-from edgeq.runtime.session import read_model
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.errors import ModelError
 from edgeq.files import Content
-from edgeq.isolation import MEMORY_USED, Worker
+from edgeq.isolation import MEMORY_USED, JobCrashed, JobFailed, Worker
 from edgeq.ports import IO, Port
 from edgeq.runtime.backend import load_backend
+from edgeq.runtime.file_check import check_file
 from edgeq.runtime.session import Session
 
 
@@ -97,10 +99,19 @@ class Setting:
     backend: str | None = None
 
     def load(self, tflite: Content) -> Session:
-        """A session of a model."""
+        """A session of a model that is known to be sound."""
         return Session(
-            tflite, self.delegate, self.threads, self.options or None, backend=self.backend
-        )
+            tflite, self.delegate, self.threads, self.options or None, backend=self.backend,
+            trusted=True,
+        )  # fmt: skip
+
+    def check(self, tflite: Content) -> None:
+        """Tries a model of unknown origin in a child process.
+
+        Raises:
+            ModelError: It is damaged.
+        """
+        check_file(tflite, self.delegate, None, self.backend)
 
 
 @dataclass(frozen=True)
@@ -147,6 +158,8 @@ def benchmark(
     """
     setting = setting or Setting()
     loads, runs = {}, {}
+    for tflite in models.values():
+        setting.check(tflite)
     memory = {name: _memory_mb(tflite, setting) for name, tflite in models.items()}
     with contextlib.ExitStack() as stack:
         for name, tflite in models.items():
@@ -185,7 +198,11 @@ def _memory_mb(tflite: Content, setting: Setting) -> float | None:
     if not MEMORY_USED.exists():
         return None
     with Worker(["edgeq.runtime.benchmark"]) as worker:
-        found: float = worker.call("edgeq.runtime.benchmark:added_memory_mb", tflite, setting)
+        try:
+            found: float = worker.call("edgeq.runtime.benchmark:added_memory_mb", tflite, setting)
+        except (JobCrashed, JobFailed) as error:
+            reason = " ".join(error.reason.split())
+            raise ModelError(f"the model ran once, and then its process {reason}") from None
     return found
 
 

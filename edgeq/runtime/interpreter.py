@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 from edgeq.errors import DataError, DelegateError, EdgeqError, ModelError
@@ -19,6 +21,26 @@ _OLD_OP = re.compile(r"builtin opcode '(\w+)' version '(\d+)'")
 _UNKNOWN_OP = re.compile(r"builtin_code out of range: (\d+)")
 _HELD = "reference to internal data"
 """Part of an interpreter's message when arrays still refer to its memory."""
+
+
+def read_model(model: Content | bytearray | str | os.PathLike[str]) -> Content:
+    """Content of a model that is given as bytes or as the path of a file.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    if isinstance(model, bytes | MappedFile):
+        return model
+    if isinstance(model, bytearray | memoryview):
+        return bytes(model)
+    if not isinstance(model, str | os.PathLike):
+        raise TypeError(
+            f"a model is the bytes or the path of a .tflite file. Received: {type(model).__name__}"
+        )
+    try:
+        return Path(model).read_bytes()
+    except (OSError, ValueError) as error:  # a path with a zero byte is a ValueError
+        raise ModelError(f"cannot read the model {os.fspath(model)!r}: {error}") from None
 
 
 def model_argument(content: Content) -> dict[str, Any]:

@@ -8,9 +8,11 @@ import threading
 from collections.abc import Iterator
 
 from edgeq.errors import ModelError
+from edgeq.files import Content
 from edgeq.runtime.delegates import Options
 from edgeq.runtime.entry import Array
-from edgeq.runtime.session import Inputs, Session, available_cpus, read_model
+from edgeq.runtime.interpreter import read_model
+from edgeq.runtime.session import Inputs, Session, available_cpus
 
 
 class SessionPool:
@@ -28,6 +30,8 @@ class SessionPool:
         options: As for `Session`.
         signature: As for `Session`.
         backend: As for `Session`.
+        trusted: As for `Session`.
+        isolated: As for `Session`; each session has a process of its own.
 
     Raises:
         EdgeqError: As for `Session`.
@@ -35,7 +39,7 @@ class SessionPool:
 
     def __init__(
         self,
-        model: bytes | str | os.PathLike[str],
+        model: Content | str | os.PathLike[str],
         delegate: str = "xnnpack",
         sessions: int | None = None,
         threads: int = 1,
@@ -43,8 +47,10 @@ class SessionPool:
         *,
         signature: str | None = None,
         backend: str | None = None,
+        trusted: bool = False,
+        isolated: bool = False,
     ) -> None:
-        content = model if isinstance(model, bytes) else read_model(model)
+        content = read_model(model)
         self._count = sessions or available_cpus()
         self._is_open = True
         self._waiting = 0
@@ -52,7 +58,16 @@ class SessionPool:
         # Who waits for a session, or, closing the pool, for all of them.
         self._returned = threading.Condition(self._lock)
         self._idle = [
-            Session(content, delegate, threads, options, signature=signature, backend=backend)
+            Session(
+                content,
+                delegate,
+                threads,
+                options,
+                signature=signature,
+                backend=backend,
+                trusted=trusted,
+                isolated=isolated,
+            )
             for _ in range(self._count)
         ]
 

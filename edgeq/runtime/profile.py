@@ -51,6 +51,7 @@ def op_times(
         DependencyError: There is no package here that parts can be made with.
     """
     setting = setting or Setting()
+    setting.check(tflite)
     graph = parse_tree(unpack(tflite)).graphs[0]
     return tuple(_times(tflite, graph, setting, budget_s))
 

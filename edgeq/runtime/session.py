@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from edgeq.errors import DataError, DelegateError, ModelError
-from edgeq.files import Content, MappedFile
+from edgeq.files import Content
 from edgeq.ports import IO, Port
+from edgeq.runtime.apart import Apart
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.coverage import Coverage, coverage_of, delegate_nodes
 from edgeq.runtime.delegates import EDGETPU, Options, is_library
 from edgeq.runtime.entry import Array, entry
-from edgeq.runtime.interpreter import EDGETPU_OP, failed_run, make_interpreter, unloadable
+from edgeq.runtime.file_check import check_file
+from edgeq.runtime.interpreter import (
+    EDGETPU_OP,
+    failed_run,
+    make_interpreter,
+    read_model,
+    unloadable,
+)
 
 PLAIN = ("none", "reference")
 DELEGATES = ("xnnpack", *PLAIN, EDGETPU)
@@ -40,6 +47,9 @@ class Session:
         options: What the delegate's library is told, for example `{"device": "usb:0"}`.
         signature: Key of the entry point; None is the first.
         backend: Which of the installed interpreters; None is the first of `BACKENDS`.
+        trusted: Whether the file is known to be sound. Any other is first read and run once in a
+            child process, unless that was done before or the file was made here.
+        isolated: Whether it runs in a child process for good, which it may end without harm.
 
     Attributes:
         input_names: Names of the inputs, from the signature where there is one.
@@ -61,13 +71,21 @@ class Session:
         *,
         signature: str | None = None,
         backend: str | None = None,
+        trusted: bool = False,
+        isolated: bool = False,
     ) -> None:
         _check_delegate(delegate, options)
-        self._content = model if isinstance(model, bytes | MappedFile) else read_model(model)
+        self._content = read_model(model)
         self._backend = load_backend(backend)
         self._delegate = delegate
+        threads = threads or available_cpus()
+        if isolated:
+            self._load_apart(threads, options, signature, backend)
+            return
+        if not trusted:
+            check_file(self._content, delegate, signature, backend)
         self._interpreter = make_interpreter(
-            self._backend, self._content, delegate, threads or available_cpus(), options or {}
+            self._backend, self._content, delegate, threads, options or {}
         )
         ops = self._ops()
         if delegate == EDGETPU and EDGETPU_OP not in {op["op_name"] for op in ops}:
@@ -82,7 +100,18 @@ class Session:
             self._entry = entry(self._interpreter, signature)
         except (RuntimeError, ValueError) as error:
             raise unloadable(self._backend, error, "load") from None
-        self.signatures = tuple(self._interpreter._get_full_signature_list())
+        self._name(self._interpreter._get_full_signature_list())
+
+    def _load_apart(
+        self, threads: int, options: Options | None, signature: str | None, backend: str | None
+    ) -> None:
+        arguments = (self._delegate, threads, options, signature, backend)
+        self._interpreter = self._entry = apart = Apart(self._content, arguments)
+        self._pieces_of_library = apart.pieces_of_library
+        self._name(apart.signatures)
+
+    def _name(self, signatures: Iterable[str]) -> None:
+        self.signatures = tuple(signatures)
         self.input_names = tuple(port.name for port in self._entry.io.inputs)
         self.output_names = tuple(port.name for port in self._entry.io.outputs)
 
@@ -94,6 +123,8 @@ class Session:
 
     def close(self) -> None:
         """Lets go of the interpreter."""
+        if isinstance(self._entry, Apart):
+            self._entry.close()
         self._interpreter = self._entry = _Closed()
 
     @property
@@ -295,18 +326,6 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def read_model(path: str | os.PathLike[str]) -> bytes:
-    """Content of a model's file.
-
-    Raises:
-        ModelError: It cannot be read.
-    """
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read the model: {error}") from None
-
-
 def _check_delegate(delegate: str, options: Options | None) -> None:
     is_known = delegate in DELEGATES or is_library(delegate)
     if not is_known:
@@ -371,5 +390,5 @@ def _filled(rows: Array, batch: int) -> Array:
 
 def smoke_run(tflite: Content, sample: Sequence[Array]) -> None:
     """Job: loads a model and runs one sample; a model that kills its host kills a child here."""
-    with Session(tflite, threads=1) as session:
+    with Session(tflite, threads=1, trusted=True) as session:
         session.invoke(sample)

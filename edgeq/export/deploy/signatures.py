@@ -21,6 +21,7 @@ from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.recipe import as_recipe
 from edgeq.report.signature_reports import SignatureReports
 from edgeq.runtime.benchmark import random_sample
+from edgeq.runtime.file_check import remember
 from edgeq.runtime.session import Session
 
 _P = ParamSpec("_P")
@@ -60,7 +61,7 @@ class MultiSignatureModel:
         self, signature: str, delegate: str = "xnnpack", threads: int | None = None
     ) -> Session:
         """A signature of the file, loaded on this machine's interpreter."""
-        return Session(self.tflite, delegate, threads, signature=signature)
+        return Session(self.tflite, delegate, threads, signature=signature, trusted=True)
 
 
 def by_signature(export: Callable[_P, EdgeModel]) -> Callable[_P, EdgeModel | Any]:
@@ -158,6 +159,7 @@ def _merged(made: Mapping[str, EdgeModel]) -> MultiSignatureModel:
             f"the runtime {error.reason} when it ran the file of all signatures; export each "
             "signature to a file of its own"
         ) from None
+    remember(tflite)
     return MultiSignatureModel(bytes(tflite), made)
 
 
@@ -168,7 +170,10 @@ def check_alike(tflite: bytes, singles: Mapping[str, bytes]) -> None:
         VerificationError: They do not compute the same, bit for bit.
     """
     for key, single in singles.items():
-        with Session(single, threads=1) as own, Session(tflite, threads=1, signature=key) as one:
+        with (
+            Session(single, threads=1, trusted=True) as own,
+            Session(tflite, threads=1, signature=key, trusted=True) as one,
+        ):
             sample = dict(zip(own.input_names, random_sample(own.io), strict=True))
             expected, found = own.run(sample), one.run(sample)
         same = expected.keys() == found.keys() and all(

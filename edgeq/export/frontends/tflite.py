@@ -10,21 +10,18 @@ import os
 from pathlib import Path
 from typing import TypeAlias, TypeGuard
 
-import numpy as np
-
 from edgeq.errors import ModelError
 from edgeq.export.convert.shield_float_ops import hide_ops, opaque_ops
 from edgeq.export.frontends import onnx
 from edgeq.export.importing import SizeSource, import_file, with_fixed_sizes
 from edgeq.export.importing.small_file import without_large_constants
 from edgeq.files import Content, MappedFile, read_content
-from edgeq.flatbuffer import Tensor, parse, with_signature
+from edgeq.flatbuffer import with_signature
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel
-from edgeq.runtime.interpreter import plain_interpreter
 
 CHECK_LIMIT_S = 60.0
-KERNEL_CHECK = "edgeq.export.frontends.tflite:check_kernels"
+KERNEL_CHECK = "edgeq.runtime.file_check:check_kernels"
 CHECK_MEMORY_BYTES = 2 << 30
 """What a check may take besides the copies of the file itself that it makes."""
 
@@ -92,34 +89,6 @@ def read_file(model: Source, worker: Worker) -> Content:
         tflite = bytes(model) if isinstance(model, bytearray) else _read(Path(model))
     _check(worker, "edgeq.flatbuffer:parse_only", tflite, "its reader")
     return tflite
-
-
-def check_kernels(tflite: Content) -> None:
-    """Job: has every op's own kernel check its operands, and compute its output's shape and type.
-
-    The delegate trusts more than it checks: given a bias that is too short, it reads behind it.
-
-    Raises:
-        ModelError: A kernel computes another shape or type than the file gives the tensor.
-    """
-    interpreter = plain_interpreter(tflite)
-    tensors = parse(tflite).graphs[0].tensors
-    for detail in interpreter.get_tensor_details()[: len(tensors)]:
-        shape = tuple(int(d) for d in detail["shape"])
-        _check_tensor(tensors[detail["index"]], shape, np.dtype(detail["dtype"]).name)
-
-
-def _check_tensor(tensor: Tensor, shape: tuple[int, ...], dtype: str) -> None:
-    same_shape = len(tensor.shape) == len(shape) and all(
-        claimed in (-1, found) for claimed, found in zip(tensor.shape, shape, strict=True)
-    )
-    same_dtype = tensor.dtype == dtype or not hasattr(np, tensor.dtype)
-    if not (same_shape and same_dtype):
-        raise ModelError(
-            f"the .tflite file is damaged: tensor {tensor.name!r} is {tensor.dtype} of shape "
-            f"{tensor.shape}, but its op makes {dtype} of shape {shape}. Make it again with its "
-            "converter"
-        )
 
 
 def _check(worker: Worker, job: str, tflite: Content, who: str) -> None:

@@ -200,7 +200,7 @@ class Rounder:
         # Each session has weights of its own, of which a large model has room for one.
         alone = is_large(len(tflite))
         each, members = (self._threads, 1) if alone else (1, self._threads)
-        with Crew(lambda: Session(tflite, threads=each), members) as crew:
+        with Crew(lambda: Session(tflite, threads=each, trusted=True), members) as crew:
             for found in crew.map(self._samples, rows):
                 for one, seen in zip(found, moments, strict=True):
                     seen.add(one)

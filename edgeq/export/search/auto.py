@@ -156,14 +156,14 @@ class Search:
 
     def _outside(self, built: Built | None) -> Mapping[str, frozenset[int]]:
         """Ops that the delegate does not take, in float and in the int8 file."""
-        with Session(self.model.tflite, threads=1) as session:
+        with Session(self.model.tflite, threads=1, trusted=True) as session:
             taken = session.coverage().delegated
         operators = self.model.graph.operators
         found = {"float32": frozenset(op.index for op in operators if op.index not in taken)}
         found["int8"] = frozenset()
         if built is not None:
             exported = built.beside(self.model)
-            with Session(built.tflite, threads=1) as session:
+            with Session(built.tflite, threads=1, trusted=True) as session:
                 taken = session.coverage().delegated
             left = [op for op in exported.graph.operators if op.index not in taken]
             origins = [exported.counterpart(op) for op in left if op.name not in BOUNDARY]
