@@ -15,6 +15,7 @@ from one_op import OneOp, Step, Value
 from edgeq.errors import DelegateError, ModelError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, schema, unpack
+from edgeq.model import FloatModel
 from edgeq.runtime import Session, edgetpu_devices
 from edgeq.runtime.delegates import edgetpu_options
 
@@ -130,8 +131,10 @@ def test_a_delegate_that_fails_while_it_runs_is_quoted(
         session.run(demo_images[:1])
 
 
-def test_libraries_that_are_none_are_told_apart(build: Build, tmp_path: Path) -> None:
-    model = b""
+def test_libraries_that_are_none_are_told_apart(
+    build: Build, tmp_path: Path, demo_model: FloatModel
+) -> None:
+    model = demo_model.tflite
     (tmp_path / "text.so").write_text("not a library")
     other = tmp_path / "other.so"
     subprocess.run(["gcc", "-shared", "-o", other, "-xc", "/dev/null"], check=True)
