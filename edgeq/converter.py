@@ -19,7 +19,7 @@ from edgeq.files import Content
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 
 PRELOAD = ("edgeq.mlir", "litert_converter.mlir.ir", "edgeq.runtime.session")
-"""What the child imports while the parent calibrates."""
+"""Modules that the child imports while the parent calibrates."""
 
 RUN_SECONDS_MAX = 60.0
 """A model that takes longer for one sample is refused: verifying it would take hours."""
@@ -55,7 +55,7 @@ def lower_to_float(worker: Worker, bytecode: bytes, origin: str) -> Content:
 def lower_exported(
     worker: Worker, module: bytes, inputs: Sequence[str], outputs: Sequence[str]
 ) -> Content:
-    """What `jax.export` serialised becomes a float .tflite file with these names.
+    """Converts a program that `jax.export` serialised to a float .tflite file with these names.
 
     Raises:
         ConversionError: The converter refused the model, or died on it.

@@ -1,4 +1,4 @@
-"""What native libraries log while they start, kept off the user's terminal.
+"""Keeps off the user's terminal what native libraries log while they start.
 
 They write to descriptor 2, past `sys.stderr`, and read their settings too early or never. Knows how
 such lines look, and no library.

@@ -51,7 +51,7 @@ class Kind(enum.Enum):
 
 
 class Holds(enum.Enum):
-    """What an op's output holds of the values that it reads."""
+    """Relation of an op's output to the values that it reads."""
 
     ALL = "each of them and no other"
     SOME = "some of them, or 0"
@@ -365,7 +365,7 @@ _OTHERS = (
 )
 
 OTHER_OPS: dict[str, OtherOp] = {row.name: row for row in _OTHERS}
-"""What is known of ops without a row in `OPS`, by builtin operator name."""
+"""Facts of ops without a row in `OPS`, by builtin operator name."""
 
 
 def kind_of(name: str) -> Kind:
@@ -375,7 +375,7 @@ def kind_of(name: str) -> Kind:
 
 
 def holds(name: str) -> Holds:
-    """What an op's output holds of what it reads, by builtin operator name."""
+    """Relation of an op's output to what it reads, by builtin operator name."""
     row = OPS.get(name) or OTHER_OPS.get(name)
     return Holds.NEW if row is None else row.holds
 

@@ -238,7 +238,7 @@ _FLOAT_VERSIONS: tuple[tuple[tuple[str, ...], int, _Needed], ...] = (
     (("SELECT",), 3, _is_wide),
     (("FLOOR_DIV", "BROADCAST_TO"), 2, lambda op, read: True),
 )
-"""What needs more than version 1 of an op with float32 tensors.
+"""Features that need more than version 1 of an op with float32 tensors.
 
 Source:
     `op_version.cc` of LiteRT.

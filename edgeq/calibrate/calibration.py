@@ -57,7 +57,7 @@ class Extremes:
 
 @dataclass(frozen=True)
 class Beyond:
-    """What a tensor holds besides numbers that integers can stand for.
+    """Values of a tensor that integers cannot stand for.
 
     Attributes:
         low: Values that are -infinity or stand for it, as a mask's are.
@@ -70,7 +70,7 @@ class Beyond:
     nan: bool = False
 
     def merge(self, other: Beyond) -> Beyond:
-        """What either holds."""
+        """Union of both."""
         return Beyond(self.low or other.low, self.high or other.high, self.nan or other.nan)
 
 

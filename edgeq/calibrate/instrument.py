@@ -21,7 +21,7 @@ from edgeq.qtypes import STAND_IN_FOR_INFINITY
 Shape: TypeAlias = tuple[int, ...]
 
 NO_VALUE = 3e38
-"""What a minimum without any value is; the negative of it, what a maximum is."""
+"""A minimum without any value; the negative of it is such a maximum."""
 
 MASKED = -5e3
 """A row of scores none of which is higher is masked as a whole and says nothing of the others."""

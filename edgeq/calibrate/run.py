@@ -61,7 +61,7 @@ def _may_be_nan(op: Operator) -> bool:
 
 
 def scores(graph: Graph) -> tuple[int, ...]:
-    """What a softmax reads: of that, nothing matters that is far below the largest of its row."""
+    """Inputs of a softmax, of which nothing matters that is far below the largest of its row."""
     read = (op.inputs[0] for op in graph.operators if op.name in ("SOFTMAX", "LOG_SOFTMAX"))
     tensors = (graph.tensors[t] for t in dict.fromkeys(read))
     return tuple(t.index for t in tensors if t.dtype == "float32" and t.shape)
@@ -140,7 +140,7 @@ class Calibrator:
         return seen.calibration()
 
     def _measure(self, member: _Member, sample: Sequence[npt.NDArray[Any]]) -> _Sample:
-        """What one sample shows; called on several threads at once."""
+        """Measures one sample; called on several threads at once."""
         tensors = np.asarray([p.tensor for p in self._probes], int)
         while True:
             session, places = member.ready()

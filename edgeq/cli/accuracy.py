@@ -193,9 +193,9 @@ def _read_baseline(path: Path) -> Facts:
 
 @app.command(
     epilog="Examples:\n\n"
-    "edgeq debug model.tflite model_int8.tflite --data images.npy -o better.json\n\n"
+    "edgeq debug model.tflite model_int8.tflite --data images.npy -o refined.json\n\n"
     "edgeq debug model.tflite --recipe int8 --data images.npy\n\n"
-    "edgeq export model.tflite --data images.npy --recipe better.json -o model_int8.tflite"
+    "edgeq export model.tflite --data images.npy --recipe refined.json -o model_int8.tflite"
 )
 def debug(
     model: FloatSide,

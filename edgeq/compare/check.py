@@ -56,13 +56,13 @@ def check(
         raise RecipeError(
             "max_metric_drop needs something to measure: pass labels, or metrics that need none"
         )
-    comparison, judge = compared(
+    comparison, pair = compared(
         float_model, edge_model, data, metrics, labels, output, "local", threads, progress
     )
-    reference, edge = judge.models
-    zeros = [np.zeros(spec.shape, spec.dtype) for spec in judge.inputs]
-    with closing(judge.load()) as runner:
-        pairs = zip(("float", "edge"), runner.sessions, judge.links, strict=True)
+    reference, edge = pair.models
+    zeros = [np.zeros(spec.shape, spec.dtype) for spec in pair.inputs]
+    with closing(pair.load()) as runner:
+        pairs = zip(("float", "edge"), runner.sessions, pair.links, strict=True)
         runs = {name: (session, link.stored(zeros)) for name, session, link in pairs}
         latency = interleaved_latency(runs)
         coverage = runner.sessions[1].coverage()

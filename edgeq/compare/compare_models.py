@@ -106,18 +106,18 @@ def compared(
     threads: int | None,
     progress: bool | None,
 ) -> tuple[Comparison, PairedRun]:
-    """`compare`, with the judge who has found it and holds both models as they were loaded."""
+    """`compare`, with the paired run, which holds both models as they were loaded."""
     stages = Progress.make(progress)
     asked = _asked(metrics, labels)
     reference = float_model.float_model if isinstance(float_model, EdgeModel) else float_model
     models = {"the float model": reference, "the edge model": edge_model}
-    judge, tally = _judged(models, data, asked, labels, output, engine, threads, stages)
+    pair, tally = _judged(models, data, asked, labels, output, engine, threads, stages)
     changes = {}
     with stages.stage("resample", len(asked)) as advance:
         for name, metric in asked.items():
             changes[name] = _change(name, metric, tally)
             advance()
-    outputs = map(OutputFidelity.of, judge.output_names, tally.outputs, tally.parts)
+    outputs = map(OutputFidelity.of, pair.output_names, tally.outputs, tally.parts)
     found = Comparison(
         samples=tally.samples,
         outputs=tuple(outputs),
@@ -125,7 +125,7 @@ def compared(
         runtime=load_backend().describe(),
         worst_samples=tuple(tally.worst),
     )
-    return found, judge
+    return found, pair
 
 
 def evaluate(
@@ -192,19 +192,19 @@ def _judged(
         with stages.stage("load"):
             loaded = tuple(load(what, m, dataset, worker) for what, m in models.items())
             kept = {name: measures.by_row(metric) for name, metric in asked.items()}
-            judge = PairedRun(loaded, kept, _output_place(loaded[0], output, asked), threads)
-            specs = judge.inputs
+            pair = PairedRun(loaded, kept, _output_place(loaded[0], output, asked), threads)
+            specs = pair.inputs
         with stages.stage("compare" if len(models) > 1 else "evaluate", dataset.length) as advance:
             if rows is not None:
-                _try(judge, next(dataset.samples(specs)), models, worker)
+                _try(pair, next(dataset.samples(specs)), models, worker)
                 parts = cluster.map_shards(
-                    replace(judge, threads=threads or 1), rows, specs, threads, advance
+                    replace(pair, threads=threads or 1), rows, specs, threads, advance
                 )
-                return judge, judge.total(parts)
+                return pair, pair.total(parts)
             samples = dataset.samples(specs, advance)
             first = next(samples)
-            _try(judge, first, models, worker)
-            return judge, judge(itertools.chain((first,), samples))
+            _try(pair, first, models, worker)
+            return pair, pair(itertools.chain((first,), samples))
 
 
 def _output_place(model: FloatModel, output: str | None, asked: Mapping[str, object]) -> int:
@@ -221,9 +221,9 @@ def _output_place(model: FloatModel, output: str | None, asked: Mapping[str, obj
     return names.index(output)
 
 
-def _try(judge: PairedRun, sample: Sample, models: Iterable[str], worker: Worker) -> None:
+def _try(pair: PairedRun, sample: Sample, models: Iterable[str], worker: Worker) -> None:
     """Runs the first sample in the child: a model may kill its process."""
-    for what, model, link in zip(models, judge.models, judge.links, strict=True):
+    for what, model, link in zip(models, pair.models, pair.links, strict=True):
         check_runs(worker, model.tflite, tuple(link.stored(sample)), what)
 
 

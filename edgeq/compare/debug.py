@@ -52,11 +52,11 @@ def debug(
             the float model is exported first.
         recipe: What the edge model was or is to be exported with. The suggested recipe has its
             rules behind new ones.
-        goal_db: SQNR in dB from which on the outputs need no mending.
+        goal_db: SQNR in dB from which on the outputs are good enough.
         progress: As for `export`.
 
     Returns:
-        Every layer, the one that costs the outputs most first, and a recipe that mends the model.
+        Every layer, the one that costs the outputs most first, and a better recipe.
 
     Raises:
         ModelError: A model cannot be read or traced, or the two have no tensors in common.

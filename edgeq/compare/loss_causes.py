@@ -1,4 +1,4 @@
-"""Why a layer of an integer model loses what it loses, and the rules that would mend it.
+"""Why a layer of an integer model loses what it loses, and the rules that would fix it.
 
 A pure decision from what was measured. Each cause is one function that says how many of the 8 bits
 it takes; the one that takes most is named.
@@ -63,7 +63,7 @@ class Cause:
         bits: How many bits it takes.
         why: In words.
         remedy: In words.
-        observer: Name of the observer that mends it; empty where only other modes do.
+        observer: Name of the observer that fixes it; empty where only other modes do.
     """
 
     bits: float
@@ -88,8 +88,8 @@ def explain(
     guilty = [] if found.sqnr_db >= goal_db else _blamed(ranked)
     if guilty:
         places = ", ".join(loss.line.where for loss in guilty)
-        recipe: Recipe | None = _mended(model, ranked, guilty, base)
-        advice = f"export again with the suggested recipe, which mends {places}"
+        recipe: Recipe | None = _refined(model, ranked, guilty, base)
+        advice = f"export again with the suggested recipe, which improves {places}"
     elif found.sqnr_db >= goal_db:
         recipe, advice = None, f"nothing to do: the outputs keep {found.sqnr_db:.1f} dB"
     elif base.default is Mode.AUTO:
@@ -99,7 +99,7 @@ def explain(
         recipe = AUTO
         advice = f"{_NONE_STANDS_OUT}: let recipe='auto' find what should stay float"
     lines = tuple(_explained(loss) if loss.line.cost > 0 else loss.line for loss in ranked)
-    return replace(found, layers=lines, culprits=len(guilty), advice=advice, recipe=recipe)
+    return replace(found, layers=lines, sensitive=len(guilty), advice=advice, recipe=recipe)
 
 
 _NONE_STANDS_OUT = "the loss is spread over many layers, none of which stands out"
@@ -122,10 +122,10 @@ def _explained(loss: Loss) -> LayerError:
     return replace(loss.line, cause=cause.why, suggestion=cause.remedy)
 
 
-def _mended(
+def _refined(
     model: FloatModel, losses: Sequence[Loss], guilty: Sequence[Loss], base: Recipe
 ) -> Recipe:
-    """A recipe that mends the layers that are blamed, in front of the base's rules."""
+    """A recipe for the sensitive layers, in front of the base's rules."""
     noise = sum(loss.line.cost for loss in losses)
     storable = {
         loss.op.index
@@ -138,7 +138,7 @@ def _mended(
             known = rules.get(rule.layer)
             if known is None or rule.mode is Mode.FLOAT:
                 rules[rule.layer] = rule
-    made = replace(base, name=f"{base.name}, mended", rules=(*rules.values(), *base.rules))
+    made = replace(base, name=f"{base.name}, refined", rules=(*rules.values(), *base.rules))
     used = {made.rule_for(op.name, model.layer(op)) for op in model.graph.operators}
     return replace(made, rules=tuple(rule for rule in made.rules if rule in used))
 

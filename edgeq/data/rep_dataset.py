@@ -249,7 +249,7 @@ def _as_input(value: Any, spec: InputSpec, index: int) -> Array:
         position = tuple(int(i) for i in bad)
         raise DataError(
             f"{where}: the value at {position} is {array[position]}; calibration needs finite "
-            f"numbers. Drop the sample or mend the preprocessing"
+            f"numbers. Drop the sample or fix the preprocessing"
         )
     shape = spec.given_shape
     if array.ndim == len(shape) - 1 and array.shape == shape[1:]:

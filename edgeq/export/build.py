@@ -55,7 +55,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Workshop:
-    """What files of one model are built with.
+    """Means to build files of one model with.
 
     Attributes:
         model: The float model that plans speak of.

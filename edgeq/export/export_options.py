@@ -113,7 +113,7 @@ def _recipe_for(target: Target, recipe: str | os.PathLike[str] | Recipe) -> Reci
 
 
 def _strict_for(target: Target, asked: bool | None) -> bool:
-    """What was asked for, or else whether the target computes in integers alone."""
+    """Strictness asked for, or else whether the target computes in integers alone."""
     if asked is not None and not isinstance(asked, bool):
         raise RecipeError(f"strict must be True, False or None. Received: {asked!r}")
     return not target.mixes_float if asked is None else asked
@@ -124,7 +124,7 @@ def _calibration(given: Calibration | str | os.PathLike[str] | None) -> Calibrat
 
 
 def _ports_for(target: Target, asked: object, side: str) -> PortSpecs:
-    """What ports shall be, where nothing is said as the target has them."""
+    """Requested ports, or those of the target where nothing is said."""
     return as_port_specs(target.port_type if asked is None else asked, side)
 
 

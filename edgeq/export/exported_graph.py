@@ -49,7 +49,7 @@ class ExportedGraph:
         return None
 
     def _known(self, tensor: int) -> Iterator[int]:
-        """What a tensor, and the same numbers in another type behind it, came from."""
+        """Source of a tensor, and of the same numbers in another type behind it."""
         if tensor in self._origins:
             yield self._origins[tensor]
         for user, _ in self.graph.uses.get(tensor, []):
@@ -68,7 +68,7 @@ class ExportedGraph:
         return found
 
     def _related(self, tensor: int) -> Iterator[int]:
-        """What a tensor, and all that holds the same numbers in another type, came from."""
+        """Source of a tensor, and of all that holds the same numbers in another type."""
         yield from self._known(tensor)
         producer = self.graph.producers.get(tensor)
         if producer is not None and producer.name in BOUNDARY:
@@ -92,7 +92,7 @@ class ExportedGraph:
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
     def kind(self, op: Operator) -> str:
-        """What an op is counted as, for example `"float32 with int8 weights"`."""
+        """Kind that an op is counted as, for example `"float32 with int8 weights"`."""
         if op.name in BOUNDARY:
             stored = self.graph.tensors[op.inputs[0]].is_constant
             return "dequantize of weights" if stored else "quantize/dequantize"
@@ -102,21 +102,21 @@ class ExportedGraph:
         return f"float32 with {dynamic} weights" if dynamic and kind == "float32" else kind
 
     def dtype(self, op: Operator) -> str:
-        """What an op computes in: float32 as soon as one of its tensors is."""
+        """Type that an op computes in: float32 as soon as one of its tensors is."""
         tensors = [self.graph.tensors[t] for t in (*op.inputs, *op.outputs) if t >= 0]
         kinds = [t.dtype for t in tensors]
         return next((k for k in ("float32", "int16", "int8") if k in kinds), kinds[-1])
 
     @functools.cached_property
     def _made(self) -> dict[int, Tensor]:
-        """What each tensor of the float model became; of several, the one that is made last."""
+        """Counterpart of each tensor of the float model; of several, the one that is made last."""
         producers = self.graph.producers
         order = {t: producers[t].index if t in producers else -1 for t in self._origins}
         made = sorted(self._origins, key=lambda t: order[t])
         return {self._origins[t]: self.graph.tensors[t] for t in made}
 
     def integer_tensor(self, origin: int, dtype: DType) -> Tensor | None:
-        """What a tensor of the float model became; None if the converter folded it away.
+        """Counterpart of a tensor of the float model; None if the converter folded it away.
 
         Args:
             origin: Its index in the float model.

@@ -28,7 +28,7 @@ from edgeq.recipe import Mode
 
 @dataclass(frozen=True)
 class Ranges:
-    """What the data have shown of a model.
+    """Ranges of a model as the data have shown them.
 
     Attributes:
         calibration: The ranges that a plan rests on.

@@ -83,26 +83,24 @@ def verify(
 
 
 def _run(
-    judge: PairedRun, samples: Sequence[Sample], min_sqnr_db: float | None
+    pair: PairedRun, samples: Sequence[Sample], min_sqnr_db: float | None
 ) -> tuple[tuple[OutputFidelity, ...], Coverage, dict[str, Latency]]:
     """Both models on all samples: their outputs, what the delegate took, and their latency."""
     before: list[list[list[Array]]] = [[] for _ in samples]
     latency: dict[str, Latency] = {}
-    for turn in judge.turns:
-        with contextlib.closing(judge.load(turn)) as runner:
+    for turn in pair.turns:
+        with contextlib.closing(pair.load(turn)) as runner:
             pairs = zip(before, samples, strict=True)
             answers = ([*known, *runner.run(sample)] for known, sample in pairs)
-            if turn[-1] == len(judge.models) - 1:
-                seen = judge.total(map(judge.seen, answers, samples))
-                outputs = tuple(
-                    map(OutputFidelity.of, judge.output_names, seen.outputs, seen.parts)
-                )
+            if turn[-1] == len(pair.models) - 1:
+                seen = pair.total(map(pair.seen, answers, samples))
+                outputs = tuple(map(OutputFidelity.of, pair.output_names, seen.outputs, seen.parts))
                 _check_sqnr(outputs, min_sqnr_db)
                 coverage = runner.sessions[-1].coverage()
             else:
                 before = list(answers)
             runs = {
-                ("float", "edge")[place]: (session, judge.links[place].stored(samples[0]))
+                ("float", "edge")[place]: (session, pair.links[place].stored(samples[0]))
                 for place, session in zip(turn, runner.sessions, strict=True)
             }
             latency.update(interleaved_latency(runs))

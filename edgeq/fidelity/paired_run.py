@@ -160,7 +160,7 @@ class Tally:
 
 
 class Runner:
-    """The models of a judge, loaded: a session of one thread for each.
+    """The models of a paired run, loaded: a session of one thread for each.
 
     Attributes:
         sessions: The sessions, in the order of the models.
@@ -304,7 +304,7 @@ class PairedRun:
         for name, output in zip(self.output_names, answers[0], strict=True):
             if not np.isfinite(output).all():
                 raise DataError(
-                    f"output {name!r} of {who} is not finite; drop the sample or mend the model"
+                    f"output {name!r} of {who} is not finite; drop the sample or fix the model"
                 )
         for name, output in zip(self.output_names, answers[-1], strict=True):
             if not np.isfinite(output).all():

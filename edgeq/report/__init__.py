@@ -189,7 +189,7 @@ class Report(Measured):
         )
 
     def shortfalls(self) -> list[str]:
-        """What falls short of a small, fast and faithful model, and the word that would help."""
+        """Where the model is not small, fast or faithful, and the option that would help."""
         is_auto = self.recipe == "auto"
         found = []
         if not self._has_integers:

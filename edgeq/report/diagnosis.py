@@ -99,7 +99,7 @@ class Diagnosis:
         sqnr_db: SQNR in dB of the worst output, or its worst part, of the whole model.
         samples: Number of samples that were run.
         runtime: The interpreter that ran them, with version.
-        culprits: How many of the layers are to blame; 0 where none stands out.
+        sensitive: How many of the first layers are sensitive layers; 0 where none stands out.
         advice: What to do, in a sentence.
         recipe: A recipe that does it; None where there is nothing to do.
     """
@@ -108,7 +108,7 @@ class Diagnosis:
     sqnr_db: float
     samples: int
     runtime: str
-    culprits: int = 0
+    sensitive: int = 0
     advice: str = ""
     recipe: Recipe | None = None
 
@@ -129,7 +129,7 @@ class Diagnosis:
         """Writes the diagnosis to a terminal, by default standard output."""
         console = console or Console()
         console.print(self._table())
-        for line in self.layers[: self.culprits]:
+        for line in self.layers[: self.sensitive]:
             console.print(f"\n{line.where}", style="bold", highlight=False, markup=False)
             console.print(f"  why: {line.cause}", highlight=False, markup=False)
             console.print(f"  do: {line.suggestion}", highlight=False, markup=False)

@@ -27,7 +27,7 @@ LIMIT_S = 60.0
 """Seconds for a file of up to 1 GB, and again as many for each further one."""
 
 MEMORY_BYTES = 4 << 30
-"""What a child may take besides copies of the file."""
+"""Bytes that a child may take besides its copies of the file."""
 
 REMEMBERED = 1000
 
@@ -35,7 +35,7 @@ _ANY = ("",)
 
 
 class _Passed:
-    """What has passed, by SHA-256 and the way it was loaded; the oldest is forgotten first."""
+    """Checks that passed, by SHA-256 and the way it was loaded; the oldest is forgotten first."""
 
     def __init__(self) -> None:
         self._keys: dict[tuple[str, ...], None] = {}

@@ -1,4 +1,4 @@
-"""`edgeq.debug`: planted faults are named first, explained, and mended by the suggested recipe."""
+"""`edgeq.debug`: planted faults are named first, explained, and refined by the suggested recipe."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def diagnosis(spoilt: bytes, spoilt_edge: EdgeModel) -> Diagnosis:
 
 def test_the_sabotaged_layer_is_named_first_with_its_cause(diagnosis: Diagnosis) -> None:
     worst, second = diagnosis.layers[:2]
-    assert (worst.layer, worst.op, diagnosis.culprits) == (LAYER, "CONV_2D", 1)
+    assert (worst.layer, worst.op, diagnosis.sensitive) == (LAYER, "CONV_2D", 1)
     assert worst.spread is not None
     assert worst.spread.loudest_channel == CHANNEL
     assert worst.spread.channel_ratio > FACTOR / 4
@@ -67,14 +67,15 @@ def test_the_suggested_recipe_restores_what_was_lost(
     assert {rule.layer.replace("\\", "") for rule in diagnosis.recipe.rules} == {
         f"^{LAYER}$", f"^{READER}$",
     }  # fmt: skip
-    mended = edgeq.export(spoilt, DATA.calibration, recipe=diagnosis.recipe)
+    refined = edgeq.export(spoilt, DATA.calibration, recipe=diagnosis.recipe)
     images, labels = DATA.test[:400], DATA.labels[:400]
     before, lost, found = (
-        edgeq.evaluate(model, images, labels)["accuracy"] for model in (spoilt, spoilt_edge, mended)
+        edgeq.evaluate(model, images, labels)["accuracy"]
+        for model in (spoilt, spoilt_edge, refined)
     )
     assert before - lost > 0.3
     assert found - lost >= 0.9 * (before - lost)
-    assert len(mended.report.float_ops) + len(mended.report.remarks) <= 2
+    assert len(refined.report.float_ops) + len(refined.report.remarks) <= 2
 
 
 def test_what_is_added_and_accumulated_is_what_numpy_has(
@@ -102,7 +103,7 @@ def test_a_model_without_its_integers_is_exported_first(
     demo_model: FloatModel, demo_images: Array
 ) -> None:
     found = edgeq.debug(demo_model, None, iter(demo_images))
-    assert (found.recipe, found.culprits, found.samples) == (None, 0, 16)
+    assert (found.recipe, found.sensitive, found.samples) == (None, 0, 16)
     assert found.advice == f"nothing to do: the outputs keep {found.sqnr_db:.1f} dB"
 
 
@@ -119,7 +120,7 @@ def test_a_range_that_clips_is_found_again_among_ops_of_all_kinds(
     made = edgeq.export(demo_model.tflite, demo_images, recipe=base, min_sqnr_db=None)
     found = edgeq.debug(demo_model, made, demo_images, recipe=base)
     worst = found.layers[0]
-    assert (worst.layer, found.culprits) == (layer, 1)
+    assert (worst.layer, found.sensitive) == (layer, 1)
     assert "are clipped" in worst.cause
     lines = {line.layer: line for line in found.layers}
     assert lines["classifier"].kind == "float32 with int8 weights"
@@ -129,8 +130,8 @@ def test_a_range_that_clips_is_found_again_among_ops_of_all_kinds(
     assert found.recipe is not None
     mending, *kept = found.recipe.rules  # in place of the rule that clips
     assert (mending.observer, mending.mode, tuple(kept)) == ("minmax", Mode.STATIC_INT8, others)
-    mended = edgeq.export(demo_model.tflite, demo_images, recipe=found.recipe)
-    assert mended.report.sqnr_db > 20 > found.sqnr_db
+    refined = edgeq.export(demo_model.tflite, demo_images, recipe=found.recipe)
+    assert refined.report.sqnr_db > 20 > found.sqnr_db
     assert json.loads(found.to_json())["recipe"] is None  # its own observer has no name
 
 
@@ -208,7 +209,7 @@ def test_nobody_is_blamed_where_many_lose_alike(
 ) -> None:
     losses = [Loss(line(0.1), op, op.outputs[0], 0.0, None) for op in demo_model.graph.operators]
     made = explain(Diagnosis((), 5.0, 4, "runtime"), demo_model, losses, base, goal_db=20.0)
-    assert (made.culprits, made.recipe) == (0, recipe)
+    assert (made.sensitive, made.recipe) == (0, recipe)
     assert advice in made.advice
 
 
@@ -232,11 +233,11 @@ def test_the_command_writes_the_recipe(
     spoilt_edge.save("int8.tflite")
     np.save("images.npy", DATA.calibration)
     arguments = ["debug", "model.tflite", "int8.tflite", "--data", "images.npy"]
-    written = ["-o", "mended.json", "--json", "found.json", "--report", "page.html"]
+    written = ["-o", "refined.json", "--json", "found.json", "--report", "page.html"]
     found = CliRunner().invoke(app, [*arguments, *written])
     assert found.exit_code == 0, found.stderr
     assert diagnosis.layers[0].cause in found.stdout
-    assert edgeq.Recipe.from_json(Path("mended.json").read_text()) == diagnosis.recipe
+    assert edgeq.Recipe.from_json(Path("refined.json").read_text()) == diagnosis.recipe
     assert Path("found.json").read_text() == diagnosis.to_json()
     page = Path("page.html").read_text()
     for name in ("layers", "delegate", "worst"):

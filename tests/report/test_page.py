@@ -85,7 +85,7 @@ def test_every_chart_is_drawn(desktop: Tab) -> None:
     assert desktop.page.locator(".chart").count() == len(CHARTS)
 
 
-def test_the_summary_comes_first_and_names_the_culprit(desktop: Tab) -> None:
+def test_the_summary_comes_first_and_names_the_sensitive_layer(desktop: Tab) -> None:
     text = desktop.page.locator("main section").first.inner_text().lower()
     for word in ("fidelity", "size", "latency", "delegate", "db", "mends conv_2d"):
         assert word in text
@@ -142,7 +142,7 @@ def test_what_users_name_is_text(running: Any, exported: EdgeModel, tmp_path: Pa
     found = edgeq.compare(exported, exported, images, labels=[0, 1, 2, 3], metrics=metric)
     spread = Spread(-1.0, 1.0, 0.0, 1.0, 1.0, 2.0, 0)
     line = LayerError(bad, "ADD", 0, "int8", 0.1, 20.0, 20.0, spread, ((0.5, 3),), bad, bad)
-    odd = Diagnosis((line,), 20.0, 4, "runtime", culprits=1, advice=bad)
+    odd = Diagnosis((line,), 20.0, 4, "runtime", sensitive=1, advice=bad)
     path = edgeq.write_report(
         tmp_path / "odd.html", exported, comparison=found, diagnosis=odd, title=bad, command=bad
     )

@@ -77,9 +77,9 @@ def _with_integers(worker: Worker, model: FloatModel, plan: Plan) -> Any:
     try:
         converted = worker.call("edgeq.mlir:quantize", source, (*marks, *extra))
     except (JobCrashed, JobFailed) as error:
-        culprit = _named_op(model, error.output) or _bisect(worker, model, source, marks)
+        place = _named_op(model, error.output) or _bisect(worker, model, source, marks)
         raise ConversionError(
-            f"converting to int8: the converter {error.reason.splitlines()[0]} at {culprit}. "
+            f"converting to int8: the converter {error.reason.splitlines()[0]} at {place}. "
             f"{diagnosis(error.output)}Leave that op float with "
             "Rule(layer=..., mode=Mode.FLOAT, reason='...') or report the model"
         ) from None

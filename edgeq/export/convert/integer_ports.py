@@ -40,14 +40,14 @@ _QUANTIZE_VERSION = 2
 
 @dataclass(frozen=True)
 class Interface:
-    """What each float32 port of one model shall be, by name in the signature."""
+    """Requested type and range of each float32 port, by name in the signature."""
 
     inputs: Mapping[str, PortSpec]
     outputs: Mapping[str, PortSpec]
 
     @classmethod
     def of(cls, model: FloatModel, inputs: PortSpecs, outputs: PortSpecs) -> Interface:
-        """What was asked for, for one model.
+        """Resolves the requests for one model.
 
         Raises:
             RecipeError: It does not fit the model's ports.
@@ -103,7 +103,7 @@ def known_ranges(model: FloatModel, interface: Interface) -> dict[int, Fixed]:
 
 
 def _learned(model: FloatModel) -> Iterator[tuple[int, Fixed]]:
-    """What training has found of the activations that layers with a weight read."""
+    """Ranges that training found for the activations that layers with a weight read."""
     ranges = {path: Fixed(low, high) for path, low, high in model.learned}
     for op in model.graph.operators if ranges else ():
         known = ranges.get(model.layer(op))

@@ -135,7 +135,7 @@ def _bypass(tree: Any, tensor: int) -> None:
 
 
 def _outputs_behind(tree: Any, tensors: set[int], name: str) -> set[int]:
-    """What the ops of that name write that read one of the tensors."""
+    """Outputs of the ops of that name that read one of the tensors."""
     return {
         int(op.outputs[0])
         for op in tree.subgraphs[0].operators

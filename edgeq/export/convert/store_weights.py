@@ -126,7 +126,7 @@ def _kind(stored: Stored) -> str:
 
 
 def _stored_bytes(weight: Tensor, stored: Stored) -> tuple[npt.NDArray[np.uint8], str]:
-    """What the file holds of a weight, and its type."""
+    """Stored numbers of a weight, and their type."""
     assert weight.data is not None
     if stored.qparams is None:
         half = weight.data.astype(np.float16)

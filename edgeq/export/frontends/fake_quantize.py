@@ -1,4 +1,4 @@
-"""What a PyTorch module carries that is trained with fake quantization, and how it is read.
+"""Fake quantization in a trained PyTorch module, and how its scales are read.
 
 `WeightFakeQuantize` and `ActivationFakeQuantize` compute with the numbers that the exported file
 will hold; `finished` takes them out again and keeps what they have learned. Know PyTorch and the

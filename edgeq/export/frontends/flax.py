@@ -22,7 +22,7 @@ _IN_EVALUATION = {
     "deterministic": True,
     "use_running_average": True,
 }
-"""What parameters of `__call__` are set to that tell training from evaluation."""
+"""Values, in evaluation, of the parameters of `__call__` that tell it from training."""
 
 
 def handles(model: object) -> bool:

@@ -111,7 +111,7 @@ def trace_function(function: Function, sample: Any, worker: Worker) -> FloatMode
         _check_kernels(found, worker)
     except (ConversionError, ModelError) as error:
         with without_x64():
-            raise _culprit(lowered.ops, worker) or error from None
+            raise _refused_op(lowered.ops, worker) or error from None
     _check_shapes(found, lowered)
     return found
 
@@ -143,7 +143,7 @@ def _check_kernels(model: FloatModel, worker: Worker) -> None:
         raise ModelError(f"the runtime refuses the model: {error.reason}") from None
 
 
-def _culprit(ops: Iterable[Emitted], worker: Worker) -> UnsupportedOpError | None:
+def _refused_op(ops: Iterable[Emitted], worker: Worker) -> UnsupportedOpError | None:
     """The op that the converter refuses by itself, if one does."""
     for op in ops:
         names = [f"input_{i}" for i in range(len(op.operands))]

@@ -259,7 +259,7 @@ def _unsupported(function: Any, kinds: Sequence[str]) -> UnsupportedOpError:
 
 
 def _function(model: Any) -> tuple[Callable[..., Any], inspect.Signature]:
-    """What is called, and its inputs."""
+    """Function to be called, and its inputs."""
     if hasattr(model, "signatures"):
         served = _served(model, _name(model))
         return served, _parameters(served.structured_input_signature[1])
@@ -296,7 +296,7 @@ _ANY_WAY = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 def _said(error: Exception) -> str:
-    """What an error says, which in errors of the user's code stands below its traceback."""
+    """Message of an error, which in errors of the user's code stands below its traceback."""
     text = str(error)
     lines = text.strip().splitlines()
     return lines[-1].strip()[:300].rstrip(".") if "in user code" in text else first_line(error)

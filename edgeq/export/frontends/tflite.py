@@ -23,7 +23,7 @@ from edgeq.model import FloatModel
 CHECK_LIMIT_S = 60.0
 KERNEL_CHECK = "edgeq.runtime.file_check:check_kernels"
 CHECK_MEMORY_BYTES = 2 << 30
-"""What a check may take besides the copies of the file itself that it makes."""
+"""Bytes that a check may take besides its copies of the file itself."""
 
 Source: TypeAlias = bytes | bytearray | MappedFile | str | os.PathLike[str]
 
@@ -54,7 +54,7 @@ def trace(model: Source, sizes: SizeSource, worker: Worker) -> FloatModel:
 
 
 def _as_converted(model: FloatModel) -> Content:
-    """What the converter will see of a model, without its large constants."""
+    """A model as the converter will see it, without its large constants."""
     opaque = opaque_ops(model.tree, model.graph)
     return without_large_constants(hide_ops(model.tree, opaque) if opaque else model.tree)
 

@@ -120,7 +120,7 @@ def _joined_layers(name: str) -> list[str]:
 
 
 def run(module: Any, sample: Any) -> Any:
-    """What a module makes of a sample in the forms that `trace` takes.
+    """Outputs of a module for a sample in the forms that `trace` takes.
 
     Raises:
         DataError: `sample` does not fit `forward`.
@@ -216,7 +216,7 @@ def _export_error(
 def _run_error(
     module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
 ) -> Exception | None:
-    """What calling a copy of the module raises."""
+    """Error that calling a copy of the module raises."""
     import torch
 
     copied = _copy_of(module)

@@ -24,12 +24,12 @@ from edgeq.flatbuffer import pack, parse_tree, unpack
 from edgeq.isolation import Worker
 
 Said = tuple[str, ...]
-"""What was done to a file that its user should know, one sentence each."""
+"""Changes to a file that its user should know, one sentence each."""
 
 
 @dataclass(frozen=True)
 class SizeSource:
-    """What the sizes that a file leaves open are taken from.
+    """Source of the sizes that a file leaves open.
 
     Attributes:
         sample: An input to trace with; None takes the first of the data.

@@ -87,7 +87,7 @@ def _can_run(tree: Any, graph: Graph, op: Operator, ready: set[int]) -> bool:
 def _results(
     tree: Any, known: Mapping[int, Array], chosen: Sequence[Operator], worker: Worker
 ) -> dict[int, Array]:
-    """What the chosen ops make, as far as it is kept, by tensor index."""
+    """Kept results of the chosen ops, by tensor index."""
     if not chosen:
         return {}
     made = [tensor for op in chosen for tensor in op.outputs]

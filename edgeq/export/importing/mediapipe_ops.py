@@ -136,7 +136,7 @@ def _padded(chain: OpChain, data: int, rows: tuple[int, int], columns: tuple[int
 
 
 def _tap(chain: OpChain, padded: int, y: int, x: int, shape: tuple[int, ...], pool: _Pool) -> int:
-    """What the windows have at one place, `(N, H, W, C)`."""
+    """Values of the windows at one place, `(N, H, W, C)`."""
     batch, height, width, channels = shape
     ends = y + (height - 1) * pool.stride_h + 1, x + (width - 1) * pool.stride_w + 1
     begin = chain.constant([0, y, x, 0], np.int32)

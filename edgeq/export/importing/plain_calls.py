@@ -73,7 +73,7 @@ def _body(tree: Any, index: int, op: Any) -> int | None:
 
 
 def _content(tree: Any, tensor: Any) -> Any:
-    """What the file holds of a constant; None of a computed tensor."""
+    """Stored bytes of a constant; None of a computed tensor."""
     content = tree.buffers[tensor.buffer].data
     return content if content is not None and len(content) else None
 

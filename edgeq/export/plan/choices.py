@@ -25,7 +25,7 @@ LARGE = 1500
 
 @dataclass(frozen=True)
 class Choice:
-    """What one op becomes.
+    """Mode of one op, and why.
 
     Attributes:
         mode: How it is computed.
@@ -39,7 +39,7 @@ class Choice:
 
 
 Choices = Mapping[int, Choice]
-"""What becomes of each op that reads or writes real numbers, by its index."""
+"""Choice for each op that reads or writes real numbers, by its index."""
 
 
 def choose(model: FloatModel, recipe: Recipe) -> dict[int, Choice]:

@@ -20,7 +20,7 @@ from edgeq.targets import Target
 
 @dataclass(frozen=True)
 class PlannedOp:
-    """What is planned for one op.
+    """Plan of one op.
 
     Attributes:
         index: Position in execution order.

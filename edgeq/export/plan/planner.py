@@ -212,7 +212,7 @@ class _Planner:
         ]
 
     def _range(self, tensor: int) -> Range:
-        """What a tensor's integers must cover: measured, or what its producer's row says."""
+        """Range that a tensor's integers must cover: measured, or as its producer's row says."""
         return self._values.range(tensor, self._dtypes.get(tensor, DType.INT8))
 
     def _widen(self, tensor: int, found: Range) -> None:
@@ -240,7 +240,7 @@ class _Planner:
     def _operands(
         self, op: Operator, row: OpRow, tensors: Mapping[int, QParams]
     ) -> Iterator[tuple[int, QParams]]:
-        """What `op` must read at parameters other than the tensor's own."""
+        """Tensors that `op` must read at parameters other than their own."""
         dtype = self._dtype(op)
         for slot, tensor in self._graph.operands(op):
             if tensor.dtype != "float32" or slot == row.bias_slot:

@@ -27,7 +27,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes an integer and how. Indices are those of the float model's graph.
+    """Tensors that become integers, and how. Indices are those of the float model's graph.
 
     Attributes:
         tensors: Parameters of each computed tensor that becomes an integer.

@@ -23,7 +23,7 @@ class Reach:
     high: float = math.inf
 
     def union(self, other: Reach) -> Reach:
-        """What either can tell apart."""
+        """Range that either can tell apart."""
         return Reach(min(self.low, other.low), max(self.high, other.high))
 
     def minus(self, other: Range) -> Reach:

@@ -1,4 +1,4 @@
-"""What tensors hold as far as it matters: ranges without what no reader tells from their ends.
+"""Ranges of tensors as far as they matter: without values that no reader tells from their ends.
 
 A softmax gives the same weights whether a masked score is -infinity or merely far below the others,
 and a maximum does not see what is below its other operand. Such limits go from readers to what they
@@ -43,7 +43,7 @@ SATURATED = {"LOGISTIC": 12.0, "TANH": 6.0}
 
 
 LOG_SOFTMAX_SPAN = 16.0
-"""What an 8-bit LOG_SOFTMAX covers."""
+"""Range that an 8-bit LOG_SOFTMAX covers."""
 
 
 class Values:
@@ -64,7 +64,7 @@ class Values:
         self._follow_readers()
 
     def range(self, tensor: int, dtype: DType = DType.INT8) -> Range:
-        """What the integers of a computed tensor must cover.
+        """Range that the integers of a computed tensor must cover.
 
         Raises:
             ModelError: The calibration does not tell.
@@ -134,7 +134,7 @@ class Values:
         return bool((quantize(data, qparams) == qparams.zero_point[0]).any())
 
     def _unbounded(self, tensor: int) -> str:
-        """What a tensor holds that no integer can stand for, in words."""
+        """Values of a tensor that no integer can stand for, in words."""
         beyond, reach = self._held_beyond(tensor), self.reach(tensor)
         if beyond.nan and not self._is_left_out(tensor):
             return "NaN"
@@ -199,7 +199,7 @@ class Values:
         return ((s, t) for s, t in self._graph.operands(op) if t.dtype == "float32")
 
     def _held_beyond(self, tensor: int) -> Beyond:
-        """What a computed tensor holds beside finite values: measured, or that of its sources."""
+        """Values of a computed tensor beside finite ones: measured, or those of its sources."""
         if tensor not in self._beyond:
             self._beyond[tensor] = self._found_beyond(tensor)
         return self._beyond[tensor]
@@ -222,7 +222,7 @@ class Values:
         return found
 
     def reach(self, tensor: int) -> Reach:
-        """What the readers of a computed tensor can tell apart."""
+        """Range that the readers of a computed tensor can tell apart."""
         return self._reaches.get(tensor, UNLIMITED)
 
     def _follow_readers(self) -> None:
@@ -236,7 +236,7 @@ class Values:
                 self._reaches[tensor] = functools.reduce(Reach.union, read)
 
     def _operand(self, op: Operator, slot: int) -> Reach:
-        """What one op can tell apart of one operand."""
+        """Range that one op can tell apart of one operand."""
         if op.name in ("SOFTMAX", "LOG_SOFTMAX"):
             return self._scores(op)
         if op.name in SATURATED:
@@ -281,7 +281,7 @@ class Values:
         return Reach(behind.low, min(behind.high, high))
 
     def _moved(self, op: Operator) -> Reach:
-        """What is only moved matters as it does there; a choice may have left the rest out."""
+        """Reach of values that are only moved; a choice may have left the rest out."""
         found = [self.reach(t) for t in op.outputs]
         reach = functools.reduce(Reach.union, found)
         output = op.outputs[0]

@@ -45,7 +45,7 @@ while the goal is reached."""
 
 @dataclass(frozen=True)
 class Search:
-    """What the search may use.
+    """Means of the search.
 
     Attributes:
         trials: Where plans are built and judged.

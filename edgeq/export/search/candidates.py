@@ -21,10 +21,10 @@ NOT_SLOWER = 1.03
 the same file differ by as much."""
 
 SIZE_WORTH = 0.15
-"""What the whole size of the float weights is worth, in times of a float inference."""
+"""Worth of the whole size of the float weights, in times of a float inference."""
 
 Kernels: TypeAlias = frozenset[tuple[int, Mode]]
-"""What each op computes in, where that is not float."""
+"""Mode of each op that does not stay float."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Candidate:
 
 
 def kernels_of(choices: Choices) -> Kernels:
-    """What decides how fast a plan is: stored weights become float before anything runs."""
+    """The part of a plan that decides its speed: stored weights become float before it runs."""
     modes = ((index, choice.mode) for index, choice in choices.items())
     return frozenset((index, mode) for index, mode in modes if mode.is_static or mode.is_dynamic)
 

@@ -1,4 +1,4 @@
-"""What an op costs in each form, estimated from its shapes by tables of measured rates.
+"""Cost of an op in each form, estimated from its shapes by tables of measured rates.
 
 Good enough to choose among plans; `measure=True` of an export decides on the machine itself.
 """
@@ -19,7 +19,7 @@ from edgeq.ops import MOST_TAPS, OPS, Kind, kind_of
 
 @dataclass(frozen=True)
 class Rates:
-    """What one kind of op takes in one form.
+    """Time that one kind of op takes in one form.
 
     Attributes:
         mac_ns: Nanoseconds for each multiplication of the op.
@@ -229,7 +229,7 @@ def _weights(graph: Graph, op: Operator) -> int:
 
 
 def workload(costs: Costs, graph: Graph, op: Operator, form: str) -> tuple[int, int, float]:
-    """What an op has to do in the delegate.
+    """Work of an op in the delegate.
 
     Returns:
         Multiplications, elements read and written, and nanoseconds that do not depend on its kind.

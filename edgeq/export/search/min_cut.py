@@ -15,7 +15,7 @@ import numpy.typing as npt
 Node: TypeAlias = Hashable
 
 CAPACITY = 2**30
-"""What all finite costs together become: SciPy's flows are 32-bit integers."""
+"""Sum of all finite costs after scaling: SciPy's flows are 32-bit integers."""
 
 
 class Network:

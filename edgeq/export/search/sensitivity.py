@@ -1,4 +1,4 @@
-"""What each op costs in fidelity: the float model with one op quantized after the other.
+"""Sensitivity of each op: the float model runs with one op quantized after the other.
 
 An op is quantized by what its integers would lose: its weight is rounded, or its result takes a way
 through QUANTIZE and DEQUANTIZE, all in a float model on the delegate. Nothing is converted.
@@ -37,7 +37,7 @@ MOST_SAMPLES = 4
 """Samples that each measurement runs."""
 
 BUILD_OP_NS, BUILD_BYTE_NS = 300_000.0, 2.0
-"""What writing and loading a changed model takes for each op and each byte of the file."""
+"""Seconds that writing and loading a changed model take for each op and byte of the file."""
 
 THREADS = 2
 """Measurements side by side that the budget counts on."""

@@ -27,7 +27,7 @@ MOST_FINALS = 4
 
 @dataclass(frozen=True)
 class Trials:
-    """What plans are tried with.
+    """Means to try plans with.
 
     Attributes:
         original: The user's float model, which a plan is held against.

@@ -36,7 +36,7 @@ class Rule:
     ops: tuple[str, ...] = ()
 
     def found(self, subject: Subject, op: Operator) -> Iterable[Found]:
-        """What breaks the rule in `op`."""
+        """Violations of the rule in `op`."""
         return self.check(subject, op) if not self.ops or op.name in self.ops else ()
 
     @property

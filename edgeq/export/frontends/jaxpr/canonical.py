@@ -77,4 +77,4 @@ CANONICAL: Mapping[str, Any] = {
     "reduce_window_max": _max_pool_of_images,
     "gather": _gather_in_bounds,
 }
-"""What primitives are emitted as that the converter has no good form of."""
+"""Replacements for primitives that the converter has no good form of."""

@@ -34,7 +34,7 @@ LAYER_END = "|"
 
 @dataclass(frozen=True)
 class _Value:
-    """What a variable holds while the program is emitted.
+    """Value of a variable while the program is emitted.
 
     Attributes:
         array: The traced or given array.

@@ -80,7 +80,7 @@ def _row(run: Interpreter, node: Node, value: Value, axis: int, place: int) -> V
 def _stacked(
     run: Interpreter, node: Node, rows: Sequence[Sequence[Value]], count: int
 ) -> list[Value]:
-    """What the turns gave for each output, along a new first axis."""
+    """Outputs of all turns, each stacked along a new first axis."""
     if count and not rows:
         raise node.refused("runs no turn, and so gives outputs of no known shape")
     first = Value(torch.tensor([0]))
@@ -94,7 +94,7 @@ def _stacked(
 def _called(
     run: Interpreter, node: Node, op: str, given: Sequence[Value], **attributes: Any
 ) -> Value:
-    """What an op computes in the name of a node."""
+    """Runs an op in the name of a node."""
     made = Node(node.name, op, "", 13, attributes, ("",) * len(given), ("",))
     row = find(made)
     assert row is not None

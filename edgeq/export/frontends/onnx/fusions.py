@@ -112,7 +112,7 @@ class _Uses:
         return replace(step, node=replace(step.node, name=maker.node.name))
 
     def _factors(self, step: Step, depth: int = 3) -> Iterator[Operand]:
-        """What a product is made of; a division by a number is a factor as well."""
+        """Factors of a product; a division by a number is a factor as well."""
         one, other = step.operands()
         if step.node.op == "Div":
             number = _number(other)

@@ -31,7 +31,7 @@ NOTHING: frozenset[str] = frozenset()
 
 @dataclass(frozen=True)
 class Value:
-    """What a node has computed.
+    """Results of a node.
 
     Attributes:
         tensor: Its numbers for the sample; of a quantized value those that its integers stand for.
@@ -82,7 +82,7 @@ class Step:
         return [a for a in self.arguments if isinstance(a, Operand)]
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
-        """What it computes of the tensors of its operands."""
+        """Runs the node on the tensors of its operands."""
         given = iter(tensors)
         arguments = [a.take(next(given)) if isinstance(a, Operand) else a for a in self.arguments]
         made = self.compute(self.node, *arguments)
@@ -186,7 +186,7 @@ class Interpreter:
     def nested(
         self, graph: Any, scope: MutableMapping[str, Value], given: Sequence[Value]
     ) -> list[Value]:
-        """What a body in an attribute computes; it also sees the values around it."""
+        """Runs a body in an attribute; it also sees the values around it."""
         body = read_body(graph, self._model.opsets)
         own = ChainMap[str, Value]({}, scope)
         own.update(dict(zip(body.inputs, given, strict=False)))
@@ -229,7 +229,7 @@ class Interpreter:
     def _parts(
         self, node: Node, given: Sequence[Value | None], scope: MutableMapping[str, Value]
     ) -> list[Value]:
-        """What the nodes compute that a node without a row of its own stands for."""
+        """Runs the nodes that a node without a row of its own stands for."""
         parts = taken_apart(node)
         if parts is not None:
             own = ChainMap[str, Value]({}, scope)
@@ -272,7 +272,7 @@ class Interpreter:
         return values
 
     def _argument(self, node: Node, row: Row, slot: int, value: Value | None) -> Any:
-        """What a row's function takes for an input."""
+        """Argument of a row's function for an input."""
         if value is None:
             return None
         if slot in row.known:

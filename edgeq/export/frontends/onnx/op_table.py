@@ -120,7 +120,7 @@ def flow(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def find_flow(node: Node) -> Callable[..., Any] | None:
-    """What runs the bodies of a node; None of a node that has none."""
+    """Interpreter of the bodies of a node; None where it has none."""
     return None if node.domain else _FLOWS.get(node.op)
 
 

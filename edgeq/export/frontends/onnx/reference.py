@@ -23,7 +23,7 @@ LEAST_QUANTIZED_DB = 10.0
 """The same where the model rounds to integers and the float model does not."""
 
 NOTHING = 1e-6
-"""What a number may differ by: runtimes approximate exponentials."""
+"""Allowed difference of a number: runtimes approximate exponentials."""
 
 _ROUNDING = ("Quantize", "QLinear", "QGemm", "Integer")
 
@@ -53,7 +53,7 @@ def check(model: OnnxModel, arguments: Arrays, program: Program) -> list[str]:
         if reached < least:
             raise ConversionError(
                 f"edgeq computes output {name!r} of the ONNX model with {reached:.1f} dB of what "
-                f"{_runtime()} computes{_culprit(model, given, program, least)}; "
+                f"{_runtime()} computes{_differing_node(model, given, program, least)}; "
                 "please report this with the model"
             )
     if not rounds:
@@ -93,7 +93,7 @@ def _in_own_types(model: OnnxModel, arguments: Arrays) -> Arrays:
     return {name: array.astype(types[name]) for name, array in arguments.items()}
 
 
-def _culprit(model: OnnxModel, arguments: Arrays, program: Program, least: float) -> str:
+def _differing_node(model: OnnxModel, arguments: Arrays, program: Program, least: float) -> str:
     """The first node whose result differs, as the end of a sentence."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)

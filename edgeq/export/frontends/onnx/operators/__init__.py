@@ -1,1 +1,1 @@
-"""What each ONNX op computes, in PyTorch; a module a kind."""
+"""ONNX ops in PyTorch; a module a kind."""

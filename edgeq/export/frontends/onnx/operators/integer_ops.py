@@ -25,7 +25,7 @@ _OPS = torch.ops.quantized_decomposed
 
 @dataclass(frozen=True)
 class Grid:
-    """What integers stand for: `real = scale * (integer - zero_point)`.
+    """Real numbers of integers: `real = scale * (integer - zero_point)`.
 
     Attributes:
         scale: One number, or one for each element along `axis`.

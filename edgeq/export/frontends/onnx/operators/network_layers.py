@@ -22,7 +22,7 @@ _TRANSPOSED = {
 def padded(
     node: Node, values: Tensor, kernel: list[int], strides: list[int], fill: float = 0.0
 ) -> tuple[Tensor, list[int]]:
-    """What a window slides over, and how much a function of PyTorch has to pad it on both sides."""
+    """Input that a window slides over, and the padding left to a function of PyTorch."""
     rank = len(kernel)
     dilations = node.get("dilations") or [1] * rank
     before, after = _pads(node, list(values.shape[2:]), kernel, strides, dilations)

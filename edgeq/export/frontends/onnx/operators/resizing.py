@@ -90,7 +90,7 @@ def _plain(
     factors: list[float],
     rounding: str | None,
 ) -> Tensor | None:
-    """What PyTorch's own function makes of it; None where it means something else."""
+    """Result of PyTorch's own function; None where that means something else."""
     if not axes:
         return values.clone()
     if axes != [2, 3] or values.ndim != 4 or not values.is_floating_point():
