@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from edgeq.calibrate.advice import advise
@@ -21,6 +21,7 @@ from edgeq.calibrate.run import Checkpoint
 from edgeq.converter import start_converter
 from edgeq.data.held_out import HeldOut
 from edgeq.data.rep_dataset import RepDataset, Sample
+from edgeq.errors import VerificationError
 from edgeq.export.build import Builder, Built, Workshop
 from edgeq.export.deploy.signatures import by_signature
 from edgeq.export.edge_model import EdgeModel
@@ -29,19 +30,20 @@ from edgeq.export.plan.choices import Choices, choose
 from edgeq.export.plan.min_runtime import check_runtime, for_runtime
 from edgeq.export.plan.planned_model import PlannedModel
 from edgeq.export.plan.quantization_plan import Plan
-from edgeq.export.plan.strictness import check_strict, float_notes, reasons_of
+from edgeq.export.plan.strictness import check_strict, float_notes, free_ops, reasons_of
 from edgeq.export.plan.values import Values, without_unbounded
 from edgeq.export.prepare import Prepared, prepare
 from edgeq.export.ranges import Ranges, data_source, measured_ranges, ranges_for
 from edgeq.export.round.rounder import Rounder
 from edgeq.export.search.auto import Search
 from edgeq.export.search.costs import Costs
+from edgeq.export.search.ladder import Ladder
 from edgeq.export.search.trials import Trials
 from edgeq.export.verify import verify
 from edgeq.isolation import Worker
 from edgeq.progress import Progress
 from edgeq.recipe import Mode, Recipe
-from edgeq.report import Report
+from edgeq.report import Measured, Report
 from edgeq.runtime.file_check import remember
 
 STAGES = ("trace", "rewrite", "calibrate", "search", "plan", "build", "verify")
@@ -139,15 +141,8 @@ def export(
     stages = Progress.make(progress)
     with start_converter() as converter:
         ready = _ready(model, rep_dataset, options, stages, converter)
-        built = _searched(ready, options, stages) if ready.is_open else _built(ready, stages)
-        float_model, rewritten = ready.prepared.float_model, ready.prepared.rewritten
-        float_model.release()
-        check_runtime(built.beside(rewritten), options.oldest)
-        with stages.stage("verify"):
-            measured = verify(
-                float_model, rewritten, built, ready.ranges.samples.samples,
-                options.min_sqnr_db, options.target,
-            )  # fmt: skip
+        built, measured, dropped = _verified(ready, options, stages)
+    float_model, rewritten = ready.prepared.float_model, ready.prepared.rewritten
     report = Report(
         **vars(measured),
         recipe=options.recipe.name,
@@ -158,6 +153,7 @@ def export(
         notes=(
             *float_model.notes,
             *float_notes(rewritten, options.recipe, built.plan.float_ops),
+            *dropped,
             *ready.ranges.advice,
             *options.target.next_steps(),
         ),
@@ -210,7 +206,7 @@ def plan(
     stages = Progress.make(progress)
     with start_converter() as converter:
         ready = _ready(model, rep_dataset, options, stages, converter)
-        made = _searched(ready, options, stages).plan if ready.is_open else _planned(ready, stages)
+        made = _planned(ready, options, stages)
     return PlannedModel(ready.prepared.rewritten, made, options.target)
 
 
@@ -292,13 +288,13 @@ class _Ready:
         prepared: The model.
         choices: What becomes of each op, as far as the recipe says it.
         ranges: What the data have shown.
-        builder: Makes plans and files of what is chosen.
+        ladder: Makes plans and files of what is chosen, or of the nearest that there is one of.
     """
 
     prepared: Prepared
     choices: Choices
     ranges: Ranges
-    builder: Builder
+    ladder: Ladder
 
     @property
     def is_open(self) -> bool:
@@ -338,7 +334,8 @@ def _ready(
         target=options.target,
         sample=ranges.samples.samples[0],
     )
-    return _Ready(prepared, choices, ranges, Builder(workshop))
+    free = free_ops(rewritten, options.recipe, choices, options.strict)
+    return _Ready(prepared, choices, ranges, Ladder(Builder(workshop), free))
 
 
 def _fitting(samples: HeldOut, searched: bool) -> Sequence[Sample]:
@@ -347,19 +344,56 @@ def _fitting(samples: HeldOut, searched: bool) -> Sequence[Sample]:
     return passed[few:] if searched and len(passed) >= 3 * few else passed
 
 
-def _searched(ready: _Ready, options: ExportOptions, stages: Progress) -> Built:
+def _planned(ready: _Ready, options: ExportOptions, stages: Progress) -> Plan:
+    if ready.is_open:
+        return next(_searched(ready, options, stages)).plan
+    with stages.stage("plan"):
+        return ready.ladder.builder.plan(ready.ladder.loadable(ready.choices))
+
+
+def _searched(ready: _Ready, options: ExportOptions, stages: Progress) -> Iterator[Built]:
     original, samples = ready.prepared.float_model, ready.ranges.samples.first
     with stages.stage("search") as advance:
-        trials = Trials(original, ready.builder, samples, options.measure, advance)
-        return Search(trials, ready.choices, options).run()
+        trials = Trials(original, ready.ladder, samples, options.measure, advance)
+        found = Search(trials, ready.choices, options).run()
+        best = next(found)
+    yield best
+    yield from found
 
 
-def _planned(ready: _Ready, stages: Progress) -> Plan:
+def _built(ready: _Ready, stages: Progress) -> Iterator[Built]:
+    builder = ready.ladder.builder
     with stages.stage("plan"):
-        return ready.builder.plan(ready.choices)
+        choices = ready.ladder.loadable(ready.choices)
+        builder.plan(choices)
+    with stages.stage("build", builder.rounding_runs(choices)) as advance:
+        made = ready.ladder.built(choices, advance).built
+    yield made
 
 
-def _built(ready: _Ready, stages: Progress) -> Built:
-    _planned(ready, stages)
-    with stages.stage("build", ready.builder.rounding_runs(ready.choices)) as advance:
-        return ready.builder.build(ready.choices, advance)
+def _verified(
+    ready: _Ready, options: ExportOptions, stages: Progress
+) -> tuple[Built, Measured, tuple[str, ...]]:
+    """The first file that keeps its promises, what was measured, and what is to be said of others.
+
+    Raises:
+        VerificationError: None does.
+    """
+    float_model, rewritten = ready.prepared.float_model, ready.prepared.rewritten
+    files = _searched(ready, options, stages) if ready.is_open else _built(ready, stages)
+    dropped: list[str] = []
+    for built in files:
+        float_model.release()
+        check_runtime(built.beside(rewritten), options.oldest)
+        try:
+            with stages.stage("verify"):
+                measured = verify(
+                    float_model, rewritten, built, ready.ranges.samples.samples,
+                    options.min_sqnr_db, options.target,
+                )  # fmt: skip
+        except VerificationError as error:
+            failure = error
+            dropped.append(f"a faster plan was dropped: {error}")
+        else:
+            return built, measured, tuple(dropped)
+    raise failure

@@ -49,8 +49,7 @@ def verify(
     plan, tflite = built.plan, built.tflite
     edge_model, io = FloatModel(tflite, "edgeq"), read_io(tflite)
     exported = ExportedGraph(rewritten, edge_model.graph, built.origins)
-    check_float_ops(exported, plan)
-    folded = check_qparams(exported, plan)
+    folded = check_promises(rewritten, built)
     outputs, coverage, latency = _run(PairedRun((float_model, edge_model)), samples, min_sqnr_db)
     outside = [op for op in exported.graph.operators if op.index not in coverage.delegated]
     obstacles = target.placement(exported.graph)
@@ -80,6 +79,17 @@ def verify(
         runtime=load_backend().describe(),
         int8_dot_product=has_int8_dot_product(),
     )
+
+
+def check_promises(rewritten: FloatModel, built: Built) -> tuple[str, ...]:
+    """Raises a `VerificationError` where a file is not what its plan says.
+
+    Returns:
+        Names of planned tensors that the converter folded away.
+    """
+    exported = built.beside(rewritten)
+    check_float_ops(exported, built.plan)
+    return check_qparams(exported, built.plan)
 
 
 def _run(

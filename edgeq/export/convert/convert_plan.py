@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from edgeq.export.plan.quantization_plan import Plan
 from edgeq.files import Content
 from edgeq.flatbuffer import pack, parse_tree, unpack
 from edgeq.isolation import JobCrashed, JobFailed, Worker
-from edgeq.mlir import Annotation
 from edgeq.model import FloatModel
 
 _LAYER = re.compile(r"tflite\.subgraph=0\.op=(\d+)")
@@ -52,7 +51,7 @@ def convert(
 
     Raises:
         ConversionError: The converter refused the model, or died on it; the message names the
-            layer and op that it stopped at, found by halving the plan if need be.
+            layer and op that it stopped at, where it says so itself.
         RecipeError: What stands next to a port that shall be an integer computes in float.
     """
     model = saturated(model, plan) if plan.tensors else model
@@ -77,10 +76,9 @@ def _with_integers(worker: Worker, model: FloatModel, plan: Plan) -> Any:
     try:
         converted = worker.call("edgeq.mlir:quantize", source, (*marks, *extra))
     except (JobCrashed, JobFailed) as error:
-        place = _named_op(model, error.output) or _bisect(worker, model, source, marks)
         raise ConversionError(
-            f"converting to int8: the converter {error.reason.splitlines()[0]} at {place}. "
-            f"{diagnosis(error.output)}Leave that op float with "
+            f"converting to int8: the converter {error.reason.splitlines()[0]}"
+            f"{_named_op(model, error.output)}. {diagnosis(error.output)}Leave that op float with "
             "Rule(layer=..., mode=Mode.FLOAT, reason='...') or report the model"
         ) from None
     tree = unpack(converted)
@@ -98,23 +96,7 @@ def annotated_mlir(model: FloatModel, plan: Plan) -> str:
         return str(ask(worker, "writing the annotated model", job, model.tflite, marks))
 
 
-def _named_op(model: FloatModel, output: str) -> str | None:
+def _named_op(model: FloatModel, output: str) -> str:
     """The op that the converter's own diagnostics name, if they name one."""
     found = _LAYER.search(output)
-    return model.where(model.graph.operators[int(found[1])]) if found else None
-
-
-def _bisect(worker: Worker, model: FloatModel, source: Content, marks: Sequence[Annotation]) -> str:
-    """The op whose annotations are enough to bring the converter down, by halving."""
-    ops = sorted({mark.op for mark in marks})
-    low, high = 0, len(ops)
-    while low + 1 < high:
-        middle = (low + high) // 2
-        kept = set(ops[:middle])
-        try:
-            worker.call("edgeq.mlir:quantize", source, [m for m in marks if m.op in kept])
-            low = middle
-        except (JobCrashed, JobFailed):
-            high = middle
-    op = ops[low]
-    return model.where(model.graph.operators[op]) if op >= 0 else "the model's input"
+    return f" at {model.where(model.graph.operators[int(found[1])])}" if found else ""

@@ -32,14 +32,30 @@ class LeftFloat:
     rule: Rule
     reason: str
 
-    def is_error(self, strict: bool) -> bool:
-        """Whether that is an error, where `strict` is what holds for rules that do not say."""
-        return strict if self.rule.strict is None else self.rule.strict
-
 
 def reasons_of(choices: Choices) -> dict[int, str]:
     """Why each op that stays float does, by its index."""
     return {i: choice.reason for i, choice in choices.items() if choice.mode is Mode.FLOAT}
+
+
+def free_ops(model: FloatModel, recipe: Recipe, choices: Choices, strict: bool) -> frozenset[int]:
+    """Ops that may become float where there is no sound file with them as they were chosen.
+
+    Args:
+        model: The float model.
+        recipe: What was asked for.
+        choices: What becomes of each op.
+        strict: What holds for rules that do not say.
+    """
+    operators = model.graph.operators
+    rules = {i: recipe.rule_for(operators[i].name, model.layer(operators[i])) for i in choices}
+    return frozenset(
+        i for i, c in choices.items() if c.mode is Mode.AUTO or not _is_strict(rules[i], strict)
+    )
+
+
+def _is_strict(rule: Rule, strict: bool) -> bool:
+    return strict if rule.strict is None else rule.strict
 
 
 def check_strict(
@@ -53,7 +69,7 @@ def check_strict(
         float_ops: Why each op that stays float does, by its index.
         strict: What holds for rules that do not say.
     """
-    found = [left for left in _left_float(model, recipe, float_ops) if left.is_error(strict)]
+    found = [s for s in _left_float(model, recipe, float_ops) if _is_strict(s.rule, strict)]
     if found:
         raise UnsupportedOpError(
             f"{len(found)} op(s) cannot be {found[0].rule.mode.value} as the recipe wants: "

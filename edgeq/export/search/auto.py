@@ -9,7 +9,7 @@ the result; the best of all is that, file and all.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,6 @@ from edgeq.export.search.candidates import Candidate, best_of, near_best, pareto
 from edgeq.export.search.plan_cut import PLAIN, PlanCut
 from edgeq.export.search.sensitivity import measure_noise
 from edgeq.export.search.trials import Trials
-from edgeq.export.verify import breaking_ops
 from edgeq.model import FloatModel
 from edgeq.ops import BOUNDARY
 from edgeq.recipe import Mode
@@ -57,12 +56,19 @@ class Search:
     choices: Choices
     options: ExportOptions
 
-    def run(self) -> Built:
-        """The best plan, as it was built."""
-        return self.builder.build(self.best().choices)
+    def run(self) -> Iterator[Built]:
+        """The best plan as it was built, then, for whom that one fails, ever more faithful ones."""
+        ranked = self.ranked()
+        for candidate in ranked:
+            yield self.builder.build(candidate.choices)
+        yield self.trials.ladder.all_float(ranked[0].choices, "every plan in integers fails").built
 
     def best(self) -> Candidate:
         """The best plan of those that were tried."""
+        return self.ranked()[0]
+
+    def ranked(self) -> list[Candidate]:
+        """The best plan of those that were tried, and those that are more faithful, in order."""
         cut = self.cut()
         plain = [self.trials.tried(cut.plain(mode)) for mode in PLAIN]
         cut.correct_noise(plain)
@@ -74,9 +80,17 @@ class Search:
         tried = [*plain, *self._in_turn([c for c in offers if c.choices not in known])]
         if self._measures:
             tried += self._between(cut, tried)
-        tried = [c for c in tried if not c.is_refused] or tried
+        tried = [c for c in tried if not c.is_refused] or [self._float(tried[0])]
         finals = near_best(tried, self.options.goal_db, FINAL_SLACK)
-        return best_of(self.trials.side_by_side(tried, finals), self.options.goal_db)
+        tried = self.trials.side_by_side(tried, finals)
+        best = best_of(tried, self.options.goal_db)
+        better = [c for c in tried if c.sqnr_db > best.sqnr_db]
+        return [best, *sorted(better, key=lambda c: c.sqnr_db)]
+
+    def _float(self, offer: Candidate) -> Candidate:
+        """The plan that is left where no file in integers works."""
+        why = "with any op in integers the outputs are not finite"
+        return replace(offer, choices=self.trials.ladder.all_float(offer.choices, why).choices)
 
     def cut(self) -> PlanCut:
         """The graph of estimates that plans are cut from."""
@@ -105,9 +119,9 @@ class Search:
     def _is_large(self) -> bool:
         return len(self.model.graph.operators) >= LARGE
 
-    def _all_static(self) -> tuple[dict[int, Choice], Built | None]:
-        """Everything static that the converter makes static, and the file, if there is one."""
-        found = {}
+    def _all_static(self) -> tuple[Choices, Built]:
+        """Everything static that can be, and the file."""
+        found: dict[int, Choice] = {}
         for index, choice in self.choices.items():
             op = self.model.graph.operators[index]
             obstacle = static_obstacle(self.model.graph, op, Mode.STATIC_INT8)
@@ -115,27 +129,16 @@ class Search:
                 mode = Mode.FLOAT if obstacle else Mode.STATIC_INT8
                 choice = replace(choice, mode=mode, reason=obstacle)
             found[index] = choice
-        refused = self.builder.refused(found)
-        found.update({i: Choice(Mode.FLOAT, why) for i, why in refused.items() if self._is_free(i)})
-        for _ in range(3):
-            built = self.trials.built(found)
-            if built is None:
-                return self._without_static(found), None
-            broken = {**self._too_new(built), **self._broken(built)}
-            if not broken:
-                break
-            found.update({i: Choice(Mode.FLOAT, why) for i, why in broken.items()})
-        return found, built
+        rung = self.trials.ladder.built(found, self.trials.advance)
+        newer = self._too_new(rung.built)
+        if newer:
+            lower = {i: Choice(Mode.FLOAT, why) for i, why in newer.items()}
+            rung = self.trials.ladder.built({**rung.choices, **lower}, self.trials.advance)
+        return rung.choices, rung.built
 
     def _is_free(self, index: int) -> bool:
         """Whether the recipe leaves it to the search what becomes of an op."""
         return self.choices[index].mode is Mode.AUTO
-
-    def _broken(self, built: Built) -> dict[int, str]:
-        """Ops that the converter left float against the plan, with that as the reason."""
-        exported = built.beside(self.model)
-        origins = [exported.counterpart(op) for op in breaking_ops(exported, built.plan, True)]
-        return {o.index: "the converter leaves it float" for o in origins if o is not None}
 
     def _too_new(self, built: Built) -> dict[int, str]:
         """Ops that the run time reads in float alone, with that as the reason."""
@@ -149,25 +152,18 @@ class Search:
                 found[origin.index] = f"in int8 it needs the run time {written(version)}"
         return found
 
-    def _without_static(self, choices: Choices) -> dict[int, Choice]:
-        """For models that the converter refuses in int8."""
-        why = "the converter or the runtime refuses the model in static int8"
-        return {i: Choice(Mode.FLOAT, why) if self._is_free(i) else c for i, c in choices.items()}
-
-    def _outside(self, built: Built | None) -> Mapping[str, frozenset[int]]:
+    def _outside(self, built: Built) -> Mapping[str, frozenset[int]]:
         """Ops that the delegate does not take, in float and in the int8 file."""
         with Session(self.model.tflite, threads=1, trusted=True) as session:
             taken = session.coverage().delegated
         operators = self.model.graph.operators
         found = {"float32": frozenset(op.index for op in operators if op.index not in taken)}
-        found["int8"] = frozenset()
-        if built is not None:
-            exported = built.beside(self.model)
-            with Session(built.tflite, threads=1, trusted=True) as session:
-                taken = session.coverage().delegated
-            left = [op for op in exported.graph.operators if op.index not in taken]
-            origins = [exported.counterpart(op) for op in left if op.name not in BOUNDARY]
-            found["int8"] = frozenset(o.index for o in origins if o is not None)
+        exported = built.beside(self.model)
+        with Session(built.tflite, threads=1, trusted=True) as session:
+            taken = session.coverage().delegated
+        left = [op for op in exported.graph.operators if op.index not in taken]
+        origins = [exported.counterpart(op) for op in left if op.name not in BOUNDARY]
+        found["int8"] = frozenset(o.index for o in origins if o is not None)
         return found
 
     def _in_turn(self, offers: Sequence[Candidate]) -> list[Candidate]:

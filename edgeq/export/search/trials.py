@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from edgeq.data.rep_dataset import Sample
-from edgeq.errors import ConversionError, ModelError, VerificationError
-from edgeq.export.build import Builder, Built
-from edgeq.export.plan.choices import Choices
+from edgeq.errors import VerificationError
+from edgeq.export.build import Builder
 from edgeq.export.search.candidates import Candidate, Kernels, kernels_of
+from edgeq.export.search.ladder import Ladder
 from edgeq.fidelity.paired_run import PairedRun, Runner
 from edgeq.model import FloatModel
 from edgeq.runtime.benchmark import interleaved_latency
@@ -31,7 +31,7 @@ class Trials:
 
     Attributes:
         original: The user's float model, which a plan is held against.
-        builder: Builds the files.
+        ladder: Builds the files, and leaves float what there is no sound file with.
         samples: Inputs to judge by; not those that the result is judged by.
         measure: Whether time is measured here instead of estimated.
         advance: Called now and then, for the progress bar.
@@ -39,27 +39,25 @@ class Trials:
     """
 
     original: FloatModel
-    builder: Builder
+    ladder: Ladder
     samples: Sequence[Sample]
     measure: bool
     advance: Callable[[], None]
     times: dict[Kernels, float] = field(default_factory=dict)
 
-    def built(self, choices: Choices) -> Built | None:
-        """The file of these choices; None if the converter or the runtime refuses it."""
-        try:
-            made = self.builder.build(choices, self.advance)
-        except (ConversionError, ModelError, VerificationError):
-            return None
-        self.advance()
-        return made
+    @property
+    def builder(self) -> Builder:
+        """Builds the files."""
+        return self.ladder.builder
 
     def tried(self, offer: Candidate) -> Candidate:
-        """An offer with its real SQNR, and its real time if that is measured."""
-        built = self.built(offer.choices)
-        if built is None:
-            return offer.refused
-        pair = PairedRun((self.original, FloatModel(built.tflite, "edgeq")))
+        """An offer with its real SQNR, and its real time if that is measured.
+
+        What there is no sound file with is float in it.
+        """
+        rung = self.ladder.built(offer.choices, self.advance)
+        offer = replace(offer, choices=rung.choices)
+        pair = PairedRun((self.original, FloatModel(rung.built.tflite, "edgeq")))
         with contextlib.closing(pair.load()) as runner:
             try:
                 seen = pair.total(pair.one(runner, s) for s in self.samples)
@@ -79,9 +77,8 @@ class Trials:
         if not self.measure or len(by_kernels) < 2:
             return list(tried)
         files = {
-            kernels: built.tflite
+            kernels: self.builder.build(candidate.choices).tflite
             for kernels, candidate in list(by_kernels.items())[:MOST_FINALS]
-            if (built := self.built(candidate.choices)) is not None
         }
         run = PairedRun((self.original, *(FloatModel(f, "edgeq") for f in files.values())))
         with contextlib.closing(run.load()) as runner:

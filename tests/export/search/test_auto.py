@@ -24,6 +24,7 @@ from edgeq.export.round.rounder import Rounded, Rounder
 from edgeq.export.search.auto import PRICES, Search
 from edgeq.export.search.candidates import Candidate, best_of, pareto_front
 from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, macs
+from edgeq.export.search.ladder import Ladder
 from edgeq.export.search.plan_cut import PLAIN
 from edgeq.export.search.sensitivity import measure_noise
 from edgeq.export.search.trials import Trials
@@ -89,7 +90,8 @@ def search(case: OneOp, worker: Worker, recipe: Recipe = AUTO, goal_db: float = 
         target=TARGETS["xnnpack"],
         sample=samples[0],
     )
-    trials = Trials(model, Builder(workshop), samples, measure=False, advance=lambda: None)
+    ladder = Ladder(Builder(workshop), choices)
+    trials = Trials(model, ladder, samples, measure=False, advance=lambda: None)
     return Search(trials, choices, options)
 
 

@@ -1,0 +1,156 @@
+"""The ladder: whatever fails, and where, `auto` ends in a file that says what is float, and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from one_op import OneOp, Step, Value
+
+import edgeq
+from edgeq.errors import ConversionError, UnsupportedOpError, VerificationError
+from edgeq.export.edge_model import EdgeModel
+from edgeq.flatbuffer import parse
+from edgeq.isolation import JobCrashed, Worker
+from edgeq.ops import OPS
+
+ROWS = Value((1, 64))
+CONVERT, RUN = "edgeq.mlir:quantize", "edgeq.runtime.session:smoke_run"
+
+
+def weights(*shape: int) -> np.ndarray:
+    return (np.random.default_rng(3).normal(size=shape) / 8).astype(np.float32)
+
+
+def dense(name: str, source: str) -> Step:
+    operands = (source, weights(64, 64), weights(64))
+    return Step("FULLY_CONNECTED", operands, {name: ROWS})
+
+
+CASE = OneOp(
+    "ladder",
+    {"x": ROWS},
+    (
+        dense("stem", "x"),
+        Step("TANH", ("stem",), {"bent": ROWS}),
+        dense("head", "bent"),
+        Step("LOGISTIC", ("head",), {"y": ROWS}),
+    ),
+)
+
+
+def export(**options: Any) -> EdgeModel:
+    return edgeq.export(CASE.build(), CASE.draw(20), threads=1, progress=False, **options)
+
+
+class Sabotaged:
+    """A real child process, which is said to die of jobs of a kind."""
+
+    def __init__(self, inner: Worker, dies: Callable[..., bool]) -> None:
+        self._inner, self._dies = inner, dies
+
+    def __enter__(self) -> Sabotaged:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._inner.close()
+
+    def call(self, job: str, *arguments: Any, **limits: Any) -> Any:
+        if self._dies(job, *arguments):
+            raise JobCrashed("was killed by SIGABRT", "")
+        return self._inner.call(job, *arguments, **limits)
+
+
+Sabotage = Callable[[Callable[..., bool]], None]
+
+
+@pytest.fixture
+def sabotage(monkeypatch: pytest.MonkeyPatch) -> Sabotage:
+    from edgeq import converter
+
+    real = converter.Worker
+
+    def start(dies: Callable[..., bool]) -> None:
+        monkeypatch.setattr(converter, "Worker", lambda preload=(): Sabotaged(real(preload), dies))
+
+    return start
+
+
+def converts_gate(job: str, *arguments: Any) -> bool:
+    return job == CONVERT and any(mark.op == 3 for mark in arguments[1])
+
+
+def runs_int8_gate(job: str, *arguments: Any) -> bool:
+    if job != RUN:
+        return False
+    graph = parse(arguments[0]).graphs[0]
+    return any(
+        op.name == "LOGISTIC" and graph.tensors[op.inputs[0]].dtype == "int8"
+        for op in graph.operators
+    )
+
+
+@pytest.mark.parametrize("recipe", ["auto", "int8"])
+@pytest.mark.parametrize(
+    ("dies", "reason"),
+    [
+        (converts_gate, "converting to int8: the converter was killed by SIGABRT"),
+        (runs_int8_gate, "the exported model: the runtime was killed by SIGABRT"),
+    ],
+)
+def test_an_op_that_brings_a_child_down_is_left_float(
+    sabotage: Sabotage, dies: Callable[..., bool], reason: str, recipe: str
+) -> None:
+    sabotage(dies)
+    made = export(recipe=recipe)
+    assert reason in made.report.float_ops["LOGISTIC at y (op 3)"]
+    assert recipe == "auto" or list(made.report.float_ops) == ["LOGISTIC at y (op 3)"]
+    assert made.report.sqnr_db > 25
+
+
+def test_strict_names_the_op_that_brings_the_converter_down(sabotage: Sabotage) -> None:
+    sabotage(converts_gate)
+    message = "LOGISTIC at y (op 3) cannot be static_int8: converting to int8: the converter was"
+    with pytest.raises(ConversionError, match=re.escape(message)):
+        export(recipe="int8", strict=True)
+
+
+def test_what_fails_with_every_op_is_left_float_altogether(sabotage: Sabotage) -> None:
+    sabotage(lambda job, *arguments: job == CONVERT)
+    made = export()
+    assert made.report.sqnr_db > 25
+    assert not any(kind.startswith("int8") for kind in made.report.op_counts)
+
+
+def test_an_op_that_cannot_be_planned_is_left_float(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = OPS["FULLY_CONNECTED"]
+    assert row.weight is not None
+    no_such_axis = replace(row, weight=replace(row.weight, axis=9))
+    monkeypatch.setitem(OPS, row.name, no_such_axis)
+    found = export(recipe="int8").report.float_ops
+    assert set(found) == {"FULLY_CONNECTED at stem (op 0)", "FULLY_CONNECTED at head (op 2)"}
+    assert all("Error: " in reason for reason in found.values())
+
+
+def test_a_plan_that_keeps_too_little_on_new_data_gives_way_to_a_more_faithful_one() -> None:
+    least_db = 90.0
+    with pytest.raises(VerificationError, match="below min_sqnr_db=90"):
+        export(recipe="int8", min_sqnr_db=least_db)
+    made = export(min_sqnr_db=least_db)
+    assert made.report.sqnr_db > least_db
+    assert any("a faster plan was dropped: output 'y'" in note for note in made.report.notes)
+
+
+def test_only_strict_makes_an_error_of_what_has_no_form() -> None:
+    steps = (dense("stem", "x"), Step("SIN", ("stem",), {"y": ROWS}))
+    case = OneOp("waves", {"x": ROWS}, steps)
+    made = edgeq.export(case.build(), case.draw(20), recipe="int8", progress=False)
+    listed = "1 op(s) stay float that the recipe wants in integers: SIN at y (op 1) (no int8 form"
+    assert any(note.startswith(listed) for note in made.report.notes)
+    message = "1 op(s) cannot be static_int8 as the recipe wants: SIN at y (op 1) (no int8 form"
+    with pytest.raises(UnsupportedOpError, match=re.escape(message)):
+        edgeq.export(case.build(), case.draw(20), recipe="int8", strict=True, progress=False)
