@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from lent_workers import Lender
+from traces import Traces
 
 import edgeq
 from edgeq import demo
@@ -47,6 +48,14 @@ def converter(lender: Lender) -> Iterator[Worker]:
     """The converter's child process."""
     with start_converter() as worker:
         yield worker
+
+
+@pytest.fixture(scope="session")
+def traces(tmp_path_factory: pytest.TempPathFactory, converter: Worker) -> Traces:
+    """Architectures as float files, which the processes of a run share."""
+    folder = tmp_path_factory.getbasetemp()
+    is_shared = "PYTEST_XDIST_WORKER" in os.environ
+    return Traces((folder.parent if is_shared else folder) / "traces", converter)
 
 
 @pytest.fixture(scope="session")

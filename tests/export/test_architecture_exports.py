@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 import tables
 from delegation import check_prediction
+from traces import Traces
 
 import edgeq
 from edgeq.export.edge_model import EdgeModel
@@ -42,7 +43,15 @@ SQNR_FLOOR_DB = {
 }
 """About 2 dB below what each architecture reached when it was added; the slowest to trace first."""
 
-SLOW = ("densenet121", "repvgg_a0", "regnet_y_400mf", "efficientnet_lite0", "mobilenet_v1")
+SLOW = (
+    "densenet121",
+    "ghostnet",
+    "resnet18",
+    "repvgg_a0",
+    "regnet_y_400mf",
+    "efficientnet_lite0",
+    "mobilenet_v1",
+)
 """Those that show least beside the others; `scripts/test -m slow` runs them."""
 
 
@@ -63,13 +72,14 @@ def _check_rewritten(edge: EdgeModel, samples: npt.NDArray[np.float32]) -> None:
     "name",
     [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in SQNR_FLOOR_DB],
 )
-def test_export_is_small_faithful_and_all_integer(name: str) -> None:
+def test_export_is_small_faithful_and_all_integer(name: str, traces: Traces) -> None:
     torch.set_num_threads(1)
     architecture = architectures.ARCHITECTURES[name]
     model = architectures.perturbed(architecture)
     data = architectures.samples(architecture, SAMPLES)
     # The floors are tested below, so that a miss shows in the table.
     edge = edgeq.export(model, data, recipe="int8", min_sqnr_db=None, threads=1, progress=False)
+    traces.keep(name, edge.float_model.tflite)
     report = edge.report
     _check_rewritten(edge, data[:3])
     tables.add_row(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from command_line import run
 from one_op import CASES, OneOp, Step, Value
+from traces import Traces
 
 import edgeq
 from edgeq.errors import ModelError
@@ -105,17 +106,11 @@ def test_the_weights_are_those_that_the_integers_stand_for(exported: EdgeModel) 
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "audio_net"])
-def test_architectures_come_back(name: str) -> None:
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("litert_torch")
-    architectures = pytest.importorskip("architectures")
-    torch.set_num_threads(1)
-    architecture = architectures.ARCHITECTURES[name]
-    data = architectures.samples(architecture, 30)
+def test_architectures_come_back(name: str, traces: Traces) -> None:
+    float_file, data = traces.get(name, 30)
     edge = edgeq.export(
-        architectures.perturbed(architecture), data, recipe="int8", min_sqnr_db=None, threads=1,
-        progress=False,
-    )  # fmt: skip
+        float_file, data, recipe="int8", min_sqnr_db=None, threads=1, progress=False
+    )
     made = edgeq.dequantize(edge.tflite)
     check_float(edge.tflite, made)
     (port,) = edge.io.inputs

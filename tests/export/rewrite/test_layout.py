@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from one_op import SAME, OneOp, Step, Value
+from traces import Traces
 
 import edgeq
 from edgeq.data.input_spec import InputSpec, input_specs
@@ -215,27 +216,17 @@ def test_a_transpose_that_is_read_elsewhere_stays() -> None:
     assert rewrite(same, rewrites=FOLD) is same
 
 
-def torch_models() -> Any:
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("litert_torch")
-    torch.set_num_threads(1)
-    return pytest.importorskip("architectures")
-
-
-def export(name: str, **options: Any) -> tuple[EdgeModel, Array]:
-    architectures = torch_models()
-    architecture = architectures.ARCHITECTURES[name]
-    data = architectures.samples(architecture, 12)
+def export(traces: Traces, name: str, **options: Any) -> tuple[EdgeModel, Array]:
+    float_file, data = traces.get(name, 12)
     made = edgeq.export(
-        architectures.perturbed(architecture), data, recipe="int8", min_sqnr_db=None, threads=1,
-        progress=False, **options,
-    )  # fmt: skip
+        float_file, data, recipe="int8", min_sqnr_db=None, threads=1, progress=False, **options
+    )
     return made, data
 
 
-def test_no_transpose_is_left_of_a_classifier_from_pytorch() -> None:
+def test_no_transpose_is_left_of_a_classifier_from_pytorch(traces: Traces) -> None:
     """Its mean over height and width had one of its own."""
-    edge, data = export("mobilenet_v2", layout="nhwc", inputs="int8")
+    edge, data = export(traces, "mobilenet_v2", layout="nhwc", inputs="int8")
     assert edge.report.transposes == 0
     assert edge.report.undelegated == ()
     assert edge.io.inputs[0].shape == (1, 96, 96, 3)
@@ -247,9 +238,9 @@ def test_no_transpose_is_left_of_a_classifier_from_pytorch() -> None:
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.95
 
 
-def test_a_segmenter_from_pytorch_gives_nhwc_as_well() -> None:
-    as_traced, data = export("unet")
-    edge, _ = export("unet", layout="nhwc")
+def test_a_segmenter_from_pytorch_gives_nhwc_as_well(traces: Traces) -> None:
+    as_traced, data = export(traces, "unet")
+    edge, _ = export(traces, "unet", layout="nhwc")
     assert (as_traced.report.transposes, edge.report.transposes) == (2, 0)
     interpreter = load_backend().module.Interpreter(model_content=edge.tflite)
     (port,), (result,) = edge.io.inputs, edge.io.outputs
