@@ -7,6 +7,7 @@ import contextlib
 import functools
 import mmap
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -16,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from edgeq.errors import ModelError
+from edgeq.errors import EdgeqError, ModelError
 
 try:
     import fcntl
@@ -206,19 +207,50 @@ def release(content: Content) -> None:
 
 
 def write_whole(path: str | os.PathLike[str], content: Content) -> Path:
-    """Writes a file under a temporary name beside it and renames it, so that it appears whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        temporary = Path(file.name)
-        try:
+    """Writes a file under a temporary name beside it and renames it, so that it appears whole.
+
+    A link is followed. A file that is replaced hands on its mode and, where that is allowed, its
+    owner. A device or a pipe is written to, not replaced.
+
+    Raises:
+        EdgeqError: It cannot be written; what was there is as it was.
+    """
+    try:
+        status = Path(path).stat() if Path(path).exists() else None
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            with open(path, "wb") as stream:
+                stream.write(content)
+        else:
+            found = Path(os.path.realpath(path))
+            found.parent.mkdir(parents=True, exist_ok=True)
+            _replace(found, content, status)
+    except (OSError, ValueError) as error:  # a path with a zero byte is a ValueError
+        raise EdgeqError(f"cannot write {path}: {_reason(error)}") from None
+    return Path(path)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _replace(path: Path, content: Content, replaced: os.stat_result | None) -> None:
+    """Puts a file in the place of another or of none; a new one gets the mode that umask leaves."""
+    temporary = path.with_name(f".edgeq-{secrets.token_hex(8)}")  # any name fits where path's does
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-            file.flush()
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    return path
+            if replaced is not None:
+                _inherit(file.fileno(), replaced)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _inherit(descriptor: int, replaced: os.stat_result) -> None:
+    """Gives a file another one's owner and mode; the owner first, which takes bits of the mode."""
+    if hasattr(os, "fchown"):
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(replaced.st_mode))

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TextIO
 
 Advance = Callable[[], None]
 
@@ -26,7 +27,7 @@ class Progress:
     @classmethod
     def make(cls, shown: bool | None) -> Progress:
         """Bars if asked for; None draws them where standard error is a terminal."""
-        return cls(sys.stderr.isatty() if shown is None else shown)
+        return cls(_is_terminal(sys.stderr) if shown is None else shown)
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
@@ -35,6 +36,11 @@ class Progress:
         with _bar(title, total) if self.visible else contextlib.nullcontext(nothing) as advance:
             yield advance
         self.seconds[title] = self.seconds.get(title, 0.0) + time.perf_counter() - start
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream that may be missing, as in a service, is a terminal."""
+    return stream is not None and stream.isatty()
 
 
 def nothing() -> None:
@@ -62,7 +68,7 @@ def _bar(title: str, total: int | None) -> Iterator[Advance]:
     if total:
         columns.insert(3, MofNCompleteColumn())
     # What is printed meanwhile goes above the bars on a terminal, but where it was sent otherwise.
-    on_terminal = sys.stdout.isatty()
+    on_terminal = _is_terminal(sys.stdout)
     with Bars(*columns, console=Console(stderr=True), redirect_stdout=on_terminal) as bars:
         task = bars.add_task(f"{title:<10}", total=total)
         yield lambda: bars.advance(task)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from edgeq.cli.app import app
-from edgeq.cli.inputs import errors_as_sentences, load_data, load_metrics, load_model, port_spec
+from edgeq.cli.failing import errors_as_sentences
+from edgeq.cli.inputs import load_data, load_metrics, load_model, port_spec
 from edgeq.cli.options import (
     RECIPE_HELP,
     CalibrationFile,
@@ -41,12 +40,15 @@ from edgeq.cli.options import (
     TargetName,
     Threads,
 )
-from edgeq.cli.writing import check_page, check_writable, write, write_page, writing
+from edgeq.cli.writing import JSON, PAGE, XML, check_outputs, say, wide_console, write, write_page
 from edgeq.data.readers import open_data
-from edgeq.errors import DataError, DependencyError, RecipeError
+from edgeq.errors import DataError, DependencyError, EdgeqError, RecipeError
 from edgeq.report.overlay import overlays
 from edgeq.report.verdict import Facts
 from edgeq.thresholds import Thresholds
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Hosts that only this machine reaches."""
 
 
 @app.command(
@@ -72,9 +74,7 @@ def compare(
     from edgeq.compare.compare_models import compare as run
 
     with errors_as_sentences():
-        if json_file is not None:
-            check_writable(json_file, overwrite)
-        check_page(report, overwrite)
+        check_outputs(overwrite, ("--json", json_file, JSON), ("--report", report, PAGE))
         made = run(
             load_model(model), edge, load_data(data, data_config, data_option, model),
             metrics=load_metrics(metric), labels=None if labels is None else open_data(labels),
@@ -160,9 +160,10 @@ def check(
                 "there is nothing to check: pass a threshold such as --min-sqnr-db 20, or set "
                 "it in [tool.edgeq] of pyproject.toml or in edgeq.toml"
             )
-        for path in (write_baseline, json_file, junit):
-            if path is not None:
-                check_writable(path, overwrite=True)
+        check_outputs(
+            True, ("--write-baseline", write_baseline, JSON), ("--json", json_file, JSON),
+            ("--junit", junit, XML),
+        )  # fmt: skip
         found = run(
             load_model(model), edge, load_data(data, data_config, data_option, model), wanted,
             baseline=None if baseline is None else _read_baseline(baseline),
@@ -173,8 +174,7 @@ def check(
         if json_file is not None:
             write(json_file, found.to_json().encode())
         if junit is not None:
-            with writing(junit):
-                found.write_junit(junit)
+            found.write_junit(junit)
         if github:
             for line in found.annotations():
                 typer.echo(line)
@@ -245,10 +245,10 @@ def debug(
     from edgeq.export.pipeline import export as export_model
 
     with errors_as_sentences():
-        for path in (output, json_file):
-            if path is not None:
-                check_writable(path, overwrite)
-        check_page(report, overwrite)
+        check_outputs(
+            overwrite, ("--output", output, JSON), ("--json", json_file, JSON),
+            ("--report", report, PAGE),
+        )  # fmt: skip
         source: Any = load_model(model)
         samples = load_data(data, data_config, data_option, model)
         edge_model: Any = edge
@@ -263,12 +263,12 @@ def debug(
         found = run(source, edge_model, samples, recipe=recipe, goal_db=goal_db)
         if json_file is not None:
             write(json_file, found.to_json().encode())
-        found.print(Console(width=None if sys.stdout.isatty() else 250))
+        found.print(wide_console())
         if report is not None:
             write_page(report, edge_model, compare_models(source, edge_model, samples), found)
         if output is not None and found.recipe is not None:
             write(output, found.recipe.to_json().encode())
-            Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+            say(f"wrote {output}")
 
 
 @app.command(
@@ -289,12 +289,17 @@ def explore(
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to serve at.")] = "localhost",
+    expose: Annotated[
+        bool,
+        typer.Option(help="Serve at a --host that others can reach, who then can read files here."),
+    ] = False,
     port: Annotated[int, typer.Option(help="Port to serve at.")] = 8080,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """Shows the graph of an integer model in Model Explorer, coloured by what each op loses.
 
-    Serves until it is interrupted.
+    Serves until it is interrupted. Whoever reaches the address can read files of this machine
+    through Model Explorer, which does not check the Host header either.
     """
     from edgeq.compare.debug import debug as run
 
@@ -304,6 +309,11 @@ def explore(
                 "edgeq explore needs Model Explorer: pip install 'edgeq[explore]'; or write the "
                 "overlays with --output"
             )
+        if output is None and host not in LOOPBACK and not expose:
+            raise EdgeqError(
+                f"whoever reaches {host} could read files of this machine through Model Explorer: "
+                "pass --expose if that is meant, or leave --host out"
+            )
         found = run(load_model(model), edge, load_data(data, data_config, data_option, model))
         made = overlays(found)
         if output is None:
@@ -312,7 +322,7 @@ def explore(
         for name, text in made.items():
             stem = re.sub(r"\W+", "_", name).strip("_").lower()
             write(output / f"{stem}.json", text.encode())
-        Console().print(f"wrote {len(made)} overlays to {output}", highlight=False, soft_wrap=True)
+        say(f"wrote {len(made)} overlays to {output}")
 
 
 def _serve(edge: Path, made: Mapping[str, str], host: str, port: int, browser: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from edgeq.cli.failing import open_standard_streams
 from edgeq.runtime.backend import load_backend
 
 app = typer.Typer(
@@ -40,4 +41,5 @@ def options(
 
 def main() -> None:
     """Entry point of the `edgeq` command."""
+    open_standard_streams()
     app()

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.observers import NAMED
 from edgeq.cli.app import app
-from edgeq.cli.inputs import errors_as_sentences, load_data, load_model, port_spec
+from edgeq.cli.failing import errors_as_sentences
+from edgeq.cli.inputs import load_data, load_model, port_spec
 from edgeq.cli.options import (
     Data,
     DataConfig,
@@ -28,7 +28,7 @@ from edgeq.cli.options import (
     TargetName,
     Threads,
 )
-from edgeq.cli.writing import check_writable
+from edgeq.cli.writing import JSON, check_outputs, say
 
 
 @app.command(
@@ -65,11 +65,11 @@ def calibrate(
     from edgeq.export.pipeline import calibrate as run
 
     with errors_as_sentences():
-        check_writable(output, overwrite)
+        check_outputs(overwrite, ("--output", output, JSON))
         partial = output.with_name(f"{output.name}.partial")
         start = Calibration.load(partial) if resume and partial.exists() else None
         if start is not None:
-            Console().print(f"going on behind {start.samples} samples", highlight=False)
+            say(f"going on behind {start.samples} samples")
         checkpoint = _Checkpoint(partial, save_every)
         advice: list[str] = []
         made = run(
@@ -80,9 +80,9 @@ def calibrate(
         )  # fmt: skip
         made.save(output)
         partial.unlink(missing_ok=True)
-        Console().print(f"wrote {output}: {made.samples} samples", highlight=False)
+        say(f"wrote {output}: {made.samples} samples")
         for sentence in advice:
-            Console().print(f"note: {sentence}", highlight=False, markup=False, soft_wrap=True)
+            say(f"note: {sentence}")
 
 
 class _Checkpoint:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from edgeq.cli.app import app
-from edgeq.cli.inputs import errors_as_sentences, load_data, load_model, port_spec
+from edgeq.cli.failing import errors_as_sentences
+from edgeq.cli.inputs import load_data, load_model, port_spec
 from edgeq.cli.options import (
     CalibrationFile,
     CostTable,
@@ -35,7 +34,7 @@ from edgeq.cli.options import (
     TargetName,
     Threads,
 )
-from edgeq.cli.writing import check_page, check_writable, write, write_page, writing
+from edgeq.cli.writing import JSON, MODEL, PAGE, check_outputs, say, wide_console, write, write_page
 from edgeq.data.readers import ImageFiles, ImageLayout
 from edgeq.errors import DataError
 from edgeq.export.deploy.metadata import read_labels
@@ -103,10 +102,10 @@ def export(
     with errors_as_sentences():
         described_too = metadata or (class_names is not None and android is None)
         sidecar = output.with_suffix(".json") if described_too else None
-        for path in (output, sidecar, json_file):
-            if path is not None:
-                check_writable(path, overwrite)
-        check_page(report, overwrite)
+        check_outputs(
+            overwrite, ("--output", output, MODEL), ("--json", json_file, JSON),
+            ("what --metadata writes beside --output", sidecar, JSON), ("--report", report, PAGE),
+        )  # fmt: skip
         names = () if class_names is None else read_labels(class_names)
         if android is not None:
             _check_app(android, names)
@@ -119,15 +118,14 @@ def export(
             threads=threads,
         )  # fmt: skip
         described = made.describe(names, getattr(samples, "layout", None)) if sidecar else None
-        with writing(output):
-            made.save(output, described)
+        made.save(output, described)
         made.report.print()
         if json_file is not None:
             write(json_file, made.report.to_json().encode())
         if report is not None:
             found = compare_models(made, made, samples, threads=threads)
             write_page(report, made, found, debug_model(made, made, samples, recipe=recipe))
-        Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+        say(f"wrote {output}")
         if android is not None:
             _write_app(android, made, samples, names)
 
@@ -147,7 +145,7 @@ def _write_app(project: Path, made: EdgeModel, samples: Any, names: Sequence[str
     images = isinstance(samples, ImageFiles)
     write_assets(project / ASSETS, made, samples.layout if images else ImageLayout(), names)
     note = "" if images else "; the data are no images, so set mean and std in its model.json"
-    Console().print(f"wrote {project / ASSETS}{note}", highlight=False, soft_wrap=True)
+    say(f"wrote {project / ASSETS}{note}")
 
 
 @app.command(
@@ -181,8 +179,7 @@ def plan(
     from edgeq.export.pipeline import plan as run
 
     with errors_as_sentences():
-        if json_file is not None:
-            check_writable(json_file, overwrite)
+        check_outputs(overwrite, ("--json", json_file, JSON))
         made = run(
             load_model(model), load_data(data, data_config, data_option, model), recipe=recipe,
             target=target, strict=strict, calibration=calibration, layout=layout,
@@ -192,8 +189,7 @@ def plan(
         )  # fmt: skip
         if json_file is not None:
             write(json_file, made.to_json().encode())
-        wide = None if sys.stdout.isatty() else 250
-        made.print(Console(width=wide))
+        made.print(wide_console())
 
 
 @app.command(epilog="Example:\n\nedgeq dequantize model_int8.tflite -o model_float.tflite")
@@ -206,6 +202,6 @@ def dequantize(
     from edgeq.export.frontends.dequantize import dequantize as run
 
     with errors_as_sentences():
-        check_writable(output, overwrite)
+        check_outputs(overwrite, ("--output", output, MODEL))
         write(output, run(model))
-        Console().print(f"wrote {output}", highlight=False, markup=False, soft_wrap=True)
+        say(f"wrote {output}")

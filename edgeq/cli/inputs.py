@@ -1,4 +1,4 @@
-"""How arguments become models, data and functions, and errors sentences."""
+"""How arguments become models, data and functions."""
 
 from __future__ import annotations
 
@@ -12,30 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import typer
-from rich.console import Console
-
 from edgeq import native_logs
 from edgeq.data.input_spec import InputSpec
 from edgeq.data.readers import open_with_settings, parse_setting, read_settings
-from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
+from edgeq.errors import DataError, EdgeqError, ModelError
 from edgeq.export.portspec import PortSpec
 from edgeq.model import FloatModel
-
-
-@contextlib.contextmanager
-def errors_as_sentences() -> Iterator[None]:
-    """An edgeq error becomes one message and an exit code, without a traceback."""
-    try:
-        yield
-    except EdgeqError as error:
-        Console(stderr=True).print(
-            f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True
-        )
-        raise typer.Exit(1 if isinstance(error, VerificationError) else 2) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; nothing was written", style="yellow")
-        raise typer.Exit(130) from None
 
 
 def load_function(text: str, what: type[EdgeqError]) -> Any:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgeq.cli.app import app
-from edgeq.cli.inputs import errors_as_sentences
+from edgeq.cli.failing import errors_as_sentences
 from edgeq.cli.options import JsonFile, Overwrite, TargetName
-from edgeq.cli.writing import check_writable, write
-from edgeq.errors import ModelError
+from edgeq.cli.writing import JSON, check_outputs, wide_console, write
 from edgeq.flatbuffer import parse
+from edgeq.foreign_text import escape
 from edgeq.linter import lint as find_faults
+from edgeq.runtime.interpreter import read_model
 from edgeq.targets.edgetpu_compiler import TIMEOUT_S, compile_edgetpu
 
 
@@ -28,13 +26,8 @@ def inspect(
 ) -> None:
     """Lists the ops of a .tflite file with their dtypes and quantization parameters."""
     with errors_as_sentences():
-        try:
-            content = model.read_bytes()
-        except OSError as error:
-            raise ModelError(f"cannot read the model {model}: {error.strerror}") from None
-        for graph in parse(content).graphs:
-            wide = None if sys.stdout.isatty() else 250
-            Console(width=wide).print(_graph_table(graph))
+        for graph in parse(read_model(model)).graphs:
+            wide_console().print(_graph_table(graph))
 
 
 def _graph_table(graph: Any) -> Table:
@@ -59,16 +52,18 @@ def lint(
     model: Annotated[Path, typer.Argument(help="A .tflite file of any tool.", metavar="MODEL")],
     target: TargetName = "xnnpack",
     json_file: JsonFile = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Checks the quantization of a .tflite file, and which ops a target runs.
 
     Ends with 1 if there are errors: wrong numbers, or a model that does not load.
     """
     with errors_as_sentences():
+        check_outputs(overwrite, ("--json", json_file, JSON))
         found = find_faults(model, target)
         if json_file is not None:
             write(json_file, found.to_json().encode())
-        found.print(Console(width=None if sys.stdout.isatty() else 250))
+        found.print(wide_console())
         if found.errors:
             raise typer.Exit(1)
 
@@ -105,13 +100,12 @@ def compile(
     Needs edgetpu_compiler on the PATH; without it, it says how to get it.
     """
     with errors_as_sentences():
-        if json_file is not None:
-            check_writable(json_file, overwrite)
+        check_outputs(overwrite, ("--json", json_file, JSON))
         made = compile_edgetpu(
             models, output, segments=segments, several_pieces=several_pieces, search=search,
             timeout_s=timeout,
         )  # fmt: skip
         for compiled in made:
-            compiled.print(Console(width=None if sys.stdout.isatty() else 250))
+            compiled.print(wide_console())
         if json_file is not None:
             write(json_file, json.dumps([c.to_dict() for c in made], indent=2).encode())

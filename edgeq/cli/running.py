@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +10,9 @@ import typer
 from rich.console import Console
 
 from edgeq.cli.app import app
-from edgeq.cli.inputs import errors_as_sentences
+from edgeq.cli.failing import errors_as_sentences
 from edgeq.cli.options import JsonFile, Overwrite
-from edgeq.cli.writing import check_writable, write
+from edgeq.cli.writing import JSON, MODEL, check_outputs, say, wide_console, write
 from edgeq.errors import ModelError
 from edgeq.progress import Progress
 from edgeq.report.bench_report import measure_models
@@ -58,14 +57,14 @@ def bench(
     --costs plan for this machine.
     """
     with errors_as_sentences():
-        for path in (fit, json_file):
-            if path is not None:
-                check_writable(path, overwrite)
+        check_outputs(overwrite, ("--fit", fit, JSON), ("--json", json_file, JSON))
         if not models and fit is None:
             raise ModelError("name a model to measure, or a file for --fit")
-        wide = Console(width=None if sys.stdout.isatty() else 250)
+        wide = wide_console()
         for hint in speed_hints():
-            Console(stderr=True).print(f"note: {hint}", highlight=False, soft_wrap=True)
+            Console(stderr=True).print(
+                f"note: {hint}", highlight=False, markup=False, soft_wrap=True
+            )
         if models:
             given = dict(option.partition("=")[::2] for option in delegate_option or [])
             found = measure_models(
@@ -86,7 +85,7 @@ def _fit(path: Path) -> None:
     with progress.stage("measure", STEPS) as advance:
         costs = run(f"measured on {platform.node()}", advance=advance)
     write(path, costs.to_json().encode())
-    Console().print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+    say(f"wrote {path}")
 
 
 @app.command(epilog="Example:\n\nedgeq demo --output edgeq-demo")
@@ -103,5 +102,5 @@ def demo(
     from edgeq.demo.run_demo import run_demo
 
     with errors_as_sentences():
-        check_writable(output / "model.tflite", overwrite=True)
+        check_outputs(True, ("--output", output / "model.tflite", MODEL))
         run_demo(output)

@@ -36,7 +36,9 @@ def run_demo(output: Path) -> EdgeModel:
     write_whole(output / "report.txt", made.report.text().encode())
     made.report.print(console)
     console.print(_accuracy_table(made, data))
-    console.print(f"wrote {output}/model.tflite, report.txt and report.json", highlight=False)
+    console.print(
+        f"wrote {output}/model.tflite, report.txt and report.json", highlight=False, markup=False
+    )
     return made
 
 

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from edgeq.foreign_text import escape, escape_lines, lines, visible
 
 OPS_SHOWN = 6
 """Ops with the same finding that a row names."""
@@ -118,7 +119,7 @@ class LintResult:
         if self.findings:
             console.print(self._table())
         for note in self.notes:
-            console.print(f"note: {note}", highlight=False, markup=False)
+            console.print(lines(f"note: {note}"), highlight=False, markup=False)
         console.print(
             f"{len(self.errors)} errors, {len(self.warnings)} warnings; {self.target} runs "
             f"{self.mapped_ops} of {len(self.ops)} ops",
@@ -133,7 +134,7 @@ class LintResult:
             first = group[0]
             style = "red" if first.severity is Severity.ERROR else "yellow"
             table.add_row(
-                f"[{style}]{first.severity.value}[/]", escape(_places(group)),
+                f"[{style}]{first.severity.value}[/]", escape_lines(_places(group)),
                 escape(f"{first.message} ({first.rule})"), escape(first.advice),
             )  # fmt: skip
         return table
@@ -150,7 +151,9 @@ class LintResult:
 def _places(group: Sequence[Finding]) -> str:
     if group[0].op == WHOLE_FILE:
         return group[0].name
-    shown = "\n".join(f"{f.name} at {f.where} (op {_number(f)})" for f in group[:OPS_SHOWN])
+    shown = "\n".join(
+        f"{visible(f.name)} at {visible(f.where)} (op {_number(f)})" for f in group[:OPS_SHOWN]
+    )
     more = len(group) - OPS_SHOWN
     return f"{shown}\nand {more} more" if more > 0 else shown
 

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgeq.fidelity.parts import Part, least_db, worst_part
 from edgeq.fidelity.sqnr import Fidelity
+from edgeq.foreign_text import escape, lines
 from edgeq.ports import IO
 
 LOW_SQNR_DB = 15.0
@@ -241,7 +241,7 @@ class Report(Measured):
         """Writes the report to a terminal, by default standard output."""
         console = console or Console()
         style = "bold yellow" if self.shortfalls() else "bold"
-        console.print(self.headline, style=style, highlight=False, markup=False)
+        console.print(lines(self.headline), style=style, highlight=False, markup=False)
         console.print(self._summary())
         if self.float_ops:
             console.print(_reasons("what stayed float, and why", self.float_ops))
@@ -250,9 +250,11 @@ class Report(Measured):
         if self.obstacles:
             console.print(_reasons(f"what {self.target} does not run, and why", self.obstacles))
         for note in self.notes:
-            console.print(f"note: {note}", highlight=False, markup=False)
+            console.print(lines(f"note: {note}"), highlight=False, markup=False)
         for warning in self.warnings():
-            console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+            console.print(
+                lines(f"warning: {warning}"), style="yellow", highlight=False, markup=False
+            )
 
     def text(self) -> str:
         """The report as plain text."""

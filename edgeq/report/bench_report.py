@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from edgeq.foreign_text import escape, visible
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.benchmark import Benchmark, Setting, benchmark
 from edgeq.runtime.interpreter import read_model
@@ -62,7 +62,7 @@ class BenchReport:
             )  # fmt: skip
         console.print(table)
         for row in self.models:
-            console.print(f"{row.name}: {row.placement}", highlight=False, markup=False)
+            console.print(visible(f"{row.name}: {row.placement}"), highlight=False, markup=False)
         for name, times in self.ops.items():
             console.print(_op_table(name, times))
 
@@ -70,7 +70,7 @@ class BenchReport:
 def _op_table(name: str, times: Sequence[OpTime]) -> Table:
     """The ops of one model, the slowest first."""
     total = sum(time.ms for time in times) or 1.0
-    table = Table(title=f"ops of {name}", title_style="bold")
+    table = Table(title=escape(f"ops of {name}"), title_style="bold")
     for heading in ("#", "op", "layer", "ms", "share"):
         table.add_column(heading, justify="right" if heading in ("#", "ms", "share") else "left")
     for time in sorted(times, key=lambda t: -t.ms):

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgeq.fidelity.parts import Part
 from edgeq.fidelity.sqnr import WorstSample
+from edgeq.foreign_text import escape
 from edgeq.report import OutputFidelity, printed, strict
 
 

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgeq.errors import RecipeError
+from edgeq.foreign_text import escape, lines, visible
 from edgeq.recipe import Recipe
 from edgeq.report import printed, strict
 
@@ -130,10 +130,10 @@ class Diagnosis:
         console = console or Console()
         console.print(self._table())
         for line in self.layers[: self.sensitive]:
-            console.print(f"\n{line.where}", style="bold", highlight=False, markup=False)
-            console.print(f"  why: {line.cause}", highlight=False, markup=False)
-            console.print(f"  do: {line.suggestion}", highlight=False, markup=False)
-        console.print(f"\n{self.advice}", highlight=False, markup=False)
+            console.print(f"\n{visible(line.where)}", style="bold", highlight=False, markup=False)
+            console.print(lines(f"  why: {line.cause}"), highlight=False, markup=False)
+            console.print(lines(f"  do: {line.suggestion}"), highlight=False, markup=False)
+        console.print(lines(f"\n{self.advice}"), highlight=False, markup=False)
 
     def text(self) -> str:
         """The diagnosis as plain text."""

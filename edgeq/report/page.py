@@ -6,6 +6,7 @@ the plain values of the other reports; knows nothing of how they were measured.
 
 from __future__ import annotations
 
+import html
 import importlib.resources
 import importlib.util
 import json
@@ -15,6 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 from edgeq.errors import DependencyError
+from edgeq.foreign_text import lines, visible
 from edgeq.report import Report
 from edgeq.report.comparison import Comparison
 from edgeq.report.diagnosis import Diagnosis, LayerError
@@ -112,7 +114,12 @@ class Page:
             for name in ("page.html.j2", "page.css", "page.js")
         }
         environment = jinja2.Environment(
-            autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            # What is in scripts is escaped as JSON.
+            finalize=lambda value: lines(value) if type(value) is str else value,
         )
         made: str = environment.from_string(texts["page.html.j2"]).render(
             page=self,
@@ -176,7 +183,12 @@ class Page:
         """A figure for each layer, with its name."""
         layers = self.diagnosis.layers if self.diagnosis else ()
         shown = [line for line in layers if line.histogram][:HISTOGRAMS]
-        return [{"name": line.where, **_histogram(line)} for line in shown]
+        return [{"name": visible(line.where), **_histogram(line)} for line in shown]
+
+
+def _hover(text: str) -> str:
+    """Text that Plotly shows as it is; it knows some HTML."""
+    return html.escape(visible(text))
 
 
 def _figure(traces: Sequence[Any], **layout: Any) -> dict[str, Any]:
@@ -197,7 +209,7 @@ def _layers(layers: Sequence[LayerError]) -> dict[str, Any]:
     import plotly.graph_objects as go
 
     ordered = sorted(layers, key=lambda line: -1 if line.index is None else line.index)
-    names = [line.where for line in ordered]
+    names = [_hover(line.where) for line in ordered]
 
     def trace(name: str, values: Sequence[float], **options: Any) -> Any:
         finite = [value if abs(value) < 200 else None for value in values]
@@ -267,7 +279,7 @@ def _delegate(ops: Sequence[PlacedOp]) -> dict[str, Any]:
                 go.Bar(
                     x=[op.index for op in chosen], y=[1] * len(chosen), name=title,
                     marker={"color": color}, hovertemplate="%{text}<extra></extra>",
-                    text=[f"{op.index} {op.op} at {op.where}: {op.kind}" for op in chosen],
+                    text=[_hover(f"{op.index} {op.op} at {op.where}: {op.kind}") for op in chosen],
                     textposition="none",
                 )
             )  # fmt: skip

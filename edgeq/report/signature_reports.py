@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from edgeq.foreign_text import visible
 from edgeq.report import Report, printed
 
 
@@ -43,7 +44,7 @@ class SignatureReports:
         """Writes all reports to a terminal, by default standard output."""
         console = console or Console()
         for key, report in self.signatures.items():
-            console.print(f"signature {key}", style="bold", highlight=False, markup=False)
+            console.print(visible(f"signature {key}"), style="bold", highlight=False, markup=False)
             report.print(console)
         console.print(
             f"all {len(self.signatures)} signatures: {self.edge_bytes / 1000:,.1f} kB in one file, "

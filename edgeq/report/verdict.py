@@ -6,6 +6,7 @@ CI. Knows nothing of how the numbers were measured.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgeq.errors import DataError, DependencyError
 from edgeq.fidelity.metrics import LOWER_IS_BETTER
+from edgeq.files import write_whole
+from edgeq.foreign_text import annotation, escape, lines
 from edgeq.report import printed, strict
 from edgeq.report.comparison import Comparison
 from edgeq.thresholds import Thresholds
@@ -142,7 +144,7 @@ class CheckResult:
             table.add_column(heading, overflow="fold")
         for promise in self.promises:
             mark = "[green]pass[/]" if promise.kept else "[red]FAIL[/]"
-            table.add_row(mark, promise.name, escape(promise.found), escape(promise.wanted))
+            table.add_row(mark, escape(promise.name), escape(promise.found), escape(promise.wanted))
         console.print(table)
         self.comparison.print(console)
         verdict = "all promises hold" if self.passed else f"broken promises: {len(self.broken)}"
@@ -160,13 +162,15 @@ class CheckResult:
             GitHub's workflow commands: `::error title=...::message`.
         """
         for promise in self.broken:
-            yield f"::error title={_escaped('edgeq ' + promise.name)}::{_escaped(promise.message)}"
+            title = annotation(f"edgeq {promise.name}", is_property=True)
+            yield f"::error title={title}::{annotation(promise.message)}"
 
     def write_junit(self, path: Path) -> None:
         """Writes a JUnit XML file with a test case for each promise.
 
         Raises:
             DependencyError: junitparser is not installed.
+            EdgeqError: The file cannot be written.
         """
         try:
             import junitparser
@@ -174,22 +178,17 @@ class CheckResult:
             raise DependencyError("JUnit XML needs junitparser: pip install 'edgeq[ci]'") from None
         suite = junitparser.TestSuite("edgeq check")
         for promise in self.promises:
-            case = junitparser.TestCase(promise.name, "edgeq.check")
-            case.system_out = promise.message
+            case = junitparser.TestCase(lines(promise.name), "edgeq.check")
+            case.system_out = message = lines(promise.message)
             if not promise.kept:
-                case.result = [junitparser.Failure(promise.message, "BrokenPromise")]
+                case.result = [junitparser.Failure(message, "BrokenPromise")]
             suite.add_testcase(case)
         found = junitparser.JUnitXml()
         found.add_testsuite(suite)
         found.update_statistics()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found.write(str(path), pretty=True)
-
-
-def _escaped(text: str) -> str:
-    for character, code in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A"), ("::", "%3A%3A")):
-        text = text.replace(character, code)
-    return text
+        text = io.BytesIO()
+        found.write(text, pretty=True)
+        write_whole(path, text.getvalue())
 
 
 def drops(comparison: Comparison, kinds: Mapping[str, object]) -> dict[str, float]:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgeq.errors import ConversionError, DependencyError, ModelError, RecipeError
 from edgeq.flatbuffer import Graph, parse
+from edgeq.foreign_text import escape
 from edgeq.targets.edgetpu import COMPILER, EDGETPU
 from edgeq.targets.views import op_view
 

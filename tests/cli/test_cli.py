@@ -19,6 +19,7 @@ from command_line import process, run
 
 import edgeq
 from edgeq.cli import app
+from edgeq.errors import EdgeqError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.files import write_whole
 from edgeq.flatbuffer import pack, parse, unpack
@@ -468,7 +469,7 @@ def test_a_full_disk_leaves_no_part_of_a_file(demo_files: Files) -> None:
 
 def test_a_file_that_cannot_be_put_in_place_leaves_no_part(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(EdgeqError, match=r"cannot write .*taken: Is a directory"):
         write_whole(tmp_path / "taken", b"content")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 

@@ -257,7 +257,7 @@ def test_annotations_stay_on_one_line(exported: EdgeModel) -> None:
     (promise,) = made.promises
     odd = replace(made, promises=(replace(promise, found="50 %\nof a::b"),))
     (line,) = odd.annotations()
-    assert line.startswith("::error title=edgeq min_sqnr_db::50 %25%0Aof a%3A%3Ab, but")
+    assert line.startswith("::error title=edgeq min_sqnr_db::50 %25%0Aof a::b, but")
 
 
 def test_the_workflow_of_the_docs_uses_options_that_exist() -> None:

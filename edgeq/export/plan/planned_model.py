@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgeq.export.plan.choices import touches_float
 from edgeq.export.plan.placement import planned_obstacles
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.flatbuffer import Operator
+from edgeq.foreign_text import escape
 from edgeq.model import FloatModel
 from edgeq.targets import Target
 
@@ -71,7 +71,7 @@ class PlannedModel:
             table.add_column(heading, overflow="fold")
         for line in self.ops:
             table.add_row(
-                str(line.index), escape(line.layer), line.op, line.mode, line.qparams,
+                str(line.index), escape(line.layer), escape(line.op), line.mode, line.qparams,
                 escape(line.obstacle or "yes"), escape(line.reason),
             )  # fmt: skip
         (console or Console()).print(table)
