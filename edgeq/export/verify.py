@@ -141,11 +141,9 @@ def _breaks(exported: ExportedGraph, plan: Plan, op: Operator, is_float: bool) -
     """Whether an op computes in float (or not) against the plan."""
     if op.name in BOUNDARY:
         return False
-    if op.name.startswith("STABLEHLO_"):
-        return is_float
     origin = exported.counterpart(op)
     planned_float = origin is not None and origin.index in plan.with_float_activations
-    kind = exported.dtype(op)
+    kind = "float32" if op.name.startswith("STABLEHLO_") else exported.dtype(op)
     return kind == "float32" and not planned_float if is_float else (
         kind in ("int8", "int16") and planned_float
     )  # fmt: skip

@@ -15,7 +15,12 @@ from edgeq.export.convert.integer_ports import Interface, set_interface
 from edgeq.export.convert.saturate_constants import saturated
 from edgeq.export.convert.shield_float_ops import hide_ops, opaque_ops, restore_ops, stand_ins
 from edgeq.export.convert.store_weights import store_weights
-from edgeq.export.convert.tensor_identity import give_back_names, numbered, origins
+from edgeq.export.convert.tensor_identity import (
+    give_back_names,
+    numbered,
+    origins,
+    settle_names,
+)
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.files import Content
 from edgeq.flatbuffer import pack, parse_tree, unpack
@@ -83,6 +88,7 @@ def _with_integers(worker: Worker, model: FloatModel, plan: Plan) -> Any:
         ) from None
     tree = unpack(converted)
     restore_ops(tree, original, extra)
+    settle_names(tree)
     join_integers(model, plan, tree)
     widen_biases(tree)
     return tree

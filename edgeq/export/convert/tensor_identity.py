@@ -12,11 +12,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgeq.export.exported_graph import ROWS
-from edgeq.flatbuffer import Graph
+from edgeq.flatbuffer import Graph, op_name
+from edgeq.ops import BOUNDARY
 
 _PREFIX = "edgeq.tensor"
 _NUMBERED = re.compile(rf"{re.escape(_PREFIX)}(\d+)\.(\d*(?:[/#].*)?)", re.DOTALL)
 """The index and what was put behind it: digits by the converter, of which a copy has some."""
+
+_JOINT = ";"
+"""Between the names of what the converter made one op of."""
+
+_BEFORE = b"/before"
+"""Ends the name of what is made on the way to a tensor."""
 
 
 def _numbered_name(index: int) -> bytes:
@@ -45,6 +52,29 @@ def origins(graph: Graph) -> dict[int, int]:
     return found
 
 
+def settle_names(tree: Any) -> None:
+    """Gives a tensor's number to the last of the ops that the converter made of its producer.
+
+    The first of them has it otherwise, as the TRANSPOSE before a FULLY_CONNECTED that was a
+    BATCH_MATMUL.
+    """
+    tensors = tree.subgraphs[0].tensors
+    for op in tree.subgraphs[0].operators:
+        if op_name(tree.operatorCodes[op.opcodeIndex])[0] in BOUNDARY:
+            continue
+        read = {_name(tensors[t]): tensors[t] for t in op.inputs if t >= 0}
+        for tensor in (tensors[t] for t in op.outputs):
+            numbers = (_NUMBERED.fullmatch(part) for part in _name(tensor).split(_JOINT))
+            own = [_numbered_name(int(number[1])) for number in numbers if number]
+            first = next((name for name in own if name.decode() in read), None)
+            if first is not None:
+                read[first.decode()].name, tensor.name = first + _BEFORE, first
+
+
+def _name(tensor: Any) -> str:
+    return (tensor.name or b"").decode("utf-8", "replace")
+
+
 def give_back_names(tree: Any, names: Sequence[bytes | None]) -> None:
     """Gives the tensors of a converted tree, and what was made of them, the user's names.
 
@@ -53,7 +83,7 @@ def give_back_names(tree: Any, names: Sequence[bytes | None]) -> None:
         names: Of the float model's tensors, by index.
     """
     for tensor in tree.subgraphs[0].tensors:
-        match = _NUMBERED.fullmatch((tensor.name or b"").decode("utf-8", "replace"))
+        match = _NUMBERED.fullmatch(_name(tensor))
         if match:
             own = names[int(match[1])]
             tensor.name = (own or b"") + match[2].encode()

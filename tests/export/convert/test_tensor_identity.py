@@ -88,3 +88,18 @@ def test_integer_ports_are_set_without_names() -> None:
     unnamed, named = exported(case, "same", recipe="int8", outputs="uint8")
     assert [port.dtype for port in unnamed.io.outputs] == ["uint8"]
     assert same_results(unnamed, named, case)
+
+
+def test_products_of_products_are_int8_as_planned() -> None:
+    square = Value((1, 8, 8))
+    flags = {"adjX": False, "adjY": False}
+    steps = (
+        Step("BATCH_MATMUL", ("a", "b"), {"once": square}, flags),
+        Step("BATCH_MATMUL", ("a", "once"), {"twice": square}, flags),
+        Step("BATCH_MATMUL", ("b", "twice"), {"y": square}, flags),
+    )
+    case = OneOp("products", {"a": square, "b": square}, steps)
+    made = edgeq.export(case.build(), case.draw(20), recipe="int8", strict=True, progress=False)
+    assert {kind.split(" ")[0] for kind in made.report.op_counts} == {"int8", "quantize/dequantize"}
+    assert {made.float_model.graph.tensors[t].name for t in made.origins.values()} >= {"once", "y"}
+    assert not any("edgeq" in t.name for t in parse(made.tflite).graphs[0].tensors)
