@@ -3,6 +3,7 @@
 import importlib
 from types import ModuleType
 
+from edgeq.argument_types import DataLike, ModelLike
 from edgeq.calibrate.calibration import Calibration
 from edgeq.compare.check import check
 from edgeq.compare.compare_models import compare, evaluate
@@ -43,6 +44,7 @@ __all__ = [
     "Comparison",
     "ConversionError",
     "DataError",
+    "DataLike",
     "DelegateError",
     "DependencyError",
     "Diagnosis",
@@ -51,6 +53,7 @@ __all__ = [
     "LintResult",
     "Mode",
     "ModelError",
+    "ModelLike",
     "MultiSignatureModel",
     "PlannedModel",
     "ProcessKilledError",

@@ -132,9 +132,9 @@ def edgeq_check() -> Callable[..., Checked]:
     """
 
     def measure(
-        float_model: object,
-        edge_model: object,
-        data: object,
+        float_model: Any,
+        edge_model: Any,
+        data: Any,
         thresholds: Thresholds | Literal["project"] | None = None,
         **options: Any,
     ) -> Checked:

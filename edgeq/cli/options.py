@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from edgeq.argument_types import ImageLayoutName
 from edgeq.export.portspec import DTYPES
 from edgeq.fidelity.metrics import BUILT_IN
 from edgeq.recipe import PRESETS
@@ -160,7 +161,8 @@ MinRuntime = Annotated[
 
 
 Layout = Annotated[
-    str | None, typer.Option(help="nhwc: take and give images as NHWC where the model has NCHW.")
+    ImageLayoutName | None,
+    typer.Option(help="nhwc: take and give images as NHWC where the model has NCHW."),
 ]
 
 

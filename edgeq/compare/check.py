@@ -7,10 +7,13 @@ from contextlib import closing
 
 import numpy as np
 
+from edgeq.argument_types import DataLike, FilePath, ModelLike
 from edgeq.compare.compare_models import compared
 from edgeq.errors import RecipeError
+from edgeq.export.edge_model import EdgeModel
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.fidelity.metrics import Metric
+from edgeq.model import FloatModel
 from edgeq.ops import BOUNDARY
 from edgeq.report.verdict import CheckResult, Facts, drops, judged
 from edgeq.runtime.benchmark import interleaved_latency
@@ -18,9 +21,9 @@ from edgeq.thresholds import Thresholds
 
 
 def check(
-    float_model: object,
-    edge_model: object,
-    data: object,
+    float_model: ModelLike | FloatModel | EdgeModel,
+    edge_model: FilePath | bytes | FloatModel | EdgeModel,
+    data: DataLike,
     thresholds: Thresholds | None = None,
     *,
     baseline: Facts | None = None,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.argument_types import DataLike, Engine, FilePath, ModelLike
 from edgeq.compare.load_models import load, worker_for
 from edgeq.converter import check_runs
 from edgeq.data import cluster
@@ -36,14 +37,14 @@ Metrics = Mapping[str, str | Metric]
 
 
 def compare(
-    float_model: object,
-    edge_model: object,
-    data: object,
+    float_model: ModelLike | FloatModel | EdgeModel,
+    edge_model: FilePath | bytes | FloatModel | EdgeModel,
+    data: DataLike,
     *,
     metrics: Metrics | None = None,
     labels: object = None,
     output: str | None = None,
-    engine: str = "local",
+    engine: Engine = "local",
     threads: int | None = None,
     progress: bool | None = None,
 ) -> Comparison:
@@ -96,13 +97,13 @@ def compare(
 
 
 def compared(
-    float_model: object,
-    edge_model: object,
-    data: object,
+    float_model: ModelLike | FloatModel | EdgeModel,
+    edge_model: FilePath | bytes | FloatModel | EdgeModel,
+    data: DataLike,
     metrics: Metrics | None,
     labels: object,
     output: str | None,
-    engine: str,
+    engine: Engine,
     threads: int | None,
     progress: bool | None,
 ) -> tuple[Comparison, PairedRun]:
@@ -129,13 +130,13 @@ def compared(
 
 
 def evaluate(
-    model: object,
-    data: object,
+    model: ModelLike | FloatModel | EdgeModel,
+    data: DataLike,
     labels: object = None,
     *,
     metrics: Metrics | None = None,
     output: str | None = None,
-    engine: str = "local",
+    engine: Engine = "local",
     threads: int | None = None,
     progress: bool | None = None,
 ) -> dict[str, float]:
@@ -174,11 +175,11 @@ def _asked(metrics: Metrics | None, labels: object) -> dict[str, str | Metric]:
 
 def _judged(
     models: Mapping[str, object],
-    data: object,
+    data: DataLike,
     asked: Mapping[str, str | Metric],
     labels: object,
     output: str | None,
-    engine: str,
+    engine: Engine,
     threads: int | None,
     stages: Progress,
 ) -> tuple[PairedRun, Tally]:

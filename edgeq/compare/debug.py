@@ -7,9 +7,10 @@ is `causes`'.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
+from typing import Any
 
+from edgeq.argument_types import DataLike, FilePath, ModelLike
 from edgeq.compare.layer_errors import Part, Parts, Seen
 from edgeq.compare.load_models import load, worker_for
 from edgeq.compare.loss_causes import Loss, explain
@@ -34,11 +35,11 @@ MOST_SAMPLES = 16
 
 
 def debug(
-    float_model: object,
-    edge_model: object,
-    data: object,
+    float_model: ModelLike | FloatModel | EdgeModel,
+    edge_model: FilePath | bytes | FloatModel | EdgeModel | None,
+    data: DataLike,
     *,
-    recipe: str | os.PathLike[str] | Recipe = "int8",
+    recipe: FilePath | Recipe = "int8",
     goal_db: float = 20.0,
     progress: bool | None = None,
 ) -> Diagnosis:
@@ -66,7 +67,7 @@ def debug(
     stages, base = Progress.make(progress), as_recipe(recipe)
     if edge_model is None:
         data = list(data) if isinstance(data, Iterator) else data
-        source = float_model.tflite if isinstance(float_model, FloatModel) else float_model
+        source: Any = float_model.tflite if isinstance(float_model, FloatModel) else float_model
         edge_model = export(source, data, recipe=base, min_sqnr_db=None, progress=progress)
     dataset = RepDataset(data)
     with worker_for((float_model, edge_model)) as worker, stages.stage("load"):

@@ -11,10 +11,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from edgeq.argument_types import (
+    DataLike,
+    Engine,
+    FilePath,
+    ImageLayoutName,
+    ModelLike,
+    PortLike,
+)
 from edgeq.calibrate.advice import advise
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.run import Checkpoint
@@ -32,6 +39,7 @@ from edgeq.export.plan.planned_model import PlannedModel
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.plan.strictness import check_strict, float_notes, free_ops, reasons_of
 from edgeq.export.plan.values import Values, without_unbounded
+from edgeq.export.portspec import PortSpec
 from edgeq.export.prepare import Prepared, prepare
 from edgeq.export.ranges import Ranges, data_source, measured_ranges, ranges_for
 from edgeq.export.round.rounder import Rounder
@@ -52,23 +60,23 @@ STAGES = ("trace", "rewrite", "calibrate", "search", "plan", "build", "verify")
 
 @by_signature
 def export(
-    model: object,
-    rep_dataset: object,
+    model: ModelLike,
+    rep_dataset: DataLike,
     *,
     params: object = None,
     sample: object = None,
-    recipe: str | os.PathLike[str] | Recipe = "auto",
+    recipe: FilePath | Recipe = "auto",
     target: str = "xnnpack",
     strict: bool | None = None,
-    calibration: Calibration | str | os.PathLike[str] | None = None,
-    inputs: object = None,
-    outputs: object = None,
-    layout: str | None = None,
+    calibration: Calibration | FilePath | None = None,
+    inputs: PortLike | PortSpec | None = None,
+    outputs: PortLike | PortSpec | None = None,
+    layout: ImageLayoutName | None = None,
     min_sqnr_db: float | None = 3.0,
     min_runtime: str | None = None,
     measure: bool = False,
     goal_db: float = 20.0,
-    costs: Costs | str | os.PathLike[str] | None = None,
+    costs: Costs | FilePath | None = None,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> EdgeModel:
@@ -172,22 +180,22 @@ def export(
 
 
 def plan(
-    model: object,
-    rep_dataset: object,
+    model: ModelLike,
+    rep_dataset: DataLike,
     *,
     params: object = None,
     sample: object = None,
-    recipe: str | os.PathLike[str] | Recipe = "auto",
+    recipe: FilePath | Recipe = "auto",
     target: str = "xnnpack",
     strict: bool | None = None,
-    calibration: Calibration | str | os.PathLike[str] | None = None,
-    inputs: object = None,
-    outputs: object = None,
-    layout: str | None = None,
+    calibration: Calibration | FilePath | None = None,
+    inputs: PortLike | PortSpec | None = None,
+    outputs: PortLike | PortSpec | None = None,
+    layout: ImageLayoutName | None = None,
     min_runtime: str | None = None,
     measure: bool = False,
     goal_db: float = 20.0,
-    costs: Costs | str | os.PathLike[str] | None = None,
+    costs: Costs | FilePath | None = None,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> PlannedModel:
@@ -211,21 +219,21 @@ def plan(
 
 
 def calibrate(
-    model: object,
-    rep_dataset: object,
+    model: ModelLike,
+    rep_dataset: DataLike,
     *,
     observer: object = "minmax",
     params: object = None,
     sample: object = None,
-    recipe: str | os.PathLike[str] | Recipe = "auto",
+    recipe: FilePath | Recipe = "auto",
     target: str = "xnnpack",
-    inputs: object = None,
-    outputs: object = None,
-    layout: str | None = None,
+    inputs: PortLike | PortSpec | None = None,
+    outputs: PortLike | PortSpec | None = None,
+    layout: ImageLayoutName | None = None,
     start: Calibration | None = None,
     checkpoint: Checkpoint | None = None,
     on_advice: Callable[[tuple[str, ...]], None] | None = None,
-    engine: str = "local",
+    engine: Engine = "local",
     threads: int | None = None,
     progress: bool | None = None,
 ) -> Calibration:

@@ -18,10 +18,11 @@ from typing import Any
 
 from edgeq.errors import DelegateError
 from edgeq.runtime.backend import Backend
+from edgeq.targets import edgetpu
 
 Options = Mapping[str, object]
 
-EDGETPU = "edgetpu"
+EDGETPU = edgetpu.EDGETPU.name
 _ENTRY_POINTS = ("tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate")
 _MISSING = re.compile(r"(\S+): cannot open shared object file: No such file")
 _LIBRARY_NAME = re.compile(r"[\\/]|\.(so(\.\d+)*|dylib|dll)$")
@@ -58,7 +59,7 @@ def load_delegate(backend: Backend, delegate: str, options: Options) -> Any:
 
     Args:
         backend: The interpreter that it is for.
-        delegate: `"edgetpu"`, or the path or name of a library.
+        delegate: `EDGETPU`, or the path or name of a library.
         options: What the library is told; values are passed as text.
 
     Raises:
