@@ -30,9 +30,9 @@ from edgeq.linter import LintResult, lint
 from edgeq.recipe import AUTO, INT8, Mode, Recipe, Rule
 from edgeq.report.comparison import Comparison
 from edgeq.report.diagnosis import Diagnosis
+from edgeq.report.thresholds import Thresholds
 from edgeq.report.verdict import CheckResult
 from edgeq.targets.edgetpu_compiler import compile_edgetpu
-from edgeq.thresholds import Thresholds
 
 __version__ = "0.1.0"
 

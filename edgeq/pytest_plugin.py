@@ -14,8 +14,8 @@ from typing import Any, Literal
 import pytest
 
 from edgeq.compare.check import check
+from edgeq.report.thresholds import Thresholds
 from edgeq.report.verdict import CheckResult
-from edgeq.thresholds import Thresholds
 
 MOST_METRICS = 4
 """So many are explained: pytest cuts what is longer than eight lines."""

@@ -44,8 +44,8 @@ from edgeq.cli.writing import JSON, PAGE, XML, check_outputs, say, wide_console,
 from edgeq.data.readers import open_data
 from edgeq.errors import DataError, DependencyError, EdgeqError, RecipeError
 from edgeq.report.overlay import overlays
+from edgeq.report.thresholds import Thresholds
 from edgeq.report.verdict import Facts
-from edgeq.thresholds import Thresholds
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Hosts that only this machine reaches."""

@@ -15,9 +15,9 @@ from edgeq.export.exported_graph import ExportedGraph
 from edgeq.fidelity.metrics import Metric
 from edgeq.model import FloatModel
 from edgeq.ops import BOUNDARY
+from edgeq.report.thresholds import Thresholds
 from edgeq.report.verdict import CheckResult, Facts, drops, judged
 from edgeq.runtime.benchmark import interleaved_latency
-from edgeq.thresholds import Thresholds
 
 
 def check(

@@ -14,14 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from edgeq.argument_types import (
-    DataLike,
-    Engine,
-    FilePath,
-    ImageLayoutName,
-    ModelLike,
-    PortLike,
-)
+from edgeq.argument_types import DataLike, Engine, FilePath, ImageLayoutName, ModelLike, PortLike
 from edgeq.calibrate.advice import advise
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.run import Checkpoint

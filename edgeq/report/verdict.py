@@ -22,7 +22,7 @@ from edgeq.files import write_whole
 from edgeq.foreign_text import annotation, escape, lines
 from edgeq.report import printed, strict
 from edgeq.report.comparison import Comparison
-from edgeq.thresholds import Thresholds
+from edgeq.report.thresholds import Thresholds
 
 
 @dataclass(frozen=True)

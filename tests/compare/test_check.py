@@ -21,8 +21,8 @@ from edgeq.cli import app
 from edgeq.export.edge_model import EdgeModel
 from edgeq.model import FloatModel
 from edgeq.report.comparison import Comparison, MetricChange
+from edgeq.report.thresholds import Tolerances
 from edgeq.report.verdict import Facts, drops, judged
-from edgeq.thresholds import Tolerances
 
 pytest_plugins = ["pytester"]
 
