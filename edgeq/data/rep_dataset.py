@@ -68,6 +68,15 @@ class RepDataset:
         first = self.first.inputs if isinstance(self.first, Labelled) else self.first
         return _map_arrays(first, lambda a: a[:1]) if self._batched else first
 
+    def first_row(self, inputs: tuple[InputSpec, ...]) -> Sample | None:
+        """The first sample that fits `inputs`; None where the first item has too few rows for it.
+
+        Raises:
+            DataError: As `samples`, of the first item.
+        """
+        whole, _ = _split(_arrays(self.first, inputs, 0), None, inputs, 0)
+        return next((sample[: len(inputs)] for sample in whole), None)
+
     def samples(
         self, inputs: tuple[InputSpec, ...], item_done: Callable[[], None] = lambda: None
     ) -> Iterator[Sample]:

@@ -152,7 +152,7 @@ def export(
         independent=ready.ranges.independent,
         fitted_weights=built.fitted,
         notes=(
-            *float_model.notes,
+            *rewritten.notes,
             *float_notes(rewritten, options.recipe, built.plan.float_ops),
             *dropped,
             *ready.ranges.advice,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.observers import Fixed
+from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import ModelError, RecipeError
 from edgeq.export import frontends
@@ -15,6 +16,7 @@ from edgeq.export.convert.integer_ports import Interface, known_ranges
 from edgeq.export.export_options import ExportOptions
 from edgeq.export.plan.planner import refuse_quantized
 from edgeq.export.rewrite import rewrite
+from edgeq.export.rewrite.checked import rewrite_checked
 from edgeq.export.rewrite.nhwc_ports import to_nhwc
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
@@ -62,7 +64,12 @@ def prepare(
         refuse_quantized(traced)
         float_model = _laid_out(traced, options.layout, options.target)
     with stages.stage("rewrite"):
-        rewritten = _rewritten(float_model, options.target)
+        sample = data.first_row(input_specs(float_model))
+        rewritten = (
+            float_model
+            if float_model.given
+            else rewrite_checked(float_model, options.target, sample, converter)
+        )
         interface = Interface.of(rewritten, options.inputs, options.outputs)
         known = known_ranges(rewritten, interface)
     return Prepared(traced, float_model, rewritten, interface, known)

@@ -389,6 +389,13 @@ def _filled(rows: Array, batch: int) -> Array:
     return np.concatenate([rows, rows[-1:].repeat(missing, axis=0)]) if missing else rows
 
 
+def outputs_of(tflite: Content, sample: Sequence[Array]) -> dict[str, Array]:
+    """Job: the outputs of a sample by name."""
+    with Session(tflite, threads=1, trusted=True) as session:
+        session.invoke(sample)
+        return dict(zip(session.output_names, map(np.array, session.outputs()), strict=True))
+
+
 def smoke_run(tflite: Content, sample: Sequence[Array]) -> None:
     """Job: loads a model and runs one sample; a model that kills its host kills a child here."""
     with Session(tflite, threads=1, trusted=True) as session:

@@ -21,7 +21,7 @@ from edgeq.export.rewrite import (
 from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.flatbuffer import Graph, Operator, parse_tree
 from edgeq.flatbuffer.graph_editor import GraphEditor
-from edgeq.model import FloatModel
+from edgeq.model import FloatModel, layer
 from edgeq.targets import HOST, Target
 
 REWRITES: tuple[Rewrite, ...] = (
@@ -39,29 +39,44 @@ PASSES_MAX = 100
 """One rewrite may make room for the next. A model that is not done by then is left as it is."""
 
 
+def all_rewrites() -> tuple[Rewrite, ...]:
+    """The table of rewrites as it is now."""
+    return REWRITES
+
+
 def rewrite(
-    model: FloatModel, target: Target = HOST, rewrites: Sequence[Rewrite] = REWRITES
+    model: FloatModel, target: Target = HOST, rewrites: Sequence[Rewrite] | None = None
 ) -> FloatModel:
     """The model with all rewrites for a target applied as often as they fit.
+
+    A rewrite that fails on an op leaves it as it is, and a note says so.
+
+    Args:
+        model: The float model.
+        target: Where it is to run.
+        rewrites: What to apply; None is every rewrite.
 
     Returns:
         The model itself if none fits.
     """
     editor, graph = GraphEditor(model.tree), model.graph
-    rewrites = [row for row in rewrites if row.purpose in target.rewrites]
+    rows = all_rewrites() if rewrites is None else rewrites
+    rows = [row for row in rows if row.purpose in target.rewrites]
+    failed: dict[str, str] = {}
     for _ in range(PASSES_MAX):
-        if not _pass(Site(graph, editor), rewrites):
+        if not _pass(Site(graph, editor), rows, failed):
             break
         graph = parse_tree(editor.tree, len(model.tflite)).graphs[0]
-    return model if graph is model.graph else replace(model, tflite=editor.finish())
+    noted = replace(model, notes=(*model.notes, *failed.values())) if failed else model
+    return noted if graph is model.graph else replace(noted, tflite=editor.finish())
 
 
-def _pass(site: Site, rewrites: Sequence[Rewrite]) -> bool:
+def _pass(site: Site, rewrites: Sequence[Rewrite], failed: dict[str, str]) -> bool:
     """Applies what fits each op once; tells whether anything did."""
     changed = []
 
     def replacement(index: int) -> Sequence[Any] | None:
-        new = _first(site, site.graph.operators[index], rewrites)
+        new = _first(site, site.graph.operators[index], rewrites, failed)
         changed.append(new is not None)
         return new
 
@@ -71,11 +86,30 @@ def _pass(site: Site, rewrites: Sequence[Rewrite]) -> bool:
     return any(changed)
 
 
-def _first(site: Site, op: Operator, rewrites: Sequence[Rewrite]) -> Sequence[Any] | None:
+def _first(
+    site: Site, op: Operator, rewrites: Sequence[Rewrite], failed: dict[str, str]
+) -> Sequence[Any] | None:
     if not _is_plain(site.graph, op):
         return None
-    found = (r.apply(site, op) for r in rewrites if op.name in r.ops)
+    found = (_applied(r, site, op, failed) for r in rewrites if op.name in r.ops)
     return next((new for new in found if new is not None), None)
+
+
+def _applied(
+    row: Rewrite, site: Site, op: Operator, failed: dict[str, str]
+) -> Sequence[Any] | None:
+    """The ops in an op's place; None where the rewrite does not fit it, or fails."""
+    same = dict(site.same)
+    try:
+        return row.apply(site, op)
+    except Exception as error:
+        site.same = same
+        failed.setdefault(
+            row.name,
+            f"the rewrite {row.name!r} is left out for {op.name} at {layer(site.graph, op)}: it "
+            f"failed with {type(error).__name__}: {error}",
+        )
+        return None
 
 
 def _is_plain(graph: Graph, op: Operator) -> bool:
