@@ -12,7 +12,6 @@ import importlib.util
 import io
 import logging
 import os
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from typing import Any
 
 from edgeq import native_logs
 from edgeq.errors import DependencyError
+from edgeq.export.frontends.decompositions.places import layer_path
 
 _SHOW_PROGRESS = "LITERT_TORCH_SHOW_PROGRESS"
-_REPEATED_CALL = re.compile(r"@\d+$")
 
 _LOGGED_NOISE = {
     "torchao": "Failed to load ",
@@ -133,10 +132,18 @@ def to_stablehlo(
         from litert_torch._convert import core
         from litert_torch.backend.inline_consts import InlineConstsContext
 
+        from edgeq.export.frontends.decompositions import passes
+
         _keep_infinities(program)
         program = fx_infra.graph_utils.reset_from_node_meta(program)
-        decompositions = fx_infra.decomp.pre_convert_decomp()
-        program = fx_infra.safe_run_decompositions(program, decompositions, can_skip=False)
+        table = fx_infra.decomp.pre_convert_decomp()
+        passes.add_to(table)
+
+        def decomposed(program: Any) -> Any:
+            return fx_infra.safe_run_decompositions(program, table, can_skip=False)
+
+        passes.prepare(program)
+        program = passes.finish(decomposed(program), decomposed)
         program = core._run_convert_passes(program)
         output_layers = _output_layers(program)
         _name_layers(program)
@@ -186,21 +193,3 @@ def _name_layers(program: Any) -> None:
     for node in program.graph.nodes:
         if node.op == "call_function":
             node.meta["nn_module_stack"] = {"layer": ("", layer_path(node))}
-
-
-def layer_path(node: Any) -> str:
-    """Path of the module that a node comes from, `features.0.conv`, or the node's own name."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = str(stack[-1][0]) if stack else ""
-    path = _REPEATED_CALL.sub("", path.removeprefix("L['self']").lstrip("."))
-    # A compiled module hides the user's own behind this name.
-    parts = [part for part in path.split(".") if part and part != "_orig_mod"]
-    return ".".join(parts) or _traced_name(node)
-
-
-def _traced_name(node: Any) -> str:
-    """The name that a node, or the one it was made from, had when the model was traced."""
-    name, history = str(node.name), node.meta.get("from_node", [])
-    while history:
-        name, history = str(history[0].name), history[0].from_node
-    return name

@@ -19,6 +19,7 @@ from edgeq.errors import DataError, EdgeqError, ModelError, UnsupportedOpError
 from edgeq.export.frontends import litert_torch_adapter as adapter
 from edgeq.export.frontends.arguments import first_line, without_labels
 from edgeq.export.frontends.composites import with_given_scales
+from edgeq.export.frontends.decompositions.places import layer_path, where
 from edgeq.export.frontends.naming import named_by_layer
 from edgeq.export.frontends.trace_check import check_trace
 from edgeq.isolation import Worker
@@ -108,7 +109,7 @@ def _traced(
         _check_program(program)
         # What is fused into a weighted op goes by its name.
         nodes = sorted(program.graph.nodes, key=lambda n: not _WEIGHTED.search(str(n.target)))
-        layers = {node.name: adapter.layer_path(node) for node in nodes}
+        layers = {node.name: layer_path(node) for node in nodes}
         lowered = _lower(program, layers)
     tflite = lower_to_float(worker, lowered.bytecode, "PYTORCH")
     named = named_by_layer(tflite, _joined_layers, layers.values(), dict(lowered.outputs))
@@ -147,6 +148,8 @@ def _lower(program: Any, layers: Mapping[str, str]) -> adapter.Lowered:
     inputs = list(program.graph_signature.user_inputs)
     try:
         return adapter.to_stablehlo(program, inputs, _output_names(program))
+    except EdgeqError:
+        raise
     except Exception as error:  # litert-torch raises plain RuntimeErrors for what it cannot lower
         raise _lowering_error(layers, error) from None
 
@@ -267,7 +270,7 @@ def _check_program(program: Any) -> None:
     for node in program.graph.nodes:
         if _is_training(node):
             raise ModelError(
-                f"{node.target} at {adapter.layer_path(node)} was traced in training mode; call "
+                f"{node.target} at {where(node)} was traced in training mode; call "
                 "model.eval() before torch.export.export, and pass training=False to functions"
             )
     for name, value in {**program.state_dict, **program.constants}.items():
@@ -303,6 +306,8 @@ def _is_training(node: Any) -> bool:
     parameters = getattr(getattr(node.target, "_schema", None), "arguments", ())
     given = {p.name: value for p, value in zip(parameters, node.args, strict=False)}
     given.update(node.kwargs)
+    if "running_mean" in given and given["running_mean"] is None:
+        return False  # a normalization that keeps no statistics always takes those of its input
     return any(given.get(name) is True for name in _TRAINING_ARGUMENTS)
 
 

@@ -1,0 +1,151 @@
+"""Sorting, order statistics, running products and maxima."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+def sort(x: Tensor, axis: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    """`sort`: the highest or lowest of all, in order; equals stay in order."""
+    if x.ndim == 0:
+        return x, torch.zeros_like(x, dtype=torch.int64)
+    values, places = torch.topk(x, int(x.shape[axis]), axis, descending, True)
+    return values, places
+
+
+def stable_sort(
+    x: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`sort.stable`."""
+    return sort(x, dim, descending)
+
+
+def stable_argsort(
+    x: Tensor, *, stable: bool, dim: int = -1, descending: bool = False
+) -> Tensor:
+    """`argsort.stable`."""
+    return sort(x, dim, descending)[1]
+
+
+def kth_lowest(x: Tensor, k: int, axis: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """`kthvalue`."""
+    values, places = torch.topk(x, k, axis, False, True)
+    found = values.narrow(axis, k - 1, 1), places.narrow(axis, k - 1, 1)
+    return found if keepdim else (found[0].squeeze(axis), found[1].squeeze(axis))
+
+
+def median(x: Tensor, axis: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """`median.dim`: the lower one of two."""
+    return kth_lowest(x, (int(x.shape[axis]) + 1) // 2, axis, keepdim)
+
+
+def median_of_all(x: Tensor) -> Tensor:
+    """`median`."""
+    return median(x.flatten(), 0)[0]
+
+
+def _running(x: Tensor, axis: int, join: Callable[[Tensor, Tensor], Tensor], neutral: Any) -> Tensor:
+    """What `join` makes of all entries up to each, in steps that double what is joined."""
+    length, step = int(x.shape[axis]), 1
+    while step < length:
+        shape = [step if a == axis % x.ndim else int(s) for a, s in enumerate(x.shape)]
+        before = torch.full(shape, neutral, dtype=x.dtype)
+        x = join(x, torch.cat([before, x.narrow(axis, 0, length - step)], axis))
+        step *= 2
+    return x
+
+
+def cumulative_product(x: Tensor, axis: int, *, dtype: torch.dtype | None = None) -> Tensor:
+    """`cumprod`."""
+    x = x if dtype is None else x.to(dtype)
+    return _running(x, axis, torch.mul, 1)
+
+
+def cumulative_maximum(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """`cummax`, with the last place of each."""
+    return _cumulative(x, axis, torch.maximum, _lowest(x))
+
+
+def cumulative_minimum(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """`cummin`, with the last place of each."""
+    return _cumulative(x, axis, torch.minimum, -_lowest(x))
+
+
+def _lowest(x: Tensor) -> Any:
+    return torch.finfo(x.dtype).min if x.is_floating_point() else torch.iinfo(x.dtype).min + 1
+
+
+def _cumulative(
+    x: Tensor, axis: int, join: Callable[[Tensor, Tensor], Tensor], neutral: Any
+) -> tuple[Tensor, Tensor]:
+    if x.ndim == 0:
+        return x, torch.zeros_like(x, dtype=torch.int64)
+    values = _running(x, axis, join, neutral)
+    shape = [-1 if a == axis % x.ndim else 1 for a in range(x.ndim)]
+    places = torch.arange(int(x.shape[axis]), dtype=torch.int32).reshape(shape)
+    found = torch.where(x == values, places, torch.zeros_like(places))
+    return values, _running(found, axis, torch.maximum, 0).long()
+
+
+def cumulative_logsumexp(x: Tensor, axis: int) -> Tensor:
+    """`logcumsumexp`."""
+    return _running(x, axis, torch.logaddexp, _lowest(x))
+
+
+def bucketize(
+    x: Tensor, boundaries: Tensor, *, out_int32: bool = False, right: bool = False
+) -> Tensor:
+    """`bucketize`: how many boundaries lie below."""
+    return searchsorted(boundaries, x, out_int32=out_int32, right=right)
+
+
+def searchsorted(
+    boundaries: Tensor,
+    x: Tensor,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Any:
+    """`searchsorted`: how many boundaries lie below, of those in the same row."""
+    if sorter is not None:
+        return NotImplemented
+    wide = x.unsqueeze(-1)
+    rows = boundaries if boundaries.ndim == 1 else boundaries.unsqueeze(-2)
+    below = rows <= wide if right or side == "right" else rows < wide
+    return below.to(torch.int32).sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
+
+
+def histogram(x: Tensor, bins: int = 100, low: float = 0, high: float = 0) -> Tensor:
+    """`histc`."""
+    values = x.flatten()
+    first: Any = values.amin() if low == high else low
+    last: Any = values.amax() if low == high else high
+    place = torch.floor((values - first) / (last - first) * bins).clamp(max=bins - 1)
+    inside = (values >= first) & (values <= last)
+    hit = (place.unsqueeze(-1) == torch.arange(bins)) & inside.unsqueeze(-1)
+    return hit.to(x.dtype).sum(0)
+
+
+TABLE = {
+    aten.histc.default: histogram,
+    aten.sort.default: sort,
+    aten.sort.stable: stable_sort,
+    aten.argsort.stable: stable_argsort,
+    aten.kthvalue.default: kth_lowest,
+    aten.median.dim: median,
+    aten.median.default: median_of_all,
+    aten.cumprod.default: cumulative_product,
+    aten.cummax.default: cumulative_maximum,
+    aten.cummin.default: cumulative_minimum,
+    aten.logcumsumexp.default: cumulative_logsumexp,
+    aten.bucketize.Tensor: bucketize,
+    aten.searchsorted.Tensor: searchsorted,
+}

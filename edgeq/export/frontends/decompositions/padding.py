@@ -1,0 +1,64 @@
+"""Padding by what an image holds itself, in slices and the runtime's own mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+REPEATS_MAX = 8
+"""An edge that is repeated more often is read by index, in one op."""
+
+
+def circular(x: Tensor, pads: Sequence[int]) -> Tensor:
+    """`_pad_circular`: the other end of each axis."""
+    for axis, before, after in _by_axis(x, pads):
+        length = int(x.shape[axis])
+        x = x.narrow(axis, max(0, -before), length - max(0, -before) - max(0, -after))
+        parts = [x]
+        if before > 0:
+            parts.insert(0, x.narrow(axis, int(x.shape[axis]) - before, before))
+        if after > 0:
+            parts.append(x.narrow(axis, 0, after))
+        x = torch.cat(parts, axis) if len(parts) > 1 else x
+    return x
+
+
+def replicated(x: Tensor, pads: Sequence[int]) -> Any:
+    """`replication_pad`: the edge of each axis, as often as asked for."""
+    if min(pads) < 0 or max(pads) > REPEATS_MAX:
+        return NotImplemented
+    for axis, before, after in _by_axis(x, pads):
+        first, last = x.narrow(axis, 0, 1), x.narrow(axis, int(x.shape[axis]) - 1, 1)
+        if before or after:
+            x = torch.cat([*[first] * before, x, *[last] * after], axis)
+    return x
+
+
+def reflected_1d(x: Tensor, pads: Sequence[int]) -> Tensor:
+    """`reflection_pad1d`: that of an image of one row."""
+    image = x.unsqueeze(-2)
+    made: Tensor = aten.reflection_pad2d.default(
+        image if x.ndim == 3 else image.unsqueeze(0), [*pads, 0, 0]
+    )
+    return made.squeeze(-2) if x.ndim == 3 else made.squeeze(-2).squeeze(0)
+
+
+def _by_axis(x: Tensor, pads: Sequence[int]) -> list[tuple[int, int, int]]:
+    """`(axis, before, after)` of each axis that is padded."""
+    pairs = zip(pads[::2], pads[1::2], strict=True)
+    found = [(x.ndim - 1 - i, int(a), int(b)) for i, (a, b) in enumerate(pairs)]
+    return [(axis, a, b) for axis, a, b in found if a or b]
+
+
+TABLE = {
+    aten._pad_circular.default: circular,
+    aten.replication_pad1d.default: replicated,
+    aten.replication_pad2d.default: replicated,
+    aten.replication_pad3d.default: replicated,
+    aten.reflection_pad1d.default: reflected_1d,
+}

@@ -1,0 +1,171 @@
+"""The passes over a traced program that put edgeq's decompositions to use.
+
+`prepare` replaces nodes of it, `add_to` gives a table to decompose it by, and `finish` computes its
+constants behind that. Every decomposition has a test against PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from edgeq.errors import UnsupportedOpError
+from edgeq.export.frontends.decompositions import (
+    complex_pairs,
+    control_flow,
+    convolutions,
+    grids,
+    indexing,
+    linear_algebra,
+    lookups,
+    ordering,
+    padding,
+    pointwise,
+    pools,
+    resampling,
+    spectra,
+)
+from edgeq.export.frontends.decompositions.constants import clear, evaluator, fold
+from edgeq.export.frontends.decompositions.places import where
+
+aten = torch.ops.aten
+Table = MutableMapping[Any, Callable[..., Any]]
+
+TABLE: dict[Any, Callable[..., Any]] = {
+    **resampling.TABLE,
+    **convolutions.TABLE,
+    **pools.TABLE,
+    **ordering.TABLE,
+    **padding.TABLE,
+    **pointwise.TABLE,
+    **indexing.TABLE,
+    **grids.TABLE,
+    **linear_algebra.TABLE,
+    **lookups.TABLE,
+    **spectra.TABLE,
+}
+
+RULES = {**control_flow.RULES, **lookups.RULES}
+"""What replaces a node of an op by a function, and its operands by what that takes."""
+
+LEFT = {torch.ops.edgeq.last_writer.default: indexing.compared}
+"""What is decomposed only where it is no constant."""
+
+_CHECKS = ("_assert", "sym_constrain_range")
+"""How ops are called that check values and compute nothing."""
+
+
+def prepare(program: Any) -> None:
+    """Replaces nodes by functions that are traced when the program is decomposed.
+
+    Args:
+        program: A `torch.export.ExportedProgram`, which is changed.
+
+    Raises:
+        UnsupportedOpError: A loop that cannot be unrolled, or a number that shapes depend on.
+    """
+    known = evaluator(program)
+    for node in list(program.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target in RULES:
+            RULES[node.target](node, known)
+        elif node.target in pools.WITH_PLACES and _reads_second(node):
+            node.target = pools.WITH_PLACES[node.target]
+    _drop_checks(program)
+
+
+def add_to(table: Table) -> None:
+    """Puts edgeq's decompositions before those that a table has."""
+    for op, own in TABLE.items():
+        table[op] = _first(own, table.get(op))
+
+
+def finish(program: Any, traced_again: Callable[[Any], Any]) -> Any:
+    """Computes the constants of a decomposed program, and takes complex numbers apart.
+
+    Args:
+        program: Of which constants become inputs of their own.
+        traced_again: Traces and decomposes a program once more.
+
+    Returns:
+        The program, or one that was traced again.
+
+    Raises:
+        ModelError: An input or output is complex.
+        UnsupportedOpError: An op has random results, or no form for complex numbers.
+    """
+    _drop_checks(program)
+    program.graph.eliminate_dead_code()
+    _check_random(program)
+    fold(program)
+    _check_sizes(program)
+    if complex_pairs.uses_complex(program):
+        complex_pairs.mark(program)
+        program = traced_again(program)
+        fold(program)
+    left = [node for node in program.graph.nodes if node.target in LEFT]
+    for node in left:
+        node.target = LEFT[node.target]
+    if left:
+        program.graph_module.recompile()
+        program = traced_again(program)
+        fold(program)
+    clear()
+    return program
+
+
+def _first(own: Callable[..., Any], other: Callable[..., Any] | None) -> Callable[..., Any]:
+    if other is None:
+        return own
+
+    def decomposition(*args: Any, **kwargs: Any) -> Any:
+        made = own(*args, **kwargs)
+        return other(*args, **kwargs) if made is NotImplemented else made
+
+    return decomposition
+
+
+def _reads_second(node: Any) -> bool:
+    """Whether the second result of a node is read."""
+    return any(user.args[1] == 1 and user.users for user in node.users)
+
+
+def _drop_checks(program: Any) -> None:
+    """Takes out what only checks values, and parts of the program that nothing calls any more."""
+    for node in reversed(list(program.graph.nodes)):
+        if not node.users and (node.op == "get_attr" or _is_check(node)):
+            program.graph.erase_node(node)
+    program.graph_module.recompile()
+
+
+def _is_check(node: Any) -> bool:
+    name = str(node.target).rpartition("::")[2].removeprefix("aten.")
+    return node.op == "call_function" and name.startswith(_CHECKS)
+
+
+def _check_random(program: Any) -> None:
+    for node in program.graph.nodes:
+        tags = getattr(node.target, "tags", ())
+        if torch.Tag.nondeterministic_seeded in tags and node.users:
+            raise UnsupportedOpError(
+                f"{node.target} at {where(node)} gives random numbers, which no file can be "
+                "verified with; take them as an input of forward, or use their mean in evaluation "
+                "mode"
+            )
+
+
+def _check_sizes(program: Any) -> None:
+    """Raises an `UnsupportedOpError` for what makes as many results as the values ask for."""
+    for node in program.graph.nodes:
+        values = pytree.tree_leaves(node.meta.get("val"))
+        shapes = [v.shape for v in values if isinstance(v, torch.Tensor)]
+        if not all(isinstance(size, int) for shape in shapes for size in shape):
+            raise UnsupportedOpError(
+                f"{node.target} at {where(node)} has as many results as the values of the input "
+                "ask for, and a file has fixed sizes; keep all entries and weigh them by the mask "
+                "(torch.where), or take a fixed number (torch.topk)"
+            )
