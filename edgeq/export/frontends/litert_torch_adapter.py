@@ -19,7 +19,7 @@ from typing import Any
 
 from edgeq import native_logs
 from edgeq.errors import DependencyError
-from edgeq.export.frontends.decompositions.places import layer_path
+from edgeq.export.frontends.torch_program.source_places import layer_path
 
 _SHOW_PROGRESS = "LITERT_TORCH_SHOW_PROGRESS"
 
@@ -132,7 +132,7 @@ def to_stablehlo(
         from litert_torch._convert import core
         from litert_torch.backend.inline_consts import InlineConstsContext
 
-        from edgeq.export.frontends.decompositions import passes
+        from edgeq.export.frontends.torch_program import passes
 
         _keep_infinities(program)
         program = fx_infra.graph_utils.reset_from_node_meta(program)

@@ -19,7 +19,7 @@ from edgeq.errors import DataError, EdgeqError, ModelError, UnsupportedOpError
 from edgeq.export.frontends import litert_torch_adapter as adapter
 from edgeq.export.frontends.arguments import first_line, without_labels
 from edgeq.export.frontends.composites import with_given_scales
-from edgeq.export.frontends.decompositions.places import layer_path, where
+from edgeq.export.frontends.torch_program.source_places import layer_path, where
 from edgeq.export.frontends.naming import named_by_layer
 from edgeq.export.frontends.trace_check import check_trace
 from edgeq.isolation import Worker

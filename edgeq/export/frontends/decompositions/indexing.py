@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeq.export.frontends.decompositions.constants import constant
-
 aten = torch.ops.aten
 
 COMPARED_MAX = 1 << 27
@@ -274,81 +272,6 @@ def max_unpool_3d(
     made = flat.scatter(-1, indices.flatten(-3), x.flatten(-3))
     return made.unflatten(-1, [int(size) for size in sizes])
 
-
-def diagonal(x: Tensor, offset: int = 0, first: int = 0, second: int = 1) -> Tensor:
-    """`diagonal`: the entries of the flattened matrix that are on it."""
-    matrix = x.movedim((first, second), (-2, -1))
-    rows, columns = int(matrix.shape[-2]), int(matrix.shape[-1])
-    places = constant(
-        lambda: torch.arange(rows * columns).reshape(rows, columns).diagonal(offset).clone()
-    )
-    return matrix.flatten(-2).index_select(-1, places)
-
-
-def einsum(equation: str, operands: Sequence[Tensor], *, path: Any = None) -> Any:
-    """`einsum` with a letter twice in an operand, which asks for a diagonal."""
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    if not arrow or "." in left or all(len(set(term)) == len(term) for term in terms):
-        return NotImplemented
-    opened = [_without_repeats(*pair) for pair in zip(terms, operands, strict=True)]
-    shorter = ",".join(term for term, _ in opened)
-    return aten.einsum.default(f"{shorter}->{right}", [x for _, x in opened], path=path)
-
-
-def _without_repeats(term: str, x: Tensor) -> tuple[str, Tensor]:
-    for place, letter in enumerate(term):
-        again = term.find(letter, place + 1)
-        if again >= 0:
-            rest = term[:place] + term[place + 1 : again] + term[again + 1 :]
-            return _without_repeats(rest + letter, diagonal(x, 0, place, again))
-    return term, x
-
-
-def fold(
-    x: Tensor,
-    sizes: Sequence[int],
-    kernel: Sequence[int],
-    dilation: Sequence[int],
-    padding: Sequence[int],
-    stride: Sequence[int],
-) -> Tensor:
-    """`col2im`: every tap is put at its place, and all are added."""
-    from edgeq.export.frontends.decompositions.convolutions import spread
-
-    taps = math.prod(kernel)
-    outs = [
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, d, p, s in zip(sizes, kernel, dilation, padding, stride, strict=True)
-    ]
-    channels = int(x.shape[-2]) // taps
-    columns = x.reshape(-1, channels, *kernel, *outs)
-    if list(kernel) == list(stride) and not any(padding) and all(d == 1 for d in dilation):
-        image = columns.permute(0, 1, 4, 2, 5, 3).reshape(
-            -1, channels, outs[0] * kernel[0], outs[1] * kernel[1]
-        )
-        full = image
-    else:
-        room = [size + 2 * p for size, p in zip(sizes, padding, strict=True)]
-        parts = []
-        for i in range(kernel[0]):
-            for j in range(kernel[1]):
-                part = spread(spread(columns[:, :, i, j], 2, stride[0]), 3, stride[1])
-                top, left = i * dilation[0], j * dilation[1]
-                bottom = room[0] - top - int(part.shape[2])
-                right = room[1] - left - int(part.shape[3])
-                parts.append(torch.nn.functional.pad(part, (left, right, top, bottom)))
-        full = sum(parts[1:], parts[0])
-    for axis in (0, 1):
-        size = int(sizes[axis])
-        if full.shape[2 + axis] < size + padding[axis]:
-            behind = [0] * 4
-            behind[3 - 2 * axis] = size + int(padding[axis]) - int(full.shape[2 + axis])
-            full = torch.nn.functional.pad(full, behind)
-        full = full.narrow(2 + axis, int(padding[axis]), size)
-    return full.reshape(*x.shape[:-2], channels, *sizes)
-
-
 TABLE = {
     aten.scatter.src: scatter,
     aten.scatter.value: scatter_value,
@@ -363,8 +286,4 @@ TABLE = {
     aten.masked_scatter.default: masked_scatter,
     aten.max_unpool2d.default: max_unpool,
     aten.max_unpool3d.default: max_unpool_3d,
-    aten.diagonal.default: diagonal,
-    aten.diagonal_copy.default: diagonal,
-    aten.einsum.default: einsum,
-    aten.col2im.default: fold,
 }

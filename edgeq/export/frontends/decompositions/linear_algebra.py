@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgeq.export.frontends.decompositions.constants import constant
+from edgeq.export.frontends.torch_program.program_constants import constant
 
 aten = torch.ops.aten
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeq.export.frontends.decompositions.constants import Evaluator
+from edgeq.export.frontends.torch_program.program_constants import Evaluator
 
 aten = torch.ops.aten
 

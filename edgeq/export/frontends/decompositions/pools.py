@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from edgeq.export.frontends.decompositions.constants import constant
+from edgeq.export.frontends.torch_program.program_constants import constant
 from edgeq.export.frontends.decompositions.resampling import along, picked, unit_rows
 
 aten = torch.ops.aten

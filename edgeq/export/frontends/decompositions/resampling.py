@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeq.export.frontends.decompositions.constants import constant
+from edgeq.export.frontends.torch_program.program_constants import constant
 
 aten = torch.ops.aten
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from edgeq.errors import UnsupportedOpError
-from edgeq.export.frontends.decompositions.constants import Evaluator
-from edgeq.export.frontends.decompositions.places import where
+from edgeq.export.frontends.torch_program.program_constants import Evaluator
+from edgeq.export.frontends.torch_program.source_places import where
 
 aten = torch.ops.aten
 higher = torch.ops.higher_order

@@ -14,31 +14,32 @@ from torch.utils import _pytree as pytree
 
 from edgeq.errors import UnsupportedOpError
 from edgeq.export.frontends.decompositions import (
-    complex_pairs,
-    control_flow,
-    convolutions,
+    convolution_forms,
     grids,
     indexing,
     linear_algebra,
     lookups,
     ordering,
+    overlaps,
     padding,
     pointwise,
     pools,
     resampling,
     spectra,
 )
-from edgeq.export.frontends.decompositions.constants import clear, evaluator, fold
-from edgeq.export.frontends.decompositions.places import where
+from edgeq.export.frontends.torch_program import branches_and_loops, complex_pairs
+from edgeq.export.frontends.torch_program.program_constants import clear, evaluator, fold
+from edgeq.export.frontends.torch_program.source_places import where
 
 aten = torch.ops.aten
 Table = MutableMapping[Any, Callable[..., Any]]
 
 TABLE: dict[Any, Callable[..., Any]] = {
     **resampling.TABLE,
-    **convolutions.TABLE,
+    **convolution_forms.TABLE,
     **pools.TABLE,
     **ordering.TABLE,
+    **overlaps.TABLE,
     **padding.TABLE,
     **pointwise.TABLE,
     **indexing.TABLE,
@@ -48,7 +49,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     **spectra.TABLE,
 }
 
-RULES = {**control_flow.RULES, **lookups.RULES}
+RULES = {**branches_and_loops.RULES, **lookups.RULES}
 """What replaces a node of an op by a function, and its operands by what that takes."""
 
 LEFT = {torch.ops.edgeq.last_writer.default: indexing.compared}

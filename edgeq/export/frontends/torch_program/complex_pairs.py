@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from edgeq.errors import ModelError, UnsupportedOpError
-from edgeq.export.frontends.decompositions.constants import constant
-from edgeq.export.frontends.decompositions.places import where
+from edgeq.export.frontends.torch_program.program_constants import constant
+from edgeq.export.frontends.torch_program.source_places import where
 from edgeq.export.frontends.decompositions.resampling import times
 
 aten = torch.ops.aten
