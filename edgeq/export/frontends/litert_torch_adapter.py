@@ -116,7 +116,10 @@ def _is_found() -> bool:
 
 
 def to_stablehlo(
-    program: Any, inputs: Sequence[str], output_names: Sequence[str] | None
+    program: Any,
+    inputs: Sequence[str],
+    output_names: Sequence[str] | None,
+    own_forms: bool = True,
 ) -> Lowered:
     """Lowers a `torch.export.ExportedProgram` to StableHLO.
 
@@ -125,6 +128,7 @@ def to_stablehlo(
             of the ops.
         inputs: Name of each user input, in order.
         output_names: Name of each output, or None to number them.
+        own_forms: Whether edgeq's own decompositions come before litert-torch's.
     """
     with _globals_kept():
         from litert_converter.mlir._mlir_libs import converter_api_ext
@@ -137,13 +141,17 @@ def to_stablehlo(
         _keep_infinities(program)
         program = fx_infra.graph_utils.reset_from_node_meta(program)
         table = fx_infra.decomp.pre_convert_decomp()
-        passes.add_to(table)
 
         def decomposed(program: Any) -> Any:
             return fx_infra.safe_run_decompositions(program, table, can_skip=False)
 
-        passes.prepare(program)
-        program = passes.finish(decomposed(program), decomposed)
+        if own_forms:
+            passes.add_to(table)
+            passes.prepare(program)
+            program = passes.finish(decomposed(program), decomposed)
+        else:
+            program = decomposed(program)
+            passes.check_random(program)
         program = core._run_convert_passes(program)
         output_layers = _output_layers(program)
         _name_layers(program)

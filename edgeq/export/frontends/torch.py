@@ -6,10 +6,11 @@ has to differ (training mode, half precision, device) is changed in a copy.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,16 +20,21 @@ from edgeq.errors import DataError, EdgeqError, ModelError, UnsupportedOpError
 from edgeq.export.frontends import litert_torch_adapter as adapter
 from edgeq.export.frontends.arguments import first_line, without_labels
 from edgeq.export.frontends.composites import with_given_scales
-from edgeq.export.frontends.torch_program.source_places import layer_path, where
 from edgeq.export.frontends.naming import named_by_layer
+from edgeq.export.frontends.torch_program.source_places import layer_path, line_in
+from edgeq.export.frontends.torch_program.traced_program import (
+    check_program,
+    copied,
+    output_names,
+)
 from edgeq.export.frontends.trace_check import check_trace
+from edgeq.files import Content
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 
 _LAYER = re.compile(r"([^;]+);")
 _NODE = re.compile(r"While executing %(\w+)")
 _WEIGHTED = re.compile(r"\.(conv|linear|mm|addmm|bmm|matmul)")
-_TRAINING_ARGUMENTS = ("train", "training")
 
 
 def handles(model: object) -> bool:
@@ -62,10 +68,12 @@ def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
             model, learned = _finished(model, notes)
             module = _prepared(model, notes)
             program = _export(module, sample)
-            traced = _traced(program, worker, tuple(notes))
-            _check_trace(module, program, sample, traced, worker)
-            return replace(traced, learned=learned)
-        return _traced(_copied(model), worker, ())
+
+            def check(traced: FloatModel) -> None:
+                _check_trace(module, program, sample, traced, worker)
+
+            return replace(_traced(program, worker, tuple(notes), check=check), learned=learned)
+        return _traced(model, worker, ())
 
 
 def _check_trace(
@@ -75,7 +83,7 @@ def _check_trace(
     import torch
     import torch.utils._pytree as pytree
 
-    names = _output_names(program)
+    names = output_names(program)
     if names is None or traced.given:
         return
     arguments, keywords = _arguments(module, sample)
@@ -85,12 +93,25 @@ def _check_trace(
     inputs = [leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
     def own() -> dict[str, Any]:
-        with torch.no_grad():
+        with torch.no_grad(), _one_way_of_attention():
             made = pytree.tree_leaves(_copy_of(module)(*copy.deepcopy(arguments), **keywords))
         pairs = zip(names, made, strict=False)
         return {n: t.numpy() for n, t in pairs if isinstance(t, torch.Tensor)}
 
     check_trace(traced, inputs, own, worker, type(module).__name__)
+
+
+@contextlib.contextmanager
+def _one_way_of_attention() -> Iterator[None]:
+    """Has transformer layers compute what they are traced as: masked places as all the others."""
+    import torch
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def trace_module(
@@ -102,18 +123,53 @@ def trace_module(
         return _traced(_export(module, sample), worker, notes, origin)
 
 
+def _unchecked(traced: FloatModel) -> None:
+    """Takes a trace as it is."""
+
+
 def _traced(
-    program: Any, worker: Worker, notes: tuple[str, ...], origin: str = "pytorch"
+    program: Any,
+    worker: Worker,
+    notes: tuple[str, ...],
+    origin: str = "pytorch",
+    check: Callable[[FloatModel], None] = _unchecked,
 ) -> FloatModel:
+    """The float model of a program, which stays as it is.
+
+    edgeq's own forms of ops are left out where the model is lowered without them alone.
+    """
     with adapter.quiet():
-        _check_program(program)
-        # What is fused into a weighted op goes by its name.
-        nodes = sorted(program.graph.nodes, key=lambda n: not _WEIGHTED.search(str(n.target)))
-        layers = {node.name: layer_path(node) for node in nodes}
-        lowered = _lower(program, layers)
+        check_program(program)
+        try:
+            made = with_given_scales(FloatModel(_lowered(program, worker, True), origin, notes))
+            check(made)
+        except EdgeqError as error:
+            plain = _plain(program, worker, check)
+            if plain is None:
+                raise
+            note = f"litert-torch's own forms of all ops were taken: {first_line(error)}"
+            made = replace(plain, origin=origin, notes=(*notes, note))
+    return made
+
+
+def _plain(program: Any, worker: Worker, check: Callable[[FloatModel], None]) -> FloatModel | None:
+    """The float model as litert-torch has it, or None if it has none or a wrong one."""
+    try:
+        made = with_given_scales(FloatModel(_lowered(program, worker, False), "pytorch"))
+        check(made)
+    except EdgeqError:
+        return None
+    return made
+
+
+def _lowered(program: Any, worker: Worker, own_forms: bool) -> Content:
+    """The float .tflite file of a program, with or without edgeq's own forms of ops."""
+    # What is fused into a weighted op goes by its name.
+    nodes = sorted(program.graph.nodes, key=lambda n: not _WEIGHTED.search(str(n.target)))
+    layers = {node.name: layer_path(node) for node in nodes}
+    lowered = _lower(copied(program), layers, own_forms)
     tflite = lower_to_float(worker, lowered.bytecode, "PYTORCH")
-    named = named_by_layer(tflite, _joined_layers, layers.values(), dict(lowered.outputs))
-    return with_given_scales(FloatModel(named, origin, notes))
+    return named_by_layer(tflite, _joined_layers, layers.values(), dict(lowered.outputs))
 
 
 def _joined_layers(name: str) -> list[str]:
@@ -144,10 +200,10 @@ def _finished(module: Any, notes: list[str]) -> tuple[Any, tuple[tuple[str, floa
     return module, learned
 
 
-def _lower(program: Any, layers: Mapping[str, str]) -> adapter.Lowered:
+def _lower(program: Any, layers: Mapping[str, str], own_forms: bool) -> adapter.Lowered:
     inputs = list(program.graph_signature.user_inputs)
     try:
-        return adapter.to_stablehlo(program, inputs, _output_names(program))
+        return adapter.to_stablehlo(program, inputs, output_names(program), own_forms)
     except EdgeqError:
         raise
     except Exception as error:  # litert-torch raises plain RuntimeErrors for what it cannot lower
@@ -241,76 +297,6 @@ def _copy_of(module: Any) -> Any:
         return None
 
 
-def _copied(program: Any) -> Any:
-    """A program that the lowering may change, with the caller's tensors."""
-    import torch
-
-    module = copy.deepcopy(program.graph_module)
-    for old, new in zip(program.graph.nodes, module.graph.nodes, strict=True):
-        # Copying renames what is called like a Python builtin, such as `input`.
-        new.name = old.name
-    module.recompile()
-    return torch.export.ExportedProgram(
-        root=module,
-        graph=module.graph,
-        graph_signature=copy.deepcopy(program.graph_signature),
-        state_dict=dict(program.state_dict),
-        range_constraints=program.range_constraints,
-        module_call_graph=program.module_call_graph,
-        example_inputs=program.example_inputs,
-        constants=dict(program.constants),
-        verifiers=program.verifiers,
-    )
-
-
-def _check_program(program: Any) -> None:
-    """Raises a `ModelError` for what could only fail later and less clearly."""
-    _check_inputs(program)
-    _check_outputs(program)
-    for node in program.graph.nodes:
-        if _is_training(node):
-            raise ModelError(
-                f"{node.target} at {where(node)} was traced in training mode; call "
-                "model.eval() before torch.export.export, and pass training=False to functions"
-            )
-    for name, value in {**program.state_dict, **program.constants}.items():
-        if str(getattr(value, "dtype", "")) in ("torch.float16", "torch.bfloat16"):
-            raise ModelError(
-                f"tensor {name!r} of the traced program is {str(value.dtype)[6:]}; edgeq exports "
-                "from float32: call model.float() before it is traced"
-            )
-
-
-def _check_inputs(program: Any) -> None:
-    names = set(program.graph_signature.user_inputs)
-    for node in program.graph.nodes:
-        shape = getattr(node.meta.get("val"), "shape", ())
-        if node.name in names and not all(isinstance(size, int) for size in shape):
-            raise ModelError(
-                f"input {node.name!r} has the dynamic shape ({', '.join(map(str, shape))}); "
-                "trace the model without dynamic_shapes (batch 1 for a device)"
-            )
-
-
-def _check_outputs(program: Any) -> None:
-    names = _output_names(program) or []
-    for name, value in zip(names, program.graph_signature.user_outputs, strict=False):
-        if not isinstance(value, str):
-            raise ModelError(
-                f"the forward pass returns the constant {value!r} as {name!r}; return tensors only"
-            )
-
-
-def _is_training(node: Any) -> bool:
-    """Whether a node is a dropout or normalization that behaves as in training."""
-    parameters = getattr(getattr(node.target, "_schema", None), "arguments", ())
-    given = {p.name: value for p, value in zip(parameters, node.args, strict=False)}
-    given.update(node.kwargs)
-    if "running_mean" in given and given["running_mean"] is None:
-        return False  # a normalization that keeps no statistics always takes those of its input
-    return any(given.get(name) is True for name in _TRAINING_ARGUMENTS)
-
-
 def _arguments(module: Any, sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     import torch.utils._pytree as pytree
 
@@ -355,29 +341,11 @@ def _describe(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> str:
     return ", ".join(f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for _, t in named)
 
 
-def _output_names(program: Any) -> list[str] | None:
-    """Names of the outputs from their structure: dict keys; a position gives `output_<i>`."""
-    import torch.utils._pytree as pytree
-
-    structure = program.call_spec.out_spec
-    if structure is None:
-        return None
-    tree = pytree.tree_unflatten(list(range(structure.num_leaves)), structure)
-    paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
-    return [_path_name(path) for path in paths]
-
-
-def _path_name(path: tuple[Any, ...]) -> str:
-    parts = [str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path]
-    name = "_".join(parts) or "0"
-    return f"output_{name}" if name[0].isdigit() else name
-
-
 def _lowering_error(layers: Mapping[str, str], error: Exception) -> ModelError:
     """An `UnsupportedOpError` that names the layer, from what the lowering raised."""
     node = _NODE.search(str(error))
-    where = f" at {layers.get(node[1], node[1])}" if node else ""
+    place = f" at {layers.get(node[1], node[1])}{line_in(str(error))}" if node else ""
     return UnsupportedOpError(
-        f"litert-torch cannot lower an op of the model{where}: {first_line(error)}. "
+        f"litert-torch cannot lower an op of the model{place}: {first_line(error)}. "
         "Replace that op in the module by ones it knows"
     )

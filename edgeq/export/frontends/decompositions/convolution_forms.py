@@ -7,7 +7,7 @@ three axes is one over two that reads the slices along the third as channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -125,16 +125,12 @@ def _has_padding(kernel: Sizes, stride: Sizes, padding: Sizes) -> bool:
     return all(2 * p == k - s > 0 for k, s, p in zip(kernel, stride, padding, strict=True))
 
 
-def _unpadded(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sizes, groups: int
-) -> Tensor:
+def _unpadded(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sizes, groups: int) -> Tensor:
     """A transposed convolution without padding and dilation."""
     if groups > GROUPS_MAX:
         return _over_zeros(x, weight, bias, stride, groups)
     parts = [
-        aten.convolution.default(
-            image, part, None, list(stride), [0, 0], [1, 1], True, [0, 0], 1
-        )
+        aten.convolution.default(image, part, None, list(stride), [0, 0], [1, 1], True, [0, 0], 1)
         for image, part in zip(x.chunk(groups, 1), weight.chunk(groups, 0), strict=True)
     ]
     if len(parts) == 1:
@@ -281,7 +277,7 @@ def padded_by_name(
     return made.squeeze(0) if is_single else made
 
 
-TABLE = {
+TABLE: dict[Any, Callable[..., Any]] = {
     aten.convolution.default: convolution,
     aten.conv1d.padding: padded_by_name,
     aten.conv2d.padding: padded_by_name,

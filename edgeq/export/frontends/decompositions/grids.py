@@ -7,7 +7,7 @@ of a place are one row.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -55,7 +55,9 @@ def grid_sample(x: Tensor, grid: Tensor, mode: int, padding: int, aligned: bool)
 
 def _place(coordinate: Tensor, size: int, padding: int, aligned: bool) -> Tensor:
     """A coordinate from -1 to 1 as a place among the pixels."""
-    place = (coordinate + 1) * ((size - 1) / 2) if aligned else coordinate * (size / 2) + (size - 1) / 2
+    place = (
+        (coordinate + 1) * ((size - 1) / 2) if aligned else coordinate * (size / 2) + (size - 1) / 2
+    )
     if padding == BORDER:
         return place.clamp(0, size - 1)
     if padding == REFLECTION:
@@ -93,7 +95,7 @@ def _read(x: Tensor, places: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     return values * inside.unsqueeze(1).to(x.dtype)
 
 
-TABLE = {
+TABLE: dict[Any, Callable[..., Any]] = {
     aten.grid_sampler_2d.default: grid_sample,
     aten.grid_sampler_3d.default: grid_sample,
 }

@@ -8,7 +8,7 @@ the answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ def compared(index: Tensor, size: int) -> Tensor:
 
 
 def _too_many(index: Tensor, size: int) -> bool:
-    return index.numel() * size > COMPARED_MAX
+    return int(index.numel()) * size > COMPARED_MAX
 
 
 def _from_zero(index: Tensor, size: int) -> Tensor:
@@ -63,7 +63,7 @@ def _from_zero(index: Tensor, size: int) -> Tensor:
 def _is_same_along(index: Tensor, axis: int) -> bool:
     """Whether an index was expanded along every other axis."""
     others = [a for a in range(index.ndim) if a != axis]
-    return all(index.shape[a] == 1 or index.stride(a) == 0 for a in others)
+    return all(int(index.shape[a]) == 1 or int(index.stride(a)) == 0 for a in others)
 
 
 def _row(index: Tensor, axis: int) -> Tensor:
@@ -272,7 +272,8 @@ def max_unpool_3d(
     made = flat.scatter(-1, indices.flatten(-3), x.flatten(-3))
     return made.unflatten(-1, [int(size) for size in sizes])
 
-TABLE = {
+
+TABLE: dict[Any, Callable[..., Any]] = {
     aten.scatter.src: scatter,
     aten.scatter.value: scatter_value,
     aten.scatter_add.default: scatter_add,

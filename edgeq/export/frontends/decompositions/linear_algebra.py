@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def determinant_parts(x: Tensor) -> Any:
     return made if made is NotImplemented else (made, x, torch.zeros(1, dtype=torch.int32))
 
 
-TABLE = {
+TABLE: dict[Any, Callable[..., Any]] = {
     aten._linalg_det.default: determinant_parts,
     aten.linalg_inv.default: inverse_alone,
     aten.linalg_inv_ex.default: inverse,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ def evenly(node: Any, known: Evaluator) -> None:
         bag = sizes.pop()
 
         def even(*args: Any, **kwargs: Any) -> Any:
-            return embedding_bag(*args, **kwargs, bag=bag)
+            return embedding_bag(*args, **{**kwargs, "bag": bag})
 
         node.target = even
 
@@ -118,7 +119,7 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -
     return made if bias is None else made + bias
 
 
-TABLE = {
+TABLE: dict[Any, Callable[..., Any]] = {
     aten.embedding_bag.default: embedding_bag,
     aten.embedding_bag.padding_idx: embedding_bag,
     aten._embedding_bag_forward_only.default: embedding_bag,

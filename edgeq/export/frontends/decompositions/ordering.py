@@ -26,9 +26,7 @@ def stable_sort(
     return sort(x, dim, descending)
 
 
-def stable_argsort(
-    x: Tensor, *, stable: bool, dim: int = -1, descending: bool = False
-) -> Tensor:
+def stable_argsort(x: Tensor, *, stable: bool, dim: int = -1, descending: bool = False) -> Tensor:
     """`argsort.stable`."""
     return sort(x, dim, descending)[1]
 
@@ -50,7 +48,9 @@ def median_of_all(x: Tensor) -> Tensor:
     return median(x.flatten(), 0)[0]
 
 
-def _running(x: Tensor, axis: int, join: Callable[[Tensor, Tensor], Tensor], neutral: Any) -> Tensor:
+def _running(
+    x: Tensor, axis: int, join: Callable[[Tensor, Tensor], Tensor], neutral: Any
+) -> Tensor:
     """What `join` makes of all entries up to each, in steps that double what is joined."""
     length, step = int(x.shape[axis]), 1
     while step < length:
@@ -134,7 +134,7 @@ def histogram(x: Tensor, bins: int = 100, low: float = 0, high: float = 0) -> Te
     return hit.to(x.dtype).sum(0)
 
 
-TABLE = {
+TABLE: dict[Any, Callable[..., Any]] = {
     aten.histc.default: histogram,
     aten.sort.default: sort,
     aten.sort.stable: stable_sort,

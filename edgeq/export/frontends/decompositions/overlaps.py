@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -87,7 +87,7 @@ def fold(
     return full.reshape(*x.shape[:-2], channels, *sizes)
 
 
-TABLE = {
+TABLE: dict[Any, Callable[..., Any]] = {
     aten.diagonal.default: diagonal,
     aten.diagonal_copy.default: diagonal,
     aten.einsum.default: einsum,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -55,7 +55,7 @@ def _by_axis(x: Tensor, pads: Sequence[int]) -> list[tuple[int, int, int]]:
     return [(axis, a, b) for axis, a, b in found if a or b]
 
 
-TABLE = {
+TABLE: dict[Any, Callable[..., Any]] = {
     aten._pad_circular.default: circular,
     aten.replication_pad1d.default: replicated,
     aten.replication_pad2d.default: replicated,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -98,7 +99,11 @@ def right_shift(x: Tensor, count: int) -> Tensor:
 
 
 def rrelu(
-    x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None
+    x: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    generator: Any = None,
 ) -> Any:
     """`rrelu` in evaluation mode."""
     if training:
@@ -117,7 +122,7 @@ def absolute(x: Tensor) -> Any:
     return torch.where(x < 0, -x, x) if is_integer else NotImplemented
 
 
-TABLE = {
+TABLE: dict[Any, Callable[..., Any]] = {
     aten._neg_view.default: torch.neg,
     aten.abs.default: absolute,
     aten.fmax.default: torch.maximum,

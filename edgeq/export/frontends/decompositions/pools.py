@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from edgeq.export.frontends.torch_program.program_constants import constant
 from edgeq.export.frontends.decompositions.resampling import along, picked, unit_rows
+from edgeq.export.frontends.torch_program.program_constants import constant
 
 aten = torch.ops.aten
 
@@ -76,7 +76,9 @@ def _is_ready(
         return whole or not ceil
     if counts_padding:
         return not ceil
-    same = [max(0, (-(-n // s) - 1) * s + k - n) for n, k, s in zip(sizes, kernel, stride, strict=True)]
+    same = [
+        max(0, (-(-n // s) - 1) * s + k - n) for n, k, s in zip(sizes, kernel, stride, strict=True)
+    ]
     return not ceil and all(pad == 2 * p for pad, p in zip(same, padding, strict=True))
 
 
@@ -314,7 +316,7 @@ def max_3d_with_places(
     return max_3d(x, kernel, stride, padding, dilation, ceil), _places(x, windows)
 
 
-TABLE = {
+TABLE: dict[Any, Callable[..., Any]] = {
     aten.avg_pool1d.default: average_1d,
     aten.avg_pool2d.default: average_2d,
     aten.avg_pool3d.default: average_3d,

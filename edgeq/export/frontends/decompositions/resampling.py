@@ -7,6 +7,7 @@ or by a matrix. Which index and which matrix PyTorch says itself, on ramps and u
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,17 @@ def times(x: Tensor, matrix: Tensor) -> Tensor:
     """`(..., in)` by `(in, out)`, as one product of two matrices whatever the layout of `x` is."""
     rows = torch.mm(x.reshape(-1, x.shape[-1]), matrix)
     return rows.reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+def waves(length: int, bins: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of a Fourier transform, `(length, bins)`, with the zeros that they have."""
+    ramp = torch.arange(length, dtype=torch.float64)[:, None]
+    turns = (ramp * torch.arange(bins, dtype=torch.float64)) % length / length
+    angle = 2 * math.pi * turns
+    cosines, sines = angle.cos(), angle.sin()
+    cosines[(turns == 0.25) | (turns == 0.75)] = 0.0
+    sines[turns == 0.5] = 0.0
+    return cosines, sines
 
 
 def picked(x: Tensor, axis: int, index: Callable[[], Tensor]) -> Tensor:
@@ -90,7 +102,9 @@ def _is_exact(x: Tensor, sizes: Sizes, scales: Scales) -> bool:
     """Whether the factors are those between the sizes, by which litert-torch goes."""
     if sizes is not None or scales is None:
         return True
-    return all(size * scale == int(size * scale) for size, scale in zip(x.shape[2:], scales, strict=True))
+    return all(
+        size * scale == int(size * scale) for size, scale in zip(x.shape[2:], scales, strict=True)
+    )
 
 
 def _is_multiple(x: Tensor, sizes: Sizes, scales: Scales) -> bool:
@@ -168,7 +182,7 @@ def bicubic_antialias(x: Tensor, sizes: Sizes, aligned: bool, scales: Scales) ->
     return _by_matrix(_of_images(aten._upsample_bicubic2d_aa.default, aligned), x, sizes, scales)
 
 
-TABLE = {
+TABLE: dict[Any, Callable[..., Any]] = {
     aten.upsample_nearest1d.vec: nearest,
     aten.upsample_nearest2d.vec: nearest_2d,
     aten.upsample_nearest3d.vec: nearest,

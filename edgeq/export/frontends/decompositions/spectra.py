@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from edgeq.export.frontends.decompositions.resampling import times, waves
 from edgeq.export.frontends.torch_program.program_constants import constant
-from edgeq.export.frontends.decompositions.resampling import times
 
 aten = torch.ops.aten
 
@@ -32,8 +33,8 @@ def stft(
     hop = hop_length or n_fft // 4
     bins = n_fft // 2 + 1 if onesided is None or onesided else n_fft
     factor = 1 / math.sqrt(n_fft) if normalized else 1.0
-    waves = constant(lambda: _waves(n_fft, bins) * factor)
-    kernel = waves * _window(window, win_length or n_fft, n_fft)
+    turning = constant(lambda: _kernel(n_fft, bins) * factor)
+    kernel = turning * _window(window, win_length or n_fft, n_fft)
     made = times(_frames(x, n_fft, hop), kernel.T).transpose(-1, -2)  # (N, 2 * bins, frames)
     real, imag = made.split(bins, -2)
     return torch.complex(real, imag) if return_complex else torch.stack([real, imag], -1)
@@ -48,11 +49,10 @@ def _frames(x: Tensor, length: int, hop: int) -> Tensor:
     return torch.cat([blocks[..., i : i + count, :] for i in range(steps)], -1)
 
 
-def _waves(n_fft: int, bins: int) -> Tensor:
+def _kernel(n_fft: int, bins: int) -> Tensor:
     """Cosines, then negative sines: `(2 * bins, n_fft)`."""
-    turns = torch.arange(bins, dtype=torch.float64)[:, None] * torch.arange(n_fft) % n_fft / n_fft
-    angle = 2 * math.pi * turns
-    return torch.cat([angle.cos(), -angle.sin()]).float()
+    cosines, sines = waves(n_fft, bins)
+    return torch.cat([cosines, -sines], 1).T.float()
 
 
 def _window(window: Tensor | None, length: int, n_fft: int) -> Tensor:
@@ -101,7 +101,7 @@ def _inverse_waves(n_fft: int, bins: int) -> Tensor:
     weights[0] = 1.0
     if n_fft % 2 == 0:
         weights[-1] = 1.0
-    return _waves(n_fft, bins) * torch.cat([weights, weights]) / n_fft
+    return _kernel(n_fft, bins) * torch.cat([weights, weights]) / n_fft
 
 
-TABLE = {aten.stft.default: stft, aten.istft.default: istft}
+TABLE: dict[Any, Callable[..., Any]] = {aten.stft.default: stft, aten.istft.default: istft}

@@ -101,7 +101,7 @@ def finish(program: Any, traced_again: Callable[[Any], Any]) -> Any:
     """
     _drop_checks(program)
     program.graph.eliminate_dead_code()
-    _check_random(program)
+    check_random(program)
     fold(program)
     _check_sizes(program)
     if complex_pairs.uses_complex(program):
@@ -148,7 +148,8 @@ def _is_check(node: Any) -> bool:
     return node.op == "call_function" and name.startswith(_CHECKS)
 
 
-def _check_random(program: Any) -> None:
+def check_random(program: Any) -> None:
+    """Raises an `UnsupportedOpError` for an op with random results that are read."""
     for node in program.graph.nodes:
         tags = getattr(node.target, "tags", ())
         if torch.Tag.nondeterministic_seeded in tags and node.users:

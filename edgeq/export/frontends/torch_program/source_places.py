@@ -1,4 +1,4 @@
-"""Where in the user's module an op of a traced program comes from: layer path and line of source."""
+"""Where in the user's module an op of a traced program comes from: layer path and line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 _REPEATED_CALL = re.compile(r"@\d+$")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in \S+\n\s*(.*)')
-_PACKAGES = ("/torch/", "/site-packages/litert_torch/", "/edgeq/")
-"""Parts of the paths of code that is not the user's."""
+_PACKAGE = Path(__file__).parents[3]
 
 
 def layer_path(node: Any) -> str:
@@ -32,13 +31,16 @@ def traced_name(node: Any) -> str:
 
 def source_line(node: Any) -> str:
     """The line of the user's code that a node comes from, ` (model.py:12: x = x.sort())`, or ``."""
-    return described(_FRAME.findall(node.meta.get("stack_trace") or ""))
+    return line_in(node.meta.get("stack_trace") or "")
 
 
-def described(frames: list[tuple[str, str, str]]) -> str:
-    """The innermost of `(file, line, code)` that is the user's, as errors show it."""
-    for file, line, code in reversed(frames):
-        if not any(part in file for part in _PACKAGES):
+def line_in(traceback: str) -> str:
+    """The innermost line of a traceback that is the user's, as errors show it."""
+    import torch
+
+    packages = (_PACKAGE, Path(torch.__file__).parent)
+    for file, line, code in reversed(_FRAME.findall(traceback)):
+        if "litert_torch" not in file and not any(p in Path(file).parents for p in packages):
             return f" ({Path(file).name}:{line}: {code.strip()[:100]})"
     return ""
 

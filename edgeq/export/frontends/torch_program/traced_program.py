@@ -1,0 +1,99 @@
+"""Traced PyTorch programs as the caller gives them: copies, names of outputs, what is refused."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from edgeq.errors import ModelError
+from edgeq.export.frontends.torch_program.source_places import where
+
+_TRAINING_ARGUMENTS = ("train", "training")
+
+
+def copied(program: Any) -> Any:
+    """A program that the lowering may change, with the caller's tensors."""
+    import torch
+
+    module = copy.deepcopy(program.graph_module)
+    for old, new in zip(program.graph.nodes, module.graph.nodes, strict=True):
+        # Copying renames what is called like a Python builtin, such as `input`.
+        new.name = old.name
+    module.recompile()
+    return torch.export.ExportedProgram(
+        root=module,
+        graph=module.graph,
+        graph_signature=copy.deepcopy(program.graph_signature),
+        state_dict=dict(program.state_dict),
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        example_inputs=program.example_inputs,
+        constants=dict(program.constants),
+        verifiers=program.verifiers,
+    )
+
+
+def check_program(program: Any) -> None:
+    """Raises a `ModelError` for what could only fail later and less clearly."""
+    _check_inputs(program)
+    _check_outputs(program)
+    for node in program.graph.nodes:
+        if _is_training(node):
+            raise ModelError(
+                f"{node.target} at {where(node)} was traced in training mode; call "
+                "model.eval() before torch.export.export, and pass training=False to functions"
+            )
+    for name, value in {**program.state_dict, **program.constants}.items():
+        if str(getattr(value, "dtype", "")) in ("torch.float16", "torch.bfloat16"):
+            raise ModelError(
+                f"tensor {name!r} of the traced program is {str(value.dtype)[6:]}; edgeq exports "
+                "from float32: call model.float() before it is traced"
+            )
+
+
+def _check_inputs(program: Any) -> None:
+    names = set(program.graph_signature.user_inputs)
+    for node in program.graph.nodes:
+        shape = getattr(node.meta.get("val"), "shape", ())
+        if node.name in names and not all(isinstance(size, int) for size in shape):
+            raise ModelError(
+                f"input {node.name!r} has the dynamic shape ({', '.join(map(str, shape))}); "
+                "trace the model without dynamic_shapes (batch 1 for a device)"
+            )
+
+
+def _check_outputs(program: Any) -> None:
+    names = output_names(program) or []
+    for name, value in zip(names, program.graph_signature.user_outputs, strict=False):
+        if not isinstance(value, str):
+            raise ModelError(
+                f"the forward pass returns the constant {value!r} as {name!r}; return tensors only"
+            )
+
+
+def _is_training(node: Any) -> bool:
+    """Whether a node is a dropout or normalization that behaves as in training."""
+    parameters = getattr(getattr(node.target, "_schema", None), "arguments", ())
+    given = {p.name: value for p, value in zip(parameters, node.args, strict=False)}
+    given.update(node.kwargs)
+    if "running_mean" in given and given["running_mean"] is None:
+        return False  # a normalization that keeps no statistics always takes those of its input
+    return any(given.get(name) is True for name in _TRAINING_ARGUMENTS)
+
+
+def output_names(program: Any) -> list[str] | None:
+    """Names of the outputs from their structure: dict keys; a position gives `output_<i>`."""
+    import torch.utils._pytree as pytree
+
+    structure = program.call_spec.out_spec
+    if structure is None:
+        return None
+    tree = pytree.tree_unflatten(list(range(structure.num_leaves)), structure)
+    paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+    return [_path_name(path) for path in paths]
+
+
+def _path_name(path: tuple[Any, ...]) -> str:
+    parts = [str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path]
+    name = "_".join(parts) or "0"
+    return f"output_{name}" if name[0].isdigit() else name
