@@ -62,9 +62,8 @@ def check_trace(
             raise ModelError(
                 f"the trace of {who} computes something else than the model: its output {name!r} "
                 f"has {sqnr_db:.1f} dB SQNR against the model's own, on the sample that it was "
-                "traced with. An op of it is lowered wrongly, as resizing to sizes that are no "
-                "whole multiples is: express it by other ops, for example by indexing with "
-                "constant places"
+                "traced with. An op of it is lowered wrongly: express it by other ops; parts of "
+                "the model, exported alone, show which"
             )
 
 

@@ -176,9 +176,14 @@ def scatter_reduce(
         return NotImplemented
     axis %= x.ndim
     source = source[tuple(slice(0, int(n)) for n in index.shape)]
-    hit = _hits(index.movedim(axis, -1), size)  # (..., N, size)
+    is_row = _is_same_along(index, axis) and _covers(index, x, axis)
+    moved = (
+        _row(index, axis).reshape(*[1] * (x.ndim - 1), -1) if is_row else index.movedim(axis, -1)
+    )
+    hit = _hits(moved, size)  # (..., N, size)
     values = source.movedim(axis, -1).unsqueeze(-1)
-    count = _widened(_moved(hit.to(torch.int32).sum(-2, dtype=torch.int32), axis), x, axis)
+    count = _moved(hit.to(torch.int32).sum(-2, dtype=torch.int32), axis)
+    count = count if is_row else _widened(count, x, axis)
     if reduce in ("sum", "mean"):
         sums = _widened(_moved((values * hit.to(x.dtype)).sum(-2), axis), x, axis)
         start = x if include_self else torch.where(count > 0, torch.zeros_like(x), x)

@@ -19,6 +19,17 @@ def sort(x: Tensor, axis: int = -1, descending: bool = False) -> tuple[Tensor, T
     return values, places
 
 
+def highest_alone(
+    x: Tensor, k: int, axis: int = -1, largest: bool = True, in_order: bool = True
+) -> tuple[Tensor, Tensor]:
+    """`topk` of which the values alone are read.
+
+    The converter makes a sort without a kernel of it, unless something reads the places.
+    """
+    values, places = torch.topk(x, k, axis, largest, in_order)
+    return torch.where(places >= 0, values, x.narrow(axis, 0, k)), places
+
+
 def stable_sort(
     x: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False
 ) -> tuple[Tensor, Tensor]:

@@ -108,9 +108,9 @@ def finish(program: Any, traced_again: Callable[[Any], Any]) -> Any:
         complex_pairs.mark(program)
         program = traced_again(program)
         fold(program)
-    left = [node for node in program.graph.nodes if node.target in LEFT]
-    for node in left:
-        node.target = LEFT[node.target]
+    left = {node: form for node in program.graph.nodes if (form := _last_form(node)) is not None}
+    for node, form in left.items():
+        node.target = form
     if left:
         program.graph_module.recompile()
         program = traced_again(program)
@@ -128,6 +128,13 @@ def _first(own: Callable[..., Any], other: Callable[..., Any] | None) -> Callabl
         return other(*args, **kwargs) if made is NotImplemented else made
 
     return decomposition
+
+
+def _last_form(node: Any) -> Callable[..., Any] | None:
+    """What replaces a node whose form depends on what became of those around it."""
+    if node.target is aten.topk.default and not _reads_second(node):
+        return ordering.highest_alone
+    return LEFT.get(node.target)
 
 
 def _reads_second(node: Any) -> bool:

@@ -236,14 +236,22 @@ def _with_input(program: Any, node: Any, value: torch.Tensor) -> Any:
     specs = signature.input_specs
     place = sum(spec.kind in kinds for spec in specs)
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
+    held = {**program.constants, **program.state_dict}
+    target = next(name for name in _names(f"folded_{node.name}") if name not in held)
     with graph.inserting_before(placeholders[place] if place < len(placeholders) else None):
-        placed = graph.placeholder(f"folded_{node.name}")
+        placed = graph.placeholder(target)
     placed.meta = {key: node.meta[key] for key in ("nn_module_stack",) if key in node.meta}
     placed.meta["val"] = node.meta["val"]
     if "tensor_meta" in node.meta:
         placed.meta["tensor_meta"] = node.meta["tensor_meta"]
     specs.insert(
-        place, InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(placed.name), placed.name, None)
+        place, InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(placed.name), target, None)
     )
-    program.constants[placed.name] = value
+    program.constants[target] = value
     return placed
+
+
+def _names(name: str) -> Iterator[str]:
+    """A name, and others like it."""
+    yield name
+    yield from (f"{name}_{i}" for i in itertools.count(1))

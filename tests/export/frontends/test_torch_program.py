@@ -1,0 +1,154 @@
+"""Passes over traced PyTorch programs: what they refuse, and what is done where they fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgeq
+from edgeq.converter import start_converter
+from edgeq.data.rep_dataset import RepDataset
+from edgeq.errors import EdgeqError, ModelError, UnsupportedOpError
+from edgeq.export import frontends
+from edgeq.fidelity.sqnr import Fidelity
+from edgeq.isolation import Worker
+from edgeq.model import FloatModel
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("litert_torch")
+
+from edgeq.export.frontends.torch_program import passes, source_places  # noqa: E402  # with torch
+
+nn, aten = torch.nn, torch.ops.aten
+
+GENERATOR = np.random.default_rng(0)
+IMAGE = GENERATOR.normal(size=(1, 3, 6, 7)).astype(np.float32)
+ROWS = GENERATOR.normal(size=(1, 4, 6)).astype(np.float32)
+
+
+class Calling(nn.Module):
+    """A function as a part of a module."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(*inputs)
+
+
+@pytest.fixture(scope="module")
+def trace() -> Iterator[Callable[..., FloatModel]]:
+    with start_converter() as worker:
+        yield lambda model, sample: traced(model, sample, worker)
+
+
+def traced(model: Any, sample: Any, worker: Worker) -> FloatModel:
+    return frontends.trace(model, sample, RepDataset([sample]), worker)
+
+
+def run_until_small(x: Any) -> Any:
+    return torch.while_loop(lambda y: y.sum() > 1, lambda y: (y * 0.5,), (x,))[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "said"),
+    [
+        (
+            lambda x: x + torch.rand(6),
+            UnsupportedOpError,
+            "aten.rand.default at part (test_torch_program.py:",
+        ),
+        (lambda x: x[x > 0], UnsupportedOpError, "has as many results as the values of the input"),
+        (run_until_small, UnsupportedOpError, "give it a fixed number of steps"),
+        (lambda x: torch.fft.rfft(x), ModelError, "return torch.view_as_real of it"),
+        (
+            lambda x: torch.special.bessel_j0(x),
+            UnsupportedOpError,
+            "cannot lower an op of the model at part (test_torch_program.py:",
+        ),
+    ],
+    ids=["random", "sized by values", "endless loop", "complex output", "unknown op"],
+)
+def test_an_error_names_the_layer_the_line_and_the_way_out(
+    function: Callable[..., Any], error: type[EdgeqError], said: str, trace: Callable[..., Any]
+) -> None:
+    model = nn.Sequential()
+    model.add_module("part", Calling(function))
+    with pytest.raises(error) as refused:
+        trace(model.eval(), ROWS)
+    assert said in str(refused.value)
+
+
+def test_the_line_is_the_innermost_of_the_user() -> None:
+    traceback = (
+        '  File "/home/me/net.py", line 7, in forward\n    return self.act(x)\n'
+        f'  File "{torch.__file__}", line 9, in forward\n    return torch.relu(x)\n'
+    )
+    assert source_places.line_in(traceback) == " (net.py:7: return self.act(x))"
+    assert source_places.line_in("") == ""
+
+
+def fails(*_: Any) -> Any:
+    raise AssertionError("a decomposition that fails")
+
+
+def is_wrong(x: Any, *_: Any) -> Any:
+    return x[..., :3, :3] * 3
+
+
+@pytest.mark.parametrize("form", [fails, is_wrong])
+def test_a_decomposition_that_fails_is_left_out(
+    form: Callable[..., Any], trace: Callable[..., FloatModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(passes.TABLE, aten.avg_pool2d.default, form)
+    made = trace(nn.AvgPool2d(2).eval(), IMAGE)
+    assert [note[:46] for note in made.notes] == ["litert-torch's own forms of all ops were taken"]
+
+
+def test_both_failing_gives_the_error_of_the_first(
+    trace: Callable[..., FloatModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """litert-torch's own nearest neighbours are wrong for this size."""
+    monkeypatch.setitem(passes.TABLE, aten.upsample_nearest2d.vec, fails)
+    with pytest.raises(UnsupportedOpError, match="a decomposition that fails"):
+        trace(nn.Upsample(size=(8, 16)).eval(), IMAGE)
+
+
+def test_padded_places_are_traced_like_all_others(trace: Callable[..., FloatModel]) -> None:
+    """PyTorch skips them on its fast path, with zeros as their result."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), 1
+            )
+
+        def forward(self, x: Any, padded: Any) -> Any:
+            return self.layers(x, src_key_padding_mask=padded)
+
+    padded = np.array([[False, False, True, True]])
+    assert trace(Encoder().eval(), (ROWS, padded)).notes == ()
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_model_of_such_ops_is_exported_in_int8() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Upsample(size=(13, 10)),
+        nn.ConvTranspose2d(8, 4, 3, 2, 1, output_padding=1),
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+    ).eval()
+    data = [GENERATOR.normal(size=(1, 3, 6, 7)).astype(np.float32) for _ in range(20)]
+    made = edgeq.export(model, data[1:], recipe="int8", progress=False)
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(data[0])).numpy()
+    with made.session() as session:
+        (found,) = session.run(data[0], real=True).values()
+    assert Fidelity.of(wanted, found).sqnr_db > 25
