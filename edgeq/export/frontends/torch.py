@@ -10,7 +10,7 @@ import contextlib
 import copy
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -89,12 +89,15 @@ def _check_trace(
     arguments, keywords = _arguments(module, sample)
     if _copy_of(module) is None or _run_error(module, arguments, keywords) is not None:
         return
-    leaves = pytree.tree_leaves((arguments, keywords))
+    leaves, structure = pytree.tree_flatten((arguments, keywords))
     inputs = [leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
-    def own() -> dict[str, Any]:
+    def own(arrays: Sequence[Any]) -> dict[str, Any]:
+        tensors = iter([torch.from_numpy(array.copy()) for array in arrays])
+        given = [next(tensors) if isinstance(x, torch.Tensor) else x for x in leaves]
+        positional, named = pytree.tree_unflatten(given, structure)
         with torch.no_grad(), _one_way_of_attention():
-            made = pytree.tree_leaves(_copy_of(module)(*copy.deepcopy(arguments), **keywords))
+            made = pytree.tree_leaves(_copy_of(module)(*positional, **named))
         pairs = zip(names, made, strict=False)
         return {n: t.numpy() for n, t in pairs if isinstance(t, torch.Tensor)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,9 @@ def test_a_trace_that_computes_something_else_is_refused() -> None:
     with start_converter() as worker:
         traced = frontends.trace(other, IMAGES[0], RepDataset(list(IMAGES)), worker)
 
-        def run() -> dict[str, Any]:
+        def run(inputs: Sequence[Any]) -> dict[str, Any]:
             with torch.no_grad():
-                return {"output_0": own(torch.from_numpy(IMAGES[0])).numpy()}
+                return {"output_0": own(torch.from_numpy(inputs[0])).numpy()}
 
         with pytest.raises(ModelError) as refused:
             check_trace(traced, [IMAGES[0]], run, worker, "Conv2d")
@@ -37,6 +38,26 @@ def test_a_trace_that_computes_something_else_is_refused() -> None:
     assert "the trace of Conv2d computes something else than the model" in said
     assert "output 'output_0' has" in said
     assert "express it by other ops" in said
+
+
+class Signs(nn.Module):
+    """The signs of what two orders of adding differ by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(16, 216))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.flatten(1)
+        turned = nn.functional.linear(rows.flip(-1), self.weight.flip(-1))
+        return torch.sign(nn.functional.linear(rows, self.weight) - turned)
+
+
+def test_an_output_that_hangs_on_the_last_bits_is_not_compared() -> None:
+    torch.manual_seed(0)
+    with start_converter() as worker:
+        traced = frontends.trace(Signs().eval(), IMAGES[0], RepDataset(list(IMAGES)), worker)
+    assert traced.notes == ()
 
 
 class Counting(nn.Module):
