@@ -41,12 +41,14 @@ class Built:
         fitted: Number of weights that were rounded by what they compute on the data.
         tflite: The file.
         origins: For tensors of the file, the float model's tensor that each came from.
+        notes: What is to be said of how it was made, one sentence each.
     """
 
     plan: Plan
     fitted: int
     tflite: Content
     origins: Mapping[int, int]
+    notes: tuple[str, ...] = ()
 
     def beside(self, model: FloatModel) -> ExportedGraph:
         """Its graph beside that of the float model that it was made from."""
@@ -152,7 +154,7 @@ class Builder:
         made, fitted = self._converted(plan, advance)
         self.model.release()
         self._check_runs(made.tflite)
-        return Built(plan, fitted, made.tflite, made.origins)
+        return Built(plan, fitted, made.tflite, made.origins, self._with.rounder.notes)
 
     def _converted(self, plan: Plan, advance: Advance) -> tuple[Converted, int]:
         rounded = self.rounded(plan, advance)

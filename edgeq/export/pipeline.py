@@ -142,7 +142,7 @@ def export(
     stages = Progress.make(progress)
     with start_converter() as converter:
         ready = _ready(model, rep_dataset, options, stages, converter)
-        built, measured, dropped = _verified(ready, options, stages)
+        built, measured = _verified(ready, options, stages)
     float_model, rewritten = ready.prepared.float_model, ready.prepared.rewritten
     report = Report(
         **vars(measured),
@@ -154,7 +154,7 @@ def export(
         notes=(
             *rewritten.notes,
             *float_notes(rewritten, options.recipe, built.plan.float_ops),
-            *dropped,
+            *built.notes,
             *ready.ranges.advice,
             *options.target.next_steps(),
         ),
@@ -372,10 +372,8 @@ def _built(ready: _Ready, stages: Progress) -> Iterator[Built]:
     yield made
 
 
-def _verified(
-    ready: _Ready, options: ExportOptions, stages: Progress
-) -> tuple[Built, Measured, tuple[str, ...]]:
-    """The first file that keeps its promises, what was measured, and what is to be said of others.
+def _verified(ready: _Ready, options: ExportOptions, stages: Progress) -> tuple[Built, Measured]:
+    """The first file that keeps its promises, with a note of each that did not; what was measured.
 
     Raises:
         VerificationError: None does.
@@ -396,5 +394,5 @@ def _verified(
             failure = error
             dropped.append(f"a faster plan was dropped: {error}")
         else:
-            return built, measured, tuple(dropped)
+            return replace(built, notes=(*built.notes, *dropped)), measured
     raise failure

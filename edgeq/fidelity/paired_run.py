@@ -270,6 +270,7 @@ class PairedRun:
         inputs = len(self.links[0].inputs)
         targets = sample[inputs] if len(sample) > inputs else None
         try:
+            self._check_shapes(answers)
             self._check_finite(answers)
             kept = [self._kept(outputs, targets) for outputs in answers]
         except EdgeqError as error:
@@ -298,6 +299,14 @@ class PairedRun:
                 f"batch. Received: an output of shape {rows.shape}"
             )
         return {n: [metrics.kept(metric, rows, targets)] for n, metric in self.kept.items()}
+
+    def _check_shapes(self, answers: Sequence[Sequence[Array]]) -> None:
+        for name, one, other in zip(self.output_names, answers[0], answers[-1], strict=True):
+            if one.shape != other.shape:
+                raise VerificationError(
+                    f"output {name!r} has the shape {other.shape}, and {one.shape} in the float "
+                    "model: its size depends on the values"
+                )
 
     def _check_finite(self, answers: Sequence[Sequence[Array]]) -> None:
         who = "the float model itself" if len(answers) > 1 else "the model"

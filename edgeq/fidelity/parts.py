@@ -171,8 +171,12 @@ def rows_of(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> tuple[AxisR
 
 
 def merged_rows(some: Sequence[AxisRows], others: Sequence[AxisRows]) -> tuple[AxisRows, ...]:
-    """`rows_of` of both sets of samples."""
-    return tuple(a.merge(b) for a, b in zip(some, others, strict=True))
+    """`rows_of` of both sets of samples, without axes whose size depends on the values."""
+    if not (some and others):
+        return tuple(some or others)
+    known = {(rows.axis, len(rows.signal)): rows for rows in others}
+    places = [(rows, (rows.axis, len(rows.signal))) for rows in some]
+    return tuple(rows.merge(known[place]) for rows, place in places if place in known)
 
 
 def parts_of(rows: Sequence[AxisRows]) -> Iterator[Part]:

@@ -117,6 +117,7 @@ class Rounder:
         to_nearest = (i for i, c in choices.items() if c.weights.rounding == "nearest")
         self._nearest = set(choices) if trained else set(to_nearest)
         self._known: dict[tuple[int, AnyQParams], tuple[IntArray, FloatArray]] = {}
+        self._failed: dict[tuple[int, AnyQParams], str] = {}
 
     def round(self, plan: Plan, advance: Callable[[], None] = lambda: None) -> Rounded:
         """Every weight that the plan stores as integers.
@@ -126,9 +127,8 @@ class Rounder:
             advance: Called after each sample that has run.
         """
         sites = list(self._sites(plan))
-        new = [site for site in sites if site.key not in self._known]
-        for some in self._batches(new):
-            self._fit(some, advance)
+        self._fit_apart(sites, advance)
+        sites = [site for site in sites if site.key not in self._failed]
         weights: dict[int, FloatArray] = {}
         biases: dict[int, FloatArray] = {}
         for site in sites:
@@ -140,6 +140,29 @@ class Rounder:
                 if bias is not None:
                     biases[op.index] = self._moved(op, bias, shift, plan, site.qparams)
         return Rounded(weights, biases, len(sites))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of weights that could not be rounded by what they compute."""
+        return tuple(self._failed.values())
+
+    def _fit_apart(self, sites: Sequence[Site], advance: Callable[[], None]) -> None:
+        """Rounds the weights of new sites; where that fails, each alone, to tell which it is."""
+        done = {*self._known, *self._failed}
+        sites = [site for site in sites if site.key not in done]
+        try:
+            for some in self._batches(sites):
+                self._fit(some, advance)
+        except Exception as error:
+            if len(sites) > 1:
+                for site in sites:
+                    self._fit_apart([site], advance)
+                return
+            (site,) = sites
+            self._failed[site.key] = (
+                f"the weight of {self._model.where(site.ops[0])} is rounded to nearest: rounding "
+                f"it by what it computes failed with {type(error).__name__}: {error}"
+            )
 
     def runs(self, plan: Plan) -> int:
         """How often `round` will run a sample."""

@@ -155,12 +155,19 @@ def _relative_noise(
 ) -> float:
     """Noise over signal, summed over the outputs and the parts that they fall into.
 
+    Outputs whose size changes with the values have no noise that can be told.
+
     Args:
         references: The float model's outputs of each sample.
         outputs: The other model's.
         kinds: What `kinds_of` says of each output.
     """
     total = 0.0
+    both = (
+        pair for r, o in zip(references, outputs, strict=True) for pair in zip(r, o, strict=True)
+    )
+    if any(reference.shape != output.shape for reference, output in both):
+        return RUINED
     for slot, parts in enumerate(kinds):
         for part in parts:
             signal = sum(part.power(r[slot]) for r in references)

@@ -24,6 +24,7 @@ from edgeq.export.round.weighted_ops import Site, patches
 from edgeq.flatbuffer import Graph
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import FloatModel
+from edgeq.ops import OPS, Kind
 from edgeq.qtypes import QParams, quantize
 from edgeq.recipe import INT8, PRESETS, Recipe, Rule
 from edgeq.runtime.session import Session
@@ -288,3 +289,16 @@ def testpatches_come_from_all_over_the_image() -> None:
     centres = found[:, 4, 0] / 8
     assert centres[0] == 0
     assert centres[-1] == SIZE * SIZE - 1
+
+
+def test_a_weight_that_cannot_be_rounded_by_what_it_computes_is_rounded_to_nearest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, plan, samples = prepared(CASES["dense"])
+    row = OPS["FULLY_CONNECTED"]
+    monkeypatch.setitem(OPS, row.name, replace(row, kind=Kind.DEPTHWISE))
+    sabotaged = rounder(model, samples)
+    assert sabotaged.round(plan).weights == {}
+    note, *_ = sabotaged.notes
+    where = model.where(model.graph.operators[0])
+    assert note.startswith(f"the weight of {where} is rounded to nearest: rounding it by what")

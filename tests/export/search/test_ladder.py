@@ -154,3 +154,18 @@ def test_only_strict_makes_an_error_of_what_has_no_form() -> None:
     message = "1 op(s) cannot be static_int8 as the recipe wants: SIN at y (op 1) (no int8 form"
     with pytest.raises(UnsupportedOpError, match=re.escape(message)):
         edgeq.export(case.build(), case.draw(20), recipe="int8", strict=True, progress=False)
+
+
+def test_outputs_whose_size_depends_on_the_values_keep_the_float_models_size() -> None:
+    wide = Value((1, 512))
+    steps = (
+        Step("FULLY_CONNECTED", ("x", weights(512, 64), None), {"stem": wide}),
+        Step("GREATER", ("stem", np.zeros(1, np.float32)), {"mask": Value((1, 512), "bool")}),
+        Step("WHERE", ("mask",), {"places": Value((512, 2), "int64")}),
+        Step("GATHER_ND", ("stem", "places"), {"y": Value((512,))}),
+    )
+    case = OneOp("found", {"x": ROWS}, steps)
+    with pytest.raises(VerificationError, match="its size depends on the values"):
+        edgeq.export(case.build(), case.draw(20), recipe="int8", progress=False)
+    made = edgeq.export(case.build(), case.draw(20), progress=False)
+    assert made.report.sqnr_db > 25
