@@ -21,6 +21,9 @@ from edgeq.isolation import JobCrashed, JobFailed, Worker
 PRELOAD = ("edgeq.mlir", "litert_converter.mlir.ir", "edgeq.runtime.session")
 """Modules that the child imports while the parent calibrates."""
 
+TOO_LONG = "took longer than"
+"""Stands in the error of a run that was stopped for the time that it took."""
+
 RUN_SECONDS_MAX = 60.0
 """A model that takes longer for one sample is refused: verifying it would take hours."""
 
@@ -74,7 +77,7 @@ def check_runs(
         ModelError: The runtime refuses the model, or dies on it.
     """
     memory = (4 << 30) + 16 * len(tflite)
-    job = "edgeq.runtime.session:smoke_run"
+    job = "edgeq.runtime.session:outputs_of"
     try:
         worker.call(job, tflite, tuple(sample), timeout_s=RUN_SECONDS_MAX, memory_bytes=memory)
     except (JobCrashed, JobFailed) as error:

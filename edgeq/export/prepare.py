@@ -14,6 +14,7 @@ from edgeq.errors import ModelError, RecipeError
 from edgeq.export import frontends
 from edgeq.export.convert.integer_ports import Interface, known_ranges
 from edgeq.export.export_options import ExportOptions
+from edgeq.export.first_run import first_run
 from edgeq.export.plan.planner import refuse_quantized
 from edgeq.export.rewrite import rewrite
 from edgeq.export.rewrite.checked import rewrite_checked
@@ -65,6 +66,8 @@ def prepare(
         float_model = _laid_out(traced, options.layout, options.target)
     with stages.stage("rewrite"):
         sample = data.first_row(input_specs(float_model))
+        if sample is not None:
+            first_run(converter, float_model, sample, "the float model")
         rewritten = (
             float_model
             if float_model.given

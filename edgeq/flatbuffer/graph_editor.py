@@ -300,6 +300,12 @@ class GraphEditor:
         self._graph.outputs = np.concatenate([self._graph.outputs, np.asarray(extra, np.int32)])
         self._tree.signatureDefs = None
 
+    def keep_first(self, count: int) -> None:
+        """Drops all but the first so many ops; the results of the last of them are the outputs."""
+        self._graph.operators = self._graph.operators[:count]
+        self._graph.outputs = self._graph.operators[-1].outputs
+        self._tree.signatureDefs = None
+
     def finish(self) -> Content:
         """The changed file."""
         return pack(self._tree)

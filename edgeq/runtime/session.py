@@ -390,12 +390,7 @@ def _filled(rows: Array, batch: int) -> Array:
 
 
 def outputs_of(tflite: Content, sample: Sequence[Array]) -> dict[str, Array]:
-    """Job: the outputs of a sample by name."""
+    """Job: outputs of a sample by name; a model that kills its host kills a child here."""
     with Session(tflite, threads=1, trusted=True) as session:
         session.invoke(sample)
         return dict(zip(session.output_names, map(np.array, session.outputs()), strict=True))
-
-
-def smoke_run(tflite: Content, sample: Sequence[Array]) -> None:
-    """Job: loads a model and runs one sample; a model that kills its host kills a child here."""
-    outputs_of(tflite, sample)

@@ -77,11 +77,11 @@ class Workshop:
 
 def made_by(contestant: str, folder: Path, path: Path, measure: bool) -> None:
     """Job of the child: makes a contestant's file and runs one sample through it."""
-    from edgeq.runtime.session import smoke_run
+    from edgeq.runtime.session import outputs_of
 
     workshop = Workshop(folder, measure)
     tflite = CONTESTANTS[contestant](workshop)
-    smoke_run(tflite, workshop.samples()[0])
+    outputs_of(tflite, workshop.samples()[0])
     path.write_bytes(tflite)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.converter import check_runs
 from edgeq.errors import ModelError
+from edgeq.export.first_run import first_run
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
@@ -53,7 +53,7 @@ def check_trace(
     if [tensor.shape for tensor in tensors] != [array.shape for array in inputs]:
         return  # an input that nothing reads is not in the file
     fed = [array.astype(t.dtype) for array, t in zip(inputs, tensors, strict=True)]
-    check_runs(worker, model.tflite, fed, "the traced model")
+    first_run(worker, model, fed, "the traced model")
     with Session(model.tflite, threads=1, trusted=True) as session:
         session.invoke(fed)
         found = dict(zip(session.output_names, session.outputs(), strict=True))

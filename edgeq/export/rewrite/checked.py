@@ -48,7 +48,7 @@ def rewrite_checked(
     if found.tflite is model.tflite or sample is None:
         return found
     expected = _outputs(worker, model, sample)
-    if expected is None:  # calibration tells of it
+    if expected is None:  # then nothing can be told
         return found
     notes: list[str] = []
     while found.tflite is not model.tflite and not _agree(

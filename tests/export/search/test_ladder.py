@@ -19,7 +19,7 @@ from edgeq.isolation import JobCrashed, Worker
 from edgeq.ops import OPS
 
 ROWS = Value((1, 64))
-CONVERT, RUN = "edgeq.mlir:quantize", "edgeq.runtime.session:smoke_run"
+CONVERT, RUN = "edgeq.mlir:quantize", "edgeq.runtime.session:outputs_of"
 
 
 def weights(*shape: int) -> np.ndarray:
