@@ -73,8 +73,8 @@ def test_rules_with_observers_of_any_kind_can_be_in_a_set() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "the recipe is not JSON: Expecting property name"),
-        ("[]", "a recipe is a JSON object. Received: list '[]'"),
+        ("{", "the recipe cannot be read: it is not JSON: Expecting property name"),
+        ("[]", "a recipe is a JSON object. Received: list []"),
         ('{"rules": {}}', "'rules' must be a list. Received: {}"),
         ('{"rules": null}', "'rules' must be a list. Received: None"),
         ('{"rules": ["head"]}', "a rule is a JSON object. Received: 'head'"),
@@ -192,7 +192,9 @@ def test_yaml_says_the_same_as_json(tmp_path: Path) -> None:
     rule = Rule("head", mode=Mode.FLOAT, reason="sensitive")
     assert as_recipe(path) == Recipe("mine", (rule,))
     path.write_text("rules: [")
-    with pytest.raises(RecipeError, match="the recipe is not YAML: while parsing"):
+    with pytest.raises(
+        RecipeError, match="the recipe cannot be read: it is not YAML: while parsing"
+    ):
         as_recipe(path)
 
 

@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 
 from edgeq.calibrate.observers import BUILT_IN, Range
+from edgeq.documents import LARGE_BYTES, parse_json, read_text, shortened
 from edgeq.errors import DataError, ModelError
 from edgeq.files import write_whole
 from edgeq.model import FloatModel
 
 FORMAT = "edgeq calibration"
 VERSION = 2
+
+MOST_COUNTS = 1 << 22
+"""Numbers of an observer's array; a histogram has some thousand."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,13 @@ class Calibration:
                 f"the calibration was made from another float model (its SHA-256 starts with "
                 f"{self.model[:12]}, this model's with {model.digest[:12]}); calibrate again"
             )
+        seen, count = (*self.observers, *self.beyond, *self.tops), len(model.graph.tensors)
+        unknown = [tensor for tensor in seen if tensor >= count]
+        if unknown:
+            raise ModelError(
+                f"the calibration names tensor {unknown[0]}, and the model has {count}; calibrate "
+                "again"
+            )
 
     def merge(self, other: Calibration) -> Calibration:
         """Merges two calibrations into the one that has seen the samples of both, `self` first.
@@ -192,7 +203,7 @@ class Calibration:
             DataError: Not such a file, of a newer version, or with an observer that is not there.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = parse_json(read_text(path, LARGE_BYTES))
             if content["format"] != FORMAT:
                 raise KeyError("format")
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -214,7 +225,7 @@ class Calibration:
             found = cls(
                 str(content["model"]), int(content["samples"]), seen, extremes, beyond, tops
             )
-            _check_ranges(found)
+            _check(found)
         except _UnknownObserverError as error:
             raise DataError(
                 f"{path} names the observer {error}, which is not edgeq's: pass its class to load"
@@ -228,10 +239,34 @@ class _UnknownObserverError(Exception):
     """A file names a class that was not given."""
 
 
-def _check_ranges(calibration: Calibration) -> None:
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def _check(calibration: Calibration) -> None:
+    """Raises a `ValueError` or `TypeError` for what no run on data can have found."""
+    if calibration.samples < 0:
+        raise ValueError(f"samples is {calibration.samples}")
+    wrong = [t for t in (*calibration.observers, *calibration.tops) if t < 0]
+    if wrong:
+        raise ValueError(f"no tensor has the number {wrong[0]}")
     for tensor, (low, high) in calibration.ranges.items():
-        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-            raise ValueError(f"tensor {tensor} has the range {low} to {high}")
+        if not (_is_real(low) and _is_real(high) and low <= high):
+            raise ValueError(f"tensor {tensor} has the range {shortened(low)} to {shortened(high)}")
+    for tensor, extremes in calibration.extremes.items():
+        if not all(map(_is_real, (*extremes.low, *extremes.high))):
+            raise ValueError(f"the extremes of tensor {tensor} are {shortened(extremes)}")
+    for tensor, beyond in calibration.beyond.items():
+        if not all(isinstance(said, bool) for said in vars(beyond).values()):
+            raise TypeError(f"tensor {tensor} has beside its range {shortened(beyond)}")
+    for tensor, top in calibration.tops.items():
+        if not _is_real(top):
+            raise ValueError(f"tensor {tensor} has the top {shortened(top)}")
+
+
+def _is_real(value: object) -> bool:
+    """Whether it is a number that a float32 tensor can hold."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= FLOAT32_MAX  # type: ignore[arg-type]
 
 
 def _pair(extremes: Extremes | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -272,7 +307,10 @@ def _from_fields(fields: Mapping[str, Any], kinds: Mapping[str, type[Any]]) -> A
 
 def _from_json(value: Any, kinds: Mapping[str, type[Any]]) -> Any:
     if isinstance(value, Mapping) and "filled" in value:
-        array = np.zeros(value["shape"], value["dtype"])
+        kind, size = np.dtype(str(value["dtype"])), math.prod(value["shape"])
+        if kind.kind not in "iuf" or not 0 <= size <= MOST_COUNTS:
+            raise ValueError(f"an array of {shortened(value['shape'])} {kind.name}")
+        array = np.zeros(value["shape"], kind)
         for index, number in value["filled"].items():
             array.reshape(-1)[int(index)] = number
         return array

@@ -42,6 +42,7 @@ from edgeq.cli.options import (
 )
 from edgeq.cli.writing import JSON, PAGE, XML, check_outputs, say, wide_console, write, write_page
 from edgeq.data.readers import open_data
+from edgeq.documents import DocumentError, read_text
 from edgeq.errors import DataError, DependencyError, EdgeqError, RecipeError
 from edgeq.report.overlay import overlays
 from edgeq.report.thresholds import Thresholds
@@ -186,8 +187,8 @@ def check(
 
 def _read_baseline(path: Path) -> Facts:
     try:
-        return Facts.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, DataError) as error:
+        return Facts.from_json(read_text(path))
+    except (OSError, DocumentError, DataError) as error:
         raise DataError(f"cannot read the baseline {path}: {error}") from None
 
 

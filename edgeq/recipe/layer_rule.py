@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from edgeq.documents import shortened
 from edgeq.errors import RecipeError
 from edgeq.recipe.mode import Mode
 from edgeq.recipe.weight_scheme import (
@@ -46,9 +47,10 @@ class Rule(WeightScheme):
         check_scheme(self, self.mode)
         try:
             re.compile(self.layer)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise RecipeError(
-                f"Rule.layer must be a regular expression: {error}. Received: {self.layer!r}"
+                f"Rule.layer must be a regular expression: {error}. "
+                f"Received: {shortened(self.layer)}"
             ) from None
 
     def matches(self, op: str, layer: str) -> bool:

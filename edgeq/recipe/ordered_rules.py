@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from edgeq.documents import DocumentError, parse_json, parse_yaml, shortened
 from edgeq.errors import RecipeError
 from edgeq.recipe.layer_rule import Rule
 from edgeq.recipe.mode import Mode
@@ -102,9 +103,9 @@ class Recipe(WeightScheme):
             RecipeError: Not JSON, or a field or mode that does not exist.
         """
         try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RecipeError(f"the recipe is not JSON: {error}") from None
+            content = parse_json(text)
+        except DocumentError as error:
+            raise RecipeError(f"the recipe cannot be read: {error}") from None
         return cls._from_plain(content)
 
     @classmethod
@@ -115,15 +116,13 @@ class Recipe(WeightScheme):
             RecipeError: Not YAML, a field or mode that does not exist, or PyYAML is missing.
         """
         try:
-            import yaml
+            content = parse_yaml(text)
         except ImportError:
             raise RecipeError(
                 "a recipe in YAML needs PyYAML: pip install pyyaml (or write it as JSON)"
             ) from None
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"the recipe is not YAML: {' '.join(str(error).split())}") from None
+        except DocumentError as error:
+            raise RecipeError(f"the recipe cannot be read: {error}") from None
         return cls._from_plain(content)
 
     @classmethod
@@ -133,13 +132,23 @@ class Recipe(WeightScheme):
         if not isinstance(content, dict):
             raise RecipeError(
                 f"a recipe is a JSON object. Received: {type(content).__name__} "
-                f"{str(content)[:80]!r}"
+                f"{shortened(content)}"
             )
         if not isinstance(content.get("rules", []), list):
-            raise RecipeError(f"'rules' must be a list. Received: {content['rules']!r}")
-        content["rules"] = tuple(_from_fields(Rule, rule) for rule in content.get("rules", ()))
+            raise RecipeError(f"'rules' must be a list. Received: {shortened(content['rules'])}")
+        content["rules"] = tuple(
+            _rule(rule, place) for place, rule in enumerate(content.get("rules", ()))
+        )
         recipe: Recipe = _from_fields(cls, content)
         return recipe
+
+
+def _rule(content: object, place: int) -> Rule:
+    try:
+        made: Rule = _from_fields(Rule, content)
+    except RecipeError as error:
+        raise RecipeError(f"rules[{place}]: {error}") from None
+    return made
 
 
 def _to_fields(owner: Rule | Recipe) -> dict[str, Any]:
@@ -158,22 +167,27 @@ def _field_names(kind: type[Rule | Recipe]) -> list[str]:
 def _from_fields(kind: type[Any], content: object) -> Any:
     """Builds a `Rule` or `Recipe` from a JSON object, naming what does not fit."""
     if not isinstance(content, Mapping):
-        raise RecipeError(f"a {kind.__name__.lower()} is a JSON object. Received: {content!r}")
+        raise RecipeError(
+            f"a {kind.__name__.lower()} is a JSON object. Received: {shortened(content)}"
+        )
     known = _field_names(kind)
-    unknown = sorted(set(content) - set(known))
+    unknown = sorted(set(content) - set(known), key=str)
     if unknown:
         raise RecipeError(
-            f"a {kind.__name__.lower()} has no field {unknown[0]!r}; it has {', '.join(known)}"
+            f"a {kind.__name__.lower()} has no field {shortened(unknown[0])}; "
+            f"it has {', '.join(known)}"
         )
     values = dict(content)
     for name in {"mode", "default"} & set(values):
         values[name] = _mode(values[name])
+    if not isinstance(values.get("observer"), str | None):
+        raise RecipeError(f"an observer is a name. Received: {shortened(values['observer'])}")
     return kind(**values)
 
 
 def _mode(value: object) -> Mode:
     try:
         return Mode(value)
-    except ValueError:
+    except (ValueError, TypeError):
         modes = ", ".join(mode.value for mode in Mode)
-        raise RecipeError(f"no mode is called {value!r}; the modes are {modes}") from None
+        raise RecipeError(f"no mode is called {shortened(value)}; the modes are {modes}") from None

@@ -42,7 +42,7 @@ def _peer_rule(entry: Any) -> Rule:
             else 0,
             strict=False,
         )
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RecipeError(
             f"an entry of ai-edge-quantizer's recipe has 'regex', 'operation', 'algorithm_key' and "
             f"'op_config'; {entry!r:.80} does not: {error}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from edgeq.documents import DocumentError, read_text
 from edgeq.errors import RecipeError
 from edgeq.recipe.mode import Mode
 from edgeq.recipe.ordered_rules import Recipe
@@ -46,8 +47,8 @@ def as_recipe(recipe: str | os.PathLike[str] | Recipe) -> Recipe:
             f"Received: {type(recipe).__name__}"
         )
     try:
-        text = Path(recipe).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(recipe)
+    except (OSError, DocumentError) as error:
         raise RecipeError(
             f"recipe {str(recipe)!r} is neither a preset ({', '.join(PRESETS)}) "
             f"nor a readable JSON file: {error}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from edgeq.documents import shortened
 from edgeq.errors import RecipeError
 from edgeq.recipe.mode import WEIGHT_ONLY, Mode
 
@@ -46,7 +47,9 @@ def check_text(owner: WeightScheme, *names: str) -> None:
     for name in names:
         value = getattr(owner, name)
         if not isinstance(value, str):
-            raise RecipeError(f"{type(owner).__name__}.{name} must be text. Received: {value!r}")
+            raise RecipeError(
+                f"{type(owner).__name__}.{name} must be text. Received: {shortened(value)}"
+            )
 
 
 def check_mode(owner: WeightScheme, name: str) -> None:
@@ -55,7 +58,7 @@ def check_mode(owner: WeightScheme, name: str) -> None:
     if not isinstance(value, Mode):
         raise RecipeError(
             f"{type(owner).__name__}.{name} must be a Mode, for example Mode.FLOAT. "
-            f"Received: {value!r}"
+            f"Received: {shortened(value)}"
         )
 
 
@@ -65,7 +68,7 @@ def check_flags(owner: WeightScheme, *names: str) -> None:
         value = getattr(owner, name)
         if not isinstance(value, bool):
             raise RecipeError(
-                f"{type(owner).__name__}.{name} must be true or false. Received: {value!r}"
+                f"{type(owner).__name__}.{name} must be true or false. Received: {shortened(value)}"
             )
 
 
@@ -86,7 +89,8 @@ def check_scheme(owner: WeightScheme, mode: Mode) -> None:
 def check_choice(owner: WeightScheme, name: str, choices: Sequence[object]) -> None:
     """Raises a `RecipeError` unless the field is one of some values."""
     value = getattr(owner, name)
-    if value not in choices:
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise RecipeError(
-            f"{type(owner).__name__}.{name} must be one of {tuple(choices)}. Received: {value!r}"
+            f"{type(owner).__name__}.{name} must be one of {tuple(choices)}. "
+            f"Received: {shortened(value)}"
         )

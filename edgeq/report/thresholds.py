@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from edgeq.documents import DocumentError, parse_toml, read_text
 from edgeq.errors import RecipeError
 
 if sys.version_info >= (3, 11):
-    import tomllib
+    pass
 else:
-    import tomli as tomllib
+    pass
 
 SETTINGS = ("edgeq.toml", "pyproject.toml")
 """Files of the working directory that may hold thresholds, in the order of trying."""
@@ -116,11 +117,14 @@ class Thresholds:
             found = [Path(name) for name in SETTINGS if Path(name).exists()]
             return cls.read(found[0]) if found else cls()
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            content = parse_toml(read_text(path))
+        except (OSError, DocumentError) as error:
             raise RecipeError(f"cannot read the settings {path}: {error}") from None
         if path.name == "pyproject.toml":
-            content = content.get("tool", {}).get("edgeq", {})
+            tools = content.get("tool", {})
+            content = tools.get("edgeq", {}) if isinstance(tools, Mapping) else {}
+            if not isinstance(content, Mapping):
+                raise RecipeError(f"{path}: [tool.edgeq] is a table. Received: {content!r:.80}")
         try:
             return cls.of_mapping(content)
         except RecipeError as error:

@@ -10,12 +10,14 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from edgeq.documents import parse_json, shortened
 from edgeq.errors import DataError, DependencyError
 from edgeq.fidelity.metrics import LOWER_IS_BETTER
 from edgeq.files import write_whole
@@ -67,12 +69,31 @@ class Facts:
             DataError: Something else.
         """
         try:
-            found = cls(**json.loads(text))
+            found = cls(**parse_json(text))
+            _check_facts(found)
             sqnr_db = float("inf") if found.sqnr_db is None else float(found.sqnr_db)
             lists = {"float_ops": tuple(found.float_ops), "lost": tuple(found.lost)}
             return cls(**{**asdict(found), "sqnr_db": sqnr_db, **lists})
         except (TypeError, ValueError) as error:
             raise DataError(f"it is no baseline of edgeq check: {error}") from None
+
+
+def _check_facts(facts: Facts) -> None:
+    """Raises a `TypeError` for a value of another type than a baseline has."""
+    numbers: tuple[object, ...] = (
+        facts.sqnr_db, facts.agreement, facts.size_bytes, facts.latency_ratio,
+        facts.delegated_ops, facts.total_ops,
+    )  # fmt: skip
+    for table in (facts.metrics, facts.drops):
+        if not isinstance(table, Mapping):
+            raise TypeError(f"a table of metrics is {shortened(table)}")
+        numbers += tuple(table.values())
+    for number in numbers:
+        if number is not None and (isinstance(number, bool) or not isinstance(number, Real)):
+            raise TypeError(f"a number is {shortened(number)}")
+    for place in (*facts.float_ops, *facts.lost):
+        if not isinstance(place, str):
+            raise TypeError(f"a name is {shortened(place)}")
 
 
 @dataclass(frozen=True)

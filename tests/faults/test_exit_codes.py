@@ -1,4 +1,4 @@
-"""Only a judged gate ends with 0 or 1; whatever keeps a command from its work is 2, with a reason."""
+"""Only a judged gate ends with 0 or 1; whatever keeps a command from its work is 2."""
 
 from __future__ import annotations
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from edgeq.data.readers.file_data import reading
+from edgeq.documents import parse_json, parse_yaml, read_text, shortened
 from edgeq.errors import DataError, DependencyError
+
+LARGEST_SIZE = 100_000_000
+"""Of an image's side or a recording's length in samples."""
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -23,13 +25,13 @@ def read_settings(path: Path) -> dict[str, Any]:
     if suffix not in (".json", ".yaml", ".yml"):
         raise DataError(f"a data config is a .json, .yaml or .yml file. Received: {str(path)!r}")
     try:
-        parse = json.loads if suffix == ".json" else importlib.import_module("yaml").safe_load
+        with reading(path, "the data config"):
+            parse = parse_json if suffix == ".json" else parse_yaml
+            made = parse(read_text(path))
     except ImportError:
         raise DependencyError(
             f"reading {path} needs PyYAML: pip install pyyaml; or write it as .json"
         ) from None
-    with reading(path, "the data config"):
-        made = parse(path.read_text(encoding="utf-8"))
     if not isinstance(made, dict) or not all(isinstance(name, str) for name in made):
         raise DataError(f"the data config {path} must map options to values, such as size: 224x224")
     return made
@@ -68,7 +70,7 @@ def _number(name: str, value: Any) -> float:
             return float(above) / float(below)
         return float(value)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
-        raise DataError(f"{name} must be a number. Received: {value!r}") from None
+        raise DataError(f"{name} must be a number. Received: {shortened(value)}") from None
 
 
 def _numbers(name: str, value: Any) -> tuple[float, ...]:
@@ -81,8 +83,11 @@ def _numbers(name: str, value: Any) -> tuple[float, ...]:
 def whole_number(name: str, value: Any) -> int:
     """A positive whole number, also of text."""
     number = _number(name, value)
-    if number < 1 or not number.is_integer():
-        raise DataError(f"{name} must be a positive whole number. Received: {value!r}")
+    if not 1 <= number <= LARGEST_SIZE or not number.is_integer():
+        raise DataError(
+            f"{name} must be a positive whole number up to {LARGEST_SIZE:,}. "
+            f"Received: {shortened(value)}"
+        )
     return int(number)
 
 

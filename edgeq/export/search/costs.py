@@ -10,8 +10,8 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
+from edgeq.documents import DocumentError, parse_json, read_text
 from edgeq.errors import RecipeError
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.ops import MOST_TAPS, OPS, Kind, kind_of
@@ -70,7 +70,7 @@ class Costs:
             RecipeError: It is no such table, or a rate is missing, unknown or negative.
         """
         try:
-            found = dict(json.loads(text))
+            found = dict(parse_json(text))
             for form in FORMS:
                 found[form] = {kind: Rates(**rates) for kind, rates in found[form].items()}
             costs = cls(**found)
@@ -89,9 +89,9 @@ class Costs:
             RecipeError: It cannot be read.
         """
         try:
-            return cls.from_json(Path(path).read_text())
-        except OSError as error:
-            raise RecipeError(f"cannot read the cost table {path}: {error.strerror}") from None
+            return cls.from_json(read_text(path))
+        except (OSError, DocumentError) as error:
+            raise RecipeError(f"cannot read the cost table {path}: {error}") from None
 
 
 FORMS = ("float32", "int8", "dynamic")
