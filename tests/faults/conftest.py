@@ -7,8 +7,8 @@ import pytest
 
 import edgeq
 from edgeq.export.edge_model import EdgeModel
+from edgeq.report.thresholds import Thresholds
 from edgeq.report.verdict import CheckResult
-from edgeq.thresholds import Thresholds
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ from edgeq.errors import DataError, EdgeqError, ModelError, RecipeError
 from edgeq.export.search.costs import Costs
 from edgeq.model import FloatModel
 from edgeq.recipe import Recipe, as_recipe
+from edgeq.report.thresholds import Thresholds
 from edgeq.report.verdict import Facts
-from edgeq.thresholds import Thresholds
 
 NESTED = "[" * 100_000 + "]" * 100_000
 LONGEST_MESSAGE = 1000
