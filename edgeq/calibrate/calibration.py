@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from edgeq.calibrate.observers import BUILT_IN, Range
-from edgeq.documents import LARGE_BYTES, parse_json, read_text, shortened
 from edgeq.errors import DataError, ModelError
 from edgeq.files import write_whole
+from edgeq.foreign.documents import LARGE_BYTES, parse_json, read_text, shortened
 from edgeq.model import FloatModel
 
 FORMAT = "edgeq calibration"

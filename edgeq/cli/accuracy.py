@@ -42,8 +42,8 @@ from edgeq.cli.options import (
 )
 from edgeq.cli.writing import JSON, PAGE, XML, check_outputs, say, wide_console, write, write_page
 from edgeq.data.readers import open_data
-from edgeq.documents import DocumentError, read_text
 from edgeq.errors import DataError, DependencyError, EdgeqError, RecipeError
+from edgeq.foreign.documents import DocumentError, read_text
 from edgeq.report.overlay import overlays
 from edgeq.report.thresholds import Thresholds
 from edgeq.report.verdict import Facts

@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 
 from edgeq.errors import EdgeqError, VerificationError
-from edgeq.foreign_text import lines
+from edgeq.foreign.shown import lines
 
 TRACEBACK = "EDGEQ_TRACEBACK"
 """Environment variable with which errors that are not edgeq's own show where they come from."""

@@ -14,7 +14,7 @@ from edgeq.cli.failing import errors_as_sentences
 from edgeq.cli.options import JsonFile, Overwrite, TargetName
 from edgeq.cli.writing import JSON, check_outputs, wide_console, write
 from edgeq.flatbuffer import parse
-from edgeq.foreign_text import escape
+from edgeq.foreign.shown import escape
 from edgeq.linter import lint as find_faults
 from edgeq.runtime.interpreter import read_model
 from edgeq.targets.edgetpu_compiler import TIMEOUT_S, compile_edgetpu

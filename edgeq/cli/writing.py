@@ -15,7 +15,7 @@ from rich.console import Console
 
 from edgeq.errors import EdgeqError
 from edgeq.files import write_whole
-from edgeq.foreign_text import lines
+from edgeq.foreign.shown import lines
 from edgeq.report.comparison import Comparison
 from edgeq.report.diagnosis import Diagnosis
 from edgeq.report.page import check_packages

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from edgeq.foreign_text import escape, escape_lines, lines, visible
+from edgeq.foreign.shown import escape, escape_lines, lines, visible
 
 OPS_SHOWN = 6
 """Ops with the same finding that a row names."""

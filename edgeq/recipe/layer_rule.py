@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from edgeq.documents import shortened
 from edgeq.errors import RecipeError
+from edgeq.foreign.documents import shortened
 from edgeq.recipe.mode import Mode
 from edgeq.recipe.weight_scheme import (
     WeightScheme,

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from edgeq.documents import DocumentError, parse_json, parse_yaml, shortened
 from edgeq.errors import RecipeError
+from edgeq.foreign.documents import DocumentError, parse_json, parse_yaml, shortened
 from edgeq.recipe.layer_rule import Rule
 from edgeq.recipe.mode import Mode
 from edgeq.recipe.peer_recipe import peer_rules

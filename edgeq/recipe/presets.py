@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from edgeq.documents import DocumentError, read_text
 from edgeq.errors import RecipeError
+from edgeq.foreign.documents import DocumentError, read_text
 from edgeq.recipe.mode import Mode
 from edgeq.recipe.ordered_rules import Recipe
 

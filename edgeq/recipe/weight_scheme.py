@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from edgeq.documents import shortened
 from edgeq.errors import RecipeError
+from edgeq.foreign.documents import shortened
 from edgeq.recipe.mode import WEIGHT_ONLY, Mode
 
 BLOCK_SIZES = (0, 32, 64, 128, 256)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from edgeq.fidelity.parts import Part, least_db, worst_part
 from edgeq.fidelity.sqnr import Fidelity
-from edgeq.foreign_text import escape, lines
+from edgeq.foreign.shown import escape, lines
 from edgeq.ports import IO
 
 LOW_SQNR_DB = 15.0

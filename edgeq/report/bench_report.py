@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from edgeq.foreign_text import escape, visible
+from edgeq.foreign.shown import escape, visible
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.benchmark import Benchmark, Setting, benchmark
 from edgeq.runtime.interpreter import read_model

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from edgeq.fidelity.parts import Part
 from edgeq.fidelity.sqnr import WorstSample
-from edgeq.foreign_text import escape
+from edgeq.foreign.shown import escape
 from edgeq.report import OutputFidelity, printed, strict
 
 

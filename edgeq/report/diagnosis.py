@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgeq.errors import RecipeError
-from edgeq.foreign_text import escape, lines, visible
+from edgeq.foreign.shown import escape, lines, visible
 from edgeq.recipe import Recipe
 from edgeq.report import printed, strict
 

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 from edgeq.errors import DependencyError
-from edgeq.foreign_text import lines, visible
+from edgeq.foreign.shown import lines, visible
 from edgeq.report import Report
 from edgeq.report.comparison import Comparison
 from edgeq.report.diagnosis import Diagnosis, LayerError

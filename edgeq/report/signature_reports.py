@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from edgeq.foreign_text import visible
+from edgeq.foreign.shown import visible
 from edgeq.report import Report, printed
 
 

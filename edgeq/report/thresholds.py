@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from edgeq.documents import DocumentError, parse_toml, read_text
 from edgeq.errors import RecipeError
+from edgeq.foreign.documents import DocumentError, parse_toml, read_text
 
 if sys.version_info >= (3, 11):
     pass

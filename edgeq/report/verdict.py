@@ -17,11 +17,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from edgeq.documents import parse_json, shortened
 from edgeq.errors import DataError, DependencyError
 from edgeq.fidelity.metrics import LOWER_IS_BETTER
 from edgeq.files import write_whole
-from edgeq.foreign_text import annotation, escape, lines
+from edgeq.foreign.documents import parse_json, shortened
+from edgeq.foreign.shown import annotation, escape, lines
 from edgeq.report import printed, strict
 from edgeq.report.comparison import Comparison
 from edgeq.report.thresholds import Thresholds

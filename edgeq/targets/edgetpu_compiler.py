@@ -19,7 +19,7 @@ from rich.table import Table
 
 from edgeq.errors import ConversionError, DependencyError, ModelError, RecipeError
 from edgeq.flatbuffer import Graph, parse
-from edgeq.foreign_text import escape
+from edgeq.foreign.shown import escape
 from edgeq.targets.edgetpu import COMPILER, EDGETPU
 from edgeq.targets.views import op_view
 

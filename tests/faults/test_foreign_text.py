@@ -13,7 +13,7 @@ from command_line import run
 import edgeq
 from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, unpack
-from edgeq.foreign_text import annotation, escape, lines, visible
+from edgeq.foreign.shown import annotation, escape, lines, visible
 from edgeq.report.verdict import CheckResult
 
 HOSTILE = "a\x1b[2J\u202eb[/]\n::error::c ##[group]<b>\x9b"

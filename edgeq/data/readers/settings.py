@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.data.readers.file_data import reading
-from edgeq.documents import parse_json, parse_yaml, read_text, shortened
 from edgeq.errors import DataError, DependencyError
+from edgeq.foreign.documents import parse_json, parse_yaml, read_text, shortened
 
 LARGEST_SIZE = 100_000_000
 """Of an image's side or a recording's length in samples."""

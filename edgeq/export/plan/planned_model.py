@@ -13,7 +13,7 @@ from edgeq.export.plan.choices import touches_float
 from edgeq.export.plan.placement import planned_obstacles
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.flatbuffer import Operator
-from edgeq.foreign_text import escape
+from edgeq.foreign.shown import escape
 from edgeq.model import FloatModel
 from edgeq.targets import Target
 

@@ -11,9 +11,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from edgeq.documents import DocumentError, parse_json, read_text
 from edgeq.errors import RecipeError
 from edgeq.flatbuffer import Graph, Operator
+from edgeq.foreign.documents import DocumentError, parse_json, read_text
 from edgeq.ops import MOST_TAPS, OPS, Kind, kind_of
 
 

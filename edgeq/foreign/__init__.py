@@ -1,0 +1,1 @@
+"""What comes from strangers beside models: documents to be read, and text to be shown."""
