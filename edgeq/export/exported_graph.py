@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from edgeq.flatbuffer import Graph, Operator, Tensor
-from edgeq.model import FloatModel
+from edgeq.model import FloatModel, layer
 from edgeq.ops import BOUNDARY
 from edgeq.qtypes import DType
 
@@ -81,7 +81,7 @@ class ExportedGraph:
     def layer(self, op: Operator) -> str:
         """Layer path of an op, or the name of its result where the float model has no such op."""
         origin = self.counterpart(op)
-        return self.model.layer(origin) if origin else self.graph.tensors[op.outputs[0]].name
+        return self.model.layer(origin) if origin else layer(self.graph, op)
 
     def op_counts(self) -> dict[str, int]:
         """Number of ops by what they compute in, the most frequent first."""
@@ -105,7 +105,8 @@ class ExportedGraph:
         """Type that an op computes in: float32 as soon as one of its tensors is."""
         tensors = [self.graph.tensors[t] for t in (*op.inputs, *op.outputs) if t >= 0]
         kinds = [t.dtype for t in tensors]
-        return next((k for k in ("float32", "int16", "int8") if k in kinds), kinds[-1])
+        known = (k for k in ("float32", "int16", "int8", *kinds[-1:]) if k in kinds)
+        return next(known, "nothing")
 
     @functools.cached_property
     def _made(self) -> dict[int, Tensor]:

@@ -139,7 +139,7 @@ def breaking_ops(exported: ExportedGraph, plan: Plan, is_float: bool) -> list[Op
 
 def _breaks(exported: ExportedGraph, plan: Plan, op: Operator, is_float: bool) -> bool:
     """Whether an op computes in float (or not) against the plan."""
-    if op.name in BOUNDARY:
+    if op.name in BOUNDARY or not op.outputs:  # what only stores a state has no counterpart
         return False
     origin = exported.counterpart(op)
     planned_float = origin is not None and origin.index in plan.with_float_activations

@@ -44,6 +44,15 @@ def right() -> dict[str, tuple[FloatModel, dict[str, Array], dict[str, Array]]]:
             with tf.name_scope("lookup"):
                 return tf.gather(self.table, ids) * scale
 
+    class Stateful(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.last = tf.Variable(tf.zeros((1, 4)))
+
+        @tf.function
+        def __call__(self, x: Any) -> Any:
+            self.last.assign(tf.tanh(x))
+            return self.last.read_value() * 2.0
+
     @tf.function
     def function(left: Any, right: Any) -> Any:
         return {"sum": tf.nn.gelu(left + right), "difference": left - right}
@@ -71,6 +80,8 @@ def right() -> dict[str, tuple[FloatModel, dict[str, Array], dict[str, Array]]]:
     models: dict[str, tuple[Any, dict[str, Array], Callable[..., Any]]] = {}
     module, ids = Module(), np.array([[1, 4]], np.int32)
     models["tf.Module"] = module, {"ids": ids, "scale": normal(1, 2, 1)}, module
+    stateful = Stateful()
+    models["state"] = stateful, {"x": normal(1, 4)}, stateful
     pair = {"right": normal(1, 4, seed=1), "left": normal(1, 4)}
     models["tf.function"] = function, pair, function
     models["subclassed"] = subclassed, pair, subclassed

@@ -82,9 +82,10 @@ class _Naming:
             owning = [layer for layer in owning if layer in computing] if computing else owning
             if owning or computing:
                 return min(owning or computing, key=self._position)
+        if computing or not op.outputs:
+            return computing[-1] if computing else op.name.lower()
         output = op.outputs[0]
-        name = self._graph.tensors[output].name
-        return computing[-1] if computing else self._outputs.get(output, name)
+        return self._outputs.get(output, self._graph.tensors[output].name)
 
     def _position(self, layer: str) -> int:
         return self._order.get(layer, len(self._order))

@@ -195,6 +195,8 @@ def kind(graph: Graph, op: Operator) -> str:
 
 def macs(graph: Graph, op: Operator, channels: int = 1) -> int:
     """Multiplications of an op; input channels count as rounded up to `channels`."""
+    if not op.outputs:
+        return 0
     output, found = math.prod(graph.tensors[op.outputs[0]].shape), kind_of(op.name)
     if found is Kind.MATMUL:
         left = graph.tensors[op.inputs[0]].shape
