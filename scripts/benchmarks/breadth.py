@@ -52,8 +52,8 @@ def _in_own_process(name: str, script: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(name: str) -> dict[str, Any]:
-    """What becomes of one model by each recipe."""
+def measure(name: str, recipes: Sequence[str] = RECIPES) -> dict[str, Any]:
+    """Exports one model by each recipe."""
     from benchmarks.breadth_models import build
 
     try:
@@ -66,12 +66,12 @@ def measure(name: str) -> dict[str, Any]:
         return {"state": "not built", "why": f"{type(error).__name__}: {error}"[:300]}
     found: dict[str, Any] = {"state": "built"}
     model: Any = built.model
-    for recipe in RECIPES:
+    for recipe in recipes:
         edge, found[recipe] = _exported(model, built.params, data, recipe)
         if edge is not None:
             found[recipe] |= {"dB": _sqnr_db(edge, unseen, expected)}
             model = edge.float_model.tflite  # one trace serves all recipes
-    if not any("dB" in found[recipe] for recipe in RECIPES):
+    if not any("dB" in found[recipe] for recipe in recipes):
         found["upstream"] = _upstream(built, data)
     return found
 

@@ -50,7 +50,8 @@ TIMM = {
         cait_xxs24_224 convit_tiny xcit_nano_12_p16_224 pit_ti_224 mixer_s32_224 gmlp_ti16_224
         resmlp_12_224 swin_tiny_patch4_window7_224 twins_svt_small pvt_v2_b0 coat_tiny
         tnt_s_legacy_patch16_224 efficientvit_m0 efficientformer_l1 mobilevit_xxs mobilevitv2_050
-        visformer_tiny maxvit_rmlp_pico_rw_256 tiny_vit_5m_224 focalnet_tiny_srf crossvit_tiny_240""",
+        visformer_tiny maxvit_rmlp_pico_rw_256 tiny_vit_5m_224 focalnet_tiny_srf
+        crossvit_tiny_240""",
 }
 """Names of timm by the height and width of their input, where the model takes it."""
 
