@@ -12,12 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgeq import native_logs
 from edgeq.data.input_spec import InputSpec
 from edgeq.data.readers import open_with_settings, parse_setting, read_settings
 from edgeq.errors import DataError, EdgeqError, ModelError
 from edgeq.export.portspec import PortSpec
 from edgeq.model import FloatModel
+from edgeq.runtime import native_logs
 
 
 def load_function(text: str, what: type[EdgeqError]) -> Any:

@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from edgeq import native_logs
 from edgeq.errors import DependencyError
 from edgeq.flatbuffer import pack, schema
+from edgeq.runtime import native_logs
 
 _CANDIDATES = (
     ("ai_edge_litert", "ai_edge_litert.interpreter", "ai-edge-litert"),

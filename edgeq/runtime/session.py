@@ -41,9 +41,8 @@ class Session:
     Args:
         model: .tflite bytes, or the path of a file.
         delegate: `"xnnpack"` (the default CPU delegate), `"none"` (plain kernels), `"reference"`
-            (the slow kernels that define the results), the name of the Edge TPU's target, or the
-            path of a library with an external delegate. What a library leaves runs on XNNPACK,
-            then on plain kernels.
+            (the slow kernels that define the results), the Edge TPU target's name, or the path of
+            a library with an external delegate, which leaves the rest to XNNPACK.
         threads: Threads for one run; None takes what this process may use.
         options: What the delegate's library is told, for example `{"device": "usb:0"}`.
         signature: Key of the entry point; None is the first.

@@ -187,7 +187,8 @@ def _import_torchvision() -> Any:
         import torchvision
     except RuntimeError:
         library = torch.library.Library("torchvision", "FRAGMENT")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         import torchvision
 
         torchvision.own_ops = library  # they are gone once nothing holds them

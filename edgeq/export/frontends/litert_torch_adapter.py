@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgeq import native_logs
 from edgeq.errors import DependencyError
 from edgeq.export.frontends.torch_program.source_places import layer_path
+from edgeq.runtime import native_logs
 
 _SHOW_PROGRESS = "LITERT_TORCH_SHOW_PROGRESS"
 

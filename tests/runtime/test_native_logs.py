@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-
 from edgeq.native_logs import informational_dropped
 
 INFORMATION = [
