@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from edgeq.native_logs import informational_dropped
+from edgeq.runtime.native_logs import informational_dropped
 
 INFORMATION = [
     b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
@@ -61,7 +61,7 @@ def test_an_error_comes_through_with_what_was_said(capfd: pytest.CaptureFixture[
 
 def test_a_process_without_descriptor_2_goes_on() -> None:
     program = (
-        "import os, edgeq.native_logs as logs\n"
+        "import os, edgeq.runtime.native_logs as logs\n"
         "os.close(2)\n"
         "with logs.informational_dropped(): print('inside')\n"
         "print('after')"
