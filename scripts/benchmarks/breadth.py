@@ -28,7 +28,7 @@ IN_CI = (
 
 
 def run(
-    names: Sequence[str], results: Path, script: Path, console: Console
+    names: Sequence[str], recipes: Sequence[str], results: Path, script: Path, console: Console
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measures models that `results` does not hold yet, each in a process of its own."""
     results.mkdir(parents=True, exist_ok=True)
@@ -36,12 +36,12 @@ def run(
         path = results / f"{name.replace(':', '-')}.json"
         if not path.exists():
             console.print(f"{number}/{len(names)} {name}")
-            path.write_text(json.dumps(_in_own_process(name, script), indent=2))
+            path.write_text(json.dumps(_in_own_process(name, recipes, script), indent=2))
         yield name, json.loads(path.read_text())
 
 
-def _in_own_process(name: str, script: Path) -> dict[str, Any]:
-    command = [sys.executable, str(script), "breadth-model", name]
+def _in_own_process(name: str, recipes: Sequence[str], script: Path) -> dict[str, Any]:
+    command = [sys.executable, str(script), "breadth-model", name, *recipes]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
@@ -134,18 +134,18 @@ def _upstream(built: Any, data: Any) -> str:
     return ""
 
 
-def show(found: dict[str, dict[str, Any]], console: Console) -> None:
+def show(found: dict[str, dict[str, Any]], recipes: Sequence[str], console: Console) -> None:
     """A row a model, and how many of those that can be converted each recipe exports."""
     table = Table(title="dB on unseen samples against the framework, time over float, seconds")
-    for heading in ("model", *RECIPES):
+    for heading in ("model", *recipes):
         table.add_column(heading, overflow="fold")
     for name, result in found.items():
-        table.add_row(name, *(_cell(result, recipe) for recipe in RECIPES))
+        table.add_row(name, *(_cell(result, recipe) for recipe in recipes))
     console.print(table)
     counted = {
         n: r for n, r in found.items() if r["state"] != "not built" and not r.get("upstream")
     }
-    for recipe in RECIPES:
+    for recipe in recipes:
         made = sum("dB" in r.get(recipe, {}) for r in counted.values())
         foreign = sum(bool(r.get(recipe, {}).get("foreign")) for r in counted.values())
         console.print(

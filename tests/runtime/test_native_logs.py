@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from edgeq.runtime.native_logs import informational_dropped
 
 INFORMATION = [
