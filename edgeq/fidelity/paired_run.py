@@ -281,7 +281,7 @@ class PairedRun:
         pairs = list(zip(answers[0], answers[1], strict=True))
         seen = [Fidelity.of(a, b) for a, b in pairs]
         rows = [rows_of(a, b) for a, b in pairs]
-        changed = any(output.agreed < output.ranked for output in seen)
+        changed = any(output.top1.same < output.top1.count for output in seen)
         worst = WorstSample(0, min(output.sqnr_db for output in seen), changed)
         return Tally(1, seen, rows, kept, wanted, [worst])
 

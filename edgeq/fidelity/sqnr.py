@@ -55,6 +55,23 @@ class ExactSum:
 
 
 @dataclass(frozen=True)
+class Matches:
+    """Places at which two outputs were compared, and at how many of them they agree."""
+
+    count: int = 0
+    same: int = 0
+
+    @property
+    def share(self) -> float | None:
+        """How many agree, 0 to 1; None where nothing was compared."""
+        return self.same / self.count if self.count else None
+
+    def merge(self, other: Matches) -> Matches:
+        """Merges two values into the one that has seen the places of both."""
+        return Matches(self.count + other.count, self.same + other.same)
+
+
+@dataclass(frozen=True)
 class Fidelity:
     """Sums over one output of two models, over some samples.
 
@@ -66,12 +83,11 @@ class Fidelity:
         noise: Sum of squares of the difference.
         error: Sum of the absolute difference.
         largest: Largest absolute difference.
-        ranked: Number of score vectors: of an output of two or more axes, those along the last one,
-            if that has two or more entries.
-        agreed: Number of score vectors whose highest entry (the first, among equals) is at the same
-            place in both.
-        topped: Of score vectors with more than five entries, the number of their five highest.
-        shared: How many of those are among the five highest of the other output, too.
+        top1: Score vectors (of an output of two or more axes, those along the last one, if that has
+            two or more entries), and those of them whose highest entry (the first, among equals) is
+            at the same place in both.
+        top5: The five highest entries of score vectors of more than five, and those of them that
+            are among the five highest of the other output, too.
     """
 
     count: int = 0
@@ -81,18 +97,14 @@ class Fidelity:
     noise: ExactSum = field(default_factory=ExactSum)
     error: ExactSum = field(default_factory=ExactSum)
     largest: float = 0.0
-    ranked: int = 0
-    agreed: int = 0
-    topped: int = 0
-    shared: int = 0
+    top1: Matches = Matches()
+    top5: Matches = Matches()
 
     @classmethod
     def of(cls, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> Fidelity:
         """One sample, both arrays of the same shape."""
         reference = np.ravel(expected).astype(np.float64)
         answer = np.ravel(actual).astype(np.float64)
-        ranked, agreed = _rankings(expected, actual)
-        topped, shared = _shared_top(expected, actual)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite stays so
             difference = np.abs(reference - answer)
             return cls(
@@ -103,10 +115,8 @@ class Fidelity:
                 noise=_sum(np.square(difference)),
                 error=_sum(difference),
                 largest=float(difference.max(initial=0.0)),
-                ranked=ranked,
-                agreed=agreed,
-                topped=topped,
-                shared=shared,
+                top1=_same_winners(expected, actual),
+                top5=_shared_top(expected, actual),
             )
 
     def observe(self, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> Fidelity:
@@ -123,10 +133,8 @@ class Fidelity:
             self.noise.merge(other.noise),
             self.error.merge(other.error),
             float(np.maximum(self.largest, other.largest)),
-            self.ranked + other.ranked,
-            self.agreed + other.agreed,
-            self.topped + other.topped,
-            self.shared + other.shared,
+            self.top1.merge(other.top1),
+            self.top5.merge(other.top5),
         )
 
     @property
@@ -153,13 +161,13 @@ class Fidelity:
     @property
     def top1_agreement(self) -> float | None:
         """Share of score vectors whose highest entry is the same; None without any."""
-        return self.agreed / self.ranked if self.ranked else None
+        return self.top1.share
 
     @property
     def top5_agreement(self) -> float | None:
         """Share of the five highest entries of score vectors that are among the five highest in
         both; None without any vector of more than five."""
-        return self.shared / self.topped if self.topped else None
+        return self.top5.share
 
 
 def decibels(signal: float, noise: float) -> float:
@@ -173,20 +181,20 @@ def _sum(values: npt.NDArray[np.float64]) -> ExactSum:
     return ExactSum.of(float(values.sum()))
 
 
-def _rankings(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> tuple[int, int]:
-    """Number of score vectors, and of those with the same winner."""
+def _same_winners(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> Matches:
+    """Score vectors, and those of them with the same winner."""
     if expected.ndim < 2 or expected.shape[-1] < 2 or not expected.size:
-        return 0, 0
+        return Matches()
     same = expected.argmax(axis=-1) == actual.argmax(axis=-1)
-    return same.size, int(np.count_nonzero(same))
+    return Matches(same.size, int(np.count_nonzero(same)))
 
 
-def _shared_top(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> tuple[int, int]:
-    """Number of the highest entries of all score vectors, and of those that both outputs have."""
+def _shared_top(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> Matches:
+    """The highest entries of all score vectors, and those of them that both outputs have."""
     if expected.ndim < 2 or expected.shape[-1] <= TOP_ENTRIES or not expected.size:
-        return 0, 0
+        return Matches()
     both = _highest(expected) & _highest(actual)
-    return TOP_ENTRIES * (both.size // both.shape[-1]), int(np.count_nonzero(both))
+    return Matches(TOP_ENTRIES * (both.size // both.shape[-1]), int(np.count_nonzero(both)))
 
 
 def _highest(scores: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

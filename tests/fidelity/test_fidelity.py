@@ -162,13 +162,13 @@ def test_cosine(expected: list[float], actual: list[float], cosine: float) -> No
 )
 def test_only_scores_are_ranked(shape: tuple[int, ...], ranked: int) -> None:
     seen = Fidelity.of(np.ones(shape, np.float32), np.ones(shape, np.float32))
-    assert seen.ranked == seen.agreed == ranked
+    assert seen.top1.count == seen.top1.same == ranked
     assert seen.top1_agreement == (1.0 if ranked else None)
 
 
 def test_the_first_of_equal_scores_wins() -> None:
     seen = Fidelity.of(floats([[1, 2, 2], [0, 1, 0]]), floats([[1, 2, 2.5], [0, 1, 0]]))
-    assert (seen.ranked, seen.agreed) == (2, 1)
+    assert (seen.top1.count, seen.top1.same) == (2, 1)
 
 
 def test_nothing_seen_is_no_difference() -> None:
