@@ -368,8 +368,9 @@ def _built(ready: _Ready, stages: Progress) -> Iterator[Built]:
         choices = ready.ladder.loadable(ready.choices)
         builder.plan(choices)
     with stages.stage("build", builder.rounding_runs(choices)) as advance:
-        made = ready.ladder.built(choices, advance).built
-    yield made
+        made = ready.ladder.built(choices, advance)
+    yield made.built
+    yield from (rung.built for rung in ready.ladder.joins_float(made.choices))
 
 
 def _verified(ready: _Ready, options: ExportOptions, stages: Progress) -> tuple[Built, Measured]:
@@ -392,7 +393,7 @@ def _verified(ready: _Ready, options: ExportOptions, stages: Progress) -> tuple[
                 )  # fmt: skip
         except VerificationError as error:
             failure = error
-            dropped.append(f"a faster plan was dropped: {error}")
+            dropped.append(f"a plan was dropped: {error}")
         else:
             return replace(built, notes=(*built.notes, *dropped)), measured
     raise failure

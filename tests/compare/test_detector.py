@@ -61,11 +61,18 @@ def test_auto_keeps_the_scores() -> None:
 
 def test_int8_throughout_is_refused_with_the_part_and_the_way_out() -> None:
     with pytest.raises(edgeq.VerificationError) as refused:
-        edgeq.export(detector(), FEATURE_ROWS, recipe="int8", progress=False)
+        edgeq.export(detector(), FEATURE_ROWS, recipe="int8", strict=True, progress=False)
     said = str(refused.value)
     assert "output 'y', rows 4 to 8 of axis 1" in said
     assert "as separate outputs" in said
     assert "min_sqnr_db=None" in said
+
+
+def test_int8_leaves_the_join_float_where_it_may() -> None:
+    edge_model = edgeq.export(detector(), FEATURE_ROWS, recipe="int8", progress=False)
+    assert list(edge_model.report.float_ops) == ["CONCATENATION at y (op 5)"]
+    assert edge_model.report.outputs[0].least_db > 20
+    assert any("a plan was dropped: output 'y', rows 4" in n for n in edge_model.report.notes)
 
 
 def test_the_report_and_the_comparison_name_the_part_though_the_whole_looks_well(

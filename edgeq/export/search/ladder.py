@@ -9,13 +9,14 @@ fidelity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from edgeq.errors import EdgeqError, ProcessKilledError, RecipeError
 from edgeq.export.build import Builder, Built
 from edgeq.export.plan.choices import Choice, Choices
+from edgeq.export.plan.output_joins import output_joins
 from edgeq.export.verify import breaking_ops, check_promises
 from edgeq.model import FloatModel
 from edgeq.progress import Advance, nothing
@@ -86,6 +87,13 @@ class Ladder:
         """The file in which every op that may be is float."""
         found = self._lowest(choices, why)
         return Rung(found, self.builder.build(found))
+
+    def joins_float(self, choices: Choices) -> Iterator[Rung]:
+        """The file in which what joins the rows of outputs is float, where that may be."""
+        why = "rows of the output differ so much that one scale leaves the smaller ones no integers"
+        joins = output_joins(self._model.graph) & self._free
+        if any(choices[i].mode is not Mode.FLOAT for i in joins):
+            yield self.built({i: _float(c, why) if i in joins else c for i, c in choices.items()})
 
     @property
     def _model(self) -> FloatModel:
