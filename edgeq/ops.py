@@ -314,6 +314,8 @@ _ROWS = (
     OpRow("GATHER_ND", SAME, "oplist, trait", ELEMENTWISE, SOME, 1, NOT_MADE),
     OpRow("MIRROR_PAD", SAME, "oplist, trait", ELEMENTWISE, SOME, 2, FULL),
     OpRow("TILE", SAME, "oplist, trait", ELEMENTWISE, ALL, 3, NOT_MADE),
+    OpRow("BROADCAST_TO", SAME, "kernel", ELEMENTWISE, ALL, 3, NOT_MADE),
+    OpRow("TOPK_V2", SAME, "kernel", ELEMENTWISE, SOME, 2, NOT_MADE),
     OpRow("PACK", SAME, "oplist, trait", ELEMENTWISE, ALL, 2, FULL),
     OpRow("UNPACK", SAME, "oplist, trait", ELEMENTWISE, SOME, 2, FULL),
     OpRow("SPLIT", SAME, "oplist, trait", ELEMENTWISE, SOME, 2, FULL),
@@ -345,6 +347,7 @@ _ROWS = (
     OpRow("GREATER", NONE, "trait", ELEMENTWISE, NEW, 2, NOT_MADE),
     OpRow("GREATER_EQUAL", NONE, "trait", ELEMENTWISE, NEW, 2, NOT_MADE),
     OpRow("EQUAL", NONE, "trait", ELEMENTWISE, NEW, 2, NOT_MADE),
+    OpRow("NOT_EQUAL", NONE, "trait", ELEMENTWISE, NEW, 2, NOT_MADE),
     OpRow("ARG_MAX", NONE, "trait", ELEMENTWISE, LARGEST, 2, NO_KERNEL),
     OpRow("ARG_MIN", NONE, "trait", ELEMENTWISE, SMALLEST, 2, NO_KERNEL),
 )  # fmt: skip
@@ -358,10 +361,8 @@ _OTHERS = (
     OtherOp("SIN", NONLINEAR, NEW, False),
     OtherOp("COS", NONLINEAR, NEW, False),
     OtherOp("POW", NONLINEAR, NEW, False),
-    OtherOp("BROADCAST_TO", ELEMENTWISE, ALL, True),
     OtherOp("FILL", ELEMENTWISE, ALL, True),
     OtherOp("SCATTER_ND", ELEMENTWISE, SUMS, True),
-    OtherOp("TOPK_V2", ELEMENTWISE, SOME, True),
 )
 
 OTHER_OPS: dict[str, OtherOp] = {row.name: row for row in _OTHERS}

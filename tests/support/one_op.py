@@ -438,6 +438,8 @@ CASES: tuple[OneOp, ...] = (
     _one("BATCH_TO_SPACE_ND", (Value((4, 4, 4, 4)), _ints(2, 2), _ints([0, 0], [0, 1])),
          Value((1, 8, 7, 4))),
     _one("TILE", (_ROWS, _ints(2, 3)), Value((4, 48))),
+    _one("BROADCAST_TO", (Value((1, 16)), _ints(3, 2, 16)), Value((3, 2, 16))),
+    _one("TOPK_V2", (_ROWS, _scalar(3)), Value((2, 3)), Value((2, 3), "int32")),
     _one("REVERSE_V2", (_IMAGE, _ints(2)), _IMAGE),
     _one("MATRIX_DIAG", (_ROWS,), Value((2, 16, 16))),
     _one("MATRIX_SET_DIAG", (_FEW, Value((8,), low=0.0, high=9.0)), _FEW),
@@ -461,6 +463,7 @@ CASES: tuple[OneOp, ...] = (
     _one("GREATER/than a constant", (_ROWS, _scalar(0.5)), _TRUTH),
     _one("GREATER_EQUAL", (_ROWS, _WIDE_ROWS), _TRUTH),
     _compared_with_zero("EQUAL"),
+    _compared_with_zero("NOT_EQUAL"),
     _one("ARG_MAX", (_FEW, _scalar(1)), Value((8,), "int32"), outputType=INT32),
     _one("ARG_MIN", (_FEW, _scalar(1)), Value((8,), "int32"), outputType=INT32),
 )  # fmt: skip
