@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import RecipeError
-from edgeq.foreign.documents import DocumentError, parse_toml, read_text
+from edgeq.foreign.documents import DocumentError, parse_toml, read_text, shortened
 
 if sys.version_info >= (3, 11):
     pass
@@ -93,6 +93,8 @@ class Thresholds:
         Raises:
             RecipeError: A name or value that makes no sense.
         """
+        if not isinstance(settings, Mapping):
+            raise RecipeError(f"thresholds are a table. Received: {shortened(settings)}")
         values = dict(settings)
         if "baseline" in values:
             if not isinstance(values["baseline"], Mapping):

@@ -17,6 +17,10 @@ Check = Callable[[OpView], str | None]
 """Says in a few words how an op breaks a constraint; None where it holds."""
 
 
+MALFORMED = (IndexError, AttributeError, TypeError, ValueError, ZeroDivisionError, OverflowError)
+"""Errors of a check that looks for what a damaged file's op does not have."""
+
+
 class Effect(enum.Enum):
     """Consequence for an op that breaks a constraint."""
 
@@ -59,7 +63,12 @@ class Constraint:
 
     def found(self, op: OpView) -> str | None:
         """Says how `op` breaks the condition; None where it holds."""
-        return None if self.ops and op.name not in self.ops else self.check(op)
+        if self.ops and op.name not in self.ops:
+            return None
+        try:
+            return self.check(op)
+        except MALFORMED as error:
+            return f"the op has not the operands and options that any {op.name} has ({error})"
 
 
 def constraint(*ops: str, effect: Effect = Effect.FALLBACK) -> Callable[[Check], Constraint]:

@@ -6,6 +6,7 @@ of a file, half on the fields behind them; the latter give files that are well-f
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -234,9 +235,16 @@ def mutant(base: int, seed: int) -> tuple[str, bytes]:
     Returns:
         The name of the way and the bytes.
     """
-    random = np.random.default_rng([base, seed])
-    way = WAYS[seed % len(WAYS)]
-    return way.__name__, way(bases()[base].tflite, random)
+    return damage(bases()[base].tflite, base, seed)
+
+
+def damage(tflite: bytes, base: int, seed: int) -> tuple[str, bytes]:
+    """As `mutant`, for any file; a way that a file has nothing for gives way to the next one."""
+    for number in range(seed, seed + len(WAYS)):
+        way = WAYS[number % len(WAYS)]
+        with contextlib.suppress(ValueError, IndexError):
+            return way.__name__, way(tflite, np.random.default_rng([base, seed]))
+    raise ValueError("no way to damage the file")
 
 
 # Ways that work on bytes.
@@ -620,6 +628,31 @@ def make_sparse(tree: Any, random: Random) -> None:
     tensor.sparsity = sparsity
 
 
+@_fields
+def change_scales(tree: Any, random: Random) -> None:
+    found = [t.quantization for t in tree.subgraphs[0].tensors if t.quantization is not None]
+    parameters = _pick(random, [q for q in found if q.scale is not None and len(q.scale)])
+    scale = np.array(parameters.scale)
+    scale[int(random.integers(len(scale)))] = random.choice([0.0, 1e10, 1e-30, -1.0, np.nan, 128.0])
+    parameters.scale = scale
+
+
+@_fields
+def change_scale_tables(tree: Any, random: Random) -> None:
+    found = [t.quantization for t in tree.subgraphs[0].tensors if t.quantization is not None]
+    parameters = _pick(random, [q for q in found if q.scale is not None and len(q.scale)])
+    choice = int(random.integers(4))
+    if choice == 0:
+        parameters.scale = np.repeat(parameters.scale, 2)
+    elif choice == 1:
+        parameters.zeroPoint = np.zeros(int(random.choice([0, 2, 7])), np.int64)
+    elif choice == 2:
+        parameters.quantizedDimension = int(random.choice([-1, 1, 9]))
+    else:
+        parameters.detailsType = schema.QuantizationDetails.BlockwiseQuantization
+        parameters.details = schema.BlockwiseQuantizationT()
+
+
 WAYS: tuple[Callable[[bytes, Random], bytes], ...] = (
     flip_one_structure_bit, change_operand, flip_structure_bits, change_result,
     flip_bits_anywhere, remove_operands, replace_structure_byte, add_operands,
@@ -631,6 +664,6 @@ WAYS: tuple[Callable[[bytes, Random], bytes], ...] = (
     remove_options, swap_options, change_buffer_of_tensor, make_variable,
     add_quantization, change_graph_outputs, change_graph_inputs, empty_a_table,
     remove_op, duplicate_op, swap_ops, change_signature,
-    change_tensor_names, add_graph, make_sparse,
+    change_tensor_names, add_graph, make_sparse, change_scales, change_scale_tables,
 )  # fmt: skip
 """Every way to damage a file."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.linter.result import Severity
 from edgeq.linter.subject import Subject
+from edgeq.targets.constraints import MALFORMED
 
 Found = tuple[Tensor | None, str]
 """The tensor at fault (None for the op as such) and what was found, in a few words."""
@@ -37,7 +38,13 @@ class Rule:
 
     def found(self, subject: Subject, op: Operator) -> Iterable[Found]:
         """Violations of the rule in `op`."""
-        return self.check(subject, op) if not self.ops or op.name in self.ops else ()
+        if self.ops and op.name not in self.ops:
+            return ()
+        try:
+            return list(self.check(subject, op))
+        except MALFORMED as error:
+            said = f"the op has not the operands and options that any {op.name} has ({error})"
+            return ((None, said),)
 
     @property
     def name(self) -> str:
