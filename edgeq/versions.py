@@ -137,7 +137,7 @@ def as_version(text: str) -> Version:
     Raises:
         RecipeError: It is no version, or one that no file can be made for.
     """
-    found = re.fullmatch(r"(\d+)\.(\d+)(\.\w+)*", text)
+    found = re.fullmatch(r"(\d+)\.(\d+)(\.\w+)*", text) if isinstance(text, str) else None
     version = (int(found[1]), int(found[2])) if found else (0, 0)
     if version < OLDEST:
         raise RecipeError(

@@ -54,6 +54,10 @@ def check(
         RecipeError: A metric may drop by so much at most, but there is none.
         EdgeqError: As for `compare`.
     """
+    if thresholds is not None and not isinstance(thresholds, Thresholds):
+        raise RecipeError(
+            f"thresholds must be Thresholds, or None. Received: {type(thresholds).__name__}"
+        )
     wanted = thresholds or Thresholds()
     if wanted.max_metric_drop is not None and metrics is None and labels is None:
         raise RecipeError(

@@ -42,6 +42,8 @@ class RepDataset:
         self._labels = labels
         self._items = _item_iterator(source)
         self._length = _length(source)
+        if self._length is None:
+            self._items = _ending(self._items)
         if labels is not None:
             if self._length is not None:
                 labels.check(self._length)
@@ -177,6 +179,25 @@ def _item_iterator(source: object) -> Iterator[Any]:
         "rep_dataset must be an array (N, ...), a dict of arrays, an iterable of samples, a "
         f"generator function or a DataLoader. Received: {type(source).__name__}"
     )
+
+
+MOST_ITEMS = 200_000
+"""Items of data that do not tell their number; more are taken for a generator without an end."""
+
+
+def _ending(items: Iterator[Any]) -> Iterator[Any]:
+    """The items, of which there is an end.
+
+    Raises:
+        DataError: There is none in sight.
+    """
+    for index, item in enumerate(items):
+        if index == MOST_ITEMS:
+            raise DataError(
+                f"the data has not ended after {MOST_ITEMS:,} items: let the generator end, for "
+                "example by itertools.islice, or pass data that has a length"
+            )
+        yield item
 
 
 def _column_rows(columns: Mapping[Any, Any]) -> Iterator[dict[Any, Array]]:

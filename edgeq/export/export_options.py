@@ -5,8 +5,10 @@ Knows what is asked for where nothing is said; nothing of the model that it is a
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
+from numbers import Real
 
 from edgeq.calibrate.calibration import Calibration
 from edgeq.errors import RecipeError
@@ -86,6 +88,7 @@ class ExportOptions:
         """
         place = as_target(target)
         check_layout(layout)
+        _check_kinds(measure=measure, goal_db=goal_db, min_sqnr_db=min_sqnr_db, threads=threads)
         return cls(
             params=params,
             sample=sample,
@@ -103,6 +106,25 @@ class ExportOptions:
             costs=_costs(measure, costs),
             threads=threads,
         )
+
+
+def _check_kinds(measure: object, goal_db: object, min_sqnr_db: object, threads: object) -> None:
+    """Raises a `RecipeError` for an option of another kind than it has."""
+    wanted = {
+        "measure must be True or False": isinstance(measure, bool),
+        "goal_db must be a number": _is_number(goal_db),
+        "min_sqnr_db must be a number or None": min_sqnr_db is None or _is_number(min_sqnr_db),
+        "threads must be a whole number from 1 on, or None": threads is None
+        or (isinstance(threads, int) and not isinstance(threads, bool) and threads >= 1),
+    }
+    given = (measure, goal_db, min_sqnr_db, threads)
+    for (what, holds), value in zip(wanted.items(), given, strict=True):
+        if not holds:
+            raise RecipeError(f"{what}. Received: {value!r:.80}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
 
 
 def _recipe_for(target: Target, recipe: str | os.PathLike[str] | Recipe) -> Recipe:
@@ -135,6 +157,10 @@ def _runtime_for(target: Target, min_runtime: str | None) -> Version | None:
 def _costs(measure: bool, given: Costs | str | os.PathLike[str] | None) -> Costs:
     """Rates of the processor to plan for: this one's if it is measured on, else a phone's."""
     if given is not None:
+        if not isinstance(given, Costs | str | os.PathLike):
+            raise RecipeError(
+                f"costs must be a table or its file's path. Received: {type(given).__name__}"
+            )
         return given if isinstance(given, Costs) else Costs.load(given)
     here = measure and has_int8_dot_product() is False
     return WITHOUT_DOT_PRODUCT if here else WITH_DOT_PRODUCT

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy.typing as npt
 
+from edgeq.errors import RecipeError
 from edgeq.runtime.session import available_cpus
 
 
@@ -37,6 +38,10 @@ class Crew(Generic[Member]):
     """
 
     def __init__(self, load: Callable[[], Member], threads: int | None = None) -> None:
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise RecipeError(
+                f"threads must be a whole number from 1 on, or None. Received: {threads!r:.80}"
+            )
         self._load = load
         self._count = threads or available_cpus()
         self._members: dict[int, Member] = {}

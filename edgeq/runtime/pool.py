@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 
-from edgeq.errors import ModelError
+from edgeq.errors import DataError, ModelError
 from edgeq.files import Content
 from edgeq.runtime.delegates import Options
 from edgeq.runtime.entry import Array
@@ -50,6 +50,10 @@ class SessionPool:
         trusted: bool = False,
         isolated: bool = False,
     ) -> None:
+        if sessions is not None and (not isinstance(sessions, int) or sessions < 1):
+            raise DataError(
+                f"sessions must be a whole number from 1 on, or None. Received: {sessions!r:.80}"
+            )
         content = read_model(model)
         self._count = sessions or available_cpus()
         self._is_open = True

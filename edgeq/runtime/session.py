@@ -244,11 +244,16 @@ class Session:
             if set(inputs) != set(self.input_names):
                 raise DataError(
                     f"the model takes the inputs {', '.join(self.input_names)}. "
-                    f"Received: {', '.join(inputs)}"
+                    f"Received: {', '.join(map(str, inputs))}"
                 )
             return [np.asarray(inputs[name]) for name in self.input_names]
-        else:
+        elif isinstance(inputs, Iterable):
             arrays = [np.asarray(a) for a in inputs]
+        else:
+            kind = type(inputs).__name__
+            raise DataError(
+                f"inputs are an array, or arrays in a list or by name. Received: {kind}"
+            )
         if len(arrays) != len(self.input_names):
             raise DataError(
                 f"the model takes {len(self.input_names)} inputs ({', '.join(self.input_names)}). "
@@ -327,7 +332,7 @@ def available_cpus() -> int:
 
 
 def _check_delegate(delegate: str, options: Options | None) -> None:
-    is_known = delegate in DELEGATES or is_library(delegate)
+    is_known = isinstance(delegate, str) and (delegate in DELEGATES or is_library(delegate))
     if not is_known:
         raise DelegateError(
             f"delegate must be one of {', '.join(DELEGATES)}, or the path of a library. "

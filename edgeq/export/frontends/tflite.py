@@ -86,7 +86,7 @@ def read_file(model: Source, worker: Worker) -> Content:
     if isinstance(model, bytes | MappedFile):
         tflite: Content = model
     else:
-        tflite = bytes(model) if isinstance(model, bytearray) else _read(Path(model))
+        tflite = bytes(model) if isinstance(model, bytearray) else _read(_path(model))
     _check(worker, "edgeq.flatbuffer:parse_only", tflite, "its reader")
     return tflite
 
@@ -103,6 +103,14 @@ def _check(worker: Worker, job: str, tflite: Content, who: str) -> None:
         ) from None
 
 
+def _path(model: str | os.PathLike[str]) -> Path:
+    if not isinstance(model, str | os.PathLike):
+        raise TypeError(
+            f"a model is the bytes or the path of a .tflite file. Received: {type(model).__name__}"
+        )
+    return Path(model)
+
+
 def _read(path: Path) -> Content:
     if path.is_dir():
         raise ModelError(
@@ -111,5 +119,6 @@ def _read(path: Path) -> Content:
         )
     try:
         return read_content(path)
-    except OSError as error:
-        raise ModelError(f"cannot read the model {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a path with a zero byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"cannot read the model {path}: {reason}") from None
