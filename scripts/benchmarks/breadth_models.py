@@ -91,7 +91,8 @@ TRANSFORMERS: dict[str, dict[str, dict[str, Any]]] = {
                       "vocab_size": 200},
     },
     "image": {
-        "ViT": PICTURE, "DeiT": PICTURE, "Beit": PICTURE, "Dinov2": PICTURE, "YolosModel": PICTURE,
+        "ViT": PICTURE, "DeiT": PICTURE, "Beit": PICTURE, "Dinov2": PICTURE,
+        "Yolos": {**PICTURE, "image_size": [64, 64]},
         "SiglipVision": PICTURE, "CLIPVision": PICTURE, "ViTMSN": PICTURE,
         "Segformer": {"hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 1, 1],
                       "num_attention_heads": [1, 2, 4, 4]},
