@@ -51,6 +51,8 @@ def test_the_generated_pages_are_those_of_the_code() -> None:
         "docs/ci.md",
         "docs/rewrites.md",
         "docs/training.md",
+        "docs/files-from-strangers.md",
+        "SECURITY.md",
         "CHANGELOG.md",
     ],
 )
