@@ -5,6 +5,7 @@ Plans, rounds, converts, sets the ports, and has the file run once; builds nothi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -42,6 +43,7 @@ class Built:
         tflite: The file.
         origins: For tensors of the file, the float model's tensor that each came from.
         notes: What is to be said of how it was made, one sentence each.
+        least_db: SQNR in dB without which, on samples held out, another plan is the better one.
     """
 
     plan: Plan
@@ -49,6 +51,7 @@ class Built:
     tflite: Content
     origins: Mapping[int, int]
     notes: tuple[str, ...] = ()
+    least_db: float = -math.inf
 
     def beside(self, model: FloatModel) -> ExportedGraph:
         """Its graph beside that of the float model that it was made from."""

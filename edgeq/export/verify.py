@@ -44,13 +44,16 @@ def verify(
 
     Raises:
         VerificationError: An op is float without being planned so, parameters in the file differ
-            from the plan, an output is not finite, or its SQNR is below `min_sqnr_db`.
+            from the plan, an output is not finite, or its SQNR is below `min_sqnr_db` or what the
+            file must keep.
     """
     plan, tflite = built.plan, built.tflite
     edge_model, io = FloatModel(tflite, "edgeq"), read_io(tflite)
     exported = ExportedGraph(rewritten, edge_model.graph, built.origins)
     folded = check_promises(rewritten, built)
-    outputs, coverage, latency = _run(PairedRun((float_model, edge_model)), samples, min_sqnr_db)
+    outputs, coverage, latency = _run(
+        PairedRun((float_model, edge_model)), samples, min_sqnr_db, built.least_db
+    )
     outside = [op for op in exported.graph.operators if op.index not in coverage.delegated]
     obstacles = target.placement(exported.graph)
     operators = rewritten.graph.operators
@@ -93,7 +96,7 @@ def check_promises(rewritten: FloatModel, built: Built) -> tuple[str, ...]:
 
 
 def _run(
-    pair: PairedRun, samples: Sequence[Sample], min_sqnr_db: float | None
+    pair: PairedRun, samples: Sequence[Sample], min_sqnr_db: float | None, least_db: float
 ) -> tuple[tuple[OutputFidelity, ...], Coverage, dict[str, Latency]]:
     """Both models on all samples: their outputs, what the delegate took, and their latency."""
     before: list[list[list[Array]]] = [[] for _ in samples]
@@ -105,7 +108,7 @@ def _run(
             if turn[-1] == len(pair.models) - 1:
                 seen = pair.total(map(pair.seen, answers, samples))
                 outputs = tuple(map(OutputFidelity.of, pair.output_names, seen.outputs, seen.parts))
-                _check_sqnr(outputs, min_sqnr_db)
+                _check_sqnr(outputs, min_sqnr_db, least_db)
                 coverage = runner.sessions[-1].coverage()
             else:
                 before = list(answers)
@@ -213,10 +216,17 @@ def _check_equal(tensor: Tensor, planned: QParams, where: str) -> None:
         )
 
 
-def _check_sqnr(outputs: Sequence[OutputFidelity], min_sqnr_db: float | None) -> None:
+def _check_sqnr(
+    outputs: Sequence[OutputFidelity], min_sqnr_db: float | None, least_db: float
+) -> None:
     for output in outputs:
         if min_sqnr_db is not None and not output.least_db >= min_sqnr_db:
             raise VerificationError(_too_low(output, min_sqnr_db))
+        if not output.least_db >= least_db:
+            raise VerificationError(
+                f"{output.worst_place} has {output.least_db:.1f} dB SQNR on samples held out, and "
+                "reached the goal on those that the plan was chosen by"
+            )
 
 
 def _too_low(output: OutputFidelity, min_sqnr_db: float) -> str:

@@ -37,6 +37,9 @@ FINAL_SLACK = 1.08
 TRIALS = 4
 """Most plans that are converted and tried; twice as many where their time is measured."""
 
+SHORTFALL_DB = 6.0
+"""A plan that reached the goal may miss it by so much on samples that the search has not seen."""
+
 HALVINGS = 3
 """Plans that are tried besides, where time is measured, at prices in between: as fast as can be
 while the goal is reached."""
@@ -59,8 +62,10 @@ class Search:
     def run(self) -> Iterator[Built]:
         """The best plan as it was built, then, for whom that one fails, ever more faithful ones."""
         ranked = self.ranked()
+        goal_db = self.options.goal_db
         for candidate in ranked:
-            yield self.builder.build(candidate.choices)
+            least_db = goal_db - SHORTFALL_DB if candidate.sqnr_db >= goal_db else -math.inf
+            yield replace(self.builder.build(candidate.choices), least_db=least_db)
         yield self.trials.ladder.all_float(ranked[0].choices, "every plan in integers fails").built
 
     def best(self) -> Candidate:

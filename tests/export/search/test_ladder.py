@@ -17,6 +17,7 @@ from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import parse
 from edgeq.isolation import JobCrashed, Worker
 from edgeq.ops import OPS
+from edgeq.recipe import Mode, Recipe, Rule
 
 ROWS = Value((1, 64))
 CONVERT, RUN = "edgeq.mlir:quantize", "edgeq.runtime.session:outputs_of"
@@ -143,6 +144,22 @@ def test_a_plan_that_keeps_too_little_on_new_data_gives_way_to_a_more_faithful_o
     made = export(min_sqnr_db=least_db)
     assert made.report.sqnr_db > least_db
     assert any("a plan was dropped: output 'y'" in note for note in made.report.notes)
+
+
+def test_a_plan_that_misses_the_goal_on_samples_held_out_gives_way() -> None:
+    steps = (
+        Step("FULLY_CONNECTED", ("x", weights(64, 64), None), {"stem": ROWS}),
+        Step("TANH", ("stem",), {"y": ROWS}),
+    )
+    case = OneOp("quiet", {"x": ROWS}, steps)
+    recipe = Recipe("mine", (Rule(op="FULLY_CONNECTED"),), Mode.AUTO)
+    data = np.concatenate([sample["x"] for sample in case.draw(40)])
+    loud = edgeq.export(case.build(), data, recipe=recipe, progress=False)
+    data[9::10] *= 1e-3  # a whole int8 step is more than any of these
+    quiet = edgeq.export(case.build(), data, recipe=recipe, min_sqnr_db=None, progress=False)
+    assert loud.report.op_counts["int8"] >= 1
+    assert quiet.report.sqnr_db > 20
+    assert "dB SQNR on samples held out" in " ".join(quiet.report.notes)
 
 
 def test_only_strict_makes_an_error_of_what_has_no_form() -> None:
