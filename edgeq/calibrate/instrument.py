@@ -188,7 +188,10 @@ class _Writer:
     ) -> int:
         """The reduction of a tensor over axes, by an op put into `ops`."""
         if not axes:
-            return tensor
+            # What a delegate makes of a scalar may have an axis, which PACK holds against others.
+            flat = self._made(tensor, f"{name}/flat", (1,))
+            ops.append(self.editor.reshape(tensor, flat, (1,)))
+            tensor, axes = flat, (0,)
         places = self.editor.constant("edgeq/axes", np.asarray(axes, np.int32))
         result = self._made(tensor, name, shape)
         ops.append(self.editor.op(name, [tensor, places], [result], keepDims=False))

@@ -193,11 +193,29 @@ def _unrolled(layers: Mapping[str, Any]) -> Iterator[None]:
     loops = [layer for layer in layers.values() if getattr(layer, "unroll", None) is False]
     for layer in loops:
         layer.unroll = True
+        if getattr(layer, "go_backwards", False):
+            layer.__dict__["inner_loop"] = functools.partial(_backwards, layer)
     try:
         yield
     finally:
         for layer in loops:
             layer.unroll = False
+            layer.__dict__.pop("inner_loop", None)
+
+
+def _backwards(layer: Any, sequences: Any, initial_state: Any, mask: Any, **options: Any) -> Any:
+    """Steps of a recurrent layer from the last to the first, with its mask likewise.
+
+    Keras on PyTorch cannot turn a mask around where steps are unrolled.
+    """
+    import keras
+
+    turned = keras.tree.map_structure(lambda x: keras.ops.flip(x, 1), (sequences, mask))
+    layer.go_backwards = False
+    try:
+        return type(layer).inner_loop(layer, turned[0], initial_state, turned[1], **options)
+    finally:
+        layer.go_backwards = True
 
 
 def _jax_function(found: _Call) -> on_jax.Function:

@@ -42,6 +42,13 @@ def on_tensorflow() -> dict[str, Any]:
     return dict(zip(keys, frameworks.with_keras("tensorflow", *names), strict=True))
 
 
+@pytest.fixture(scope="module")
+def on_torch() -> dict[str, Any]:
+    """What needs Keras on PyTorch, from one process."""
+    made = frameworks.with_keras("torch", "keras", "keras_models:masked")
+    return dict(zip(("keras on torch", "masked"), made, strict=True))
+
+
 @pytest.fixture(scope="module", params=LAYERS)
 def framework(request: pytest.FixtureRequest) -> Iterator[tuple[str, Exported]]:
     """Name of a framework, and what came of its model."""
@@ -49,8 +56,7 @@ def framework(request: pytest.FixtureRequest) -> Iterator[tuple[str, Exported]]:
     if name in ("keras on tensorflow", "saved_model"):
         yield name, request.getfixturevalue("on_tensorflow")[name]
     elif name == "keras on torch":
-        (found,) = frameworks.with_keras("torch", "keras")
-        yield name, found
+        yield name, request.getfixturevalue("on_torch")[name]
     else:
         yield name, getattr(frameworks, name.partition(" ")[0])()
 
@@ -74,6 +80,12 @@ def test_layers_have_the_frameworks_own_names(framework: tuple[str, Exported]) -
     assert layers == [LAYERS[name].format(unit.name) for unit in UNITS]
     head = [model.layer(op) for op in model.graph.operators if op.name == "FULLY_CONNECTED"]
     assert head == ["head"]
+
+
+def test_a_masked_recurrent_layer_reads_backwards(on_torch: dict[str, Any]) -> None:
+    expected, found, is_as_it_was = on_torch["masked"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert is_as_it_was
 
 
 TENSORFLOW = {

@@ -37,14 +37,22 @@ def swapped_dot(left: Any, right: Any, *, dimension_numbers: Any, **params: Any)
 def _cropped_transposed_convolution(image: Any, kernel: Any, **params: Any) -> Any:
     """A convolution of a dilated image, padded alike on both sides of it.
 
-    The converter computes another shape than it should where the two sides differ.
+    The converter computes another shape than it should where the two sides differ, and has no form
+    where they are the same, but neither those of all that overlaps nor of as many results as pixels
+    with what is between them.
     """
     padding, dilation = params["padding"], params["lhs_dilation"]
     numbers = params["dimension_numbers"]
-    if all(d == 1 for d in dilation) or all(low == high for low, high in padding):
-        return jax.lax.conv_general_dilated_p.bind(image, kernel, **params)
     taps = [kernel.shape[axis] for axis in numbers.rhs_spec[2:]]
     dilated = [(t - 1) * d for t, d in zip(taps, params["rhs_dilation"], strict=True)]
+    alike = all(low == high for low, high in padding)
+    full = all(low == size for (low, _), size in zip(padding, dilated, strict=True))
+    same = all(
+        2 * low - size == d - 1
+        for (low, _), size, d in zip(padding, dilated, dilation, strict=True)
+    )
+    if all(d == 1 for d in dilation) or (alike and (full or same)):
+        return jax.lax.conv_general_dilated_p.bind(image, kernel, **params)
     full = [max(size, *pair) for size, pair in zip(dilated, padding, strict=True)]
     wide = {**params, "padding": tuple((size, size) for size in full)}
     result = jax.lax.conv_general_dilated_p.bind(image, kernel, **wide)
@@ -66,6 +74,33 @@ def _max_pool_of_images(row: Any, **params: Any) -> Any:
     return jnp.squeeze(jax.lax.reduce_window_max_p.bind(image, **{**params, **wide}), 1)
 
 
+def highest_alone(x: Any, *, k: int, **_: Any) -> list[Any]:
+    """`top_k` of which the values alone are read.
+
+    The converter makes a sort without a kernel of it, unless something reads the places.
+    """
+    values, places = jax.lax.top_k(x, k)
+    rest = jax.lax.slice_in_dim(x, 0, k, axis=x.ndim - 1)
+    return [jnp.where(places >= 0, values, rest), places]
+
+
+def _sorted(*operands: Any, dimension: int, num_keys: int, **params: Any) -> list[Any]:
+    """A sort along the last axis by one key as the lowest of all, in order."""
+    key, *others = operands
+    is_last = dimension == key.ndim - 1 and num_keys == 1
+    if not is_last or not jnp.issubdtype(key.dtype, jnp.floating):
+        kept = {"dimension": dimension, "num_keys": num_keys, **params}
+        return list(jax.lax.sort_p.bind(*operands, **kept))
+    size = key.shape[-1]
+    if not others:
+        return [-highest_alone(-key, k=size)[0]]
+    values, places = jax.lax.top_k(-key, size)
+    taken = [
+        jnp.take_along_axis(other, places, axis=-1, mode="promise_in_bounds") for other in others
+    ]
+    return [-values, *taken]
+
+
 def _gather_in_bounds(table: Any, indices: Any, **params: Any) -> Any:
     """A gather without the check of its indices, which kernels do themselves."""
     mode = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
@@ -76,5 +111,6 @@ CANONICAL: Mapping[str, Any] = {
     "conv_general_dilated": _cropped_transposed_convolution,
     "reduce_window_max": _max_pool_of_images,
     "gather": _gather_in_bounds,
+    "sort": _sorted,
 }
 """Replacements for primitives that the converter has no good form of."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeq.errors import ModelError, UnsupportedOpError
 from edgeq.export.frontends.jaxpr.calls import BODIES, CALLS, opened
-from edgeq.export.frontends.jaxpr.canonical import CANONICAL, swapped_dot
+from edgeq.export.frontends.jaxpr.canonical import CANONICAL, highest_alone, swapped_dot
 from edgeq.export.frontends.jaxpr.exact_gelu import find_gelus, gelu
 
 OPS_MAX = 50_000
@@ -116,12 +116,17 @@ class Emitter:
         values.update(zip(jaxpr.constvars, (_as_constant(c) for c in consts), strict=True))
         values.update(zip(jaxpr.invars, arguments, strict=True))
         gelus = find_gelus(jaxpr.eqns)
+        used = (*(atom for eqn in jaxpr.eqns for atom in eqn.invars), *jaxpr.outvars)
+        read = {atom for atom in used if not hasattr(atom, "val")}
         for eqn in jaxpr.eqns:
             operands = [_read(values, atom) for atom in eqn.invars]
             path = _joined(scope, str(eqn.source_info.name_stack))
             source = gelus.get(eqn.outvars[0]) if eqn.outvars else None
             if source is not None:
                 found = [self._bind(gelu, [_read(values, source)], path, "gelu")]
+            elif eqn.primitive.name == "top_k" and eqn.outvars[1] not in read:
+                alone = functools.partial(highest_alone, **eqn.params)
+                found = self._bind_all(alone, operands, path, "top_k")
             else:
                 found = self._eqn(eqn, operands, path)
             values.update(zip(eqn.outvars, found, strict=True))
