@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 
 def masked() -> tuple[Array, Array, bool]:
-    """What a masked recurrent model computes both ways, what its trace does, and if it is as was."""
+    """Outputs of a masked model that reads both ways, those of its trace, and if it stayed so."""
     import keras
     from keras import layers
 

@@ -5,7 +5,7 @@ Knows shapes, nothing of layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,13 +45,7 @@ def _cropped_transposed_convolution(image: Any, kernel: Any, **params: Any) -> A
     numbers = params["dimension_numbers"]
     taps = [kernel.shape[axis] for axis in numbers.rhs_spec[2:]]
     dilated = [(t - 1) * d for t, d in zip(taps, params["rhs_dilation"], strict=True)]
-    alike = all(low == high for low, high in padding)
-    full = all(low == size for (low, _), size in zip(padding, dilated, strict=True))
-    same = all(
-        2 * low - size == d - 1
-        for (low, _), size, d in zip(padding, dilated, dilation, strict=True)
-    )
-    if all(d == 1 for d in dilation) or (alike and (full or same)):
+    if _has_form(padding, dilated, dilation):
         return jax.lax.conv_general_dilated_p.bind(image, kernel, **params)
     full = [max(size, *pair) for size, pair in zip(dilated, padding, strict=True)]
     wide = {**params, "padding": tuple((size, size) for size in full)}
@@ -60,6 +54,17 @@ def _cropped_transposed_convolution(image: Any, kernel: Any, **params: Any) -> A
         end = result.shape[axis] - (size - high)
         result = jax.lax.slice_in_dim(result, size - low, end, axis=axis)
     return result
+
+
+def _has_form(padding: Any, dilated: Sequence[int], steps: Sequence[int]) -> bool:
+    """Whether the converter has a form of a padding behind `steps` between pixels."""
+    if all(step == 1 for step in steps):
+        return True
+    if any(low != high for low, high in padding):
+        return False
+    lows = [low for low, _ in padding]
+    same = zip(lows, dilated, steps, strict=True)
+    return lows == list(dilated) or all(2 * low - size == step - 1 for low, size, step in same)
 
 
 def _max_pool_of_images(row: Any, **params: Any) -> Any:
