@@ -176,11 +176,12 @@ class Calibrator:
         return observer.observe(some) if some.size else observer
 
     def _check_ports(self, one: _Sample, sample: int) -> None:
-        """Raises a `DataError` for inputs and outputs that are no numbers."""
+        """Raises a `DataError` for infinite inputs, and for inputs and outputs that are NaN."""
         graph = self._model.graph
         for position in np.flatnonzero(one.beyond.any(axis=0)):
             tensor, wrong = self._probes[position].tensor, one.wrong[:, position]
-            if not wrong.any() or tensor not in (*graph.inputs, *graph.outputs):
+            infinite = tensor in graph.inputs and wrong.any()
+            if not infinite and not (wrong[-1] and tensor in graph.outputs):
                 continue
             producer = graph.producers.get(tensor)
             where = self._model.where(producer) if producer else "an input"

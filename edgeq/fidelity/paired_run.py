@@ -184,6 +184,14 @@ class Runner:
         return answers
 
 
+def _without_shared_infinity(outputs: Sequence[Array]) -> list[Array]:
+    """An output of two models, with 0 where both give the same infinity, as masked scores are."""
+    if len(outputs) < 2:
+        return list(outputs)
+    shared = np.isinf(outputs[0]) & (outputs[0] == outputs[1])
+    return [np.where(shared, 0, output) if shared.any() else output for output in outputs]
+
+
 class _FaultError(Exception):
     """Carries an error to where the number of its sample is known."""
 
@@ -271,8 +279,11 @@ class PairedRun:
         targets = sample[inputs] if len(sample) > inputs else None
         try:
             self._check_shapes(answers)
-            self._check_finite(answers)
             kept = [self._kept(outputs, targets) for outputs in answers]
+            answers = list(
+                zip(*map(_without_shared_infinity, zip(*answers, strict=True)), strict=True)
+            )
+            self._check_finite(answers)
         except EdgeqError as error:
             raise _FaultError(error) from None
         wanted = [targets] if None in self.kept.values() and targets is not None else []

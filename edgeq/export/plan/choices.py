@@ -29,7 +29,8 @@ class Choice:
 
     Attributes:
         mode: How it is computed.
-        reason: Why it is float, or not what was asked for; empty where there is nothing to say.
+        reason: Why it is float, or not what was asked for, or why the search may not make it
+            static; empty where there is nothing to say.
         weights: How its weight becomes integers, as far as the mode has a choice in it.
     """
 

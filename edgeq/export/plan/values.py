@@ -339,12 +339,16 @@ class Values:
 
 
 def without_unbounded(model: FloatModel, values: Values, choices: Choices) -> dict[int, Choice]:
-    """The choices with every op float that would need integers for what none holds."""
+    """The choices with no op static that would need integers for what none holds.
+
+    Such an op is float; where the search decides, it has the reason for not being static.
+    """
     found = dict(choices)
     for index, choice in choices.items():
         if choice.mode.is_static or choice.mode is Mode.AUTO:
             why = values.obstacle(model.graph.operators[index])
-            found[index] = Choice(Mode.FLOAT, why) if why else choice
+            lower = replace(choice, reason=why) if choice.mode is Mode.AUTO else None
+            found[index] = (lower or Choice(Mode.FLOAT, why)) if why else choice
     return found
 
 

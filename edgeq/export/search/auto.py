@@ -129,7 +129,7 @@ class Search:
         found: dict[int, Choice] = {}
         for index, choice in self.choices.items():
             op = self.model.graph.operators[index]
-            obstacle = static_obstacle(self.model.graph, op, Mode.STATIC_INT8)
+            obstacle = choice.reason or static_obstacle(self.model.graph, op, Mode.STATIC_INT8)
             if choice.mode is Mode.AUTO:
                 mode = Mode.FLOAT if obstacle else Mode.STATIC_INT8
                 choice = replace(choice, mode=mode, reason=obstacle)

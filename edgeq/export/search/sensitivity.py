@@ -144,8 +144,10 @@ def _loudest(
 
 
 def _outputs(session: Session, sample: Sample) -> list[npt.NDArray[Any]]:
+    """Outputs of a sample, with 0 in place of infinities, which masks put there."""
     session.invoke(sample)
-    return [np.array(output, np.float64) for output in session.outputs()]
+    outputs = (np.array(output, np.float64) for output in session.outputs())
+    return [np.where(np.isinf(output), 0.0, output) for output in outputs]
 
 
 def _relative_noise(

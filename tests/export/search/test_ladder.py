@@ -186,3 +186,15 @@ def test_outputs_whose_size_depends_on_the_values_keep_the_float_models_size() -
         edgeq.export(case.build(), case.draw(20), recipe="int8", progress=False)
     made = edgeq.export(case.build(), case.draw(20), progress=False)
     assert made.report.sqnr_db > 25
+
+
+@pytest.mark.parametrize("recipe", ["auto", "int8", "dynamic_int8"])
+def test_outputs_that_are_masked_with_infinity_are_exported(recipe: str) -> None:
+    mask = np.where(np.arange(64) % 3 == 0, -np.inf, 0).astype(np.float32)[None]
+    steps = (dense("scores", "x"), Step("ADD", ("scores", mask), {"y": ROWS}))
+    case = OneOp("masked", {"x": ROWS}, steps)
+    made = edgeq.export(case.build(), case.draw(20), recipe=recipe, progress=False)
+    assert made.report.sqnr_db > 25
+    with made.session() as session:
+        (output,) = session.run(case.draw(1)[0]).values()
+    assert (np.isneginf(output) == np.isneginf(mask)).all()
