@@ -13,7 +13,7 @@ from edgeq.flatbuffer import Operator
 from edgeq.linter.result import WHOLE_FILE, Finding, LintResult, Placed, Severity
 from edgeq.linter.rules import RULES
 from edgeq.linter.subject import Subject, read
-from edgeq.runtime.file_check import fatal_end
+from edgeq.runtime.file_check import damage_told, fatal_end
 from edgeq.runtime.interpreter import read_model
 from edgeq.targets import Effect, Placement, Target, as_target, op_view
 
@@ -39,6 +39,11 @@ def lint(model: Content | str | os.PathLike[str], target: str = "xnnpack") -> Li
     """
     chosen = as_target(target)
     tflite = read_model(model)
+    with damage_told(tflite):
+        return _linted(tflite, chosen)
+
+
+def _linted(tflite: Content, chosen: Target) -> LintResult:
     _, subjects = read(tflite)
     placements = [chosen.placement(subject.graph) for subject in subjects]
     both = list(zip(subjects, placements, strict=True))
@@ -48,7 +53,7 @@ def lint(model: Content | str | os.PathLike[str], target: str = "xnnpack") -> Li
         found += _end_of_process(tflite)
     found.sort(key=lambda finding: finding.severity is not Severity.ERROR)
     notes = chosen.file_notes([(subject.graph, placement) for subject, placement in both])
-    return LintResult(target, tuple(found), placed, notes)
+    return LintResult(chosen.name, tuple(found), placed, notes)
 
 
 def _end_of_process(tflite: Content) -> Iterator[Finding]:
@@ -57,7 +62,8 @@ def _end_of_process(tflite: Content) -> Iterator[Finding]:
     if end is not None:
         yield Finding(
             Severity.ERROR, 0, WHOLE_FILE, "the file", "", "loads",
-            f"a file is loaded and run without harm to the process: a child process {end}",
+            "the kernels take what the file gives them, and the process that loads it lives on: "
+            f"in a child process, {end}",
             "load it nowhere, or in a process of its own; make it again with its converter",
         )  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from edgeq.runtime.backend import Backend, load_backend
 from edgeq.runtime.delegates import EDGETPU, is_library
 from edgeq.runtime.entry import entry
 from edgeq.runtime.interpreter import make_interpreter, plain_interpreter, unloadable
+from edgeq.targets.constraints import MALFORMED
 
 JOB = "edgeq.runtime.file_check:try_file"
 LIMIT_S = 60.0
@@ -32,6 +34,9 @@ MEMORY_BYTES = 4 << 30
 REMEMBERED = 1000
 
 _ANY = ("",)
+
+_BROKEN = ("failed to prepare", "is damaged")
+"""Parts of messages about a file whose ops have other operands than their kernels compute with."""
 
 
 class _Passed:
@@ -95,15 +100,34 @@ def check_in(
         ) from None
 
 
+@contextlib.contextmanager
+def damage_told(tflite: Content) -> Iterator[None]:
+    """Has the runtime say what is wrong with a file in which something is not as it always is.
+
+    Raises:
+        ModelError: An op lacks operands or options that any such op has.
+    """
+    try:
+        yield
+    except MALFORMED:
+        check_file(tflite)
+        raise
+
+
 def fatal_end(tflite: Content) -> str | None:
-    """How a process ends that loads and runs a file; None where it lives, refused or not."""
+    """How a process ends that loads a file, or why no kernel takes it; None where neither is so.
+
+    A run time that lacks an op refuses a file that others may take.
+    """
     with Worker((__name__,)) as worker:
         try:
             _try(worker, tflite, "xnnpack", None, None)
         except JobCrashed as error:
             return _one_line(error.reason)
-        except (JobFailed, EdgeqError):
+        except JobFailed:
             return None
+        except EdgeqError as error:
+            return str(error) if any(sign in str(error) for sign in _BROKEN) else None
     return None
 
 

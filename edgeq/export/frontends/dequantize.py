@@ -14,6 +14,7 @@ from edgeq.export.frontends import tflite as frontend
 from edgeq.export.importing.float_form import float_form
 from edgeq.flatbuffer import with_signature
 from edgeq.isolation import JobCrashed, JobFailed, Worker
+from edgeq.runtime.file_check import damage_told
 
 
 def dequantize(tflite: bytes | bytearray | str | os.PathLike[str]) -> bytes:
@@ -32,7 +33,9 @@ def dequantize(tflite: bytes | bytearray | str | os.PathLike[str]) -> bytes:
             form of it.
     """
     with Worker() as worker:
-        made = float_form(with_signature(frontend.read_file(tflite, worker)))
+        content = with_signature(frontend.read_file(tflite, worker))
+        with damage_told(content):
+            made = float_form(content)
         try:
             worker.call(frontend.KERNEL_CHECK, made, timeout_s=frontend.CHECK_LIMIT_S)
         except (JobCrashed, JobFailed, ModelError) as error:
