@@ -28,6 +28,7 @@ from edgeq.export.frontends.arguments import bound, call_style, first_line
 from edgeq.export.frontends.composites import with_given_scales
 from edgeq.export.frontends.naming import named_by_layer
 from edgeq.export.frontends.tflite import CHECK_LIMIT_S, KERNEL_CHECK
+from edgeq.export.frontends.trace_check import check_trace
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel
 
@@ -113,6 +114,8 @@ def trace_function(function: Function, sample: Any, worker: Worker) -> FloatMode
         with without_x64():
             raise _refused_op(lowered.ops, worker) or error from None
     _check_shapes(found, lowered)
+    if not found.given:
+        check_trace(found, list(arguments.values()), lowered.own_outputs, worker, function.name)
     return found
 
 
@@ -235,15 +238,10 @@ class _Lowering:
         """The function's jaxpr, and names of its outputs."""
         import jax
 
-        names = list(self._arguments)
-        positional, keywords = call_style(self._function.signature, names)
         treedef: list[Any] = []
 
         def flat(parameters: Any, *inputs: Any) -> list[Any]:
-            values = dict(zip(names, inputs, strict=True))
-            result = self._function.call(
-                parameters, *(values[n] for n in positional), **{n: values[n] for n in keywords}
-            )
+            result = self._called(parameters, inputs)
             treedef[:] = [path for path, _ in jax.tree_util.tree_leaves_with_path(result)]
             return list(jax.tree_util.tree_leaves(result))
 
@@ -257,6 +255,24 @@ class _Lowering:
         if not treedef:
             raise ModelError(f"{self._function.name} returns no array; return what it computes")
         return program, named
+
+    def _called(self, parameters: Any, inputs: Sequence[Any]) -> Any:
+        """The function's result."""
+        names = list(self._arguments)
+        positional, keywords = call_style(self._function.signature, names)
+        values = dict(zip(names, inputs, strict=True))
+        return self._function.call(
+            parameters, *(values[n] for n in positional), **{n: values[n] for n in keywords}
+        )
+
+    def own_outputs(self, inputs: Sequence[Any]) -> dict[str, Any]:
+        """What JAX computes of inputs, by the names of the outputs."""
+        import jax
+
+        with without_x64():
+            made = jax.tree_util.tree_leaves(self._called(self._parameters, inputs))
+        names = (name for name, _ in self.outputs)
+        return {name: np.asarray(array) for name, array in zip(names, made, strict=True)}
 
     def _trace_error(self, error: Exception) -> EdgeqError:
         received = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in self._arguments.items())

@@ -25,6 +25,7 @@ from edgeq.export.frontends.arguments import (
     fixed_sizes,
 )
 from edgeq.export.frontends.naming import named_by_layer
+from edgeq.export.frontends.trace_check import check_trace
 from edgeq.flatbuffer import with_inputs
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import FloatModel
@@ -42,6 +43,10 @@ _WEIGHTED = re.compile(r"/(Conv|conv|depthwise|MatMul|BatchMatMul|einsum)[^/]*$"
 def is_saved_model(model: object) -> bool:
     """Whether `model` is the path of a SavedModel folder."""
     return isinstance(model, str | os.PathLike) and (Path(model) / "saved_model.pb").is_file()
+
+
+_WRITING = ("Assign", "ResourceScatter", "ResourceApply")
+"""How ops are called that change a variable."""
 
 
 def handles(model: object) -> bool:
@@ -173,7 +178,23 @@ def _saved(
                 f"{type(error).__name__}: {_said(error)}"
             ) from None
         _save(concrete, owner, name, folder)
-        return _converted(worker, folder, arguments, layers_in, origin)
+        found = _converted(worker, folder, arguments, layers_in, origin)
+
+    def own(arrays: Sequence[Any]) -> dict[str, Any]:
+        given = zip(specs.items(), arrays, strict=True)
+        made = concrete(**{n: tf.constant(array, spec.dtype) for (n, spec), array in given})
+        return {output: tensor.numpy() for output, tensor in made.items()}
+
+    if not _writes(concrete):
+        check_trace(found, list(arguments.values()), own, worker, name)
+    return found
+
+
+def _writes(concrete: Any) -> bool:
+    """Whether a function changes variables, which are the caller's."""
+    graph = concrete.graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    return any(node.op.startswith(_WRITING) for node in nodes)
 
 
 def _concrete(function: Callable[..., Any], specs: Mapping[str, Any]) -> Any:

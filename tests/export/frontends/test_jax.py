@@ -13,6 +13,7 @@ import edgeq
 from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import DataError, ModelError, UnsupportedOpError
 from edgeq.export import frontends
+from edgeq.export.frontends.jaxpr.canonical import CANONICAL
 from edgeq.isolation import Worker
 from edgeq.model import FloatModel
 from edgeq.runtime.session import Session
@@ -364,6 +365,16 @@ def test_the_layer_of_an_op_without_a_form_is_named(trace: Trace) -> None:
     variables = variables_of(module, normal(1, 8))
     with pytest.raises(UnsupportedOpError, match="igamma at ranking has no form"):
         trace(module, normal(1, 8), variables)
+
+
+def test_a_wrong_trace_is_refused(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CANONICAL, "tanh", lambda x, **_: jnp.sin(3 * x))
+    with pytest.raises(ModelError, match="the trace of bent computes something else"):
+        trace(bent, normal(2, 8))
+
+
+def bent(x: Any) -> Any:
+    return jnp.tanh(x)
 
 
 def test_numbers_without_axes_are_outputs() -> None:

@@ -5,7 +5,7 @@ Knows shapes, nothing of layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -112,7 +112,7 @@ def _gather_in_bounds(table: Any, indices: Any, **params: Any) -> Any:
     return jax.lax.gather_p.bind(table, indices, **{**params, "mode": mode})
 
 
-CANONICAL: Mapping[str, Any] = {
+CANONICAL: dict[str, Any] = {
     "conv_general_dilated": _cropped_transposed_convolution,
     "reduce_window_max": _max_pool_of_images,
     "gather": _gather_in_bounds,
