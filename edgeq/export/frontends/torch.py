@@ -16,7 +16,13 @@ from typing import Any
 
 from edgeq.converter import lower_to_float
 from edgeq.data.as_numpy import to_numpy
-from edgeq.errors import DataError, EdgeqError, ModelError, UnsupportedOpError
+from edgeq.errors import (
+    DataError,
+    EdgeqError,
+    ModelError,
+    ProcessKilledError,
+    UnsupportedOpError,
+)
 from edgeq.export.frontends import litert_torch_adapter as adapter
 from edgeq.export.frontends.arguments import first_line, without_labels
 from edgeq.export.frontends.composites import with_given_scales
@@ -146,6 +152,8 @@ def _traced(
         try:
             made = with_given_scales(FloatModel(_lowered(program, worker, True), origin, notes))
             check(made)
+        except ProcessKilledError:
+            raise  # it says nothing of the forms
         except EdgeqError as error:
             plain = _plain(program, worker, check)
             if plain is None:
@@ -160,6 +168,8 @@ def _plain(program: Any, worker: Worker, check: Callable[[FloatModel], None]) ->
     try:
         made = with_given_scales(FloatModel(_lowered(program, worker, False), "pytorch"))
         check(made)
+    except ProcessKilledError:
+        raise
     except EdgeqError:
         return None
     return made
