@@ -70,16 +70,29 @@ def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
     notes: list[str] = []
     with adapter.quiet():
         adapter.check_installed()
-        if _is_module(model):
-            model, learned = _finished(model, notes)
-            module = _prepared(model, notes)
-            program = _export(module, sample)
+        if not _is_module(model):
+            positional, named = model.example_inputs or ((), {})
+            given: Any = named if named and not positional else positional
+            # An exported program of arguments of both kinds has no sample that `trace` takes.
+            checked = bool(given) and not (named and positional)
+            check = _checking(model.module, model, given, worker) if checked else _unchecked
+            return _traced(model, worker, (), check=check)
+        model, learned = _finished(model, notes)
+        module = _prepared(model, notes)
+        program = _export(module, sample)
+        check = _checking(lambda: module, program, sample, worker)
+        return replace(_traced(program, worker, tuple(notes), check=check), learned=learned)
 
-            def check(traced: FloatModel) -> None:
-                _check_trace(module, program, sample, traced, worker)
 
-            return replace(_traced(program, worker, tuple(notes), check=check), learned=learned)
-        return _traced(model, worker, ())
+def _checking(
+    module: Callable[[], Any], program: Any, sample: Any, worker: Worker
+) -> Callable[[FloatModel], None]:
+    """Holds a trace of a program against what a module makes of a sample."""
+
+    def check(traced: FloatModel) -> None:
+        _check_trace(module(), program, sample, traced, worker)
+
+    return check
 
 
 def _check_trace(

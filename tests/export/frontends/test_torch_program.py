@@ -100,12 +100,21 @@ def is_wrong(x: Any, *_: Any) -> Any:
     return x[..., :3, :3] * 3
 
 
-@pytest.mark.parametrize("form", [fails, is_wrong])
+def exported(model: Any) -> Any:
+    return torch.export.export(model, (torch.from_numpy(IMAGE),))
+
+
+@pytest.mark.parametrize(
+    ("form", "given"), [(fails, nn.Module.eval), (is_wrong, nn.Module.eval), (is_wrong, exported)]
+)
 def test_a_decomposition_that_fails_is_left_out(
-    form: Callable[..., Any], trace: Callable[..., FloatModel], monkeypatch: pytest.MonkeyPatch
+    form: Callable[..., Any],
+    given: Callable[..., Any],
+    trace: Callable[..., FloatModel],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(passes.TABLE, aten.avg_pool2d.default, form)
-    made = trace(nn.AvgPool2d(2).eval(), IMAGE)
+    made = trace(given(nn.AvgPool2d(2)), IMAGE)
     assert [note[:46] for note in made.notes] == ["litert-torch's own forms of all ops were taken"]
 
 
