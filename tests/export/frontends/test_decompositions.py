@@ -184,6 +184,9 @@ KINDS: dict[str, dict[str, Case]] = {
         "bilinear": layer(lambda: nn.Bilinear(3, 4, 2), floats(1, 3), floats(1, 4)),
     },
     "overlaps": {
+        "unfold of both axes": of(
+            lambda x: x.unfold(2, 5, 3).unfold(3, 5, 3).flatten(4), floats(1, 4, 11, 14)
+        ),
         "fold": layer(lambda: nn.Fold((4, 5), 3, padding=1, stride=2), floats(1, 18, 6)),
         "diagonal by einsum": of(lambda x: torch.einsum("bii->bi", x), floats(1, 4, 4)),
     },

@@ -87,9 +87,19 @@ def fold(
     return full.reshape(*x.shape[:-2], channels, *sizes)
 
 
+def unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """`unfold`: windows along an axis, each along a new last one."""
+    axis = dimension % x.ndim
+    count = (int(x.shape[axis]) - size) // step + 1
+    places = constant(lambda: torch.arange(count)[:, None] * step + torch.arange(size))
+    windows = x.index_select(axis, places.flatten()).unflatten(axis, (count, size))
+    return windows.movedim(axis + 1, -1)
+
+
 TABLE: dict[Any, Callable[..., Any]] = {
     aten.diagonal.default: diagonal,
     aten.diagonal_copy.default: diagonal,
     aten.einsum.default: einsum,
     aten.col2im.default: fold,
+    aten.unfold.default: unfold,
 }
