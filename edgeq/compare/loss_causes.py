@@ -82,7 +82,7 @@ def explain(
         model: The float model.
         losses: What each layer loses.
         base: What the integer model was exported with.
-        goal_db: SQNR in dB from which on nothing needs mending.
+        goal_db: SQNR in dB from which on nothing needs a change.
     """
     ranked = sorted(losses, key=lambda loss: -loss.line.cost)
     guilty = [] if found.sqnr_db >= goal_db else _blamed(ranked)

@@ -281,7 +281,7 @@ def test_a_broken_promise_has_an_exit_code_of_its_own(demo_files: Files) -> None
     output = demo_files / "int8.tflite"
     found = run(
         "export", demo_files / "model.tflite", "--data", demo_files / "images.npy", "-o", output,
-        "--min-sqnr-db", "200",
+        "--min-sqnr-db", "200", "--recipe", "int8",
     )  # fmt: skip
     assert found.exit_code == 1
     assert "below min_sqnr_db=200" in found.stderr

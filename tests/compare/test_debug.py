@@ -128,8 +128,8 @@ def test_a_range_that_clips_is_found_again_among_ops_of_all_kinds(
     assert lines["features.8.layers.0"].kind == "float32"
     assert lines["features.8.layers.0"].added_db > 60
     assert found.recipe is not None
-    mending, *kept = found.recipe.rules  # in place of the rule that clips
-    assert (mending.observer, mending.mode, tuple(kept)) == ("minmax", Mode.STATIC_INT8, others)
+    better, *kept = found.recipe.rules  # in place of the rule that clips
+    assert (better.observer, better.mode, tuple(kept)) == ("minmax", Mode.STATIC_INT8, others)
     refined = edgeq.export(demo_model.tflite, demo_images, recipe=found.recipe)
     assert refined.report.sqnr_db > 20 > found.sqnr_db
     assert json.loads(found.to_json())["recipe"] is None  # its own observer has no name

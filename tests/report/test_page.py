@@ -87,7 +87,7 @@ def test_every_chart_is_drawn(desktop: Tab) -> None:
 
 def test_the_summary_comes_first_and_names_the_sensitive_layer(desktop: Tab) -> None:
     text = desktop.page.locator("main section").first.inner_text().lower()
-    for word in ("fidelity", "size", "latency", "delegate", "db", "mends conv_2d"):
+    for word in ("fidelity", "size", "latency", "delegate", "db", "improves conv_2d"):
         assert word in text
     assert LAYER in desktop.page.locator(".cause").inner_text()
     assert (

@@ -96,7 +96,7 @@ class _Floats:
                 merger.merge(op.inputs[0], op.outputs[0])
                 merger.drop(op.index)
             elif real & {*op.inputs, *op.outputs}:
-                self._mend(op)
+                self._repair(op)
         merger.apply()
         return Counter(kind for kind in kinds.values() if kind)
 
@@ -160,7 +160,7 @@ class _Floats:
         known = 0 <= tensor < len(self._graph.tensors)
         return self._graph.tensors[tensor].data if known else None
 
-    def _mend(self, op: Operator) -> None:
+    def _repair(self, op: Operator) -> None:
         """Gives an op whose tensors became float the options and version for that."""
         entry = self._entry.operators[op.index]
         tensors, options = self._entry.tensors, entry.builtinOptions
