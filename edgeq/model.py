@@ -1,4 +1,4 @@
-"""`FloatModel`: what every front end delivers and every later stage reads.
+"""`LiteModel`: what every front end delivers and every later stage reads.
 
 A float .tflite file, the main graph and the signature of it that are exported, and layer paths in
 the framework's own words. Other graphs are there only for the loops and branches that run them.
@@ -25,11 +25,11 @@ _REPEAT = re.compile(r"#\d+$")
 
 
 @dataclass(frozen=True)
-class FloatModel:
-    """A float model as LiteRT sees it.
+class LiteModel:
+    """A model as LiteRT sees it: float, or with integers where results are read back.
 
     Attributes:
-        tflite: The float .tflite file, mapped where it is large.
+        tflite: The .tflite file, mapped where it is large.
         origin: Framework that it came from, for example `"pytorch"`.
         notes: What was done to it that the user should know, one sentence each.
         nhwc: Inputs that the file takes as NHWC, but the user's model as NCHW, by name.
@@ -56,11 +56,11 @@ class FloatModel:
 
     def __repr__(self) -> str:
         ops = len(self.graph.operators)
-        return f"FloatModel(from {self.origin}, {ops} ops, {len(self.tflite) / 1000:,.1f} kB)"
+        return f"LiteModel(from {self.origin}, {ops} ops, {len(self.tflite) / 1000:,.1f} kB)"
 
-    def __reduce__(self) -> tuple[type[FloatModel], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[type[LiteModel], tuple[object, ...]]:
         """Goes to another process as the file alone; what was read from it is read again there."""
-        return FloatModel, (
+        return LiteModel, (
             self.tflite, self.origin, self.notes, self.nhwc, self.learned, self.given,
         )  # fmt: skip
 

@@ -19,7 +19,7 @@ from edgeq.calibrate.run import Calibrator
 from edgeq.converter import start_converter
 from edgeq.export.edge_model import EdgeModel
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 pytest_plugins = ["tables"]
 
@@ -65,33 +65,31 @@ def demo_images() -> npt.NDArray[np.float32]:
 
 
 @pytest.fixture(scope="session")
-def demo_model() -> FloatModel:
+def demo_model() -> LiteModel:
     """The demo's float model."""
-    return FloatModel(demo.float_model_path().read_bytes(), "tflite")
+    return LiteModel(demo.float_model_path().read_bytes(), "tflite")
 
 
 @pytest.fixture(scope="session")
-def demo_calibration(demo_model: FloatModel, demo_images: npt.NDArray[np.float32]) -> Calibration:
+def demo_calibration(demo_model: LiteModel, demo_images: npt.NDArray[np.float32]) -> Calibration:
     """The demo model's ranges over all of `demo_images`."""
     return Calibrator(demo_model, threads=1).run((image[None],) for image in demo_images)
 
 
 @pytest.fixture(scope="session")
-def exported(demo_model: FloatModel, demo_images: npt.NDArray[np.float32]) -> EdgeModel:
+def exported(demo_model: LiteModel, demo_images: npt.NDArray[np.float32]) -> EdgeModel:
     """The demo model in int8 throughout, exported with `demo_images`."""
     return edgeq.export(demo_model.tflite, demo_images, recipe="int8")
 
 
 @pytest.fixture(scope="session")
-def for_edgetpu(demo_model: FloatModel, demo_images: npt.NDArray[np.float32]) -> EdgeModel:
+def for_edgetpu(demo_model: LiteModel, demo_images: npt.NDArray[np.float32]) -> EdgeModel:
     """The demo model as the Edge TPU compiler takes it."""
     return edgeq.export(demo_model.tflite, demo_images, target="edgetpu", progress=False)
 
 
 @pytest.fixture
-def demo_files(
-    tmp_path: Path, demo_model: FloatModel, demo_images: npt.NDArray[np.float32]
-) -> Path:
+def demo_files(tmp_path: Path, demo_model: LiteModel, demo_images: npt.NDArray[np.float32]) -> Path:
     """A folder with the float model as `model.tflite` and its images as `images.npy`."""
     (tmp_path / "model.tflite").write_bytes(demo_model.tflite)
     np.save(tmp_path / "images.npy", demo_images)

@@ -15,7 +15,7 @@ import pytest
 import edgeq
 from edgeq import errors
 from edgeq.export.edge_model import EdgeModel
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.runtime.session import Session
 
 PUBLIC = [
@@ -112,7 +112,7 @@ def test_importing_edgeq_imports_no_framework() -> None:
     assert fresh(source) == "[]"
 
 
-def test_exporting_a_tflite_imports_no_framework(demo_model: FloatModel) -> None:
+def test_exporting_a_tflite_imports_no_framework(demo_model: LiteModel) -> None:
     """Nor does the converter, which may kill its process, ever come into this one."""
     source = (
         "import sys, edgeq\nfrom edgeq import demo\n"
@@ -124,7 +124,7 @@ def test_exporting_a_tflite_imports_no_framework(demo_model: FloatModel) -> None
 
 @pytest.mark.parametrize("recipe", ["int8", "auto"])
 def test_exporting_twice_gives_the_same_bytes(
-    recipe: str, demo_model: FloatModel, demo_images: npt.NDArray[np.float32]
+    recipe: str, demo_model: LiteModel, demo_images: npt.NDArray[np.float32]
 ) -> None:
     """Whatever form the same data has."""
     made, again = (
@@ -137,7 +137,7 @@ def test_exporting_twice_gives_the_same_bytes(
 
 
 def test_an_exported_model_runs_and_tells_its_inputs(
-    exported: EdgeModel, demo_model: FloatModel, demo_images: npt.NDArray[np.float32]
+    exported: EdgeModel, demo_model: LiteModel, demo_images: npt.NDArray[np.float32]
 ) -> None:
     (port,) = exported.io.inputs
     image = demo_images[:1]
@@ -151,13 +151,13 @@ def test_an_exported_model_runs_and_tells_its_inputs(
         assert np.abs(found[name] - value).max() < 0.2 * np.abs(value).max()
 
 
-def test_models_show_themselves_in_a_line(exported: EdgeModel, demo_model: FloatModel) -> None:
+def test_models_show_themselves_in_a_line(exported: EdgeModel, demo_model: LiteModel) -> None:
     assert re.fullmatch(
         r"EdgeModel\(recipe='int8', target='xnnpack', [\d.]+ kB, 0\.\d\d of float, SQNR "
         r"[\d.]+ dB, [\d.]+ of float's time here\)",
         repr(exported),
     )
-    assert re.fullmatch(r"FloatModel\(from tflite, \d+ ops, [\d.]+ kB\)", repr(demo_model))
+    assert re.fullmatch(r"LiteModel\(from tflite, \d+ ops, [\d.]+ kB\)", repr(demo_model))
 
 
 def test_the_annotated_model_can_be_read(exported: EdgeModel) -> None:

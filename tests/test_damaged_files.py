@@ -13,7 +13,7 @@ import edgeq
 from edgeq.errors import ModelError
 from edgeq.flatbuffer import pack, parse, unpack, with_signature
 from edgeq.isolation import MEMORY_USED, JobCrashed, JobFailed, Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 MUTANTS = 200
 DRIVERS = 2
@@ -104,7 +104,7 @@ def behind_the_tables(tflite: bytes, missing: int = 0) -> bytes:
     return pack(tree) + content[: len(content) - missing]
 
 
-def test_constants_behind_the_tables_are_read(demo_model: FloatModel) -> None:
+def test_constants_behind_the_tables_are_read(demo_model: LiteModel) -> None:
     moved = parse(behind_the_tables(demo_model.tflite)).graphs[0]
     for tensor, expected in zip(moved.tensors, demo_model.graph.tensors, strict=True):
         assert np.array_equal(tensor.data, expected.data)

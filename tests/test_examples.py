@@ -15,7 +15,7 @@ from PIL import Image
 import edgeq
 from edgeq.demo import CLASS_NAMES
 from edgeq.export.edge_model import EdgeModel
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 ROOT = Path(__file__).resolve().parent.parent
 Images = npt.NDArray[np.float32]
@@ -33,7 +33,7 @@ def example(name: str, *arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def classes(demo_model: FloatModel, demo_images: Images, camera_model: EdgeModel) -> list[int]:
+def classes(demo_model: LiteModel, demo_images: Images, camera_model: EdgeModel) -> list[int]:
     """What the camera's model makes of the images."""
     pixels = pixels_of(demo_images)
     with camera_model.session() as session:
@@ -42,7 +42,7 @@ def classes(demo_model: FloatModel, demo_images: Images, camera_model: EdgeModel
 
 
 @pytest.fixture(scope="module")
-def camera_model(demo_model: FloatModel, demo_images: Images) -> EdgeModel:
+def camera_model(demo_model: LiteModel, demo_images: Images) -> EdgeModel:
     return edgeq.export(
         demo_model.tflite, demo_images, recipe="int8", inputs=("uint8", (-1, 1)), layout="nhwc",
         progress=False,

@@ -15,7 +15,7 @@ from edgeq.export.search.costs import kind
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import Graph, Operator, parse
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import BOUNDARY, OPS, Holds, Int16, Kind, OpRow, ScaleRule
 from edgeq.runtime.session import Session
 from edgeq.targets.xnnpack import FORMS, Form
@@ -84,7 +84,7 @@ def _check_outputs(case: OneOp, float_model: bytes, edge_model: bytes) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
 def test_op_runs_in_int8(case: OneOp, converter: Worker) -> None:
     float_model = case.build()
-    edge_model = to_int8(converter, FloatModel(float_model, "tflite"), case.draw(SAMPLES))
+    edge_model = to_int8(converter, LiteModel(float_model, "tflite"), case.draw(SAMPLES))
     graph = parse(edge_model).graphs[0]
     _check_integer(case, graph)
     _check_scales(graph)
@@ -152,7 +152,7 @@ def test_a_new_op_is_one_row_and_one_entry_of_a_target(
     lines = edgeq.plan(new_op.build(), data, recipe="int8", progress=False).ops
     (planned,) = [line for line in lines if line.op == "ELU"]
     assert (planned.mode, planned.obstacle, planned.reason) == ("static int8", "", "")
-    graph = FloatModel(new_op.build(), "tflite").graph
+    graph = LiteModel(new_op.build(), "tflite").graph
     assert kind(graph, graph.operators[1]) == "nonlinear"
     edge = edgeq.export(new_op.build(), data, recipe="int8", progress=False)
     assert edge.report.float_ops == {}

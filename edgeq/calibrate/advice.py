@@ -19,7 +19,7 @@ from edgeq.calibrate.run import probes, thinned
 from edgeq.data.rep_dataset import Sample
 from edgeq.flatbuffer import Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import OPS, ScaleRule
 from edgeq.qtypes import STAND_IN_FOR_INFINITY
 from edgeq.runtime.session import Session
@@ -48,7 +48,7 @@ sample. Half the samples then miss about as much of the ranges that all of them 
 
 
 def advise(
-    model: FloatModel, calibration: Calibration, samples: Sequence[Sample]
+    model: LiteModel, calibration: Calibration, samples: Sequence[Sample]
 ) -> tuple[str, ...]:
     """Looks for what often spoils an int8 model.
 
@@ -94,7 +94,7 @@ class _Seen:
     dead: Mapping[int, tuple[int, int]]
 
 
-def _look(model: FloatModel, ranges: Mapping[int, Range], samples: Sequence[Sample]) -> _Seen:
+def _look(model: LiteModel, ranges: Mapping[int, Range], samples: Sequence[Sample]) -> _Seen:
     """Runs the samples with every tensor of interest as an output."""
     shapes = {p.tensor: model.graph.tensors[p.tensor].shape for p in probes(model.graph)}
     watched = [tensor for tensor in shapes if tensor in ranges]
@@ -118,7 +118,7 @@ def _look(model: FloatModel, ranges: Mapping[int, Range], samples: Sequence[Samp
     )
 
 
-def _weighted(model: FloatModel) -> list[Operator]:
+def _weighted(model: LiteModel) -> list[Operator]:
     """Ops whose weights make the channels of their output's last axis."""
     rows = ((op, OPS.get(op.name)) for op in model.graph.operators)
     return [op for op, row in rows if row is not None and row.weight_axis is not None]
@@ -145,7 +145,7 @@ def _wider(limits: tuple[Array, Array] | None, values: Array) -> tuple[Array, Ar
     return np.minimum(limits[0], low), np.maximum(limits[1], high)
 
 
-def _rare_values(model: FloatModel, seen: _Seen, samples: int) -> str:
+def _rare_values(model: LiteModel, seen: _Seen, samples: int) -> str:
     allowed = samples // MOST_SAMPLES  # one loud sample among those looked at is still rare
     shares = {
         tensor: float(np.sort(filled)[-1 - allowed]) for tensor, filled in seen.filled.items()
@@ -174,7 +174,7 @@ def _few_samples(calibration: Calibration) -> str:
     )
 
 
-def _dead_channels(model: FloatModel, seen: _Seen, samples: int) -> str:
+def _dead_channels(model: LiteModel, seen: _Seen, samples: int) -> str:
     found = [tensor for tensor, (dead, _) in seen.dead.items() if dead]
     if not found:
         return ""
@@ -188,7 +188,7 @@ def _dead_channels(model: FloatModel, seen: _Seen, samples: int) -> str:
     )
 
 
-def _odd_inputs(model: FloatModel, samples: Sequence[Sample]) -> Iterator[str]:
+def _odd_inputs(model: LiteModel, samples: Sequence[Sample]) -> Iterator[str]:
     for position, (name, tensor) in enumerate(model.input_tensors()):
         if tensor.dtype != "float32" or not samples or _rescaled(model, tensor.index):
             continue
@@ -212,7 +212,7 @@ def _oddness(values: Array) -> str:
 _RESCALING = ("ADD", "SUB", "MUL", "DIV")
 
 
-def _rescaled(model: FloatModel, tensor: int) -> bool:
+def _rescaled(model: LiteModel, tensor: int) -> bool:
     """Whether the first thing the model does to a tensor is to scale or shift it by constants."""
     graph = model.graph
     readers = [op for op in graph.operators if tensor in op.inputs]
@@ -225,7 +225,7 @@ def _rescaled(model: FloatModel, tensor: int) -> bool:
     return readers[0].name in _RESCALING and all(graph.tensors[i].is_constant for i in others)
 
 
-def _place(model: FloatModel, tensor: int) -> str:
+def _place(model: LiteModel, tensor: int) -> str:
     producer = model.graph.producers.get(tensor)
     if producer is not None:
         return model.where(producer)

@@ -19,7 +19,7 @@ from edgeq.calibrate.observers import BUILT_IN, Range
 from edgeq.errors import DataError, ModelError
 from edgeq.files import write_whole
 from edgeq.foreign.documents import LARGE_BYTES, parse_json, read_text, shortened
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 FORMAT = "edgeq calibration"
 VERSION = 2
@@ -117,7 +117,7 @@ class Calibration:
         ]
         return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
-    def check_model(self, model: FloatModel) -> None:
+    def check_model(self, model: LiteModel) -> None:
         """Raises a `ModelError` unless this calibration was made from `model`."""
         if self.model != model.digest:
             raise ModelError(

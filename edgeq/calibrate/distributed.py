@@ -13,11 +13,11 @@ from edgeq.data.cluster import map_shards
 from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import Sample
 from edgeq.data.rows import Rows
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 
 def calibrate(
-    model: FloatModel,
+    model: LiteModel,
     rows: Rows,
     observers: Mapping[int, Any] | None = None,
     threads: int | None = None,
@@ -50,7 +50,7 @@ def calibrate(
 class _Calibration:
     """Calibrates one shard."""
 
-    model: FloatModel
+    model: LiteModel
     observers: Mapping[int, Any]
     threads: int
 

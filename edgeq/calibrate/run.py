@@ -22,7 +22,7 @@ from edgeq.calibrate.observers import MinMax, extremes_suffice
 from edgeq.data.rep_dataset import Sample
 from edgeq.errors import DataError
 from edgeq.flatbuffer import Graph, Operator
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import OPS, Holds, ScaleRule, is_non_negative
 from edgeq.qtypes import STAND_IN_FOR_INFINITY
 from edgeq.runtime.crew import Crew
@@ -78,7 +78,7 @@ class Calibrator:
 
     def __init__(
         self,
-        model: FloatModel,
+        model: LiteModel,
         threads: int | None = None,
         observers: Mapping[int, Any] | None = None,
     ) -> None:

@@ -13,7 +13,7 @@ from edgeq.errors import RecipeError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.fidelity.metrics import Metric
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import BOUNDARY
 from edgeq.report.thresholds import Thresholds
 from edgeq.report.verdict import CheckResult, Facts, drops, judged
@@ -21,8 +21,8 @@ from edgeq.runtime.benchmark import interleaved_latency
 
 
 def check(
-    float_model: ModelLike | FloatModel | EdgeModel,
-    edge_model: FilePath | bytes | FloatModel | EdgeModel,
+    float_model: ModelLike | LiteModel | EdgeModel,
+    edge_model: FilePath | bytes | LiteModel | EdgeModel,
     data: DataLike,
     thresholds: Thresholds | None = None,
     *,

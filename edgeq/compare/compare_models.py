@@ -27,7 +27,7 @@ from edgeq.fidelity import metrics as measures
 from edgeq.fidelity.metrics import Metric
 from edgeq.fidelity.paired_run import PairedRun, Tally
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.progress import Progress
 from edgeq.report import OutputFidelity
 from edgeq.report.comparison import Comparison, MetricChange
@@ -37,8 +37,8 @@ Metrics = Mapping[str, str | Metric]
 
 
 def compare(
-    float_model: ModelLike | FloatModel | EdgeModel,
-    edge_model: FilePath | bytes | FloatModel | EdgeModel,
+    float_model: ModelLike | LiteModel | EdgeModel,
+    edge_model: FilePath | bytes | LiteModel | EdgeModel,
     data: DataLike,
     *,
     metrics: Metrics | None = None,
@@ -54,7 +54,7 @@ def compare(
     the same on any number of threads and machines.
 
     Args:
-        float_model: What to compare with: the path or bytes of a .tflite, a `FloatModel`, an
+        float_model: What to compare with: the path or bytes of a .tflite, a `LiteModel`, an
             `EdgeModel` (its float model is taken), a `torch.nn.Module` or an `ExportedProgram`.
         edge_model: What to compare: an `EdgeModel`, or the path or bytes of a .tflite. Where it
             takes or gives integers with a scale, they are converted from and to real numbers.
@@ -97,8 +97,8 @@ def compare(
 
 
 def compared(
-    float_model: ModelLike | FloatModel | EdgeModel,
-    edge_model: FilePath | bytes | FloatModel | EdgeModel,
+    float_model: ModelLike | LiteModel | EdgeModel,
+    edge_model: FilePath | bytes | LiteModel | EdgeModel,
     data: DataLike,
     metrics: Metrics | None,
     labels: object,
@@ -130,7 +130,7 @@ def compared(
 
 
 def evaluate(
-    model: ModelLike | FloatModel | EdgeModel,
+    model: ModelLike | LiteModel | EdgeModel,
     data: DataLike,
     labels: object = None,
     *,
@@ -208,7 +208,7 @@ def _judged(
             return pair, pair(itertools.chain((first,), samples))
 
 
-def _output_place(model: FloatModel, output: str | None, asked: Mapping[str, object]) -> int:
+def _output_place(model: LiteModel, output: str | None, asked: Mapping[str, object]) -> int:
     """The place of the output that metrics look at; 0 where there are none."""
     names = [name for name, _ in model.output_tensors()]
     if output is None and (len(names) == 1 or not asked):

@@ -23,7 +23,7 @@ from edgeq.export.rewrite import rewrite
 from edgeq.export.search.sensitivity import Noise, measure_noise
 from edgeq.fidelity.paired_run import PairedRun
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.progress import Progress
 from edgeq.recipe import Recipe, as_recipe
 from edgeq.report.diagnosis import Diagnosis, LayerError
@@ -35,8 +35,8 @@ MOST_SAMPLES = 16
 
 
 def debug(
-    float_model: ModelLike | FloatModel | EdgeModel,
-    edge_model: FilePath | bytes | FloatModel | EdgeModel | None,
+    float_model: ModelLike | LiteModel | EdgeModel,
+    edge_model: FilePath | bytes | LiteModel | EdgeModel | None,
     data: DataLike,
     *,
     recipe: FilePath | Recipe = "int8",
@@ -67,7 +67,7 @@ def debug(
     stages, base = Progress.make(progress), as_recipe(recipe)
     if edge_model is None:
         data = list(data) if isinstance(data, Iterator) else data
-        source: Any = float_model.tflite if isinstance(float_model, FloatModel) else float_model
+        source: Any = float_model.tflite if isinstance(float_model, LiteModel) else float_model
         edge_model = export(source, data, recipe=base, min_sqnr_db=None, progress=progress)
     dataset = RepDataset(data)
     with worker_for((float_model, edge_model)) as worker, stages.stage("load"):
@@ -92,7 +92,7 @@ def debug(
 
 
 def _parts(
-    float_model: object, edge_model: object, edge: FloatModel, data: RepDataset, worker: Worker
+    float_model: object, edge_model: object, edge: LiteModel, data: RepDataset, worker: Worker
 ) -> Parts:
     """The edge model beside the float model that it was made from."""
     if isinstance(edge_model, EdgeModel):
@@ -107,7 +107,7 @@ def _parts(
     return found
 
 
-def _references(float_model: object, data: RepDataset, worker: Worker) -> list[FloatModel]:
+def _references(float_model: object, data: RepDataset, worker: Worker) -> list[LiteModel]:
     """The float model in the forms that the edge model may have been made from."""
     if isinstance(float_model, EdgeModel):
         return [float_model.rewritten, float_model.float_model]

@@ -27,7 +27,7 @@ from edgeq.files import Content
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import BOUNDARY, OPS, storable
 from edgeq.qtypes import QParams, dequantize, quantize, unpack_bits
 from edgeq.report.diagnosis import Spread
@@ -144,7 +144,7 @@ class Parts:
     """
 
     def __init__(
-        self, reference: FloatModel, edge: FloatModel, exported: ExportedGraph | None = None
+        self, reference: LiteModel, edge: LiteModel, exported: ExportedGraph | None = None
     ) -> None:
         self.reference = reference
         self.exported = exported or ExportedGraph.by_name(reference, edge.graph)
@@ -316,7 +316,7 @@ def _real(tensor: Tensor) -> Array:
     return dequantize(integers, tensor.qparams)
 
 
-def _rebuilt(model: FloatModel, cut: Sequence[int], kept: Sequence[int]) -> Content:
+def _rebuilt(model: LiteModel, cut: Sequence[int], kept: Sequence[int]) -> Content:
     """A model in which readers of some tensors read new inputs, and some tensors are outputs."""
     editor = GraphEditor(model.tree)
     editor.cut(cut)

@@ -1,4 +1,4 @@
-"""Models of any kind become `FloatModel`s that are only to be run, float or integer."""
+"""Models of any kind become `LiteModel`s that are only to be run, float or integer."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from edgeq.export.edge_model import EdgeModel
 from edgeq.export.frontends import tflite
 from edgeq.export.importing import SizeSource
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 
 def worker_for(models: Iterable[object]) -> Worker:
     """The child that loads models first; the converter is only needed to trace."""
-    if all(isinstance(m, EdgeModel | FloatModel) or tflite.handles(m) for m in models):
+    if all(isinstance(m, EdgeModel | LiteModel) or tflite.handles(m) for m in models):
         return Worker(("edgeq.runtime.session",))
     return start_converter()
 
 
-def load(what: str, model: object, data: RepDataset, worker: Worker) -> FloatModel:
+def load(what: str, model: object, data: RepDataset, worker: Worker) -> LiteModel:
     """A model as it will be run; of an `EdgeModel`, the exported file.
 
     Args:
         what: How errors name it.
-        model: An `EdgeModel`, a `FloatModel`, or what `export` takes.
+        model: An `EdgeModel`, a `LiteModel`, or what `export` takes.
         data: Samples to trace a module with.
         worker: The child of `worker_for`.
 
@@ -35,8 +35,8 @@ def load(what: str, model: object, data: RepDataset, worker: Worker) -> FloatMod
         ModelError: It cannot be read or traced.
     """
     if isinstance(model, EdgeModel):
-        return FloatModel(model.tflite, "edgeq")
-    if isinstance(model, FloatModel):
+        return LiteModel(model.tflite, "edgeq")
+    if isinstance(model, LiteModel):
         return model
     try:
         if tflite.handles(model):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from edgeq.flatbuffer import Operator
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import OPS, ScaleRule
 from edgeq.qtypes import QParams
 from edgeq.recipe import AUTO, Mode, Recipe, Rule
@@ -73,7 +73,7 @@ class Cause:
 
 
 def explain(
-    found: Diagnosis, model: FloatModel, losses: Sequence[Loss], base: Recipe, goal_db: float
+    found: Diagnosis, model: LiteModel, losses: Sequence[Loss], base: Recipe, goal_db: float
 ) -> Diagnosis:
     """Puts layers in order, and says why each loses what it loses and what to do.
 
@@ -123,7 +123,7 @@ def _explained(loss: Loss) -> LayerError:
 
 
 def _refined(
-    model: FloatModel, losses: Sequence[Loss], guilty: Sequence[Loss], base: Recipe
+    model: LiteModel, losses: Sequence[Loss], guilty: Sequence[Loss], base: Recipe
 ) -> Recipe:
     """A recipe for the sensitive layers, in front of the base's rules."""
     noise = sum(loss.line.cost for loss in losses)
@@ -143,7 +143,7 @@ def _refined(
     return replace(made, rules=tuple(rule for rule in made.rules if rule in used))
 
 
-def _rules(model: FloatModel, loss: Loss, storable: Collection[int]) -> Iterator[Rule]:
+def _rules(model: LiteModel, loss: Loss, storable: Collection[int]) -> Iterator[Rule]:
     """Rules that fix one layer; `storable` are the ops whose weights may stay integers."""
     cause = _cause(loss)
     reason = f"{loss.line.where}: {cause.why}"
@@ -157,11 +157,11 @@ def _rules(model: FloatModel, loss: Loss, storable: Collection[int]) -> Iterator
         yield Rule(layer=_layer_pattern(model, op), mode=mode, reason=reason)
 
 
-def _layer_pattern(model: FloatModel, op: Operator) -> str:
+def _layer_pattern(model: LiteModel, op: Operator) -> str:
     return f"^{re.escape(model.layer(op))}$"
 
 
-def _readers(model: FloatModel, tensor: int) -> Iterator[Operator]:
+def _readers(model: LiteModel, tensor: int) -> Iterator[Operator]:
     """Ops that would round a tensor if it were left float: those that only move it pass it on."""
     for op, _ in model.graph.uses.get(tensor, []):
         yield op

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeq.errors import ModelError
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 TO_NHWC = (0, 2, 3, 1)
 """The axes of an NCHW array in the order of NHWC."""
@@ -42,7 +42,7 @@ class InputSpec:
         return f"{self.name!r} {self.dtype} {self.given_shape}"
 
 
-def input_specs(model: FloatModel) -> tuple[InputSpec, ...]:
+def input_specs(model: LiteModel) -> tuple[InputSpec, ...]:
     """Lists the inputs of a model.
 
     Raises:

@@ -25,7 +25,7 @@ from edgeq.export.round.rounder import Rounded, Rounder
 from edgeq.files import Content
 from edgeq.flatbuffer import parse
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ports import read_io
 from edgeq.progress import Advance, nothing
 from edgeq.targets import HOST, Target
@@ -53,7 +53,7 @@ class Built:
     notes: tuple[str, ...] = ()
     least_db: float = -math.inf
 
-    def beside(self, model: FloatModel) -> ExportedGraph:
+    def beside(self, model: LiteModel) -> ExportedGraph:
         """Its graph beside that of the float model that it was made from."""
         return ExportedGraph(model, parse(self.tflite).graphs[0], self.origins)
 
@@ -72,7 +72,7 @@ class Workshop:
         sample: An input that each file must run on.
     """
 
-    model: FloatModel
+    model: LiteModel
     interface: Interface
     calibration: Calibration
     rounder: Rounder

@@ -15,7 +15,7 @@ from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.files import write_whole
 from edgeq.flatbuffer import parse
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ports import IO
 from edgeq.report import Report
 from edgeq.runtime.session import Session
@@ -37,8 +37,8 @@ class EdgeModel:
     """
 
     tflite: bytes
-    float_model: FloatModel
-    rewritten: FloatModel
+    float_model: LiteModel
+    rewritten: LiteModel
     plan: Plan
     calibration: Calibration
     report: Report

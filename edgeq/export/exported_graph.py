@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from edgeq.flatbuffer import Graph, Operator, Tensor
-from edgeq.model import FloatModel, layer
+from edgeq.model import LiteModel, layer
 from edgeq.ops import BOUNDARY
 from edgeq.qtypes import DType
 
@@ -26,13 +26,13 @@ class ExportedGraph:
         origins: For tensors of the exported graph, the float model's tensor that each came from.
     """
 
-    def __init__(self, model: FloatModel, graph: Graph, origins: Mapping[int, int]) -> None:
+    def __init__(self, model: LiteModel, graph: Graph, origins: Mapping[int, int]) -> None:
         self.graph = graph
         self.model = model
         self._origins = origins
 
     @classmethod
-    def by_name(cls, model: FloatModel, graph: Graph) -> ExportedGraph:
+    def by_name(cls, model: LiteModel, graph: Graph) -> ExportedGraph:
         """For a file of which nothing is known: tensors correspond by names that only one has."""
         own = {name: t.index for name, t in _unique_names(model.graph).items()}
         other = _unique_names(graph).items()

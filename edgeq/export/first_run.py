@@ -12,12 +12,12 @@ from edgeq.errors import ModelError
 from edgeq.flatbuffer import Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 Inputs = Sequence[npt.NDArray[Any]]
 
 
-def first_run(worker: Worker, model: FloatModel, sample: Inputs, what: str) -> None:
+def first_run(worker: Worker, model: LiteModel, sample: Inputs, what: str) -> None:
     """Loads and runs a float model once in the child.
 
     Args:
@@ -41,7 +41,7 @@ def first_run(worker: Worker, model: FloatModel, sample: Inputs, what: str) -> N
         ) from None
 
 
-def _first_failing(worker: Worker, model: FloatModel, sample: Inputs) -> Operator | None:
+def _first_failing(worker: Worker, model: LiteModel, sample: Inputs) -> Operator | None:
     """The first op with which, behind all before it, a run fails; None where none does."""
     operators = model.graph.operators
     low, high = 0, len(operators)
@@ -53,7 +53,7 @@ def _first_failing(worker: Worker, model: FloatModel, sample: Inputs) -> Operato
     return operators[high - 1]
 
 
-def _runs(worker: Worker, model: FloatModel, sample: Inputs, count: int) -> bool:
+def _runs(worker: Worker, model: LiteModel, sample: Inputs, count: int) -> bool:
     """Whether the first ops of a model run."""
     editor = GraphEditor(model.tree)
     editor.keep_first(count)

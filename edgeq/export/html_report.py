@@ -10,7 +10,7 @@ from edgeq.export.edge_model import EdgeModel
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.planned_model import PlannedModel
 from edgeq.files import Content, write_whole
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.report.comparison import Comparison
 from edgeq.report.diagnosis import Diagnosis
 from edgeq.report.page import Page, PlacedOp, PlanRow
@@ -65,7 +65,7 @@ def _placed(model: EdgeModel | bytes | str | os.PathLike[str]) -> Iterator[Place
         exported = model.beside_float()
     else:
         tflite = read_model(model)
-        reference = FloatModel(tflite, "tflite")
+        reference = LiteModel(tflite, "tflite")
         exported = ExportedGraph.by_name(reference, reference.graph)
     with Session(tflite, threads=1, trusted=True) as session:
         taken = session.coverage().delegated

@@ -20,7 +20,7 @@ from edgeq.export.rewrite import rewrite
 from edgeq.export.rewrite.checked import rewrite_checked
 from edgeq.export.rewrite.nhwc_ports import to_nhwc
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.progress import Progress
 from edgeq.targets import TARGETS, Target
 
@@ -37,9 +37,9 @@ class Prepared:
         known: Ranges that need no data, by tensor of `rewritten`.
     """
 
-    traced: FloatModel
-    float_model: FloatModel
-    rewritten: FloatModel
+    traced: LiteModel
+    float_model: LiteModel
+    rewritten: LiteModel
     interface: Interface
     known: Mapping[int, Fixed]
 
@@ -92,7 +92,7 @@ def check_made_for(calibration: Calibration, prepared: Prepared, options: Export
             )
 
 
-def _laid_out(model: FloatModel, layout: str | None, target: Target) -> FloatModel:
+def _laid_out(model: LiteModel, layout: str | None, target: Target) -> LiteModel:
     """The model with images as asked for, or else as the target likes them best."""
     if layout is not None:
         return to_nhwc(model)
@@ -102,6 +102,6 @@ def _laid_out(model: FloatModel, layout: str | None, target: Target) -> FloatMod
     return model
 
 
-def _rewritten(model: FloatModel, target: Target) -> FloatModel:
+def _rewritten(model: LiteModel, target: Target) -> LiteModel:
     """The model in better ops; one that brought scales is left in the ops that those are for."""
     return model if model.given else rewrite(model, target)

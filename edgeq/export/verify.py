@@ -12,7 +12,7 @@ from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan, Stored
 from edgeq.fidelity.paired_run import Array, PairedRun
 from edgeq.flatbuffer import Operator, Tensor
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import BOUNDARY
 from edgeq.ports import read_io
 from edgeq.qtypes import QParams
@@ -25,8 +25,8 @@ from edgeq.targets import Target
 
 
 def verify(
-    float_model: FloatModel,
-    rewritten: FloatModel,
+    float_model: LiteModel,
+    rewritten: LiteModel,
     built: Built,
     samples: Sequence[Sample],
     min_sqnr_db: float | None,
@@ -48,7 +48,7 @@ def verify(
             file must keep.
     """
     plan, tflite = built.plan, built.tflite
-    edge_model, io = FloatModel(tflite, "edgeq"), read_io(tflite)
+    edge_model, io = LiteModel(tflite, "edgeq"), read_io(tflite)
     exported = ExportedGraph(rewritten, edge_model.graph, built.origins)
     folded = check_promises(rewritten, built)
     outputs, coverage, latency = _run(
@@ -84,7 +84,7 @@ def verify(
     )
 
 
-def check_promises(rewritten: FloatModel, built: Built) -> tuple[str, ...]:
+def check_promises(rewritten: LiteModel, built: Built) -> tuple[str, ...]:
     """Raises a `VerificationError` where a file is not what its plan says.
 
     Returns:

@@ -21,7 +21,7 @@ from edgeq.fidelity import metrics
 from edgeq.fidelity.parts import AxisRows, Part, least_db, merged_rows, parts_of, rows_of
 from edgeq.fidelity.sqnr import Fidelity, WorstSample
 from edgeq.flatbuffer import Tensor
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.qtypes import QParams, dequantize, quantize
 from edgeq.runtime.crew import Crew
 from edgeq.runtime.session import Session
@@ -49,7 +49,7 @@ class Link:
     outputs: tuple[tuple[int, QParams | None], ...]
 
     @classmethod
-    def between(cls, reference: FloatModel, model: FloatModel) -> Link:
+    def between(cls, reference: LiteModel, model: LiteModel) -> Link:
         """Matches inputs and outputs by name, or by position where the names are others.
 
         Raises:
@@ -166,7 +166,7 @@ class Runner:
         sessions: The sessions, in the order of the models.
     """
 
-    def __init__(self, models: Sequence[FloatModel], links: Sequence[Link]) -> None:
+    def __init__(self, models: Sequence[LiteModel], links: Sequence[Link]) -> None:
         self.sessions = [Session(model.tflite, threads=1, trusted=True) for model in models]
         self._links = links
 
@@ -211,7 +211,7 @@ class PairedRun:
         threads: Samples that run side by side; None takes what this process may use.
     """
 
-    models: tuple[FloatModel, ...]
+    models: tuple[LiteModel, ...]
     kept: Mapping[str, str | None] = field(default_factory=dict)
     output: int = 0
     threads: int | None = None

@@ -22,7 +22,7 @@ from edgeq.calibrate.run import Calibrator
 from edgeq.cli import app
 from edgeq.data.rep_dataset import Sample
 from edgeq.flatbuffer import pack, unpack
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 Images = npt.NDArray[np.float32]
 
@@ -33,13 +33,13 @@ def images() -> Images:
     return demo.load_data().calibration
 
 
-def advice(model: FloatModel, data: Images) -> tuple[str, ...]:
+def advice(model: LiteModel, data: Images) -> tuple[str, ...]:
     kept: list[Sample] = []
     samples = ((data[i : i + 1],) for i in range(len(data)))
     return advise(model, Calibrator(model, 1).run(spread_out(samples, kept)), kept)
 
 
-def with_dead_channels(model: FloatModel, dead: dict[str, int]) -> FloatModel:
+def with_dead_channels(model: LiteModel, dead: dict[str, int]) -> LiteModel:
     """The first `n` channels of layers, by path, have no weights and no bias any more."""
     tree = unpack(model.tflite)
     for layer, count in dead.items():
@@ -51,14 +51,14 @@ def with_dead_channels(model: FloatModel, dead: dict[str, int]) -> FloatModel:
             values[:count] = 0
             buffer = tree.buffers[tree.subgraphs[0].tensors[tensor.index].buffer]
             buffer.data = np.frombuffer(np.moveaxis(values, 0, axis).tobytes(), np.uint8)
-    return FloatModel(pack(tree), "tflite")
+    return LiteModel(pack(tree), "tflite")
 
 
-def test_nothing_is_said_of_a_clean_model_and_data(demo_model: FloatModel, images: Images) -> None:
+def test_nothing_is_said_of_a_clean_model_and_data(demo_model: LiteModel, images: Images) -> None:
     assert advice(demo_model, images) == ()
 
 
-def test_samples_that_are_far_too_loud(demo_model: FloatModel, images: Images) -> None:
+def test_samples_that_are_far_too_loud(demo_model: LiteModel, images: Images) -> None:
     loud = images.copy()
     loud[[20, 120]] *= 100
     (found,) = advice(demo_model, loud)
@@ -77,20 +77,20 @@ def test_a_few_values_that_are_far_too_large(images: Images) -> None:
     model = OneOp("both", {"x": value}, (Step("ABS", ("x",), {"y": value}, {}),))
     kept = [(sample,) for sample in data]
     clean, spoilt = (np.where(data < limit, data, 0) for limit in (89, 91))
-    small = FloatModel(model.build(), "tflite")
+    small = LiteModel(model.build(), "tflite")
     assert advise(small, Calibrator(small, 1).run((s,) for s in clean), kept) == ()
     (found,) = advise(small, Calibrator(small, 1).run((s,) for s in spoilt), kept)
     assert found.startswith("only rare values need the range of 2 of 2 tensors: in 7 of 8 samples,")
 
 
 @pytest.mark.parametrize("count", [4, 10])
-def test_too_few_samples(count: int, demo_model: FloatModel, images: Images) -> None:
+def test_too_few_samples(count: int, demo_model: LiteModel, images: Images) -> None:
     (found,) = advice(demo_model, images[:count])
     assert "of 26 ranges would be more than 10 % narrower" in found
     assert f"give more than {count} samples" in found
 
 
-def test_one_sample_that_is_unlike_the_rest(demo_model: FloatModel, images: Images) -> None:
+def test_one_sample_that_is_unlike_the_rest(demo_model: LiteModel, images: Images) -> None:
     odd = images.copy()
     odd[77] *= 100
     assert [s for s in advice(demo_model, odd) if s.startswith("without a single sample")]
@@ -106,7 +106,7 @@ def test_one_sample_that_is_unlike_the_rest(demo_model: FloatModel, images: Imag
     ids=["raw pixels", "far from 0", "tiny"],
 )
 def test_inputs_that_are_not_normalised(
-    change: Callable[[Images], Images], message: str, demo_model: FloatModel, images: Images
+    change: Callable[[Images], Images], message: str, demo_model: LiteModel, images: Images
 ) -> None:
     found = advice(demo_model, change(images).astype(np.float32))[0]
     assert found.startswith("input 'images' does not look normalised: ")
@@ -115,7 +115,7 @@ def test_inputs_that_are_not_normalised(
 
 @pytest.mark.parametrize("change", [lambda x: x, lambda x: x * 0.5 + 0.5, lambda x: x * 2.5 - 0.4])
 def test_usual_inputs(
-    change: Callable[[Images], Images], demo_model: FloatModel, images: Images
+    change: Callable[[Images], Images], demo_model: LiteModel, images: Images
 ) -> None:
     found = advice(demo_model, change(images).astype(np.float32))
     assert not [sentence for sentence in found if "normalised" in sentence]
@@ -128,13 +128,13 @@ def test_a_model_that_normalises_itself_may_be_given_pixels(moved: bool) -> None
     scaling = Step("MUL", ("flat" if moved else "x", factor), {"y": flat if moved else value}, {})
     moving = Step("RESHAPE", ("x", shape), {"flat": flat}, {})
     one = OneOp("MUL", {"x": value}, (moving, scaling) if moved else (scaling,))
-    model = FloatModel(one.build(), "tflite")
+    model = LiteModel(one.build(), "tflite")
     pixels = np.random.default_rng(0).integers(0, 256, (8, 1, 30, 30, 3)).astype(np.float32)
     kept = [(sample,) for sample in pixels]
     assert advise(model, Calibrator(model, 1).run(kept), kept) == ()
 
 
-def test_dead_channels_are_summed_into_one_sentence(demo_model: FloatModel, images: Images) -> None:
+def test_dead_channels_are_summed_into_one_sentence(demo_model: LiteModel, images: Images) -> None:
     """Five of the expanding layer, as many of the depthwise one behind it, and two of the first."""
     broken = with_dead_channels(demo_model, {"features.0": 2, "features.3.layers.0": 5})
     assert advice(broken, images) == (
@@ -172,7 +172,7 @@ def test_how_much_rests_on_one_sample() -> None:
 
 
 def test_extremes_are_those_of_the_samples(
-    demo_model: FloatModel, demo_images: Images, demo_calibration: Calibration
+    demo_model: LiteModel, demo_images: Images, demo_calibration: Calibration
 ) -> None:
     ones = [Calibrator(demo_model, 1).run([(image[None],)]) for image in demo_images]
     for tensor, seen in demo_calibration.extremes.items():

@@ -19,7 +19,7 @@ from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import Sample
 from edgeq.errors import DataError, ModelError
 from edgeq.flatbuffer import pack, unpack
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.session import Session
 
@@ -29,14 +29,14 @@ Range = tuple[float, float]
 IMAGE = Value((1, 4, 4, 2))
 
 
-def chain(*steps: Step) -> FloatModel:
-    return FloatModel(OneOp("chain", {"x": IMAGE}, steps).build(), "tflite")
+def chain(*steps: Step) -> LiteModel:
+    return LiteModel(OneOp("chain", {"x": IMAGE}, steps).build(), "tflite")
 
 
-def one(name: str, shape: tuple[int, ...] = (1, 4)) -> FloatModel:
+def one(name: str, shape: tuple[int, ...] = (1, 4)) -> LiteModel:
     """A model of one op without operands of its own."""
     step = Step(name, ("x",), {"y": Value(shape)}, {})
-    return FloatModel(OneOp(name, {"x": Value(shape)}, (step,)).build(), "tflite")
+    return LiteModel(OneOp(name, {"x": Value(shape)}, (step,)).build(), "tflite")
 
 
 def floats(values: object) -> Images:
@@ -47,7 +47,7 @@ def case(label: str) -> OneOp:
     return next(c for c in CASES if c.label == label)
 
 
-def every_tensor(model: FloatModel, samples: Iterator[Sample]) -> dict[int, Range]:
+def every_tensor(model: LiteModel, samples: Iterator[Sample]) -> dict[int, Range]:
     """Ranges by plain kernels that keep every tensor, and numpy."""
     module = load_backend().module
     interpreter = module.Interpreter(
@@ -76,7 +76,7 @@ def assert_close(found: Mapping[int, Range], expected: Mapping[int, Range], rel:
 
 
 def test_ranges_equal_those_computed_outside_the_graph(
-    demo_model: FloatModel, demo_images: Images, demo_calibration: Calibration
+    demo_model: LiteModel, demo_images: Images, demo_calibration: Calibration
 ) -> None:
     computed = every_tensor(demo_model, ((image[None],) for image in demo_images))
     watched = probes(demo_model.graph)
@@ -97,7 +97,7 @@ def test_ranges_equal_those_computed_outside_the_graph(
 )
 def test_ranges_of_small_models_equal_those_computed_outside(label: str) -> None:
     small = case(label)
-    model = FloatModel(small.build(), "tflite")
+    model = LiteModel(small.build(), "tflite")
     samples = [tuple(sample.values()) for sample in small.draw(5)]
     computed = every_tensor(model, iter(samples))
     expected = {
@@ -119,7 +119,7 @@ class Whole(MinMax):
 
 @pytest.mark.parametrize("small", CASES, ids=lambda small: small.label)
 def test_observers_are_given_the_values_whose_extremes_the_graph_measures(small: OneOp) -> None:
-    model = FloatModel(small.build(), "tflite")
+    model = LiteModel(small.build(), "tflite")
     samples = [tuple(sample.values()) for sample in small.draw(3)]
     watched = probes(model.graph)
     given = Calibrator(model, 1, {p.tensor: Whole() for p in watched}).run(samples).ranges
@@ -147,7 +147,7 @@ def test_what_is_watched() -> None:
 
 
 def test_the_model_still_gives_its_own_outputs_first(
-    demo_model: FloatModel, demo_images: Images
+    demo_model: LiteModel, demo_images: Images
 ) -> None:
     measured = Calibrator(demo_model).instrumented.tflite
     with Session(demo_model.tflite) as plain, Session(measured) as instrumented:
@@ -160,14 +160,14 @@ def test_the_model_still_gives_its_own_outputs_first(
 
 
 def test_the_order_of_samples_does_not_matter(
-    demo_model: FloatModel, demo_images: Images, demo_calibration: Calibration
+    demo_model: LiteModel, demo_images: Images, demo_calibration: Calibration
 ) -> None:
     backwards = Calibrator(demo_model, threads=1).run((i[None],) for i in demo_images[::-1])
     assert backwards == demo_calibration
 
 
 def test_the_memory_layout_of_a_sample_does_not_matter(
-    demo_model: FloatModel, demo_images: Images, demo_calibration: Calibration
+    demo_model: LiteModel, demo_images: Images, demo_calibration: Calibration
 ) -> None:
     other = Calibrator(demo_model, threads=1).run(
         (np.asfortranarray(i[None]),) for i in demo_images
@@ -178,7 +178,7 @@ def test_the_memory_layout_of_a_sample_does_not_matter(
 @pytest.mark.parametrize("threads", [2, 3, None])
 def test_the_number_of_threads_does_not_matter(
     threads: int | None,
-    demo_model: FloatModel,
+    demo_model: LiteModel,
     demo_images: Images,
     demo_calibration: Calibration,
 ) -> None:
@@ -187,7 +187,7 @@ def test_the_number_of_threads_does_not_matter(
 
 
 def test_more_samples_never_narrow_a_range(
-    demo_model: FloatModel, demo_images: Images, demo_calibration: Calibration
+    demo_model: LiteModel, demo_images: Images, demo_calibration: Calibration
 ) -> None:
     few = Calibrator(demo_model, threads=1).run((image[None],) for image in demo_images[:5])
     assert few.ranges.keys() == demo_calibration.ranges.keys()
@@ -198,7 +198,7 @@ def test_more_samples_never_narrow_a_range(
 
 
 def test_calibrate_reads_every_sample(
-    demo_model: FloatModel, demo_images: Images, demo_calibration: Calibration
+    demo_model: LiteModel, demo_images: Images, demo_calibration: Calibration
 ) -> None:
     """The public function holds nothing back."""
     assert edgeq.calibrate(demo_model.tflite, demo_images, threads=1) == demo_calibration
@@ -230,11 +230,11 @@ def test_an_infinite_input_is_named_as_the_input() -> None:
         Calibrator(one("ABS")).run([(floats([[-np.inf, 0, 0, 0]]),)])
 
 
-def logarithm_inside() -> FloatModel:
+def logarithm_inside() -> LiteModel:
     """`relu(log(x))`, whose logarithm has infinite values that nobody sees."""
     x = Value((1, 4), low=0.0)
     steps = (Step("LOG", ("x",), {"log": x}), Step("RELU", ("log",), {"y": x}))
-    return FloatModel(OneOp("inside", {"x": x}, steps).build(), "tflite")
+    return LiteModel(OneOp("inside", {"x": x}, steps).build(), "tflite")
 
 
 @pytest.mark.parametrize("observer", ["minmax", "percentile", "moving_average"])
@@ -264,7 +264,7 @@ def test_values_beyond_integers_are_told_in_the_file(tmp_path: Path) -> None:
 
 def test_the_lowest_top_of_scores_is_measured_without_rows_that_are_masked() -> None:
     x = Value((1, 3, 4))
-    model = FloatModel(OneOp("SOFTMAX", {"x": x}, (Step("SOFTMAX", ("x",), {"y": x}),)).build(), "")
+    model = LiteModel(OneOp("SOFTMAX", {"x": x}, (Step("SOFTMAX", ("x",), {"y": x}),)).build(), "")
     rows = [[1, -1e9, 3, 2], [-1, -np.finfo(np.float32).max, -4, -2], [-1e9] * 4]
     found = Calibrator(model).run([(floats([rows]),), (floats([[[5, 6, 7, 8]] * 3]),)])
     assert found.tops == {0: -1.0}
@@ -277,11 +277,11 @@ def test_no_samples_give_no_ranges() -> None:
     assert set(found.observers.values()) == {MinMax()}
 
 
-def with_shape(shape: Sequence[int]) -> FloatModel:
+def with_shape(shape: Sequence[int]) -> LiteModel:
     """A one-op model whose input has another shape signature."""
     tree = unpack(one("ABS").tflite)
     tree.subgraphs[0].tensors[0].shapeSignature = np.asarray(shape, np.int32)
-    return FloatModel(pack(tree), "tflite")
+    return LiteModel(pack(tree), "tflite")
 
 
 def test_a_dynamic_input_is_refused() -> None:
@@ -289,11 +289,11 @@ def test_a_dynamic_input_is_refused() -> None:
         input_specs(with_shape((-1, 4)))
 
 
-def test_inputs_are_described_in_the_graphs_order(demo_model: FloatModel) -> None:
+def test_inputs_are_described_in_the_graphs_order(demo_model: LiteModel) -> None:
     (spec,) = input_specs(demo_model)
     tensor = demo_model.graph.tensors[demo_model.graph.inputs[0]]
     assert (spec.shape, spec.dtype) == (tensor.shape, "float32")
-    select = FloatModel(case("SELECT_V2").build(), "tflite")
+    select = LiteModel(case("SELECT_V2").build(), "tflite")
     assert [(s.name, s.dtype) for s in input_specs(select)] == [
         ("x0", "bool"), ("x1", "float32"), ("x2", "float32"),
     ]  # fmt: skip

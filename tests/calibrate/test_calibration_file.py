@@ -32,7 +32,7 @@ from edgeq.calibrate.run import Calibrator, probes
 from edgeq.data.held_out import HeldOut
 from edgeq.errors import DataError, ModelError
 from edgeq.export.edge_model import EdgeModel
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 Images = npt.NDArray[np.float32]
 
@@ -63,14 +63,14 @@ class Largest:
         return None if self.high is None else (-1.0, float(max(self.high, 0)))
 
 
-def run(model: FloatModel, images: Images, observer: Any, **options: Any) -> Calibration:
+def run(model: LiteModel, images: Images, observer: Any, **options: Any) -> Calibration:
     engine = Calibrator(model, 1, {p.tensor: observer for p in probes(model.graph)})
     return engine.run(((image[None],) for image in images), **options)
 
 
 @observers
 def test_a_file_is_read_back_equal_and_equal_calibrations_give_equal_files(
-    observer: Any, demo_model: FloatModel, demo_images: Images, tmp_path: Path
+    observer: Any, demo_model: LiteModel, demo_images: Images, tmp_path: Path
 ) -> None:
     made = run(demo_model, demo_images, observer)
     path = made.save(tmp_path / "new" / "calibration.json")
@@ -106,7 +106,7 @@ def test_a_histogram_alone_can_be_saved(tmp_path: Path) -> None:
 
 @observers
 def test_halves_merge_to_the_whole(
-    observer: Any, demo_model: FloatModel, demo_images: Images
+    observer: Any, demo_model: LiteModel, demo_images: Images
 ) -> None:
     halves = [run(demo_model, part, observer) for part in (demo_images[:7], demo_images[7:])]
     whole, merged = run(demo_model, demo_images, observer), halves[0].merge(halves[1])
@@ -196,7 +196,7 @@ def test_a_cut_file_is_refused(share: float, demo_calibration: Calibration, tmp_
 
 
 def test_an_observer_of_your_own_needs_its_class(
-    demo_model: FloatModel, demo_images: Images, tmp_path: Path
+    demo_model: LiteModel, demo_images: Images, tmp_path: Path
 ) -> None:
     made = run(demo_model, demo_images, Largest())
     path = made.save(tmp_path / "calibration.json")
@@ -220,7 +220,7 @@ def test_an_observer_that_is_no_dataclass_cannot_be_saved(tmp_path: Path) -> Non
 
 
 def test_a_calibration_of_another_model_is_refused(
-    demo_model: FloatModel, demo_calibration: Calibration, demo_images: Images, tmp_path: Path
+    demo_model: LiteModel, demo_calibration: Calibration, demo_images: Images, tmp_path: Path
 ) -> None:
     other = replace(demo_calibration, model="0" * 64)
     message = re.escape(
@@ -234,7 +234,7 @@ def test_a_calibration_of_another_model_is_refused(
 
 
 def test_exporting_with_a_file_gives_the_same_bytes(
-    exported: EdgeModel, demo_model: FloatModel, demo_images: Images, tmp_path: Path
+    exported: EdgeModel, demo_model: LiteModel, demo_images: Images, tmp_path: Path
 ) -> None:
     used = np.concatenate([sample for (sample,) in HeldOut((i[None],) for i in demo_images)])
     made = edgeq.calibrate(demo_model.tflite, used, progress=False)
@@ -250,7 +250,7 @@ def test_exporting_with_a_file_gives_the_same_bytes(
 
 @observers
 def test_going_on_equals_the_uninterrupted_run(
-    observer: Any, demo_model: FloatModel, demo_images: Images, tmp_path: Path
+    observer: Any, demo_model: LiteModel, demo_images: Images, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"observer": observer, "threads": 1, "progress": False}
     partial = edgeq.calibrate(demo_model.tflite, demo_images[:8], **options)
@@ -260,7 +260,7 @@ def test_going_on_equals_the_uninterrupted_run(
 
 
 def test_going_on_with_another_observer_is_refused(
-    demo_model: FloatModel, demo_calibration: Calibration
+    demo_model: LiteModel, demo_calibration: Calibration
 ) -> None:
     engine = Calibrator(demo_model, 1, {p.tensor: MSE() for p in probes(demo_model.graph)})
     with pytest.raises(DataError, match="was seen by MSE in one calibration and by MinMax in the"):
@@ -269,7 +269,7 @@ def test_going_on_with_another_observer_is_refused(
 
 @observers
 def test_a_checkpoint_after_each_sample_is_what_was_seen_so_far(
-    observer: Any, demo_model: FloatModel, demo_images: Images
+    observer: Any, demo_model: LiteModel, demo_images: Images
 ) -> None:
     snapshots: list[Calibration] = []
     whole = run(demo_model, demo_images, observer, checkpoint=lambda make: snapshots.append(make()))

@@ -34,7 +34,7 @@ from edgeq.errors import (
     VerificationError,
 )
 from edgeq.export.edge_model import EdgeModel
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402  # it needs ray
@@ -146,15 +146,15 @@ def test_a_sample_with_nan_is_named_by_its_place_in_the_whole(cluster: Any) -> N
     assert str(found.value) == str(expected.value)
 
 
-def root_model(batch: int) -> FloatModel:
+def root_model(batch: int) -> LiteModel:
     """A model that makes NaN of negative numbers."""
     value = Value((batch, 4))
-    return FloatModel(
+    return LiteModel(
         OneOp("SQRT", {"x": value}, (Step("SQRT", ("x",), {"y": value}, {}),)).build(), "tflite"
     )
 
 
-def in_process(model: FloatModel, source: object) -> Calibration:
+def in_process(model: LiteModel, source: object) -> Calibration:
     return Calibrator(model, 1).run(RepDataset(source).samples(input_specs(model)))
 
 
@@ -295,7 +295,7 @@ def test_an_evaluation_is_that_of_one_process(cluster: Any, edge: EdgeModel) -> 
 def test_batches_with_labels_are_cut_into_shards(cluster: Any) -> None:
     rows = np.random.default_rng(0).normal(size=(51, 4)).astype(np.float32)
     labels = np.arange(51) % 4
-    model = FloatModel(
+    model = LiteModel(
         OneOp(
             "ABS", {"x": Value((4, 4))}, (Step("ABS", ("x",), {"y": Value((4, 4))}, {}),)
         ).build(),

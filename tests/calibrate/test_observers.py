@@ -37,7 +37,7 @@ from edgeq.calibrate.observers import (
 )
 from edgeq.demo.run_demo import model_accuracy
 from edgeq.errors import DataError, RecipeError
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.qtypes import affine, dequantize, quantize
 from edgeq.recipe import Recipe, Rule
 
@@ -228,7 +228,7 @@ def test_a_range_is_widened_to_what_it_must_hold() -> None:
 
 @pytest.mark.parametrize("wrapper", WRAPPED, ids=repr)
 def test_a_wrapper_calibrates_a_model(
-    wrapper: Any, demo_model: FloatModel, demo_images: Values, tmp_path: Path
+    wrapper: Any, demo_model: LiteModel, demo_images: Values, tmp_path: Path
 ) -> None:
     found = edgeq.calibrate(demo_model.tflite, demo_images, observer=wrapper, progress=False)
     inner = edgeq.calibrate(demo_model.tflite, demo_images, observer=wrapper.inner, progress=False)
@@ -410,7 +410,7 @@ class Trimmed:
         return None if self.low is None or self.high is None else (self.low, self.high)
 
 
-def test_an_observer_of_your_own(demo_model: FloatModel, demo_images: Values) -> None:
+def test_an_observer_of_your_own(demo_model: LiteModel, demo_images: Values) -> None:
     found = edgeq.calibrate(demo_model.tflite, demo_images, observer=Trimmed(), progress=False)
     (image,) = demo_model.graph.inputs
     assert found.observers[image] == seen(Trimmed(), list(demo_images))
@@ -421,7 +421,7 @@ def test_an_observer_of_your_own(demo_model: FloatModel, demo_images: Values) ->
 
 
 def test_a_rule_gives_its_layers_an_observer(
-    demo_model: FloatModel, demo_images: Values, demo_calibration: Calibration
+    demo_model: LiteModel, demo_images: Values, demo_calibration: Calibration
 ) -> None:
     recipe = Recipe("mine", (Rule(op="CONV_2D", observer=Percentile(percentile=90.0)),))
     found = edgeq.calibrate(
@@ -439,7 +439,7 @@ def test_a_rule_gives_its_layers_an_observer(
             assert found.ranges[tensor] == pytest.approx(demo_calibration.ranges[tensor], rel=1e-6)
 
 
-def test_a_rules_observer_decides_the_plan(demo_model: FloatModel, demo_images: Values) -> None:
+def test_a_rules_observer_decides_the_plan(demo_model: LiteModel, demo_images: Values) -> None:
     rule = Rule(op="FULLY_CONNECTED", observer=Fixed(-50.0, 50.0))
     recipe = Recipe("mine", (rule,), observer="mse")
     edge = edgeq.export(demo_model.tflite, demo_images, recipe=recipe, progress=False)

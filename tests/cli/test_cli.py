@@ -23,7 +23,7 @@ from edgeq.errors import EdgeqError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.files import write_whole
 from edgeq.flatbuffer import pack, parse, unpack
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.recipe import Mode, Recipe, Rule
 
 COMMANDS = [
@@ -106,7 +106,7 @@ def test_export_writes_what_the_function_makes(demo_files: Files, exported: Edge
 
 
 def test_export_takes_npz_a_recipe_file_and_any_sqnr(
-    demo_files: Files, demo_model: FloatModel
+    demo_files: Files, demo_model: LiteModel
 ) -> None:
     name = demo_model.signature.inputs[0][0]
     np.savez(demo_files / "images.npz", **{name: np.load(demo_files / "images.npy")})
@@ -426,7 +426,7 @@ def test_the_installed_command_reports_a_missing_model(demo_files: Files) -> Non
     assert "Traceback" not in found.stderr
 
 
-def test_the_installed_command_inspects(demo_files: Files, demo_model: FloatModel) -> None:
+def test_the_installed_command_inspects(demo_files: Files, demo_model: LiteModel) -> None:
     found = process("inspect", "model.tflite", cwd=demo_files)
     assert (found.returncode, found.stderr) == (0, "")
     assert f"{len(demo_model.graph.operators)} ops" in found.stdout

@@ -19,7 +19,7 @@ import edgeq
 from edgeq import DataError, RecipeError, Thresholds, demo
 from edgeq.cli import app
 from edgeq.export.edge_model import EdgeModel
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.report.comparison import Comparison, MetricChange
 from edgeq.report.thresholds import Tolerances
 from edgeq.report.verdict import Facts, drops, judged
@@ -157,7 +157,7 @@ def test_the_facts_are_those_of_the_files(exported: EdgeModel) -> None:
 
 @pytest.fixture(scope="module")
 def folder(
-    tmp_path_factory: pytest.TempPathFactory, exported: EdgeModel, demo_model: FloatModel
+    tmp_path_factory: pytest.TempPathFactory, exported: EdgeModel, demo_model: LiteModel
 ) -> Path:
     """A float model, its good export, and what becomes of a sabotaged one in int8."""
     path = tmp_path_factory.mktemp("check")

@@ -26,7 +26,7 @@ from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.export.edge_model import EdgeModel
 from edgeq.fidelity import metrics
 from edgeq.flatbuffer import pack, schema, unpack
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.report.comparison import Comparison
 from edgeq.runtime.session import Session
 
@@ -150,7 +150,7 @@ FLOAT_MODELS: dict[str, Callable[[EdgeModel], object]] = {
     "path": lambda _: demo.float_model_path(),
     "name of a file": lambda _: str(demo.float_model_path()),
     "bytes": lambda e: e.float_model.tflite,
-    "FloatModel": lambda e: e.float_model,
+    "LiteModel": lambda e: e.float_model,
     "EdgeModel": lambda e: e,
 }
 
@@ -267,12 +267,12 @@ def test_a_metric_of_ones_own_sees_all_rows_and_resampled_ones(exported: EdgeMod
     assert found.metrics["w"].difference == 0
 
 
-def split_model(batch: int, rows: int = 6, second: str = "b") -> FloatModel:
+def split_model(batch: int, rows: int = 6, second: str = "b") -> LiteModel:
     """A model of two outputs, the halves `(batch, rows / 2)` of its input."""
     half = Value((batch, rows // 2))
     axis = np.asarray(1, np.int32)
     step = Step("SPLIT", (axis, "x"), {"a": half, second: half}, {"numSplits": 2})
-    return FloatModel(OneOp("SPLIT", {"x": Value((batch, rows))}, (step,)).build(), "tflite")
+    return LiteModel(OneOp("SPLIT", {"x": Value((batch, rows))}, (step,)).build(), "tflite")
 
 
 def test_metrics_look_at_the_output_that_is_named() -> None:

@@ -21,7 +21,7 @@ from edgeq.calibrate.observers import Fixed
 from edgeq.cli import app
 from edgeq.compare.loss_causes import Loss, explain
 from edgeq.export.edge_model import EdgeModel
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.qtypes import DType, QParams, dequantize, quantize
 from edgeq.recipe import AUTO, INT8
 from edgeq.report.diagnosis import LayerError, Spread
@@ -32,7 +32,7 @@ DATA = demo.load_data()
 
 
 @pytest.fixture(scope="module")
-def spoilt(demo_model: FloatModel) -> bytes:
+def spoilt(demo_model: LiteModel) -> bytes:
     return sabotaged(demo_model)
 
 
@@ -100,7 +100,7 @@ def test_what_is_added_and_accumulated_is_what_numpy_has(
 
 
 def test_a_model_without_its_integers_is_exported_first(
-    demo_model: FloatModel, demo_images: Array
+    demo_model: LiteModel, demo_images: Array
 ) -> None:
     found = edgeq.debug(demo_model, None, iter(demo_images))
     assert (found.recipe, found.sensitive, found.samples) == (None, 0, 16)
@@ -108,7 +108,7 @@ def test_a_model_without_its_integers_is_exported_first(
 
 
 def test_a_range_that_clips_is_found_again_among_ops_of_all_kinds(
-    demo_model: FloatModel, demo_images: Array
+    demo_model: LiteModel, demo_images: Array
 ) -> None:
     others = (
         Rule(layer="^features.9$", observer=Fixed(0.0, 6.0)),
@@ -188,7 +188,7 @@ CAUSES: dict[str, tuple[Spread | None, float, QParams | None, str, Mode, str | N
 
 
 @pytest.mark.parametrize("case", CAUSES)
-def test_each_cause_has_its_remedy(case: str, demo_model: FloatModel) -> None:
+def test_each_cause_has_its_remedy(case: str, demo_model: LiteModel) -> None:
     found, share, weight, why, mode, observer = CAUSES[case]
     op = demo_model.graph.operators[-1]
     loss = Loss(line(1.0, found), op, op.outputs[0], share, weight)
@@ -205,7 +205,7 @@ def test_each_cause_has_its_remedy(case: str, demo_model: FloatModel) -> None:
     ("base", "recipe", "advice"), [(INT8, AUTO, "recipe='auto'"), (AUTO, None, "raise goal_db")]
 )
 def test_nobody_is_blamed_where_many_lose_alike(
-    base: Recipe, recipe: Recipe | None, advice: str, demo_model: FloatModel
+    base: Recipe, recipe: Recipe | None, advice: str, demo_model: LiteModel
 ) -> None:
     losses = [Loss(line(0.1), op, op.outputs[0], 0.0, None) for op in demo_model.graph.operators]
     made = explain(Diagnosis((), 5.0, 4, "runtime"), demo_model, losses, base, goal_db=20.0)
@@ -252,7 +252,7 @@ def test_sessions_of_the_model_taken_apart_agree_with_the_whole(exported: EdgeMo
     """Cutting what no layer reads differently changes nothing."""
     from edgeq.flatbuffer.graph_editor import GraphEditor
 
-    model = FloatModel(exported.tflite, "edgeq")
+    model = LiteModel(exported.tflite, "edgeq")
     (first,) = model.graph.inputs
     inner = model.graph.operators[0].outputs[0]
     editor = GraphEditor(model.tree)

@@ -16,7 +16,7 @@ from edgeq.data.rep_dataset import RepDataset
 from edgeq.demo.run_demo import model_accuracy
 from edgeq.export.frontends import trace
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def report(done: object, folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def from_module(converter: Worker) -> FloatModel:
+def from_module(converter: Worker) -> LiteModel:
     """The demo's PyTorch module as a float file."""
     pytest.importorskip("litert_torch")
     from edgeq.demo.network import load_network
@@ -73,14 +73,14 @@ def test_it_leaves_the_model_and_the_report(report: dict[str, Any], folder: Path
     assert "XNNPACK" in (folder / "report.txt").read_text()
 
 
-def test_the_module_keeps_its_layer_names(from_module: FloatModel) -> None:
+def test_the_module_keeps_its_layer_names(from_module: LiteModel) -> None:
     assert from_module.origin == "pytorch"
     layers = {from_module.layer(op) for op in from_module.graph.operators}
     assert "classifier" in layers
 
 
 def test_the_bundled_float_file_gives_the_same_answers_as_the_module(
-    from_module: FloatModel,
+    from_module: LiteModel,
 ) -> None:
     data = demo.load_data()
     bundled = model_accuracy(demo.float_model_path().read_bytes(), data)

@@ -12,7 +12,7 @@ import edgeq
 from edgeq.export import pipeline
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.pipeline import STAGES
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
 
@@ -24,7 +24,7 @@ def test_the_module_and_the_guide_list_the_stages_in_order() -> None:
 
 
 def test_an_export_runs_these_stages_and_no_other(
-    demo_model: FloatModel, demo_images: npt.NDArray[np.float32], exported: EdgeModel
+    demo_model: LiteModel, demo_images: npt.NDArray[np.float32], exported: EdgeModel
 ) -> None:
     searched = edgeq.export(demo_model.tflite, demo_images, progress=False).report.seconds
     assert list(searched) == [s for s in STAGES if s not in ("plan", "build")]

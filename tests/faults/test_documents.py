@@ -18,7 +18,7 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.data.readers import open_data, read_settings
 from edgeq.errors import DataError, EdgeqError, ModelError, RecipeError
 from edgeq.export.search.costs import Costs
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.recipe import Recipe, as_recipe
 from edgeq.report.thresholds import Thresholds
 from edgeq.report.verdict import Facts
@@ -125,7 +125,7 @@ def test_calibrations_that_no_run_can_have_made(
 
 
 def test_a_calibration_of_tensors_that_are_not_there(
-    demo_calibration: Calibration, demo_model: FloatModel, demo_images: np.ndarray, tmp_path: Path
+    demo_calibration: Calibration, demo_model: LiteModel, demo_images: np.ndarray, tmp_path: Path
 ) -> None:
     path = demo_calibration.save(tmp_path / "calibration.json")
     content = json.loads(path.read_text())

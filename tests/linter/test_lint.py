@@ -27,7 +27,7 @@ from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, parse, schema, unpack
 from edgeq.linter import Severity
 from edgeq.linter.rules import RULES
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import OPS, Int16
 from edgeq.runtime.session import Session
 from edgeq.targets import TARGETS
@@ -41,7 +41,7 @@ def exported_case(label: str) -> bytes:
     """The int8 file of a one-op model, without the rewrites."""
     case = CASE[label]
     with start_converter() as worker:
-        return to_int8(worker, FloatModel(case.build(), "tflite"), case.draw(SAMPLES))
+        return to_int8(worker, LiteModel(case.build(), "tflite"), case.draw(SAMPLES))
 
 
 @dataclass(frozen=True)
@@ -395,7 +395,7 @@ def test_the_demo_has_no_errors(exported: EdgeModel) -> None:
     ["static_wi8_ai8", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "weight_only_wi4_afp32"],
 )
 def test_what_a_peer_exports_has_no_errors(
-    recipe: str, demo_model: FloatModel, demo_images: Any, tmp_path: Path
+    recipe: str, demo_model: LiteModel, demo_images: Any, tmp_path: Path
 ) -> None:
     quantizer = pytest.importorskip("ai_edge_quantizer")
     recipes = pytest.importorskip("ai_edge_quantizer.recipe")

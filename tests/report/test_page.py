@@ -22,7 +22,7 @@ import edgeq
 from edgeq import demo
 from edgeq.cli import app
 from edgeq.export.edge_model import EdgeModel
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.report.diagnosis import Diagnosis, LayerError, Spread
 from edgeq.report.page import Page
 
@@ -36,7 +36,7 @@ COMMAND = (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, demo_model: FloatModel) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, demo_model: LiteModel) -> Path:
     """What the command leaves for a model with one spoilt layer."""
     path = tmp_path_factory.mktemp("page")
     (path / "model.tflite").write_bytes(sabotaged(demo_model))

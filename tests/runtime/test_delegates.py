@@ -15,7 +15,7 @@ from one_op import OneOp, Step, Value
 from edgeq.errors import DelegateError, ModelError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, schema, unpack
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.runtime import Session, edgetpu_devices
 from edgeq.runtime.delegates import edgetpu_options
 
@@ -132,7 +132,7 @@ def test_a_delegate_that_fails_while_it_runs_is_quoted(
 
 
 def test_libraries_that_are_none_are_told_apart(
-    build: Build, tmp_path: Path, demo_model: FloatModel
+    build: Build, tmp_path: Path, demo_model: LiteModel
 ) -> None:
     model = demo_model.tflite
     (tmp_path / "text.so").write_text("not a library")

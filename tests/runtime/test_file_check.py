@@ -20,7 +20,7 @@ from edgeq.errors import DependencyError, ModelError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, parse, schema, unpack
 from edgeq.linter import WHOLE_FILE
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.report.bench_report import measure_models
 from edgeq.runtime import Session, SessionPool
 from edgeq.runtime.benchmark import Setting
@@ -130,7 +130,7 @@ def no_child(*_: object) -> None:
 
 
 def test_what_was_made_or_tried_here_needs_no_child(
-    exported: EdgeModel, demo_model: FloatModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    exported: EdgeModel, demo_model: LiteModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     Session(demo_model.tflite).close()
     monkeypatch.setattr("edgeq.runtime.file_check.Worker", no_child)
@@ -152,7 +152,7 @@ def test_without_the_schema_the_runtime_alone_decides(
 
 
 def test_a_program_that_embeds_python_is_told_what_is_missing(
-    demo_model: FloatModel, monkeypatch: pytest.MonkeyPatch
+    demo_model: LiteModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgeq.isolation import Worker
 

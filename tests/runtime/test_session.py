@@ -15,7 +15,7 @@ import edgeq
 from edgeq.errors import DataError, DelegateError, DependencyError, ModelError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, unpack
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.runtime import Session, SessionPool, load_backend
 from edgeq.runtime.backend import BACKENDS
 
@@ -23,7 +23,7 @@ Images = npt.NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def integer(demo_model: FloatModel, demo_images: Images) -> EdgeModel:
+def integer(demo_model: LiteModel, demo_images: Images) -> EdgeModel:
     """The demo with an int8 input and a uint8 output."""
     return edgeq.export(
         demo_model.tflite, demo_images, recipe="int8", inputs="int8", outputs="uint8"

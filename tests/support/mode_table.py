@@ -27,7 +27,7 @@ from edgeq.export.verify import check_float_ops, check_qparams
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import parse
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.recipe import PRESETS, Recipe
 from edgeq.runtime.session import Session
 
@@ -103,7 +103,7 @@ def cells() -> Iterator[tuple[str, str, Cell]]:
 
 def cell(worker: Worker, case: OneOp, recipe: Recipe) -> Cell:
     """One export, without the parts that the table does not show."""
-    model = FloatModel(case.build(), "tflite")
+    model = LiteModel(case.build(), "tflite")
     samples = list(RepDataset(case.draw(12)).samples(input_specs(model)))
     try:
         choices = choose(model, recipe)
@@ -126,7 +126,7 @@ def _form(exported: ExportedGraph) -> str:
     return ", ".join(kind for kind in exported.op_counts() if not kind.startswith("quantize"))
 
 
-def _judged(model: FloatModel, tflite: bytes, samples: list[Sample]) -> Cell:
+def _judged(model: LiteModel, tflite: bytes, samples: list[Sample]) -> Cell:
     fidelity = Fidelity()
     with Session(model.tflite) as reference, Session(tflite) as edge:
         for sample in samples:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from edgeq.flatbuffer import pack, schema, unpack
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 LAYER, READER = "features.6.layers.0", "features.6.layers.3"
 CHANNEL = 5
 FACTOR = 1000.0
 
 
-def sabotaged(model: FloatModel) -> bytes:
+def sabotaged(model: LiteModel) -> bytes:
     """One channel of a layer is a thousand times as loud, and its reader's weight makes up for it.
 
     With RELU in place of RELU6, which would clip that channel, the float numbers stay the same but

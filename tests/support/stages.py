@@ -14,11 +14,11 @@ from edgeq.export.plan.planner import make_plan
 from edgeq.export.verify import check_float_ops, check_qparams
 from edgeq.flatbuffer import parse
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.recipe import INT8
 
 
-def to_int8(worker: Worker, model: FloatModel, samples: Sequence[Mapping[str, Array]]) -> bytes:
+def to_int8(worker: Worker, model: LiteModel, samples: Sequence[Mapping[str, Array]]) -> bytes:
     """The model calibrated, planned, converted and checked as it is, without the rewrites."""
     inputs = [name for name, _ in model.input_tensors()]
     rows = [tuple(sample[name] for name in inputs) for sample in samples]

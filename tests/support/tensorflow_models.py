@@ -15,7 +15,7 @@ from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import EdgeqError
 from edgeq.export import frontends
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.runtime.session import Session
 
 Array = npt.NDArray[Any]
@@ -25,11 +25,11 @@ def normal(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def _trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
+def _trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
     return frontends.trace(model, None, RepDataset([sample]), worker)
 
 
-def right() -> dict[str, tuple[FloatModel, dict[str, Array], dict[str, Array]]]:
+def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
     """By name, the traced model, what it computes, and what TensorFlow computes."""
     import keras
     import tensorflow as tf

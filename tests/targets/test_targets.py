@@ -15,7 +15,7 @@ from edgeq.converter import start_converter
 from edgeq.errors import ModelError, UnsupportedOpError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import parse
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.qtypes import DType, QParams
 from edgeq.targets import TARGETS, OpView, Purpose, Target, TensorView, op_view
 from edgeq.targets.constraints import constraint
@@ -153,7 +153,7 @@ def test_the_edge_tpu_compiler_maps_up_to_the_first_op_that_it_cannot() -> None:
     steps = tuple(Step(name, (source,), {result: image}) for name, source, result in chain)
     case = OneOp("chain", {"x": image}, steps)
     with start_converter() as worker:
-        int8 = to_int8(worker, FloatModel(case.build(), "tflite"), case.draw(SAMPLES))
+        int8 = to_int8(worker, LiteModel(case.build(), "tflite"), case.draw(SAMPLES))
     graph = parse(int8).graphs[0]
     placement = EDGETPU.placement(graph)
     mapped = [op.name for op in graph.operators if not placement[op.index]]
@@ -196,7 +196,7 @@ def chip(monkeypatch: pytest.MonkeyPatch) -> Target:
 
 
 def test_export_asks_the_target(
-    chip: Target, demo_model: FloatModel, demo_images: npt.NDArray[np.float32]
+    chip: Target, demo_model: LiteModel, demo_images: npt.NDArray[np.float32]
 ) -> None:
     edge = edgeq.export(demo_model.tflite, demo_images, target="chip", progress=False)
     assert {port.dtype for port in (*edge.io.inputs, *edge.io.outputs)} == {"int8"}

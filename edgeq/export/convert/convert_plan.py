@@ -25,7 +25,7 @@ from edgeq.export.plan.quantization_plan import Plan
 from edgeq.files import Content
 from edgeq.flatbuffer import pack, parse_tree, unpack
 from edgeq.isolation import JobCrashed, JobFailed, Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 _LAYER = re.compile(r"tflite\.subgraph=0\.op=(\d+)")
 
@@ -44,7 +44,7 @@ class Converted:
 
 
 def convert(
-    worker: Worker, model: FloatModel, plan: Plan, interface: Interface | None = None
+    worker: Worker, model: LiteModel, plan: Plan, interface: Interface | None = None
 ) -> Converted:
     """The float model and its plan become an integer .tflite file.
 
@@ -68,7 +68,7 @@ def convert(
     return Converted(pack(tree), found)
 
 
-def _with_integers(worker: Worker, model: FloatModel, plan: Plan) -> Any:
+def _with_integers(worker: Worker, model: LiteModel, plan: Plan) -> Any:
     """The object tree of the model with its integer ops; its tensors are numbered."""
     original = numbered(model.tree)
     if not plan.tensors:
@@ -94,7 +94,7 @@ def _with_integers(worker: Worker, model: FloatModel, plan: Plan) -> Any:
     return tree
 
 
-def annotated_mlir(model: FloatModel, plan: Plan) -> str:
+def annotated_mlir(model: LiteModel, plan: Plan) -> str:
     """The annotated module as text, large constants left out."""
     with start_converter() as worker:
         marks = annotate(model.graph, plan)
@@ -102,7 +102,7 @@ def annotated_mlir(model: FloatModel, plan: Plan) -> str:
         return str(ask(worker, "writing the annotated model", job, model.tflite, marks))
 
 
-def _named_op(model: FloatModel, output: str) -> str:
+def _named_op(model: LiteModel, output: str) -> str:
     """The op that the converter's own diagnostics name, if they name one."""
     found = _LAYER.search(output)
     return f" at {model.where(model.graph.operators[int(found[1])])}" if found else ""

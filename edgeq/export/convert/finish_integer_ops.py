@@ -15,7 +15,7 @@ from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.flatbuffer import Operator, op_name, parse_tree, schema
 from edgeq.flatbuffer.object_tree import op_code, quantization
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import OPS
 from edgeq.qtypes import QParams
 
@@ -23,7 +23,7 @@ _DEQUANTIZE_VERSION = 2
 """Version from which the op reads int8."""
 
 
-def join_integers(model: FloatModel, plan: Plan, tree: Any) -> None:
+def join_integers(model: LiteModel, plan: Plan, tree: Any) -> None:
     """Changes an object tree so that every planned int8 op reads the integers around it."""
     graph = parse_tree(tree).graphs[0]
     exported = ExportedGraph(model, graph, origins(graph))

@@ -29,7 +29,7 @@ from edgeq.export.portspec import PortSpec, PortSpecs
 from edgeq.flatbuffer import Graph, Operator, parse_tree, schema
 from edgeq.flatbuffer.object_tree import op_code, quantization
 from edgeq.flatbuffer.tensor_merger import TensorMerger
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import OPS, Holds, ScaleRule
 from edgeq.qtypes import DType, QParams, affine, symmetric
 from edgeq.recipe import Mode
@@ -46,7 +46,7 @@ class Interface:
     outputs: Mapping[str, PortSpec]
 
     @classmethod
-    def of(cls, model: FloatModel, inputs: PortSpecs, outputs: PortSpecs) -> Interface:
+    def of(cls, model: LiteModel, inputs: PortSpecs, outputs: PortSpecs) -> Interface:
         """Resolves the requests for one model.
 
         Raises:
@@ -58,7 +58,7 @@ class Interface:
             outputs.resolve({name: tensors[i].dtype for name, i in signature.outputs}),
         )
 
-    def pinned(self, model: FloatModel, choices: Choices) -> dict[int, Choice]:
+    def pinned(self, model: LiteModel, choices: Choices) -> dict[int, Choice]:
         """The choices, with the ops next to integer ports static where `Mode.AUTO` would decide."""
         graph = model.graph
         taken = {t for name, t in model.signature.inputs if _is_integer(self.inputs.get(name))}
@@ -83,7 +83,7 @@ def _is_integer(spec: PortSpec | None) -> bool:
     return spec is not None and spec.dtype != "float32"
 
 
-def known_ranges(model: FloatModel, interface: Interface) -> dict[int, Fixed]:
+def known_ranges(model: LiteModel, interface: Interface) -> dict[int, Fixed]:
     """The observer of each tensor whose range is known beforehand, by tensor index.
 
     Raises:
@@ -102,7 +102,7 @@ def known_ranges(model: FloatModel, interface: Interface) -> dict[int, Fixed]:
     return found
 
 
-def _learned(model: FloatModel) -> Iterator[tuple[int, Fixed]]:
+def _learned(model: LiteModel) -> Iterator[tuple[int, Fixed]]:
     """Ranges that training found for the activations that layers with a weight read."""
     ranges = {path: Fixed(low, high) for path, low, high in model.learned}
     for op in model.graph.operators if ranges else ():
@@ -114,7 +114,7 @@ def _learned(model: FloatModel) -> Iterator[tuple[int, Fixed]]:
                 yield from dict.fromkeys(sources, known).items()
 
 
-def _sources(model: FloatModel, name: str, tensor: int, known: Fixed) -> list[int]:
+def _sources(model: LiteModel, name: str, tensor: int, known: Fixed) -> list[int]:
     """The measured tensors that an output takes its scale from."""
     op = model.graph.producers.get(tensor)
     row = OPS.get(op.name) if op else None
@@ -138,7 +138,7 @@ def _sources(model: FloatModel, name: str, tensor: int, known: Fixed) -> list[in
     )
 
 
-def set_interface(model: FloatModel, plan: Plan, tree: Any, interface: Interface) -> None:
+def set_interface(model: LiteModel, plan: Plan, tree: Any, interface: Interface) -> None:
     """Gives a converted file the port types that were asked for.
 
     Args:
@@ -180,7 +180,7 @@ def _converted(qparams: QParams, dtype: DType) -> QParams:
 class _PortEditor:
     """Changes the ports of one converted file."""
 
-    def __init__(self, model: FloatModel, plan: Plan, tree: Any) -> None:
+    def __init__(self, model: LiteModel, plan: Plan, tree: Any) -> None:
         parsed = parse_tree(tree)
         self._graph = parsed.graphs[0]
         self._exported = ExportedGraph(model, self._graph, origins(self._graph))

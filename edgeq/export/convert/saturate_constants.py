@@ -11,10 +11,10 @@ import numpy as np
 
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.flatbuffer.graph_editor import GraphEditor
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 
-def saturated(model: FloatModel, plan: Plan) -> FloatModel:
+def saturated(model: LiteModel, plan: Plan) -> LiteModel:
     """The model with each constant that a static op reads at the ends of its planned range.
 
     Returns:

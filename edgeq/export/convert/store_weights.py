@@ -18,12 +18,12 @@ from edgeq.export.exported_graph import ROWS, ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan, Stored
 from edgeq.flatbuffer import Operator, Tensor, parse_tree
 from edgeq.flatbuffer.graph_editor import GraphEditor
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.qtypes import BlockQParams, QParams, pack_bits, quantize, quantize_blocks
 from edgeq.versions import dequantize_version, stored_weight_version
 
 
-def store_weights(model: FloatModel, plan: Plan, tree: Any) -> Any:
+def store_weights(model: LiteModel, plan: Plan, tree: Any) -> Any:
     """The object tree of a converted file with the weights stored as planned.
 
     Args:

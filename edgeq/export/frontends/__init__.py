@@ -1,4 +1,4 @@
-"""Front ends: each turns one kind of model into a `FloatModel` with two functions.
+"""Front ends: each turns one kind of model into a `LiteModel` with two functions.
 
 `handles(model)` tells whether the model is of its kind without importing the framework;
 `trace(model, ...)` does the work.
@@ -12,12 +12,12 @@ from edgeq.export.frontends import flax, jax, keras, onnx, tensorflow, tflite
 from edgeq.export.frontends import torch as pytorch
 from edgeq.export.importing import SizeSource
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 
 def trace(
     model: object, sample: object, data: RepDataset, worker: Worker, params: object = None
-) -> FloatModel:
+) -> LiteModel:
     """Traces a model of any supported kind.
 
     Args:

@@ -11,14 +11,14 @@ from dataclasses import replace
 
 from edgeq.export.importing.float_form import float_form
 from edgeq.flatbuffer import Graph, parse
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import BOUNDARY
 from edgeq.qtypes import QParams
 
 _REAL = ("int8", "int16", "int4")
 
 
-def with_given_scales(model: FloatModel) -> FloatModel:
+def with_given_scales(model: LiteModel) -> LiteModel:
     """The float form of a lowered model, with the parameters that it brought.
 
     A model that has none is returned as it is.

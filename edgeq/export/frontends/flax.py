@@ -13,7 +13,7 @@ from typing import Any
 from edgeq.errors import ModelError
 from edgeq.export.frontends import jax as frontend
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 _IN_EVALUATION = {
     "train": False,
@@ -30,7 +30,7 @@ def handles(model: object) -> bool:
     return _is_linen(model) or _is_nnx(model)
 
 
-def trace(model: Any, params: Any, sample: Any, worker: Worker) -> FloatModel:
+def trace(model: Any, params: Any, sample: Any, worker: Worker) -> LiteModel:
     """Traces and lowers a Flax module in evaluation mode.
 
     Args:

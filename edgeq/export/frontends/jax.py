@@ -30,7 +30,7 @@ from edgeq.export.frontends.naming import named_by_layer
 from edgeq.export.frontends.tflite import CHECK_LIMIT_S, KERNEL_CHECK
 from edgeq.export.frontends.trace_check import check_trace
 from edgeq.isolation import JobCrashed, JobFailed, Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 if TYPE_CHECKING:
     from edgeq.export.frontends.jaxpr import Emitted
@@ -69,7 +69,7 @@ def handles(model: object) -> bool:
     return callable(model)
 
 
-def trace(model: Any, params: Any, sample: Any, worker: Worker) -> FloatModel:
+def trace(model: Any, params: Any, sample: Any, worker: Worker) -> LiteModel:
     """Traces and lowers a JAX function.
 
     Args:
@@ -96,7 +96,7 @@ def trace(model: Any, params: Any, sample: Any, worker: Worker) -> FloatModel:
     return trace_function(Function(model, params, without, name), sample, worker)
 
 
-def trace_function(function: Function, sample: Any, worker: Worker) -> FloatModel:
+def trace_function(function: Function, sample: Any, worker: Worker) -> LiteModel:
     """Traces and lowers a function of parameters and inputs; see `trace`."""
     notes: list[str] = []
     with without_x64():
@@ -108,7 +108,7 @@ def trace_function(function: Function, sample: Any, worker: Worker) -> FloatMode
     try:
         tflite = lower_exported(worker, module, list(arguments), names)
         named = named_by_layer(tflite, _LAYER.findall, lowered.layers, dict(lowered.outputs))
-        found = with_given_scales(FloatModel(named, function.origin, tuple(notes)))
+        found = with_given_scales(LiteModel(named, function.origin, tuple(notes)))
         _check_kernels(found, worker)
     except (ConversionError, ModelError) as error:
         with without_x64():
@@ -138,7 +138,7 @@ def without_x64() -> Iterator[None]:
         jax.config.update("jax_enable_x64", before)
 
 
-def _check_kernels(model: FloatModel, worker: Worker) -> None:
+def _check_kernels(model: LiteModel, worker: Worker) -> None:
     """Raises a `ModelError` for ops that the converter writes down, but no runtime computes."""
     try:
         worker.call(KERNEL_CHECK, model.tflite, timeout_s=CHECK_LIMIT_S)
@@ -153,9 +153,7 @@ def _refused_op(ops: Iterable[Emitted], worker: Worker) -> UnsupportedOpError | 
         try:
             count, module = _exported(op.function, op.operands)
             outputs = [f"output_{i}" for i in range(count)]
-            _check_kernels(
-                FloatModel(lower_exported(worker, module, names, outputs), "jax"), worker
-            )
+            _check_kernels(LiteModel(lower_exported(worker, module, names, outputs), "jax"), worker)
         except (ConversionError, ModelError):
             return UnsupportedOpError(
                 f"{op.name} at {op.layer} has no form in the runtime; write it with other ops, or "
@@ -173,7 +171,7 @@ def _exported(function: Callable[..., Any], specs: Sequence[Any]) -> tuple[int, 
     return len(exported.out_avals), bytes(exported.mlir_module_serialized)
 
 
-def _check_shapes(model: FloatModel, lowered: _Lowering) -> None:
+def _check_shapes(model: LiteModel, lowered: _Lowering) -> None:
     found = {name: tensor.shape for name, tensor in model.output_tensors()}
     for (name, layer), shape in zip(lowered.outputs, lowered.shapes, strict=True):
         if found.get(name) != shape:

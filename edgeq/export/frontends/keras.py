@@ -21,7 +21,7 @@ from edgeq.export.frontends import tensorflow as on_tensorflow
 from edgeq.export.frontends import torch as on_torch
 from edgeq.export.frontends.arguments import Declared, bound, fixed_sizes
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 _NUMBERED = re.compile(r"keras_tensor(_\d+)?$")
 
@@ -34,7 +34,7 @@ def handles(model: object) -> bool:
     )
 
 
-def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
+def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
     """Traces and lowers a built Keras model in evaluation mode.
 
     Args:
@@ -64,7 +64,7 @@ def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
     return replace(traced, notes=(*traced.notes, *notes))
 
 
-def _traced(found: _Call, sample: Any, worker: Worker) -> FloatModel:
+def _traced(found: _Call, sample: Any, worker: Worker) -> LiteModel:
     backend, model = _backend(), found.model
     if backend == "jax":
         return on_jax.trace_function(_jax_function(found), sample, worker)
@@ -252,7 +252,7 @@ def _run(scope: Any, *inputs: Any, **named: Any) -> Any:
     return scope(*inputs, **named)  # not its bound `__call__`, which the tracing replaces
 
 
-def _trace_torch(found: _Call, sample: Any, worker: Worker) -> FloatModel:
+def _trace_torch(found: _Call, sample: Any, worker: Worker) -> LiteModel:
     import torch
 
     class Scope(torch.nn.Module):  # type: ignore[misc]

@@ -28,7 +28,7 @@ from edgeq.export.frontends.naming import named_by_layer
 from edgeq.export.frontends.trace_check import check_trace
 from edgeq.flatbuffer import with_inputs
 from edgeq.isolation import JobCrashed, JobFailed, Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 SERVING = "serving_default"
 """The signature that is exported."""
@@ -57,7 +57,7 @@ def handles(model: object) -> bool:
     )
 
 
-def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
+def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
     """Converts a SavedModel folder, `tf.function`, concrete function or `tf.Module`.
 
     Args:
@@ -101,7 +101,7 @@ def trace_call(
     layers_in: Callable[[str], list[str]],
     origin: str,
     worker: Worker,
-) -> FloatModel:
+) -> LiteModel:
     """Converts what a function computes of TensorFlow tensors by name.
 
     Args:
@@ -164,7 +164,7 @@ def _saved(
     name: str,
     layers_in: Callable[[str], list[str]],
     origin: str,
-) -> FloatModel:
+) -> LiteModel:
     import tensorflow as tf
 
     specs = {n: tf.TensorSpec(a.shape, a.dtype, name=n) for n, a in arguments.items()}
@@ -232,10 +232,10 @@ def _converted(
     arguments: Mapping[str, Any],
     layers_in: Callable[[str], list[str]],
     origin: str,
-) -> FloatModel:
+) -> LiteModel:
     shapes = {name: tuple(array.shape) for name, array in arguments.items()}
     tflite = _call(worker, "convert_folder", folder, shapes)
-    return FloatModel(named_by_layer(with_inputs(tflite, list(shapes)), layers_in), origin)
+    return LiteModel(named_by_layer(with_inputs(tflite, list(shapes)), layers_in), origin)
 
 
 def _call(worker: Worker, job: str, *arguments: object) -> Any:

@@ -18,7 +18,7 @@ from edgeq.export.importing.small_file import without_large_constants
 from edgeq.files import Content, MappedFile, read_content
 from edgeq.flatbuffer import with_signature
 from edgeq.isolation import JobCrashed, JobFailed, Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 CHECK_LIMIT_S = 60.0
 KERNEL_CHECK = "edgeq.runtime.file_check:check_kernels"
@@ -34,7 +34,7 @@ def handles(model: object) -> TypeGuard[Source]:
     return is_file and not onnx.handles(model)
 
 
-def trace(model: Source, sizes: SizeSource, worker: Worker) -> FloatModel:
+def trace(model: Source, sizes: SizeSource, worker: Worker) -> LiteModel:
     """Reads and checks a float .tflite that is to be exported.
 
     Args:
@@ -47,19 +47,19 @@ def trace(model: Source, sizes: SizeSource, worker: Worker) -> FloatModel:
         DataError: The sample does not fit.
     """
     tflite, notes = import_file(with_signature(read_file(model, worker)), sizes, worker)
-    found = FloatModel(tflite, "tflite", notes)
+    found = LiteModel(tflite, "tflite", notes)
     _check(worker, KERNEL_CHECK, found.tflite, "the runtime")
     _check(worker, "edgeq.mlir:import_only", _as_converted(found), "the converter's importer")
     return found
 
 
-def _as_converted(model: FloatModel) -> Content:
+def _as_converted(model: LiteModel) -> Content:
     """A model as the converter will see it, without its large constants."""
     opaque = opaque_ops(model.tree, model.graph)
     return without_large_constants(hide_ops(model.tree, opaque) if opaque else model.tree)
 
 
-def load(model: Source, sizes: SizeSource, worker: Worker) -> FloatModel:
+def load(model: Source, sizes: SizeSource, worker: Worker) -> LiteModel:
     """Reads and checks a .tflite that is only to be run, and may be quantized.
 
     Args:
@@ -72,7 +72,7 @@ def load(model: Source, sizes: SizeSource, worker: Worker) -> FloatModel:
         DataError: The sample does not fit.
     """
     tflite, notes = with_fixed_sizes(with_signature(read_file(model, worker)), sizes, worker)
-    found = FloatModel(tflite, "tflite", notes)
+    found = LiteModel(tflite, "tflite", notes)
     _check(worker, KERNEL_CHECK, found.tflite, "the runtime")
     return found
 

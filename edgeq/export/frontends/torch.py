@@ -36,7 +36,7 @@ from edgeq.export.frontends.torch_program.traced_program import (
 from edgeq.export.frontends.trace_check import check_trace
 from edgeq.files import Content
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 _LAYER = re.compile(r"([^;]+);")
 _NODE = re.compile(r"While executing %(\w+)")
@@ -51,7 +51,7 @@ def handles(model: object) -> bool:
     )
 
 
-def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
+def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
     """Traces and lowers a PyTorch model.
 
     Args:
@@ -86,18 +86,16 @@ def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
 
 def _checking(
     module: Callable[[], Any], program: Any, sample: Any, worker: Worker
-) -> Callable[[FloatModel], None]:
+) -> Callable[[LiteModel], None]:
     """Holds a trace of a program against what a module makes of a sample."""
 
-    def check(traced: FloatModel) -> None:
+    def check(traced: LiteModel) -> None:
         _check_trace(module(), program, sample, traced, worker)
 
     return check
 
 
-def _check_trace(
-    module: Any, program: Any, sample: Any, traced: FloatModel, worker: Worker
-) -> None:
+def _check_trace(module: Any, program: Any, sample: Any, traced: LiteModel, worker: Worker) -> None:
     """Holds the trace against the module's own outputs; not where it has scales of its own."""
     import torch
     import torch.utils._pytree as pytree
@@ -138,14 +136,14 @@ def _one_way_of_attention() -> Iterator[None]:
 
 def trace_module(
     module: Any, sample: Any, worker: Worker, notes: tuple[str, ...] = (), origin: str = "pytorch"
-) -> FloatModel:
+) -> LiteModel:
     """Traces and lowers a module that is in evaluation mode and float32, as it is; see `trace`."""
     with adapter.quiet():
         adapter.check_installed()
         return _traced(_export(module, sample), worker, notes, origin)
 
 
-def _unchecked(traced: FloatModel) -> None:
+def _unchecked(traced: LiteModel) -> None:
     """Takes a trace as it is."""
 
 
@@ -154,8 +152,8 @@ def _traced(
     worker: Worker,
     notes: tuple[str, ...],
     origin: str = "pytorch",
-    check: Callable[[FloatModel], None] = _unchecked,
-) -> FloatModel:
+    check: Callable[[LiteModel], None] = _unchecked,
+) -> LiteModel:
     """The float model of a program, which stays as it is.
 
     edgeq's own forms of ops are left out where the model is lowered without them alone.
@@ -163,7 +161,7 @@ def _traced(
     with adapter.quiet():
         check_program(program)
         try:
-            made = with_given_scales(FloatModel(_lowered(program, worker, True), origin, notes))
+            made = with_given_scales(LiteModel(_lowered(program, worker, True), origin, notes))
             check(made)
         except ProcessKilledError:
             raise  # it says nothing of the forms
@@ -176,10 +174,10 @@ def _traced(
     return made
 
 
-def _plain(program: Any, worker: Worker, check: Callable[[FloatModel], None]) -> FloatModel | None:
+def _plain(program: Any, worker: Worker, check: Callable[[LiteModel], None]) -> LiteModel | None:
     """The float model as litert-torch has it, or None if it has none or a wrong one."""
     try:
-        made = with_given_scales(FloatModel(_lowered(program, worker, False), "pytorch"))
+        made = with_given_scales(LiteModel(_lowered(program, worker, False), "pytorch"))
         check(made)
     except ProcessKilledError:
         raise

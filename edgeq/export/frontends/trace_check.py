@@ -16,7 +16,7 @@ from edgeq.errors import ModelError
 from edgeq.export.first_run import first_run
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.runtime.session import Session
 
 Array = npt.NDArray[Any]
@@ -30,7 +30,7 @@ NUDGE = 1e-6
 
 
 def check_trace(
-    model: FloatModel,
+    model: LiteModel,
     inputs: Sequence[Array],
     run: Callable[[Sequence[Array]], Outputs],
     worker: Worker,

@@ -14,7 +14,7 @@ from edgeq.calibrate.observers import as_observer
 from edgeq.errors import RecipeError
 from edgeq.export.rewrite import REWRITES
 from edgeq.flatbuffer import Graph, Operator
-from edgeq.model import FloatModel, layer
+from edgeq.model import LiteModel, layer
 from edgeq.ops import OPS, Int16
 from edgeq.qtypes import DType
 from edgeq.recipe import DEFAULT_SCHEME, Mode, Recipe, Rule, WeightScheme
@@ -43,7 +43,7 @@ Choices = Mapping[int, Choice]
 """Choice for each op that reads or writes real numbers, by its index."""
 
 
-def choose(model: FloatModel, recipe: Recipe) -> dict[int, Choice]:
+def choose(model: LiteModel, recipe: Recipe) -> dict[int, Choice]:
     """The mode of each op as the recipe has it; `Mode.AUTO` is left for the search to decide.
 
     Raises:
@@ -64,13 +64,13 @@ def choose(model: FloatModel, recipe: Recipe) -> dict[int, Choice]:
     return found
 
 
-def _is_given(model: FloatModel, op: Operator) -> bool:
+def _is_given(model: LiteModel, op: Operator) -> bool:
     """Whether the model brought the parameters of what an op writes, and it can keep them."""
     known = all(t in model.given_qparams for t in op.outputs)
     return known and not static_obstacle(model.graph, op, Mode.STATIC_INT8)
 
 
-def observers(model: FloatModel, recipe: Recipe) -> dict[int, Any]:
+def observers(model: LiteModel, recipe: Recipe) -> dict[int, Any]:
     """An unused observer for each computed tensor, from the first rule that matches its op.
 
     Raises:
@@ -192,7 +192,7 @@ def nearest_form(name: str, choice: Choice) -> Choice:
     return replace(choice, mode=mode, reason=reason)
 
 
-def _check_rules(model: FloatModel, recipe: Recipe, matched: set[Rule]) -> None:
+def _check_rules(model: LiteModel, recipe: Recipe, matched: set[Rule]) -> None:
     for rule in recipe.rules:
         if rule in matched or rule.strict is False:
             continue

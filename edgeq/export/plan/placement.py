@@ -5,17 +5,17 @@ from __future__ import annotations
 from edgeq.errors import UnsupportedOpError
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.flatbuffer import Operator
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.qtypes import QParams
 from edgeq.targets import OpView, Target, op_view
 
 
-def planned_obstacles(model: FloatModel, plan: Plan, target: Target) -> dict[int, tuple[str, ...]]:
+def planned_obstacles(model: LiteModel, plan: Plan, target: Target) -> dict[int, tuple[str, ...]]:
     """Why the target will not run each op as planned, by its index; none where it does."""
     return {op.index: target.obstacles(_view(model, plan, op)) for op in model.graph.operators}
 
 
-def refused_ops(model: FloatModel, plan: Plan, target: Target) -> dict[int, str]:
+def refused_ops(model: LiteModel, plan: Plan, target: Target) -> dict[int, str]:
     """Ops with which the model would not load on the target, and why, by index."""
     views = {op.index: _view(model, plan, op) for op in model.graph.operators}
     return {
@@ -25,7 +25,7 @@ def refused_ops(model: FloatModel, plan: Plan, target: Target) -> dict[int, str]
     }
 
 
-def check_loads(model: FloatModel, plan: Plan, target: Target) -> None:
+def check_loads(model: LiteModel, plan: Plan, target: Target) -> None:
     """Raises an `UnsupportedOpError` for a plan with which the model would not load."""
     refused = refused_ops(model, plan, target)
     if not refused:
@@ -38,7 +38,7 @@ def check_loads(model: FloatModel, plan: Plan, target: Target) -> None:
     )
 
 
-def _view(model: FloatModel, plan: Plan, op: Operator) -> OpView:
+def _view(model: LiteModel, plan: Plan, op: Operator) -> OpView:
     """An op in the form that the plan gives it."""
     if op.index not in plan.with_float_activations:
         return op_view(model.graph, op, plan.tensors, plan.operands)

@@ -14,7 +14,7 @@ from edgeq.export.plan.placement import planned_obstacles
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.flatbuffer import Operator
 from edgeq.foreign.shown import escape
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.targets import Target
 
 
@@ -51,7 +51,7 @@ class PlannedModel:
         target: Where it is to run.
     """
 
-    model: FloatModel
+    model: LiteModel
     plan: Plan
     target: Target
 

@@ -18,7 +18,7 @@ from edgeq.export.plan.quantization_plan import Plan, Stored
 from edgeq.export.plan.values import Values
 from edgeq.export.plan.weight_scales import affine_qparams, block_qparams, stored_qparams
 from edgeq.flatbuffer import Graph, Operator, Tensor
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import OPS, OpRow, ScaleRule
 from edgeq.qtypes import (
     BlockQParams,
@@ -38,7 +38,7 @@ INT32_MAX = 2**31 - 1
 Range = tuple[float, float]
 
 
-def make_plan(model: FloatModel, calibration: Calibration, choices: Choices) -> Plan:
+def make_plan(model: LiteModel, calibration: Calibration, choices: Choices) -> Plan:
     """Decides the parameters of every tensor.
 
     Args:
@@ -54,7 +54,7 @@ def make_plan(model: FloatModel, calibration: Calibration, choices: Choices) -> 
     return _Planner(model, calibration, choices).plan()
 
 
-def refuse_quantized(model: FloatModel) -> None:
+def refuse_quantized(model: LiteModel) -> None:
     """Raises a `ModelError` for a model that computes with integers already."""
     for tensor in sorted(model.graph.tensors, key=lambda t: t.dtype == "int32"):
         if tensor.qparams is not None or tensor.dtype in ("float16", "int4"):
@@ -91,7 +91,7 @@ class _Groups:
 class _Planner:
     """Works out one plan; `plan()` names the steps."""
 
-    def __init__(self, model: FloatModel, calibration: Calibration, choices: Choices) -> None:
+    def __init__(self, model: LiteModel, calibration: Calibration, choices: Choices) -> None:
         self._model = model
         self._graph = model.graph
         self._calibration = calibration

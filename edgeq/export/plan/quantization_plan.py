@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edgeq.flatbuffer import Graph
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.qtypes import BlockQParams, QParams
 
 
@@ -49,7 +49,7 @@ class Plan:
         """Ops that read and write float, whatever their weights are stored as."""
         return frozenset(self.float_ops) | {op for op, _ in self.stored}
 
-    def to_dict(self, model: FloatModel) -> dict[str, object]:
+    def to_dict(self, model: LiteModel) -> dict[str, object]:
         """The plan with names instead of indices, ready for JSON."""
         graph = model.graph
         return {

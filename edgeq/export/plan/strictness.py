@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from edgeq.errors import UnsupportedOpError
 from edgeq.export.plan.choices import Choices
 from edgeq.flatbuffer import Operator
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.recipe import Mode, Recipe, Rule
 
 LISTED = 8
@@ -38,7 +38,7 @@ def reasons_of(choices: Choices) -> dict[int, str]:
     return {i: choice.reason for i, choice in choices.items() if choice.mode is Mode.FLOAT}
 
 
-def free_ops(model: FloatModel, recipe: Recipe, choices: Choices, strict: bool) -> frozenset[int]:
+def free_ops(model: LiteModel, recipe: Recipe, choices: Choices, strict: bool) -> frozenset[int]:
     """Ops that may become float where there is no sound file with them as they were chosen.
 
     Args:
@@ -59,7 +59,7 @@ def _is_strict(rule: Rule, strict: bool) -> bool:
 
 
 def check_strict(
-    model: FloatModel, recipe: Recipe, float_ops: Mapping[int, str], strict: bool
+    model: LiteModel, recipe: Recipe, float_ops: Mapping[int, str], strict: bool
 ) -> None:
     """Raises an `UnsupportedOpError` where strict rules want integers of ops that stay float.
 
@@ -78,7 +78,7 @@ def check_strict(
         )
 
 
-def float_notes(model: FloatModel, recipe: Recipe, float_ops: Mapping[int, str]) -> tuple[str, ...]:
+def float_notes(model: LiteModel, recipe: Recipe, float_ops: Mapping[int, str]) -> tuple[str, ...]:
     """A note that lists the ops that stay float although their rules want integers, if any do."""
     found = list(_left_float(model, recipe, float_ops))
     if not found:
@@ -90,7 +90,7 @@ def float_notes(model: FloatModel, recipe: Recipe, float_ops: Mapping[int, str])
 
 
 def _left_float(
-    model: FloatModel, recipe: Recipe, float_ops: Mapping[int, str]
+    model: LiteModel, recipe: Recipe, float_ops: Mapping[int, str]
 ) -> Iterator[LeftFloat]:
     for index, reason in sorted(float_ops.items()):
         op = model.graph.operators[index]
@@ -99,7 +99,7 @@ def _left_float(
             yield LeftFloat(op, rule, reason)
 
 
-def _listed(model: FloatModel, found: Iterable[LeftFloat]) -> str:
+def _listed(model: LiteModel, found: Iterable[LeftFloat]) -> str:
     """Ops by the reason that they share."""
     by_reason: dict[str, list[str]] = {}
     for left in found:

@@ -21,7 +21,7 @@ from edgeq.errors import ModelError
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.reach import UNLIMITED, Range, Reach, width, within
 from edgeq.flatbuffer import Operator, Tensor
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import MOVED, OPS, Holds, ScaleRule, holds
 from edgeq.qtypes import STAND_IN_FOR_INFINITY, DType, FloatArray, covering, quantize
 from edgeq.recipe import Mode
@@ -54,7 +54,7 @@ class Values:
         calibration: What was measured of it.
     """
 
-    def __init__(self, model: FloatModel, calibration: Calibration) -> None:
+    def __init__(self, model: LiteModel, calibration: Calibration) -> None:
         self._model = model
         self._graph = model.graph
         self._calibration = calibration
@@ -338,7 +338,7 @@ class Values:
         return self._finite(tensor.index) or (-math.inf, math.inf)
 
 
-def without_unbounded(model: FloatModel, values: Values, choices: Choices) -> dict[int, Choice]:
+def without_unbounded(model: LiteModel, values: Values, choices: Choices) -> dict[int, Choice]:
     """The choices with no op static that would need integers for what none holds.
 
     Such an op is float; where the search decides, it has the reason for not being static.

@@ -21,7 +21,7 @@ from edgeq.export.rewrite import (
 from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.flatbuffer import Graph, Operator, parse_tree
 from edgeq.flatbuffer.graph_editor import GraphEditor
-from edgeq.model import FloatModel, layer
+from edgeq.model import LiteModel, layer
 from edgeq.targets import HOST, Target
 
 REWRITES: tuple[Rewrite, ...] = (
@@ -45,8 +45,8 @@ def all_rewrites() -> tuple[Rewrite, ...]:
 
 
 def rewrite(
-    model: FloatModel, target: Target = HOST, rewrites: Sequence[Rewrite] | None = None
-) -> FloatModel:
+    model: LiteModel, target: Target = HOST, rewrites: Sequence[Rewrite] | None = None
+) -> LiteModel:
     """The model with all rewrites for a target applied as often as they fit.
 
     A rewrite that fails on an op leaves it as it is, and a note says so.

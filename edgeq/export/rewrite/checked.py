@@ -18,7 +18,7 @@ from edgeq.errors import ModelError
 from edgeq.export.rewrite import all_rewrites, rewrite
 from edgeq.export.rewrite.base import Rewrite
 from edgeq.isolation import JobCrashed, JobFailed, Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.targets import Target
 
 Outputs = Mapping[str, npt.NDArray[Any]]
@@ -34,8 +34,8 @@ _TINY = 1e-12
 
 
 def rewrite_checked(
-    model: FloatModel, target: Target, sample: Sample | None, worker: Worker
-) -> FloatModel:
+    model: LiteModel, target: Target, sample: Sample | None, worker: Worker
+) -> LiteModel:
     """The model with all rewrites for a target applied that keep what it computes.
 
     Args:
@@ -65,7 +65,7 @@ def rewrite_checked(
 
 
 def _wrong(
-    model: FloatModel,
+    model: LiteModel,
     target: Target,
     rows: Sequence[Rewrite],
     expected: Outputs,
@@ -82,7 +82,7 @@ def _wrong(
     return rows[high - 1]
 
 
-def _outputs(worker: Worker, model: FloatModel, sample: Sample) -> Outputs | None:
+def _outputs(worker: Worker, model: LiteModel, sample: Sample) -> Outputs | None:
     """A model's outputs by name; None where the runtime refuses it or dies."""
     try:
         found: Outputs = worker.call("edgeq.runtime.session:outputs_of", model.tflite, sample)

@@ -12,7 +12,7 @@ from edgeq.data.input_spec import TO_NHWC
 from edgeq.errors import RecipeError
 from edgeq.flatbuffer import Graph, Operator, Tensor, pack, unpack
 from edgeq.flatbuffer.tensor_merger import TensorMerger
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 LAYOUTS = ("nhwc",)
 _TO_NCHW = (0, 3, 1, 2)
@@ -27,7 +27,7 @@ def check_layout(layout: str | None) -> None:
         )
 
 
-def to_nhwc(model: FloatModel) -> FloatModel:
+def to_nhwc(model: LiteModel) -> LiteModel:
     """The model with NHWC images at its ports, without the transposes behind and before them.
 
     Raises:
@@ -58,7 +58,7 @@ def to_nhwc(model: FloatModel) -> FloatModel:
     )
 
 
-def _entry(model: FloatModel, name: str, tensor: Tensor) -> Operator:
+def _entry(model: LiteModel, name: str, tensor: Tensor) -> Operator:
     """The one op that reads an image, which must be its transpose to NHWC."""
     readers = [op for op, _ in model.graph.uses.get(tensor.index, [])]
     if len(readers) == 1 and _permutes(model.graph, readers[0], TO_NHWC):

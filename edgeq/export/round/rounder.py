@@ -31,7 +31,7 @@ from edgeq.export.round.weighted_ops import (
 from edgeq.files import is_large
 from edgeq.flatbuffer import Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import OPS, Kind
 from edgeq.qtypes import FloatArray, IntArray, QParams, all_finite
 from edgeq.runtime.crew import Crew
@@ -64,7 +64,7 @@ class Rounded:
     biases: Mapping[int, FloatArray]
     count: int
 
-    def model(self, float_model: FloatModel) -> FloatModel:
+    def model(self, float_model: LiteModel) -> LiteModel:
         """The float model with these constants; tensors and ops keep their indices."""
         if not self.weights:
             return float_model
@@ -104,7 +104,7 @@ class Rounder:
 
     def __init__(
         self,
-        model: FloatModel,
+        model: LiteModel,
         choices: Choices,
         samples: Sequence[Sample],
         threads: int | None = None,

@@ -22,7 +22,7 @@ from edgeq.export.search.candidates import Candidate, best_of, near_best, pareto
 from edgeq.export.search.plan_cut import PLAIN, PlanCut
 from edgeq.export.search.sensitivity import measure_noise
 from edgeq.export.search.trials import Trials
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import BOUNDARY
 from edgeq.recipe import Mode
 from edgeq.runtime.session import Session
@@ -112,7 +112,7 @@ class Search:
         return self.trials.builder
 
     @property
-    def model(self) -> FloatModel:
+    def model(self) -> LiteModel:
         """The float model that the plans are for."""
         return self.builder.model
 

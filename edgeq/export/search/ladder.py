@@ -18,7 +18,7 @@ from edgeq.export.build import Builder, Built
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.output_joins import output_joins
 from edgeq.export.verify import breaking_ops, check_promises
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.progress import Advance, nothing
 from edgeq.recipe import Mode
 
@@ -96,7 +96,7 @@ class Ladder:
             yield self.built({i: _float(c, why) if i in joins else c for i, c in choices.items()})
 
     @property
-    def _model(self) -> FloatModel:
+    def _model(self) -> LiteModel:
         return self.builder.model
 
     def _stepped(self, choices: Choices, job: _Job, trial: _Job, told: _Told) -> Choices:

@@ -20,7 +20,7 @@ from edgeq.export.search.costs import estimate_ns
 from edgeq.export.search.min_cut import Network, Node
 from edgeq.export.search.sensitivity import Noise
 from edgeq.flatbuffer import Operator
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import OPS
 from edgeq.qtypes import DType
 from edgeq.recipe import Mode
@@ -47,7 +47,7 @@ class PlanCut:
 
     def __init__(
         self,
-        model: FloatModel,
+        model: LiteModel,
         choices: Choices,
         static: Choices,
         outside: Mapping[str, frozenset[int]],

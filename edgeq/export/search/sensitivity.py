@@ -25,7 +25,7 @@ from edgeq.fidelity.parts import Kind, kinds_of
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import OPS, ScaleRule, storable
 from edgeq.qtypes import FloatArray, QParams, dequantize, quantize
 from edgeq.runtime.session import Session, available_cpus
@@ -71,7 +71,7 @@ class _Variant:
 
 
 def measure_noise(
-    model: FloatModel,
+    model: LiteModel,
     plan: Plan,
     rounded: Rounded,
     samples: Sequence[Sample],
@@ -115,7 +115,7 @@ def measure_noise(
     )
 
 
-def _rounds(model: FloatModel, count: int, budget_s: float) -> list[tuple[int, int]]:
+def _rounds(model: LiteModel, count: int, budget_s: float) -> list[tuple[int, int]]:
     """`(block size, number of variants)` of each round: all in blocks, then the loudest alone.
 
     The time of a measurement is estimated, not taken: the same model gives the same file.
@@ -182,7 +182,7 @@ def _relative_noise(
 class _Changes:
     """Makes float models in which some weights and tensors are rounded."""
 
-    def __init__(self, model: FloatModel, plan: Plan, rounded: Rounded) -> None:
+    def __init__(self, model: LiteModel, plan: Plan, rounded: Rounded) -> None:
         self._model = model
         self._graph = model.graph
         self._plan = plan

@@ -12,7 +12,7 @@ from edgeq.export.build import Builder
 from edgeq.export.search.candidates import Candidate, Kernels, kernels_of
 from edgeq.export.search.ladder import Ladder
 from edgeq.fidelity.paired_run import PairedRun, Runner
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.runtime.benchmark import interleaved_latency
 
 MEASURE_S = 4.0
@@ -38,7 +38,7 @@ class Trials:
         times: Measured time over the float model's of what runs the same kernels; filled here.
     """
 
-    original: FloatModel
+    original: LiteModel
     ladder: Ladder
     samples: Sequence[Sample]
     measure: bool
@@ -57,7 +57,7 @@ class Trials:
         """
         rung = self.ladder.built(offer.choices, self.advance)
         offer = replace(offer, choices=rung.choices)
-        pair = PairedRun((self.original, FloatModel(rung.built.tflite, "edgeq")))
+        pair = PairedRun((self.original, LiteModel(rung.built.tflite, "edgeq")))
         with contextlib.closing(pair.load()) as runner:
             try:
                 seen = pair.total(pair.one(runner, s) for s in self.samples)
@@ -80,7 +80,7 @@ class Trials:
             kernels: self.builder.build(candidate.choices).tflite
             for kernels, candidate in list(by_kernels.items())[:MOST_FINALS]
         }
-        run = PairedRun((self.original, *(FloatModel(f, "edgeq") for f in files.values())))
+        run = PairedRun((self.original, *(LiteModel(f, "edgeq") for f in files.values())))
         with contextlib.closing(run.load()) as runner:
             self.times.update(zip(files, self._measured_times(runner, run), strict=True))
         return [replace(c, time=self.times.get(kernels_of(c.choices), c.time)) for c in tried]

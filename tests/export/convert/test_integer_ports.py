@@ -18,7 +18,7 @@ from edgeq.export.edge_model import EdgeModel
 from edgeq.export.portspec import PortSpec, as_port_specs
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import parse
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ports import IO, Port, read_io
 from edgeq.qtypes import DType, QParams, affine, float32
 from edgeq.recipe import Mode, Recipe, Rule
@@ -78,7 +78,7 @@ def with_outputs(case: OneOp, *names: str) -> bytes:
 )
 def test_ports_are_integers_by_name_and_by_index(
     exported: EdgeModel,
-    demo_model: FloatModel,
+    demo_model: LiteModel,
     demo_images: Images,
     dtype: str,
     left: list[str],
@@ -114,7 +114,7 @@ def test_ports_are_integers_by_name_and_by_index(
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
 def test_integer_outputs_are_those_of_the_float_port(
-    exported: EdgeModel, demo_model: FloatModel, demo_images: Images, dtype: str
+    exported: EdgeModel, demo_model: LiteModel, demo_images: Images, dtype: str
 ) -> None:
     edge = export(demo_model.tflite, demo_images, outputs=dtype)
     with edge.session() as session, exported.session() as reference:
@@ -129,7 +129,7 @@ def test_integer_outputs_are_those_of_the_float_port(
 
 
 def test_uint8_has_the_scale_of_int8_and_int16_covers_the_same(
-    exported: EdgeModel, demo_model: FloatModel, demo_images: Images
+    exported: EdgeModel, demo_model: LiteModel, demo_images: Images
 ) -> None:
     def qparams(dtype: str) -> QParams:
         found = export(demo_model.tflite, demo_images[:10], inputs=dtype).io.inputs[0].qparams
@@ -143,7 +143,7 @@ def test_uint8_has_the_scale_of_int8_and_int16_covers_the_same(
 
 
 def test_pixels_are_the_integers_where_the_range_is_known(
-    demo_model: FloatModel, demo_images: Images
+    demo_model: LiteModel, demo_images: Images
 ) -> None:
     """With (0, 1) and uint8, a camera's bytes go into the model as they are."""
     edge = export(demo_model.tflite, demo_images * 0.5 + 0.5, inputs=("uint8", (0, 1)))
@@ -201,7 +201,7 @@ def test_a_float_op_at_a_port_is_told_with_its_reason() -> None:
         export(case.build(), case.draw(10), recipe=first, inputs="uint8", min_sqnr_db=None)
 
 
-def test_the_report_has_the_ports(demo_model: FloatModel, demo_images: Images) -> None:
+def test_the_report_has_the_ports(demo_model: LiteModel, demo_images: Images) -> None:
     edge = export(demo_model.tflite, demo_images, inputs=("uint8", (-1, 1)))
     fields = json.loads(edge.report.to_json())["io"]
     assert fields["inputs"] == [{
@@ -255,7 +255,7 @@ def test_the_range_of_a_part_is_refused() -> None:
         export(case.build(), case.draw(10), outputs=(-1, 1))
 
 
-def test_known_ranges_are_in_the_calibration(demo_model: FloatModel, demo_images: Images) -> None:
+def test_known_ranges_are_in_the_calibration(demo_model: LiteModel, demo_images: Images) -> None:
     measured = edgeq.calibrate(demo_model.tflite, demo_images, progress=False)
     known = edgeq.calibrate(
         demo_model.tflite, demo_images, progress=False,
@@ -301,7 +301,7 @@ def test_what_ports_shall_be_is_said_in_these_ways(value: object, spec: PortSpec
     ],
 )
 def test_what_makes_no_sense_is_told(
-    demo_model: FloatModel, demo_images: Images, value: object, message: str
+    demo_model: LiteModel, demo_images: Images, value: object, message: str
 ) -> None:
     with pytest.raises(RecipeError, match=message):
         export(demo_model.tflite, demo_images, inputs=value)
@@ -320,7 +320,7 @@ def test_integer_inputs_of_the_model_stay_as_they_are() -> None:
         export(case.build(), case.draw(10), inputs={"ids": "int8"})
 
 
-def test_the_command_line_asks_for_ports(demo_files: Any, demo_model: FloatModel) -> None:
+def test_the_command_line_asks_for_ports(demo_files: Any, demo_model: LiteModel) -> None:
     output = demo_files / "camera.tflite"
     found = run(
         "export", demo_files / "model.tflite", "--data", demo_files / "images.npy", "-o", output,

@@ -18,7 +18,7 @@ from edgeq.errors import ModelError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import Graph, pack, parse, schema, unpack
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import BOUNDARY
 from edgeq.ports import read_io
 from edgeq.qtypes import dequantize
@@ -76,7 +76,7 @@ def check_float(quantized: bytes, made: bytes) -> None:
 
 
 @pytest.mark.parametrize("ports", ["float32", "int8", "uint8", "int16"])
-def test_the_demo_model_comes_back(demo_model: FloatModel, demo_images: Images, ports: str) -> None:
+def test_the_demo_model_comes_back(demo_model: LiteModel, demo_images: Images, ports: str) -> None:
     edge = edgeq.export(
         demo_model.tflite, demo_images, recipe="int8", inputs=ports, outputs=ports, progress=False
     ).tflite
@@ -85,7 +85,7 @@ def test_the_demo_model_comes_back(demo_model: FloatModel, demo_images: Images, 
     assert sqnr_db(edge, made, [{"images": image[None]} for image in demo_images]) > 25
     runner = load_backend().module.Interpreter(model_content=made).get_signature_runner()
     assert runner(images=demo_images[:1])["output_0"].dtype == np.float32
-    again = FloatModel(made, "tflite")
+    again = LiteModel(made, "tflite")
     assert [op.version for op in again.graph.operators] == [
         op.version for op in demo_model.graph.operators
     ]
@@ -153,7 +153,7 @@ PEER = {
 
 @pytest.mark.parametrize("name", PEER)
 def test_files_of_the_peer_come_back(
-    tmp_path: Path, demo_model: FloatModel, demo_images: Images, name: str
+    tmp_path: Path, demo_model: LiteModel, demo_images: Images, name: str
 ) -> None:
     recipes = pytest.importorskip("ai_edge_quantizer.recipe")
     path = tmp_path / "model.tflite"
@@ -243,7 +243,7 @@ def without_scale(tensor: Any) -> None:
     tensor.quantization = None
 
 
-def test_what_cannot_be_done_is_told(exported: EdgeModel, demo_model: FloatModel) -> None:
+def test_what_cannot_be_done_is_told(exported: EdgeModel, demo_model: LiteModel) -> None:
     with pytest.raises(ModelError, match="nothing in the model is quantized"):
         edgeq.dequantize(demo_model.tflite)
     with pytest.raises(ModelError, match=r"not a \.tflite file"):

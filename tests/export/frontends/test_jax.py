@@ -15,7 +15,7 @@ from edgeq.errors import DataError, ModelError, UnsupportedOpError
 from edgeq.export import frontends
 from edgeq.export.frontends.jaxpr.canonical import CANONICAL
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.runtime.session import Session
 
 jax = pytest.importorskip("jax")
@@ -24,7 +24,7 @@ nnx = pytest.importorskip("flax.nnx")
 jnp = jax.numpy
 
 Array = npt.NDArray[Any]
-Trace = Callable[..., FloatModel]
+Trace = Callable[..., LiteModel]
 FLOAT_TOLERANCE = 1e-5
 
 
@@ -36,24 +36,24 @@ def normal(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
 def trace(converter: Worker) -> Trace:
     """Traces a model with a sample."""
 
-    def run(model: object, sample: object, params: object = None) -> FloatModel:
+    def run(model: object, sample: object, params: object = None) -> LiteModel:
         return frontends.trace(model, None, RepDataset([sample]), converter, params)
 
     return run
 
 
-def ops(model: FloatModel) -> list[str]:
+def ops(model: LiteModel) -> list[str]:
     return [op.name for op in model.graph.operators]
 
 
-def run(model: FloatModel, *inputs: Array) -> list[Array]:
+def run(model: LiteModel, *inputs: Array) -> list[Array]:
     names = [name for name, _ in model.input_tensors()]
     with Session(model.tflite) as session:
         found = session.run(dict(zip(names, inputs, strict=True)))
     return [found[name] for name in sorted(found)]
 
 
-def check_same(model: FloatModel, expected: Any, *inputs: Array) -> None:
+def check_same(model: LiteModel, expected: Any, *inputs: Array) -> None:
     """The file computes what JAX does."""
     leaves = jax.tree_util.tree_leaves(expected)
     for found, wanted in zip(run(model, *inputs), leaves, strict=True):

@@ -13,7 +13,7 @@ from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import ModelError
 from edgeq.export import frontends
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.runtime.session import Session
 
 keras = pytest.importorskip("keras")
@@ -25,7 +25,7 @@ def normal(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
+def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
     return frontends.trace(model, None, RepDataset([sample]), worker)
 
 

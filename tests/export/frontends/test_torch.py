@@ -26,7 +26,7 @@ from edgeq.export.edge_model import EdgeModel
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import parse
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.recipe import Mode, Recipe, Rule
 from edgeq.runtime.session import Session
 
@@ -62,10 +62,10 @@ def converter() -> Iterator[Worker]:
 
 
 @pytest.fixture
-def trace(converter: Worker) -> Callable[..., FloatModel]:
+def trace(converter: Worker) -> Callable[..., LiteModel]:
     """Traces a model with `sample`, or with the first of `data`."""
 
-    def run(model: object, sample: object = None, data: object = None) -> FloatModel:
+    def run(model: object, sample: object = None, data: object = None) -> LiteModel:
         rows = RepDataset([sample] if data is None else data)
         return frontends.trace(model, sample, rows, converter)
 
@@ -229,7 +229,7 @@ def by_name(sample: Any, names: list[str]) -> dict[str, Array]:
 
 
 def check_float(
-    model: Any, found: FloatModel, sample: Any, inputs: list[str], outputs: list[str]
+    model: Any, found: LiteModel, sample: Any, inputs: list[str], outputs: list[str]
 ) -> None:
     """The float file has these names and computes what the module does."""
     with Session(found.tflite, threads=1) as session:
@@ -264,7 +264,7 @@ def export(model: Any, data: Any, **options: Any) -> EdgeModel:
     return edgeq.export(model, data, recipe=recipe, threads=1, progress=False, **options)
 
 
-def layers(model: FloatModel) -> list[str]:
+def layers(model: LiteModel) -> list[str]:
     return [model.layer(op) for op in model.graph.operators]
 
 
@@ -351,7 +351,7 @@ def test_op_without_int8_form_names_its_layer_and_a_rule_exports_it() -> None:
 # Kinds of models.
 
 
-def test_exported_program_is_traced_and_not_changed(trace: Callable[..., FloatModel]) -> None:
+def test_exported_program_is_traced_and_not_changed(trace: Callable[..., LiteModel]) -> None:
     class Viewing(nn.Module):
         """A view, which litert-torch rewrites in place, and a builtin's name."""
 
@@ -395,7 +395,7 @@ def _compiled_in_place(model: Any) -> Any:
     "wrap", [torch.compile, _compiled_inside, _compiled_in_place], ids=["whole", "part", "place"]
 )
 def test_compiled_module_keeps_its_own_names(
-    trace: Callable[..., FloatModel], wrap: Callable[[Any], Any]
+    trace: Callable[..., LiteModel], wrap: Callable[[Any], Any]
 ) -> None:
     model = Classifier().eval()
     plain = Classifier().eval()
@@ -410,7 +410,7 @@ def test_compiled_module_keeps_its_own_names(
     ("dtype", "tolerance"), [("bfloat16", 1e-4), ("float16", 1e-4), ("float64", 1e-4)]
 )
 def test_parameters_of_other_precision_are_exported_from_a_float32_copy(
-    trace: Callable[..., FloatModel], dtype: str, tolerance: float
+    trace: Callable[..., LiteModel], dtype: str, tolerance: float
 ) -> None:
     model = Classifier().eval().to(getattr(torch, dtype))
     before = _module_state(model)
@@ -422,7 +422,7 @@ def test_parameters_of_other_precision_are_exported_from_a_float32_copy(
     check_float(wide, found, IMAGE, ["image"], ["output_0"])
 
 
-def test_training_mode_is_exported_in_evaluation_mode(trace: Callable[..., FloatModel]) -> None:
+def test_training_mode_is_exported_in_evaluation_mode(trace: Callable[..., LiteModel]) -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Dropout(0.9)
     )
@@ -436,7 +436,7 @@ def test_training_mode_is_exported_in_evaluation_mode(trace: Callable[..., Float
     check_float(model.eval(), found, IMAGE, ["input"], ["output_0"])
 
 
-def test_infinite_buffers_of_the_caller_stay_infinite(trace: Callable[..., FloatModel]) -> None:
+def test_infinite_buffers_of_the_caller_stay_infinite(trace: Callable[..., LiteModel]) -> None:
     class Masked(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -474,7 +474,7 @@ def _module_state(model: Any) -> tuple[Any, ...]:
 # Inputs.
 
 
-def test_several_inputs_and_tuple_output(trace: Callable[..., FloatModel]) -> None:
+def test_several_inputs_and_tuple_output(trace: Callable[..., LiteModel]) -> None:
     class Mixed(Stem):
         def forward(self, image: Any, scale: Any, offset: Any) -> Any:
             features, logits = self.both(image * scale)
@@ -485,7 +485,7 @@ def test_several_inputs_and_tuple_output(trace: Callable[..., FloatModel]) -> No
     check_float(model, found, sample, ["image", "scale", "offset"], ["output_0", "output_1"])
 
 
-def test_sample_by_keyword_may_come_in_any_order(trace: Callable[..., FloatModel]) -> None:
+def test_sample_by_keyword_may_come_in_any_order(trace: Callable[..., LiteModel]) -> None:
     model = Lookup().eval()
     sample = collections.UserDict(context=VECTORS[:1], tokens=np.array([[1, 2, 3]]))
     found = trace(model, sample)
@@ -527,13 +527,13 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize("kind", OUTPUTS)
-def test_output_names_follow_the_structure(trace: Callable[..., FloatModel], kind: str) -> None:
+def test_output_names_follow_the_structure(trace: Callable[..., LiteModel], kind: str) -> None:
     build, names = OUTPUTS[kind]
     model = build().eval()
     check_float(model, trace(model, IMAGE), IMAGE, ["image"], names)
 
 
-def test_transformers_output_names_follow_its_fields(trace: Callable[..., FloatModel]) -> None:
+def test_transformers_output_names_follow_its_fields(trace: Callable[..., LiteModel]) -> None:
     utils = pytest.importorskip("transformers.utils")
 
     @dataclasses.dataclass
@@ -554,7 +554,7 @@ def test_transformers_output_names_follow_its_fields(trace: Callable[..., FloatM
 # Layer paths.
 
 
-def test_layer_paths_are_the_modules_own(trace: Callable[..., FloatModel]) -> None:
+def test_layer_paths_are_the_modules_own(trace: Callable[..., LiteModel]) -> None:
     model = nn.Sequential(
         collections.OrderedDict(
             features=nn.Sequential(collections.OrderedDict(conv=nn.Conv2d(3, 4, 3), act=nn.ReLU())),
@@ -571,19 +571,19 @@ def test_layer_paths_are_the_modules_own(trace: Callable[..., FloatModel]) -> No
     assert {layer for _, layer in places} <= {name for name, _ in model.named_modules()}
 
 
-def test_last_layer_without_weights_is_named(trace: Callable[..., FloatModel]) -> None:
+def test_last_layer_without_weights_is_named(trace: Callable[..., LiteModel]) -> None:
     found = trace(Inner(torch.tanh, last=True).eval(), VECTORS[:1])
     assert layers(found) == ["stem", "body.odd"]
 
 
 def test_fused_activation_is_named_by_the_layer_with_the_weight(
-    trace: Callable[..., FloatModel],
+    trace: Callable[..., LiteModel],
 ) -> None:
     found = trace(Inner(torch.relu, last=True).eval(), VECTORS[:1])
     assert layers(found) == ["stem"]
 
 
-def test_undelegated_and_float_ops_are_reported_by_layer(trace: Callable[..., FloatModel]) -> None:
+def test_undelegated_and_float_ops_are_reported_by_layer(trace: Callable[..., LiteModel]) -> None:
     found = trace(Inner(torch.sin, last=True).eval(), VECTORS[:1])
     assert found.where(found.graph.operators[-1]) == "SIN at body.odd (op 1)"
 
@@ -591,7 +591,7 @@ def test_undelegated_and_float_ops_are_reported_by_layer(trace: Callable[..., Fl
 # Errors.
 
 
-def test_data_dependent_branch_is_explained(trace: Callable[..., FloatModel]) -> None:
+def test_data_dependent_branch_is_explained(trace: Callable[..., LiteModel]) -> None:
     class Branching(Stem):
         def forward(self, image: Any) -> Any:
             return image if image.sum() > 0 else self.features(image)
@@ -602,7 +602,7 @@ def test_data_dependent_branch_is_explained(trace: Callable[..., FloatModel]) ->
     assert "float32 (1, 3, 8, 8)" in str(caught.value)
 
 
-def test_aten_op_without_lowering_names_op_and_layer(trace: Callable[..., FloatModel]) -> None:
+def test_aten_op_without_lowering_names_op_and_layer(trace: Callable[..., LiteModel]) -> None:
     model = Inner(torch.special.bessel_j0).eval()
     with pytest.raises(UnsupportedOpError, match=r"at body\.odd \(test_torch.*special_bessel_j0"):
         trace(model, VECTORS[:1])
@@ -621,13 +621,13 @@ def test_aten_op_without_lowering_names_op_and_layer(trace: Callable[..., FloatM
     ids=["channels", "too many", "wrong name", "extra name", "text", "none"],
 )
 def test_sample_that_does_not_fit_is_a_data_error(
-    trace: Callable[..., FloatModel], sample: Any, expected: str
+    trace: Callable[..., LiteModel], sample: Any, expected: str
 ) -> None:
     with pytest.raises(DataError, match=expected):
         trace(Classifier().eval(), sample)
 
 
-def test_failed_trace_leaves_the_module_alone(trace: Callable[..., FloatModel]) -> None:
+def test_failed_trace_leaves_the_module_alone(trace: Callable[..., LiteModel]) -> None:
     class Counting(Stem):
         def __init__(self) -> None:
             super().__init__()
@@ -643,7 +643,7 @@ def test_failed_trace_leaves_the_module_alone(trace: Callable[..., FloatModel]) 
     assert model.calls == 0
 
 
-def test_constant_output_is_refused(trace: Callable[..., FloatModel]) -> None:
+def test_constant_output_is_refused(trace: Callable[..., LiteModel]) -> None:
     class Constant(Stem):
         def forward(self, image: Any) -> Any:
             return {"features": self.features(image), "attention": None}
@@ -680,14 +680,14 @@ BAD_PROGRAMS = {
 
 @pytest.mark.parametrize("kind", BAD_PROGRAMS)
 def test_program_that_cannot_be_exported_is_explained(
-    trace: Callable[..., FloatModel], kind: str
+    trace: Callable[..., LiteModel], kind: str
 ) -> None:
     build, expected = BAD_PROGRAMS[kind]
     with pytest.raises(ModelError, match=expected):
         trace(build(), data=IMAGES)
 
 
-def test_module_that_cannot_be_copied_is_explained(trace: Callable[..., FloatModel]) -> None:
+def test_module_that_cannot_be_copied_is_explained(trace: Callable[..., LiteModel]) -> None:
     class Uncopyable(Stem):
         def __deepcopy__(self, memo: Any) -> Any:
             raise TypeError("holds a lock")
@@ -715,7 +715,7 @@ def _process_state() -> dict[str, Any]:
 
 
 def test_process_is_left_as_it_was(
-    trace: Callable[..., FloatModel], monkeypatch: pytest.MonkeyPatch
+    trace: Callable[..., LiteModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LITERT_TORCH_SHOW_PROGRESS", "y")
     model, impossible = Classifier().train(), Inner(torch.special.bessel_j0).eval()

@@ -15,7 +15,7 @@ from edgeq.errors import EdgeqError, ModelError, UnsupportedOpError
 from edgeq.export import frontends
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
@@ -41,12 +41,12 @@ class Calling(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def trace() -> Iterator[Callable[..., FloatModel]]:
+def trace() -> Iterator[Callable[..., LiteModel]]:
     with start_converter() as worker:
         yield lambda model, sample: traced(model, sample, worker)
 
 
-def traced(model: Any, sample: Any, worker: Worker) -> FloatModel:
+def traced(model: Any, sample: Any, worker: Worker) -> LiteModel:
     return frontends.trace(model, sample, RepDataset([sample]), worker)
 
 
@@ -110,7 +110,7 @@ def exported(model: Any) -> Any:
 def test_a_decomposition_that_fails_is_left_out(
     form: Callable[..., Any],
     given: Callable[..., Any],
-    trace: Callable[..., FloatModel],
+    trace: Callable[..., LiteModel],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(passes.TABLE, aten.avg_pool2d.default, form)
@@ -119,7 +119,7 @@ def test_a_decomposition_that_fails_is_left_out(
 
 
 def test_both_failing_gives_the_error_of_the_first(
-    trace: Callable[..., FloatModel], monkeypatch: pytest.MonkeyPatch
+    trace: Callable[..., LiteModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """litert-torch's own nearest neighbours are wrong for this size."""
     monkeypatch.setitem(passes.TABLE, aten.upsample_nearest2d.vec, fails)
@@ -127,7 +127,7 @@ def test_both_failing_gives_the_error_of_the_first(
         trace(nn.Upsample(size=(8, 16)).eval(), IMAGE)
 
 
-def test_padded_places_are_traced_like_all_others(trace: Callable[..., FloatModel]) -> None:
+def test_padded_places_are_traced_like_all_others(trace: Callable[..., LiteModel]) -> None:
     """PyTorch skips them on its fast path, with zeros as their result."""
 
     class Encoder(nn.Module):

@@ -29,7 +29,7 @@ from edgeq.export.importing import SizeSource
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.flatbuffer import parse, schema
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.runtime.session import Session
 
 Array = npt.NDArray[Any]
@@ -39,7 +39,7 @@ def ints(*numbers: int) -> npt.NDArray[np.int32]:
     return np.asarray(numbers, np.int32)
 
 
-def traced(tflite: bytes, data: object, worker: Worker, sample: object = None) -> FloatModel:
+def traced(tflite: bytes, data: object, worker: Worker, sample: object = None) -> LiteModel:
     return frontend.trace(tflite, SizeSource(sample, RepDataset(data)), worker)
 
 
@@ -56,7 +56,7 @@ def sqnr_db(expected: list[Array], found: list[Array]) -> float:
     return total.sqnr_db
 
 
-def names(model: FloatModel) -> list[str]:
+def names(model: LiteModel) -> list[str]:
     return [op.name for op in model.graph.operators]
 
 

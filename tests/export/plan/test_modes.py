@@ -20,7 +20,7 @@ from edgeq.export.plan.strictness import check_strict, float_notes, reasons_of
 from edgeq.export.plan.weight_scales import affine_qparams, block_qparams, stored_qparams
 from edgeq.flatbuffer import pack, parse, unpack
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.qtypes import (
     DType,
     QParams,
@@ -121,7 +121,7 @@ def test_rules_mix_modes_in_one_model() -> None:
 
 def test_what_a_mode_has_no_form_for_is_an_error_or_float_with_the_reason() -> None:
     steps = (dense("stem", "x"), Step("GELU", ("stem",), {"y": ROWS}, {"approximate": False}))
-    model = FloatModel(OneOp("m", {"x": ROWS}, steps).build(), "tflite")
+    model = LiteModel(OneOp("m", {"x": ROWS}, steps).build(), "tflite")
     recipe = Recipe(default=Mode.INT16X8)
     reason = "no int16 form in the converter or the kernels"
     found = choose(model, recipe)
@@ -143,7 +143,7 @@ def test_a_rule_says_for_itself_whether_it_is_strict(
     own: bool | None, strict: bool, is_error: bool
 ) -> None:
     steps = (dense("stem", "x"), Step("SIN", ("stem",), {"y": ROWS}))
-    model = FloatModel(OneOp("m", {"x": ROWS}, steps).build(), "tflite")
+    model = LiteModel(OneOp("m", {"x": ROWS}, steps).build(), "tflite")
     recipe = Recipe(rules=(Rule(op="SIN", strict=own),))
     float_ops = reasons_of(choose(model, recipe))
     expected = pytest.raises(UnsupportedOpError) if is_error else contextlib.nullcontext()
@@ -160,7 +160,7 @@ def test_a_target_that_computes_in_integers_alone_is_strict_until_told_otherwise
 
 
 def test_a_rule_that_is_not_strict_may_match_nothing() -> None:
-    model = FloatModel(two_layers().build(), "tflite")
+    model = LiteModel(two_layers().build(), "tflite")
     recipe = Recipe(rules=(Rule(layer="nowhere", mode=Mode.FLOAT, strict=False),))
     assert {c.mode for c in choose(model, recipe).values()} == {Mode.STATIC_INT8}
 
@@ -220,7 +220,7 @@ def test_an_export_with_zero_points_of_weights_computes_with_them() -> None:
 
 def test_a_table_keeps_the_zero_point_0() -> None:
     recipe = Recipe("r", default=Mode.WEIGHT_INT4, symmetric=False)
-    (choice,) = choose(FloatModel(OPS["embedding"].build(), "tflite"), recipe).values()
+    (choice,) = choose(LiteModel(OPS["embedding"].build(), "tflite"), recipe).values()
     assert (choice.mode, choice.weights.symmetric) == (Mode.WEIGHT_INT4, True)
     assert choice.reason == "kernels look rows up in a table whose zero points are 0 alone"
 
@@ -250,7 +250,7 @@ def test_blocks_of_int4_weights_keep_more() -> None:
 
 def test_blocks_that_do_not_fit_are_said() -> None:
     case = OneOp("narrow", {"x": Value((4, 48))}, (dense("y", "x", inputs=48),))
-    model = FloatModel(case.build(), "tflite")
+    model = LiteModel(case.build(), "tflite")
     recipe = Recipe("blocks", default=Mode.DYNAMIC_INT4, block_size=32)
     assert choose(model, recipe)[0].reason == "its columns do not divide into blocks of 32"
 

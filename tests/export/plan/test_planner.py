@@ -21,7 +21,7 @@ from edgeq.export.plan.choices import choose
 from edgeq.export.plan.planner import INT32_MAX, make_plan
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.plan.strictness import check_strict, reasons_of
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import OPS, OpRow, ScaleRule
 from edgeq.qtypes import DType, QParams, affine, float32, quantize, symmetric
 from edgeq.recipe import INT8, Mode, Recipe, Rule
@@ -47,7 +47,7 @@ def step(op: str, operands: Operands, output: str, value: Value = X, **options: 
 class Planned:
     """A small model and what was planned for it."""
 
-    model: FloatModel
+    model: LiteModel
     plan: Plan
 
     def tensor(self, name: str) -> QParams | None:
@@ -56,11 +56,11 @@ class Planned:
         return self.plan.tensors.get(index)
 
 
-def build(inputs: Mapping[str, Value], *steps: Step) -> FloatModel:
-    return FloatModel(OneOp("model", inputs, steps).build(), "tflite")
+def build(inputs: Mapping[str, Value], *steps: Step) -> LiteModel:
+    return LiteModel(OneOp("model", inputs, steps).build(), "tflite")
 
 
-def planned(model: FloatModel, ranges: Mapping[str, tuple[float, float]], *rules: Rule) -> Planned:
+def planned(model: LiteModel, ranges: Mapping[str, tuple[float, float]], *rules: Rule) -> Planned:
     """The plan for made-up ranges, by tensor name."""
     index = {t.name: t.index for t in model.graph.tensors}
     found = {index[name]: MinMax(*limits) for name, limits in ranges.items()}
@@ -69,7 +69,7 @@ def planned(model: FloatModel, ranges: Mapping[str, tuple[float, float]], *rules
 
 
 def test_same_scale_ops_of_the_demo_share_parameters(
-    demo_model: FloatModel, demo_calibration: Calibration
+    demo_model: LiteModel, demo_calibration: Calibration
 ) -> None:
     plan = make_plan(demo_model, demo_calibration, choose(demo_model, INT8))
     graph = demo_model.graph
@@ -81,7 +81,7 @@ def test_same_scale_ops_of_the_demo_share_parameters(
 
 
 def test_free_tensors_of_the_demo_take_the_range_that_was_measured(
-    demo_model: FloatModel, demo_calibration: Calibration
+    demo_model: LiteModel, demo_calibration: Calibration
 ) -> None:
     plan = make_plan(demo_model, demo_calibration, choose(demo_model, INT8))
     graph = demo_model.graph
@@ -98,7 +98,7 @@ def test_free_tensors_of_the_demo_take_the_range_that_was_measured(
 
 
 def test_every_weight_of_the_demo_is_quantized_by_its_channels(
-    demo_model: FloatModel, demo_calibration: Calibration
+    demo_model: LiteModel, demo_calibration: Calibration
 ) -> None:
     plan = make_plan(demo_model, demo_calibration, choose(demo_model, INT8))
     graph = demo_model.graph
@@ -202,7 +202,7 @@ def test_weights_without_a_channel_axis_take_one_scale() -> None:
     assert found.plan.operands == {(0, 1): symmetric(20.0)}
 
 
-def fully_connected(weights: Array, bias: Array | None) -> FloatModel:
+def fully_connected(weights: Array, bias: Array | None) -> LiteModel:
     output = Value((1, len(weights)))
     return build({"x": X}, step("FULLY_CONNECTED", ("x", weights, bias), "y", output))
 
@@ -322,7 +322,7 @@ def test_a_rule_that_matches_nothing_is_refused(rules: tuple[Rule, ...], message
         planned(build({"x": X}, *CHAIN), CHAIN_RANGES, *rules)
 
 
-def sines(count: int) -> FloatModel:
+def sines(count: int) -> LiteModel:
     """A chain of ops that have no int8 form."""
     names = ["x", *(f"sine{i}" for i in range(count))]
     steps = (step("SIN", (before,), after) for before, after in pairwise(names))
@@ -358,7 +358,7 @@ def test_ops_on_integers_need_no_form() -> None:
 
 
 def test_a_calibration_of_another_model_is_refused(
-    demo_model: FloatModel, demo_calibration: Calibration
+    demo_model: LiteModel, demo_calibration: Calibration
 ) -> None:
     other = replace(demo_calibration, model="0" * 64)
     message = r"made from another float model \(its SHA-256 starts with 0{12}, .*calibrate again"
@@ -372,13 +372,13 @@ def test_a_tensor_without_a_range_is_named() -> None:
 
 
 def test_a_quantized_model_is_refused(exported: EdgeModel) -> None:
-    model = FloatModel(exported.tflite, "tflite")
+    model = LiteModel(exported.tflite, "tflite")
     with pytest.raises(ModelError, match=r"quantized already: tensor '.*' is int\d+\. Export"):
         make_plan(model, Calibration(model.digest, 1, {}), {})
 
 
 def test_planning_changes_nothing_and_repeats(
-    demo_model: FloatModel, demo_calibration: Calibration
+    demo_model: LiteModel, demo_calibration: Calibration
 ) -> None:
     before, ranges = demo_model.tflite, dict(demo_calibration.ranges)
     plans = [make_plan(demo_model, demo_calibration, choose(demo_model, INT8)) for _ in range(2)]

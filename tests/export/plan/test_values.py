@@ -22,7 +22,7 @@ from edgeq.export.plan.planner import make_plan
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.plan.values import Values, without_unbounded
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.recipe import Mode
 from edgeq.runtime.session import Session
 
@@ -108,16 +108,14 @@ def samples(case: OneOp, count: int) -> list[dict[str, npt.NDArray[np.generic]]]
     return drawn
 
 
-def planned(
-    case: OneOp, drawn: list[dict[str, npt.NDArray[np.generic]]]
-) -> tuple[FloatModel, Plan]:
-    model = FloatModel(case.build(), "tflite")
+def planned(case: OneOp, drawn: list[dict[str, npt.NDArray[np.generic]]]) -> tuple[LiteModel, Plan]:
+    model = LiteModel(case.build(), "tflite")
     names = [name for name, _ in model.input_tensors()]
     seen = Calibrator(model, threads=1).run(tuple(s[n] for n in names) for s in drawn)
     return model, make_plan(model, seen, floated(model, seen))
 
 
-def floated(model: FloatModel, seen: Calibration) -> dict[int, Choice]:
+def floated(model: LiteModel, seen: Calibration) -> dict[int, Choice]:
     choices = {op.index: Choice(Mode.STATIC_INT8) for op in model.graph.operators}
     return without_unbounded(model, Values(model, seen), choices)
 
@@ -142,7 +140,7 @@ def test_hidden_tokens_weigh_nothing_and_the_others_what_they_should(
     assert worst < 0.04, worst
 
 
-def held(tensor: str, model: FloatModel) -> int:
+def held(tensor: str, model: LiteModel) -> int:
     return next(t.index for t in model.graph.tensors if t.name == tensor)
 
 
@@ -171,12 +169,12 @@ def test_padding_with_infinity_leaves_the_range_of_what_is_pooled() -> None:
     assert plan.tensors[held("y", model)].range()[0] == pytest.approx(-5, abs=0.1)
 
 
-def chain(*steps: Step, **inputs: Value) -> FloatModel:
-    return FloatModel(OneOp("chain", inputs, steps).build(), "tflite")
+def chain(*steps: Step, **inputs: Value) -> LiteModel:
+    return LiteModel(OneOp("chain", inputs, steps).build(), "tflite")
 
 
 def measured(
-    model: FloatModel, ranges: Mapping[str, tuple[float, float]], beyond: Mapping[str, Beyond]
+    model: LiteModel, ranges: Mapping[str, tuple[float, float]], beyond: Mapping[str, Beyond]
 ) -> Calibration:
     return Calibration(
         model.digest, 1,
@@ -233,7 +231,7 @@ def test_scores_that_something_else_reads_keep_their_range() -> None:
     assert plan.tensors[held("masked", model)].range()[0] == pytest.approx(-1e4, rel=0.1)
 
 
-def quotient(divisor: str | Array) -> FloatModel:
+def quotient(divisor: str | Array) -> LiteModel:
     inputs = {"x": X, "z": Value((1, 4), low=0.5)} if isinstance(divisor, str) else {"x": X}
     return chain(Step("DIV", ("x", divisor), {"y": X}), **inputs)
 
@@ -269,7 +267,7 @@ def test_a_division_by_what_comes_close_to_0_is_exported_and_runs() -> None:
     assert np.isfinite(found).all()
 
 
-def difference() -> FloatModel:
+def difference() -> LiteModel:
     """Two large numbers that are all but equal."""
     return chain(Step("SUB", ("x", "z"), {"y": X}), x=X, z=X)
 

@@ -18,7 +18,7 @@ from edgeq.errors import DataError, RecipeError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.rewrite import REWRITES, rewrite
 from edgeq.export.rewrite.nhwc_ports import to_nhwc
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.session import Session
 
@@ -44,15 +44,15 @@ def leave(source: str = "features") -> Step:
     return Step("TRANSPOSE", (source, TO_NCHW), {"y": Value((1, 5, 6, 4))}, {})
 
 
-def model(*steps: Step, **inputs: Value) -> FloatModel:
-    return FloatModel(OneOp("model", inputs or {"x": NCHW}, steps).build(), "tflite")
+def model(*steps: Step, **inputs: Value) -> LiteModel:
+    return LiteModel(OneOp("model", inputs or {"x": NCHW}, steps).build(), "tflite")
 
 
-def names(found: FloatModel) -> list[str]:
+def names(found: LiteModel) -> list[str]:
     return [op.name for op in found.graph.operators]
 
 
-def outputs(found: FloatModel, *arrays: Array) -> list[Array]:
+def outputs(found: LiteModel, *arrays: Array) -> list[Array]:
     with Session(found.tflite) as session:
         session.invoke(arrays)
         return session.outputs()

@@ -27,7 +27,7 @@ from edgeq.export.plan.planner import make_plan
 from edgeq.export.rewrite import REWRITES, rewrite
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.qtypes import QParams
 from edgeq.runtime.coverage import Coverage
 from edgeq.runtime.session import Session
@@ -66,7 +66,7 @@ def _shown(coverage: Coverage) -> str:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
 def test_rewrite_keeps_the_numbers_and_serves_int8(case: Rewritten, converter: Worker) -> None:
-    model = FloatModel(case.model.build(), "tflite")
+    model = LiteModel(case.model.build(), "tflite")
     rewritten, samples = rewrite(model, TARGETS[case.target]), case.model.draw(SAMPLES)
     assert tuple(op.name for op in rewritten.graph.operators) == case.ops
     expected, actual = _outputs(model.tflite, case.model), _outputs(rewritten.tflite, case.model)
@@ -92,21 +92,21 @@ def test_every_rewrite_has_a_case() -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
 def test_a_rewritten_model_has_nothing_left_to_rewrite(case: Rewritten) -> None:
     for target in TARGETS.values():
-        rewritten = rewrite(FloatModel(case.model.build(), "tflite"), target)
+        rewritten = rewrite(LiteModel(case.model.build(), "tflite"), target)
         assert rewrite(rewritten, target) is rewritten
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
 def test_no_rewrite_makes_ops_that_its_target_does_not_run(target: Target) -> None:
     for case in CASES:
-        model = FloatModel(case.model.build(), "tflite")
+        model = LiteModel(case.model.build(), "tflite")
         before, after = (_left_out(m, target) for m in (model, rewrite(model, target)))
         assert len(after) <= len(before), f"{case.label}: {before} became {after}"
         if case.target == target.name != "xnnpack":
             assert not after, case.label
 
 
-def _left_out(model: FloatModel, target: Target) -> list[str]:
+def _left_out(model: LiteModel, target: Target) -> list[str]:
     """Ops that a target does not run in int8, whatever the ranges."""
     ranges = {tensor.index: Fixed(-3.0, 3.0) for tensor in model.graph.tensors}
     recipe = Recipe(strict=False)
@@ -117,7 +117,7 @@ def _left_out(model: FloatModel, target: Target) -> list[str]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
 def test_inputs_outputs_and_layers_keep_their_names(case: Rewritten) -> None:
-    model = FloatModel(case.model.build(), "tflite")
+    model = LiteModel(case.model.build(), "tflite")
     rewritten = rewrite(model, TARGETS[case.target])
     assert rewritten.signature == model.signature
     for index in (*model.graph.inputs, *model.graph.outputs):
@@ -132,7 +132,7 @@ def test_an_output_keeps_its_name_where_the_op_that_made_it_goes() -> None:
     split = Step("SPLIT", (np.asarray(0, np.int32), "a"), {"b": half, "c": half}, {"numSplits": 2})
     same = Step("RESHAPE", ("b", np.asarray([1, 16], np.int32)), {"y": half})
     case = OneOp("same", {"x": rows}, (relu, split, same))
-    rewritten = rewrite(FloatModel(case.build(), "tflite"))
+    rewritten = rewrite(LiteModel(case.build(), "tflite"))
     assert [op.name for op in rewritten.graph.operators] == ["MUL", "SPLIT"]
     expected, actual = _outputs(case.build(), case), _outputs(rewritten.tflite, case)
     np.testing.assert_array_equal(actual["y"], expected["y"])
@@ -169,7 +169,7 @@ def _regrouped(draw: st.DrawFn, count: int) -> tuple[int, ...]:
 @settings(max_examples=60, deadline=None)
 @given(_layout_changes())
 def test_layout_changes_become_fewer_and_do_the_same(case: OneOp) -> None:
-    model = FloatModel(case.build(), "tflite")
+    model = LiteModel(case.build(), "tflite")
     rewritten = rewrite(model)
     assert len(rewritten.graph.operators) <= len(model.graph.operators)
     np.testing.assert_array_equal(
@@ -211,7 +211,7 @@ def test_padding_is_taken_away_only_where_the_numbers_stay(name: str) -> None:
     taken = 0
     for sides in _SIDES:
         case = _padded(name, sides)
-        rewritten = rewrite(FloatModel(case.build(), "tflite"))
+        rewritten = rewrite(LiteModel(case.build(), "tflite"))
         names = {op.name for op in rewritten.graph.operators}
         taken += names == {name}
         np.testing.assert_array_equal(

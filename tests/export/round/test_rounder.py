@@ -23,7 +23,7 @@ from edgeq.export.round.rounder import MOST_ROWS, Rounder
 from edgeq.export.round.weighted_ops import Site, patches
 from edgeq.flatbuffer import Graph
 from edgeq.flatbuffer.graph_editor import GraphEditor
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import OPS, Kind
 from edgeq.qtypes import QParams, quantize
 from edgeq.recipe import INT8, PRESETS, Recipe, Rule
@@ -123,8 +123,8 @@ CASES = {
 }
 
 
-def prepared(case: OneOp, recipe: Recipe = INT8) -> tuple[FloatModel, Plan, list[Sample]]:
-    model = FloatModel(case.build(), "tflite")
+def prepared(case: OneOp, recipe: Recipe = INT8) -> tuple[LiteModel, Plan, list[Sample]]:
+    model = LiteModel(case.build(), "tflite")
     samples = list(RepDataset(smooth(case)).samples(input_specs(model)))
     return (
         model,
@@ -142,7 +142,7 @@ def smooth(case: OneOp) -> list[Array]:
     return list(noise + 1.0)
 
 
-def rounder(model: FloatModel, samples: list[Sample], recipe: Recipe = INT8) -> Rounder:
+def rounder(model: LiteModel, samples: list[Sample], recipe: Recipe = INT8) -> Rounder:
     return Rounder(model, choose(model, recipe), samples, threads=1)
 
 
@@ -191,14 +191,14 @@ def _scale(qparams: QParams, weight: Array) -> Array:
     return np.asarray(qparams.scale).reshape(shape)
 
 
-def _nearest(model: FloatModel, plan: Plan, index: int) -> Array:
+def _nearest(model: LiteModel, plan: Plan, index: int) -> Array:
     weight = model.graph.tensors[model.graph.operators[index].inputs[1]].data
     assert weight is not None
     qparams = plan.operands[index, 1]
     return (quantize(weight, qparams) * _scale(qparams, weight)).astype(np.float32)
 
 
-def _noise(model: FloatModel, other: FloatModel, samples: list[Sample]) -> float:
+def _noise(model: LiteModel, other: LiteModel, samples: list[Sample]) -> float:
     with Session(model.tflite) as one, Session(other.tflite) as two:
         total = 0.0
         for sample in samples:
@@ -225,10 +225,10 @@ def test_a_weight_that_two_ops_read_is_rounded_once_and_both_keep_their_own_bias
         Step("FULLY_CONNECTED", ("h", weight, bias), {"y": rows}),
     )
     case = OneOp("tied", {"x": rows}, steps)
-    editor = GraphEditor(FloatModel(case.build(), "tflite").tree)
-    operators = FloatModel(case.build(), "tflite").graph.operators
+    editor = GraphEditor(LiteModel(case.build(), "tflite").tree)
+    operators = LiteModel(case.build(), "tflite").graph.operators
     editor.rewire({1: dict(enumerate(operators[0].inputs[1:], 1))})
-    model = FloatModel(editor.finish(), "tflite")
+    model = LiteModel(editor.finish(), "tflite")
     samples = list(RepDataset(smooth(case)).samples(input_specs(model)))
     plan = make_plan(model, Calibration(model.digest, 0, {}), choose(model, PRESETS["weight_int8"]))
     rounded = rounder(model, samples, PRESETS["weight_int8"]).round(plan)

@@ -30,7 +30,7 @@ from edgeq.export.search.sensitivity import measure_noise
 from edgeq.export.search.trials import Trials
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.recipe import AUTO, INT8, Mode, Recipe, Rule
 from edgeq.runtime.session import Session
 from edgeq.targets import TARGETS
@@ -65,8 +65,8 @@ def sabotaged() -> OneOp:
     return OneOp("sabotaged", {"x": IMAGE}, steps)
 
 
-def calibrated(case: OneOp) -> tuple[FloatModel, Calibration, list[Sample]]:
-    model = FloatModel(case.build(), "tflite")
+def calibrated(case: OneOp) -> tuple[LiteModel, Calibration, list[Sample]]:
+    model = LiteModel(case.build(), "tflite")
     samples = list(RepDataset(case.draw(8)).samples(input_specs(model)))
     return model, Calibrator(model, 1).run(samples), samples
 
@@ -215,7 +215,7 @@ def test_what_isbest_of(offers: list[tuple[float, float, float]], expected: int)
 
 
 def test_multiplications_are_counted() -> None:
-    model = FloatModel(sabotaged().build(), "tflite")
+    model = LiteModel(sabotaged().build(), "tflite")
     assert macs(model.graph, model.graph.operators[0]) == 24 * 24 * 32 * 9 * 32
     assert macs(model.graph, model.graph.operators[0], channels=48) == 24 * 24 * 32 * 9 * 48
 
@@ -226,7 +226,7 @@ def test_every_kind_of_op_has_its_rates(costs: object) -> None:
 
 
 def test_auto_keeps_the_demo_small_and_close(
-    demo_model: FloatModel, demo_images: Array, exported: edgeq.EdgeModel
+    demo_model: LiteModel, demo_images: Array, exported: edgeq.EdgeModel
 ) -> None:
     made = edgeq.export(demo_model.tflite, demo_images, progress=False).report
     assert (made.recipe, exported.report.recipe) == ("auto", "int8")

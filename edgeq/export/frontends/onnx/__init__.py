@@ -15,7 +15,7 @@ from typing import Any
 from edgeq.data.as_numpy import to_numpy
 from edgeq.errors import ConversionError, DependencyError, ModelError
 from edgeq.isolation import JobCrashed, JobFailed, Worker
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 _JOB = "edgeq.export.frontends.onnx.child:traced"
 _FIRST_BYTE = b"\x08"
@@ -34,7 +34,7 @@ def handles(model: object) -> bool:
     return kind.__name__ == "ModelProto" and kind.__module__.startswith("onnx")
 
 
-def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
+def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
     """Interprets, traces and lowers an ONNX model.
 
     Args:
@@ -58,7 +58,7 @@ def trace(model: Any, sample: Any, worker: Worker) -> FloatModel:
         )
     with Worker() as reader:
         try:
-            found: FloatModel = reader.call(
+            found: LiteModel = reader.call(
                 _JOB, _source(model), _arrays(sample), timeout_s=TRACE_SECONDS_MAX
             )
         except (JobCrashed, JobFailed) as error:

@@ -35,12 +35,12 @@ from edgeq.export.frontends.onnx.replay import Replay
 from edgeq.export.frontends.onnx.stored_scales import with_stored_scales
 from edgeq.files import MappedFile
 from edgeq.flatbuffer import with_port_names
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def traced(source: str | bytes | MappedFile, sample: Any) -> FloatModel:
+def traced(source: str | bytes | MappedFile, sample: Any) -> LiteModel:
     """An ONNX model as a float LiteRT model with the shapes of a sample.
 
     Args:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edgeq.export.frontends.onnx.graph_interpreter import Program
 from edgeq.export.frontends.onnx.operators.integer_ops import Grid
 from edgeq.flatbuffer import Tensor
-from edgeq.model import FloatModel
+from edgeq.model import LiteModel
 from edgeq.ops import OPS
 from edgeq.qtypes import DType, QParams
 
@@ -19,7 +19,7 @@ OFF_GRID = 0.01
 """How far from an integer a weight may be in units of its scale: float32 rounds it."""
 
 
-def with_stored_scales(model: FloatModel, program: Program) -> FloatModel:
+def with_stored_scales(model: LiteModel, program: Program) -> LiteModel:
     """The model with the scales of weights that were integers, where they still lie on the grid.
 
     The converter may have folded a factor into a weight; then its old scale says nothing any more.
