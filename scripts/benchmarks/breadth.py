@@ -91,7 +91,7 @@ def _exported(model: Any, params: Any, data: Any, recipe: str) -> tuple[Any, dic
         return None, {"why": why, "foreign": not own, "seconds": time.perf_counter() - start}
     report = edge.report
     return edge, {
-        "reported dB": report.sqnr_db,
+        "reported dB": float(report.sqnr_db),
         "time": report.latency_ratio,
         "size": report.size_ratio,
         "float ops": len(report.float_ops),
@@ -115,7 +115,7 @@ def _sqnr_db(edge: Any, unseen: Sequence[Any], expected: Sequence[Any]) -> float
                 difference = answer.astype(np.float64) - wanted
                 noise[place] += float(np.square(difference).sum())
     return min(
-        (10 * np.log10(signal[n] / noise[n]) for n in signal if noise[n] and signal[n]),
+        (float(10 * np.log10(signal[n] / noise[n])) for n in signal if noise[n] and signal[n]),
         default=float("inf"),
     )
 
