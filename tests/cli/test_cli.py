@@ -233,7 +233,7 @@ FAILURES: dict[str, tuple[Prepare, dict[str, str], str]] = {
         nothing, {"--recipe": "int9"}, "recipe 'int9' is neither a preset (auto, int8, int16x8,",
     ),
     "a recipe that is none": (
-        lambda d: (d / "r.json").write_text("{"), {"--recipe": "r.json"}, "the recipe is not JSON",
+        lambda d: (d / "r.json").write_text("{"), {"--recipe": "r.json"}, "it is not JSON",
     ),
     "a rule that matches nothing": (
         lambda d: (d / "r.json").write_text('{"rules": [{"op": "CONV_3D"}]}'),

@@ -329,8 +329,14 @@ BAD_LAYOUTS: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({"mean": None}, "mean must be a number. Received: None"),
     "by nothing": ({"scale": "1/0"}, "scale must be a number. Received: '1/0'"),
     "thirds": ({"scale": "1/2/3"}, "scale must be a number. Received: '1/2/3'"),
-    "a size of nothing": ({"size": 0}, "size must be a positive whole number. Received: 0"),
-    "half a pixel": ({"size": [1.5, 2]}, "size must be a positive whole number. Received: 1.5"),
+    "a size of nothing": (
+        {"size": 0},
+        "size must be a positive whole number up to 100,000,000. Received: 0",
+    ),
+    "half a pixel": (
+        {"size": [1.5, 2]},
+        "size must be a positive whole number up to 100,000,000. Received: 1.5",
+    ),
     "a volume": ({"size": "1x2x3"}, "size must be HEIGHTxWIDTH, such as 224x224. Received: '1x2"),
     "resize alone": ({"resize": 9}, "resize goes with a size and the centre crop; give both or"),
     "resize uncropped": ({"resize": 9, "size": 8, "crop": "none"}, "resize goes with a size and"),
@@ -545,7 +551,11 @@ def test_a_failure_is_one_sentence(case: str, tmp_path: Path) -> None:
 
 BAD_CONFIGS = {
     "another kind": ("c.toml", "", "a data config is a .json, .yaml or .yml file. Received: "),
-    "no JSON": ("c.json", "{", "cannot read the data config {d}/c.json: Expecting property name"),
+    "no JSON": (
+        "c.json",
+        "{",
+        "cannot read the data config {d}/c.json: it is not JSON: Expecting property name",
+    ),
     "no YAML": ("c.yml", "a: [", "cannot read the data config {d}/c.yml: "),
     "a list": ("c.json", "[1]", "the data config {d}/c.json must map options to values, such as"),
     "nothing": ("c.yaml", "", "the data config {d}/c.yaml must map options to values, such as"),
@@ -620,10 +630,10 @@ def test_the_command_line_reads_a_folder(demo_files: Path) -> None:
     config = text(demo_files / "c.json", '{"mean": 9.0, "std": 1}')
     found = run(
         "calibrate", demo_files / "model.tflite", "--data", demo_files / "images",
-        "--data-config", config, "--data-option", "mean=0.5", "-o", demo_files / "c.out",
+        "--data-config", config, "--data-option", "mean=0.5", "-o", demo_files / "ranges.json",
     )  # fmt: skip
     assert found.exit_code == 0, found.output
-    ranges = (demo_files / "c.out").read_text()
+    ranges = (demo_files / "ranges.json").read_text()
     assert "-0.5" in ranges
     assert "-9" not in ranges
 

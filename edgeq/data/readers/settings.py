@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,25 @@ def read_settings(path: Path) -> dict[str, Any]:
     suffix = path.suffix.lower()
     if suffix not in (".json", ".yaml", ".yml"):
         raise DataError(f"a data config is a .json, .yaml or .yml file. Received: {str(path)!r}")
+    parse = parse_json
+    if suffix != ".json":
+        _check_yaml(path)
+        parse = parse_yaml
+    with reading(path, "the data config"):
+        made = parse(read_text(path))
+    if not isinstance(made, dict) or not all(isinstance(name, str) for name in made):
+        raise DataError(f"the data config {path} must map options to values, such as size: 224x224")
+    return made
+
+
+def _check_yaml(path: Path) -> None:
+    """Raises a `DependencyError` where PyYAML is missing."""
     try:
-        with reading(path, "the data config"):
-            parse = parse_json if suffix == ".json" else parse_yaml
-            made = parse(read_text(path))
+        importlib.import_module("yaml")
     except ImportError:
         raise DependencyError(
             f"reading {path} needs PyYAML: pip install pyyaml; or write it as .json"
         ) from None
-    if not isinstance(made, dict) or not all(isinstance(name, str) for name in made):
-        raise DataError(f"the data config {path} must map options to values, such as size: 224x224")
-    return made
 
 
 def parse_setting(text: str) -> tuple[str, str]:
