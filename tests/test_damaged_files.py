@@ -37,7 +37,7 @@ def test_mutants_end_in_an_edgeq_error_or_a_correct_model(tmp_path: Path) -> Non
     # Mutants that are all too broken, or all harmless, would show nothing.
     assert len(errors) > MUTANTS // 2
     assert len(results) - len(errors) > MUTANTS // 20
-    assert len({r["kind"] for r in errors}) > 1
+    assert len({r["message"] for r in errors}) > MUTANTS // 10
 
 
 def test_mutants_of_every_kind_end_in_an_error_or_a_result(tmp_path: Path) -> None:
@@ -61,10 +61,11 @@ def test_bases_are_sound(base: Base) -> None:
 
 
 def test_mutants_depend_on_their_number_only() -> None:
-    for seed, way in enumerate(WAYS):
-        name, damaged = mutant(1, seed)
-        assert name == way.__name__
-        assert mutant(1, seed)[1] == damaged
+    made = [mutant(1, seed) for seed in range(len(WAYS))]
+    assert made == [mutant(1, seed) for seed in range(len(WAYS))]
+    # A float file has no scales to be changed; the next way takes their turn.
+    ways = {way.__name__ for way in WAYS}
+    assert ways - {name for name, _ in made} == {"change_scales", "change_scale_tables"}
 
 
 def test_a_missing_signature_is_made_up() -> None:

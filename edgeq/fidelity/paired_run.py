@@ -184,7 +184,7 @@ class Runner:
         return answers
 
 
-def _without_shared_infinity(outputs: Sequence[Array]) -> list[Array]:
+def without_shared_infinity(outputs: Sequence[Array]) -> list[Array]:
     """An output of two models, with 0 where both give the same infinity, as masked scores are."""
     if len(outputs) < 2:
         return list(outputs)
@@ -281,7 +281,7 @@ class PairedRun:
             self._check_shapes(answers)
             kept = [self._kept(outputs, targets) for outputs in answers]
             answers = list(
-                zip(*map(_without_shared_infinity, zip(*answers, strict=True)), strict=True)
+                zip(*map(without_shared_infinity, zip(*answers, strict=True)), strict=True)
             )
             self._check_finite(answers)
         except EdgeqError as error:

@@ -32,6 +32,7 @@ from rich.console import Console
 
 import edgeq
 from edgeq.export.edge_model import EdgeModel
+from edgeq.fidelity.paired_run import without_shared_infinity
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.report.bench_report import measure_models
 from edgeq.runtime.benchmark import Setting, random_sample
@@ -195,7 +196,8 @@ def wrong_with(model: EdgeModel, data: Sequence[Sequence[np.ndarray]]) -> str:
     if tuple(o.name for o in model.report.outputs) != names:
         return f"reported outputs {model.report.outputs}, the float model has {names}"
     for output in model.report.outputs:
-        found = Fidelity().observe(expected[output.name], actual[output.name]).sqnr_db
+        both = without_shared_infinity((expected[output.name], actual[output.name]))
+        found = Fidelity().observe(*both).sqnr_db
         if not found >= 3.0 or not np.isclose(found, output.sqnr_db, rtol=0.02, atol=0.5):
             return f"output {output.name!r} has {found} dB, reported {output.sqnr_db}"
     return ""
