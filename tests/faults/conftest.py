@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,13 +22,15 @@ def judged(exported: EdgeModel, demo_images: np.ndarray) -> CheckResult:
 
 
 @pytest.fixture(autouse=True)
-def signals_are_heard() -> Iterator[None]:
-    """A test run in the background, or under nohup, is started deaf to some; its children too."""
-    heard = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
-    before = {number: signal.getsignal(number) for number in heard}
-    for number, handler in heard.items():
-        if before[number] is signal.SIG_IGN:
-            signal.signal(number, handler)
+def signals_as_in_a_new_process() -> Iterator[None]:
+    """Under nohup a test is deaf to some, and a library of an earlier test may answer others."""
+    fresh: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in fresh.items()}
     yield
     for number, handler in before.items():
-        signal.signal(number, handler)
+        if handler is not None:  # one that Python did not set cannot be set again
+            signal.signal(number, handler)
