@@ -83,7 +83,9 @@ def give_back_names(tree: Any, names: Sequence[bytes | None]) -> None:
         names: Of the float model's tensors, by index.
     """
     for tensor in tree.subgraphs[0].tensors:
-        match = _NUMBERED.fullmatch(_name(tensor))
-        if match:
-            own = names[int(match[1])]
-            tensor.name = (own or b"") + match[2].encode()
+        name = _name(tensor)
+        whole = _NUMBERED.fullmatch(name)
+        parts = [whole] if whole else [_NUMBERED.fullmatch(part) for part in name.split(_JOINT)]
+        if all(parts):
+            given = [(names[int(m[1])] or b"") + m[2].encode() for m in parts if m]
+            tensor.name = _JOINT.encode().join(given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from one_op import OneOp, Step, Value
+from one_op import CASES, OneOp, Step, Value
 
 import edgeq
 from edgeq import Mode, Recipe, Rule
@@ -103,3 +103,13 @@ def test_products_of_products_are_int8_as_planned() -> None:
     assert {kind.split(" ")[0] for kind in made.report.op_counts} == {"int8", "quantize/dequantize"}
     assert {made.float_model.graph.tensors[t].name for t in made.origins.values()} >= {"once", "y"}
     assert not any("edgeq" in t.name for t in parse(made.tflite).graphs[0].tensors)
+
+
+def test_several_results_of_one_op_get_their_names_back() -> None:
+    case = next(case for case in CASES if case.label == "SPLIT")
+    made = edgeq.export(
+        case.build(), case.draw(12), recipe="int8", min_sqnr_db=None, progress=False
+    )
+    names = {tensor.name for tensor in parse(made.tflite).graphs[0].tensors}
+    assert "y0;y1" in names
+    assert not [name for name in names if "edgeq." in name]
