@@ -25,12 +25,6 @@ class FlaxModule(Protocol):
     def apply(self, variables: Any, *args: Any) -> Any: ...
 
 
-class TensorFlowModule(Protocol):
-    """A `tf.Module`, or what `tf.saved_model.load` gives."""
-
-    def __call__(self, *args: Any) -> Any: ...
-
-
 class OnnxModel(Protocol):
     """An `onnx.ModelProto`."""
 
@@ -46,7 +40,6 @@ ModelLike: TypeAlias = (
     | Callable[..., Any]
     | TorchProgram
     | FlaxModule
-    | TensorFlowModule
     | OnnxModel
     | Mapping[str, Any]
 )

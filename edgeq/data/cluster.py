@@ -17,10 +17,11 @@ import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 import numpy.typing as npt
 
+from edgeq.argument_types import Engine
 from edgeq.data.as_numpy import to_numpy
 from edgeq.data.input_spec import InputSpec
 from edgeq.data.labels import Labelled, Labels
@@ -28,7 +29,7 @@ from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.data.rows import Rows
 from edgeq.errors import DataError, DependencyError, EdgeqError, RecipeError
 
-ENGINES = ("local", "ray")
+ENGINES: tuple[str, ...] = get_args(Engine)
 
 MAX_RETRIES = 5
 """How often a shard is run again after its worker or machine died."""

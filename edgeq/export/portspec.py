@@ -14,13 +14,12 @@ import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+from edgeq.argument_types import PortRange, PortType
 from edgeq.errors import RecipeError
 
-DTYPES = ("float32", "int8", "uint8", "int16")
-
-Range = tuple[float, float]
+DTYPES: tuple[str, ...] = get_args(PortType)
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class PortSpec:
     """
 
     dtype: str = "float32"
-    range: Range | None = None
+    range: PortRange | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

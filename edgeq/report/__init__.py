@@ -210,7 +210,7 @@ class Report(Measured):
     def warnings(self) -> list[str]:
         """Warnings about the result, one sentence each."""
         found = []
-        if self.latency_ratio > 1:
+        if self.latency_ratio > NOT_SLOWER:
             found.append(
                 f"the exported model takes {self.latency_ratio:.2f}x the float model's time here"
                 + "".join(f"; {cause}" for cause in self._causes_of_slowness())

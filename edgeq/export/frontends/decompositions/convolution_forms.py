@@ -36,7 +36,7 @@ def convolution(
     """`convolution` over one, two or three axes."""
     axes = x.ndim - 2
     stride, padding, dilation, output_padding = (
-        _each(sizes, axes) for sizes in (stride, padding, dilation, output_padding)
+        per_axis(sizes, axes) for sizes in (stride, padding, dilation, output_padding)
     )
     if axes == 1:
         made = convolution_2d(
@@ -76,7 +76,8 @@ def convolution_2d(
     return found
 
 
-def _each(sizes: Sizes, axes: int) -> list[int]:
+def per_axis(sizes: Sizes, axes: int) -> list[int]:
+    """A size for each axis, of one for all or of as many."""
     return [int(s) for s in (list(sizes) * axes if len(sizes) == 1 else sizes)]
 
 
@@ -263,7 +264,7 @@ def padded_by_name(
 ) -> Tensor:
     """`conv1d.padding`, `conv2d.padding` and `conv3d.padding`."""
     axes = weight.ndim - 2
-    spans = [d * (k - 1) for d, k in zip(_each(dilation, axes), weight.shape[2:], strict=True)]
+    spans = [d * (k - 1) for d, k in zip(per_axis(dilation, axes), weight.shape[2:], strict=True)]
     pads = [0] * axes if padding == "valid" else [span // 2 for span in spans]
     if padding == "same" and any(span % 2 for span in spans):
         # One more behind than before, where the span is odd.
@@ -271,8 +272,8 @@ def padded_by_name(
         x = functional.pad(x, more)
     is_single = x.ndim == axes + 1
     made = aten.convolution.default(
-        x.unsqueeze(0) if is_single else x, weight, bias, _each(stride, axes), pads,
-        _each(dilation, axes), False, [0] * axes, groups,
+        x.unsqueeze(0) if is_single else x, weight, bias, per_axis(stride, axes), pads,
+        per_axis(dilation, axes), False, [0] * axes, groups,
     )  # fmt: skip
     return made.squeeze(0) if is_single else made
 

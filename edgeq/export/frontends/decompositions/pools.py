@@ -17,18 +17,14 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from edgeq.export.frontends.decompositions.convolution_forms import Sizes, per_axis
 from edgeq.export.frontends.decompositions.resampling import along, picked, unit_rows
 from edgeq.export.frontends.torch_program.program_constants import constant
 
 aten = torch.ops.aten
 
-Sizes = Sequence[int]
 Windows = list[list[int]]
 """The entries that each output reads along an axis."""
-
-
-def _each(sizes: Sizes, axes: int) -> list[int]:
-    return [int(s) for s in (list(sizes) * axes if len(sizes) == 1 else sizes)]
 
 
 def _out(length: int, kernel: int, step: int, pad: int, ceil: bool, dilation: int = 1) -> int:
@@ -51,8 +47,8 @@ def average_2d(
     divisor: int | None = None,
 ) -> Any:
     """`avg_pool2d`: without padding and with a factor for each output."""
-    kernel = _each(kernel, 2)
-    stride, padding = _each(stride or kernel, 2), _each(padding, 2)
+    kernel = per_axis(kernel, 2)
+    stride, padding = per_axis(stride or kernel, 2), per_axis(padding, 2)
     sizes = [int(size) for size in x.shape[-2:]]
     if divisor is None and _is_ready(sizes, kernel, stride, padding, ceil, counts_padding):
         return NotImplemented
@@ -129,8 +125,8 @@ def average_3d(
     divisor: int | None = None,
 ) -> Tensor:
     """`avg_pool3d`: over the last two axes, then over the first."""
-    kernel = _each(kernel, 3)
-    stride, padding = _each(stride or kernel, 3), _each(padding, 3)
+    kernel = per_axis(kernel, 3)
+    stride, padding = per_axis(stride or kernel, 3), per_axis(padding, 3)
 
     def pool(image: Tensor, k: Sizes, s: Sizes, p: Sizes) -> Tensor:
         made: Tensor = aten.avg_pool2d.default(image, k, s, p, ceil, counts_padding)
@@ -274,17 +270,17 @@ def max_3d(
         made: Tensor = aten.max_pool2d.default(image, k, s, p, [1, 1], ceil)
         return made
 
-    kernel = _each(kernel, 3)
-    return _in_two_steps(x, pool, kernel, _each(stride or kernel, 3), _each(padding, 3))
+    kernel = per_axis(kernel, 3)
+    return _in_two_steps(x, pool, kernel, per_axis(stride or kernel, 3), per_axis(padding, 3))
 
 
 def _max_windows(
     x: Tensor, axes: int, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, ceil: bool
 ) -> list[Windows]:
-    kernel = _each(kernel, axes)
+    kernel = per_axis(kernel, axes)
     options = zip(
-        x.shape[-axes:], kernel, _each(stride or kernel, axes), _each(padding, axes),
-        _each(dilation, axes), strict=True,
+        x.shape[-axes:], kernel, per_axis(stride or kernel, axes), per_axis(padding, axes),
+        per_axis(dilation, axes), strict=True,
     )  # fmt: skip
     return [_entries(int(n), k, s, p, ceil, d) for n, k, s, p, d in options]
 
@@ -299,7 +295,7 @@ def max_2d_with_places(
 ) -> tuple[Tensor, Tensor]:
     """`max_pool2d_with_indices` where the indices are read."""
     windows = _max_windows(x, 2, kernel, stride, padding, dilation, ceil)
-    options = (list(stride), _each(padding, 2), _each(dilation, 2), ceil)
+    options = (list(stride), per_axis(padding, 2), per_axis(dilation, 2), ceil)
     return aten.max_pool2d.default(x, list(kernel), *options), _places(x, windows)
 
 
