@@ -265,8 +265,9 @@ def _check(calibration: Calibration) -> None:
 
 def _is_real(value: object) -> bool:
     """Whether it is a number that a float32 tensor can hold."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) <= FLOAT32_MAX  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= FLOAT32_MAX
 
 
 def _pair(extremes: Extremes | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

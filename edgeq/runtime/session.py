@@ -15,7 +15,6 @@ import numpy as np
 from edgeq.errors import DataError, DelegateError, ModelError
 from edgeq.files import Content
 from edgeq.ports import IO, Port
-from edgeq.runtime.apart import Apart
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.coverage import Coverage, coverage_of, delegate_nodes
 from edgeq.runtime.delegates import EDGETPU, Options, is_library
@@ -28,6 +27,7 @@ from edgeq.runtime.interpreter import (
     read_model,
     unloadable,
 )
+from edgeq.runtime.isolated_session import IsolatedSession
 
 PLAIN = ("none", "reference")
 DELEGATES = ("xnnpack", *PLAIN, EDGETPU)
@@ -80,7 +80,7 @@ class Session:
         self._delegate = delegate
         threads = threads or available_cpus()
         if isolated:
-            self._load_apart(threads, options, signature, backend)
+            self._load_isolated(threads, options, signature, backend)
             return
         if not trusted:
             check_file(self._content, delegate, signature, backend)
@@ -102,13 +102,13 @@ class Session:
             raise unloadable(self._backend, error, "load") from None
         self._name(self._interpreter._get_full_signature_list())
 
-    def _load_apart(
+    def _load_isolated(
         self, threads: int, options: Options | None, signature: str | None, backend: str | None
     ) -> None:
         arguments = (self._delegate, threads, options, signature, backend)
-        self._interpreter = self._entry = apart = Apart(self._content, arguments)
-        self._pieces_of_library = apart.pieces_of_library
-        self._name(apart.signatures)
+        self._interpreter = self._entry = child = IsolatedSession(self._content, arguments)
+        self._pieces_of_library = child.pieces_of_library
+        self._name(child.signatures)
 
     def _name(self, signatures: Iterable[str]) -> None:
         self.signatures = tuple(signatures)
@@ -123,7 +123,7 @@ class Session:
 
     def close(self) -> None:
         """Lets go of the interpreter."""
-        if isinstance(self._entry, Apart):
+        if isinstance(self._entry, IsolatedSession):
             self._entry.close()
         self._interpreter = self._entry = _Closed()
 

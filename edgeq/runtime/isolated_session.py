@@ -1,4 +1,4 @@
-"""`Apart`: a session in a child process, which a hostile file may end without harm.
+"""`IsolatedSession`: a session in a child process, which a hostile file may end without harm.
 
 Stands in for both the interpreter and the entry of a `Session`. Arrays go there and back as copies.
 """
@@ -22,7 +22,7 @@ _OWN: dict[str, Any] = {}
 """In the child: its session."""
 
 
-class Apart:
+class IsolatedSession:
     """A session in a child process; one that dies is an error of the run, and starts again.
 
     Args:
