@@ -59,6 +59,7 @@ def settle_names(tree: Any) -> None:
     BATCH_MATMUL.
     """
     tensors = tree.subgraphs[0].tensors
+    _part_results(tree.subgraphs[0])
     for op in tree.subgraphs[0].operators:
         if op_name(tree.operatorCodes[op.opcodeIndex])[0] in BOUNDARY:
             continue
@@ -69,6 +70,22 @@ def settle_names(tree: Any) -> None:
             first = next((name for name in own if name.decode() in read), None)
             if first is not None:
                 read[first.decode()].name, tensor.name = first + _BEFORE, first
+
+
+def _part_results(graph: Any) -> None:
+    """Gives each of an op's several results its own number: the converter joins them in each."""
+    taken = {_name(tensor) for tensor in graph.tensors}
+    for op in graph.operators:
+        if len(op.outputs) < 2:
+            continue
+        results = [graph.tensors[t] for t in op.outputs]
+        parts = [_NUMBERED.fullmatch(part) for part in _name(results[0]).split(_JOINT)]
+        if len(parts) != len(results):
+            continue
+        for tensor, part in zip(results, parts, strict=True):
+            if part and part[2] == "":
+                # What is made float behind it has the number itself.
+                tensor.name = (part[0] + "1" if part[0] in taken else part[0]).encode()
 
 
 def _name(tensor: Any) -> str:

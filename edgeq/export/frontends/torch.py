@@ -244,20 +244,25 @@ def _prepared(module: Any, notes: list[str]) -> Any:
     """The module in evaluation mode, float32 and on the CPU; a copy where that is a change."""
     import torch
 
+    from edgeq.export.frontends.torch_program import scripted_modules
+
     while isinstance(getattr(module, "_orig_mod", None), torch.nn.Module):
         module = module._orig_mod
+    scripted = scripted_modules.has_scripts(module)
     training = any(part.training for part in module.modules())
     values = [*module.parameters(), *module.buffers()]
     narrow = {v.dtype for v in values if v.is_floating_point()} - {torch.float32}
     moved = any(v.device.type != "cpu" for v in values)
-    if not (training or narrow or moved):
+    if not (training or narrow or moved or scripted):
         return module
     try:
-        module = copy.deepcopy(module)
+        module = scripted_modules.unscripted(module) if scripted else copy.deepcopy(module)
     except Exception as error:
         raise ModelError(
             f"the module cannot be copied ({error}); call model.eval().float().cpu() yourself"
         ) from None
+    if scripted:
+        notes.append("layers of TorchScript modules have no paths of their own in the export")
     if training:
         notes.append("the module was in training mode; a copy was exported in evaluation mode")
     if narrow:

@@ -278,8 +278,15 @@ def padded_by_name(
     return made.squeeze(0) if is_single else made
 
 
+def recorded(*arguments: Any) -> Tensor:
+    """`_convolution`, as TorchScript records it: with settings of the backend behind the others."""
+    return aten.convolution.default(*arguments[:9])
+
+
 TABLE: dict[Any, Callable[..., Any]] = {
     aten.convolution.default: convolution,
+    aten._convolution.default: recorded,
+    aten._convolution.deprecated: recorded,
     aten.conv1d.padding: padded_by_name,
     aten.conv2d.padding: padded_by_name,
     aten.conv3d.padding: padded_by_name,
