@@ -36,6 +36,7 @@ class LiteModel:
         learned: `(layer path, lowest, highest)` of what layers read, as quantization-aware training
             has found it.
         given: Parameters that the model brought with it, by tensor name.
+        doubts: Where the file computes otherwise than the framework, one sentence each.
     """
 
     tflite: Content
@@ -44,6 +45,7 @@ class LiteModel:
     nhwc: tuple[str, ...] = ()
     learned: tuple[tuple[str, float, float], ...] = ()
     given: tuple[tuple[str, QParams], ...] = ()
+    doubts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self._model.signatures) > 1:
@@ -61,7 +63,7 @@ class LiteModel:
     def __reduce__(self) -> tuple[type[LiteModel], tuple[object, ...]]:
         """Goes to another process as the file alone; what was read from it is read again there."""
         return LiteModel, (
-            self.tflite, self.origin, self.notes, self.nhwc, self.learned, self.given,
+            self.tflite, self.origin, self.notes, self.nhwc, self.learned, self.given, self.doubts,
         )  # fmt: skip
 
     @functools.cached_property

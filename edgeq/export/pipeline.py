@@ -151,6 +151,7 @@ def export(
         calibrated_samples=ready.ranges.calibration.samples,
         independent=ready.ranges.independent,
         fitted_weights=built.fitted,
+        doubts=rewritten.doubts,
         notes=(
             *rewritten.notes,
             *float_notes(rewritten, options.recipe, built.plan.float_ops),

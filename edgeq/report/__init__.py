@@ -143,6 +143,7 @@ class Report(Measured):
         independent: Whether the samples judged by were kept out of calibration.
         fitted_weights: Number of weights that were rounded by what they compute on the data; the
             others are rounded to nearest.
+        doubts: Where the float model computes otherwise than the user's own, one sentence each.
         notes: Other things the user should know, such as what looks suspicious of the data.
         seconds: Wall time of each stage.
     """
@@ -152,6 +153,7 @@ class Report(Measured):
     calibrated_samples: int
     independent: bool
     fitted_weights: int = 0
+    doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -191,7 +193,7 @@ class Report(Measured):
     def shortfalls(self) -> list[str]:
         """Where the model is not small, fast or faithful, and the option that would help."""
         is_auto = self.recipe == "auto"
-        found = []
+        found = ["THE TRACE DIFFERS from the model (a warning says where)"] if self.doubts else []
         if not self._has_integers:
             found.append("everything stayed float: the reasons are below")
         if self.latency_ratio > NOT_SLOWER:
@@ -209,7 +211,7 @@ class Report(Measured):
 
     def warnings(self) -> list[str]:
         """Warnings about the result, one sentence each."""
-        found = []
+        found = list(self.doubts)
         if self.latency_ratio > NOT_SLOWER:
             found.append(
                 f"the exported model takes {self.latency_ratio:.2f}x the float model's time here"

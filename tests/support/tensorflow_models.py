@@ -14,6 +14,7 @@ from edgeq.converter import start_converter
 from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import EdgeqError
 from edgeq.export import frontends
+from edgeq.export.frontends.tensorflow import checked_folder
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 from edgeq.runtime.session import Session
@@ -118,6 +119,24 @@ def open_sizes() -> dict[str, tuple[str, ...]]:
             "folder": folder,
         }
         return {name: _trace(model, sample, worker).notes for name, model in models.items()}
+
+
+def near() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Doubts of a SavedModel's trace against the folder itself, and one that is a little other."""
+    import tensorflow as tf
+
+    sample, doubts = {"x": normal(1, 4)}, []
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        for folder, factor in ((one, 1.0), (other, 1.01)):
+            module = tf.Module()
+            spec = tf.TensorSpec((1, 4), tf.float32, name="x")
+            scaled = tf.function(lambda x, factor=factor: tf.tanh(x * factor))
+            call = scaled.get_concrete_function(spec)
+            tf.saved_model.save(module, folder, {"serving_default": call})
+        with start_converter() as worker:
+            traced = _trace(one, sample, worker)
+            doubts = [traced.doubts, checked_folder(traced, other, sample, worker).doubts]
+    return doubts[0], doubts[1]
 
 
 def _by_name(result: Any) -> dict[str, Array]:

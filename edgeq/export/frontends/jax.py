@@ -114,9 +114,10 @@ def trace_function(function: Function, sample: Any, worker: Worker) -> LiteModel
         with without_x64():
             raise _refused_op(lowered.ops, worker) or error from None
     _check_shapes(found, lowered)
-    if not found.given:
-        check_trace(found, list(arguments.values()), lowered.own_outputs, worker, function.name)
-    return found
+    if found.given:
+        return found
+    own = lowered.own_outputs
+    return check_trace(found, list(arguments.values()), own, worker, function.name)
 
 
 def check_installed() -> None:

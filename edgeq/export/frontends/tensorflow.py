@@ -81,7 +81,8 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
         declared = _call(worker, "folder_inputs", folder)
         arguments = bound(_parameters(list(declared)), sample, folder)
         found = _converted(worker, folder, arguments, _scopes, "tensorflow")
-        return replace(found, notes=fixed_sizes(declared, arguments))
+        found = replace(found, notes=fixed_sizes(declared, arguments))
+        return checked_folder(found, folder, arguments, worker)
     function, signature = _function(model)
     arguments = bound(signature, sample, _name(model))
     notes = fixed_sizes(_declared(function, signature), arguments)
@@ -116,6 +117,38 @@ def trace_call(
         EdgeqError: As for `trace`.
     """
     return _saved(worker, function, arguments, None, name, layers_in, origin)
+
+
+def checked_folder(
+    found: LiteModel, folder: str, arguments: Mapping[str, Any], worker: Worker
+) -> LiteModel:
+    """Holds a trace against what the folder's signature computes in the child process."""
+
+    def own(arrays: Sequence[Any]) -> dict[str, Any]:
+        given = dict(zip(arguments, arrays, strict=True))
+        return dict(worker.call(f"{_JOBS}:run_folder", folder, given))
+
+    try:
+        return check_trace(found, list(arguments.values()), own, worker, folder)
+    except (JobCrashed, JobFailed) as error:
+        said = error.reason.splitlines()[0]
+        note = f"the trace was not held against the SavedModel, which TensorFlow {said}"
+        return replace(found, notes=(*found.notes, note))
+
+
+def run_folder(folder: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Job: what a SavedModel computes of arrays by the names of its inputs.
+
+    Raises:
+        ModelError: It cannot be loaded, or has not the signature.
+    """
+    import tensorflow as tf
+
+    loaded = _loaded(folder)
+    function = _served(loaded, folder)
+    specs = function.structured_input_signature[1]
+    made = function(**{n: tf.constant(a, specs[n].dtype) for n, a in arguments.items()})
+    return {name: tensor.numpy() for name, tensor in made.items()}
 
 
 def folder_inputs(folder: str) -> dict[str, Declared]:
@@ -185,9 +218,9 @@ def _saved(
         made = concrete(**{n: tf.constant(array, spec.dtype) for (n, spec), array in given})
         return {output: tensor.numpy() for output, tensor in made.items()}
 
-    if not _writes(concrete):
-        check_trace(found, list(arguments.values()), own, worker, name)
-    return found
+    if _writes(concrete):
+        return found
+    return check_trace(found, list(arguments.values()), own, worker, name)
 
 
 def _writes(concrete: Any) -> bool:

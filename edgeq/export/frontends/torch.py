@@ -75,7 +75,7 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
             given: Any = named if named and not positional else positional
             # An exported program of arguments of both kinds has no sample that `trace` takes.
             checked = bool(given) and not (named and positional)
-            check = _checking(model.module, model, given, worker) if checked else _unchecked
+            check = _checking(model.module, model, given, worker) if checked else _as_it_is
             return _traced(model, worker, (), check=check)
         model, learned = _finished(model, notes)
         module = _prepared(model, notes)
@@ -86,26 +86,28 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
 
 def _checking(
     module: Callable[[], Any], program: Any, sample: Any, worker: Worker
-) -> Callable[[LiteModel], None]:
+) -> Callable[[LiteModel], LiteModel]:
     """Holds a trace of a program against what a module makes of a sample."""
 
-    def check(traced: LiteModel) -> None:
-        _check_trace(module(), program, sample, traced, worker)
+    def check(traced: LiteModel) -> LiteModel:
+        return _checked(module(), program, sample, traced, worker)
 
     return check
 
 
-def _check_trace(module: Any, program: Any, sample: Any, traced: LiteModel, worker: Worker) -> None:
+def _checked(
+    module: Any, program: Any, sample: Any, traced: LiteModel, worker: Worker
+) -> LiteModel:
     """Holds the trace against the module's own outputs; not where it has scales of its own."""
     import torch
     import torch.utils._pytree as pytree
 
     names = output_names(program)
     if names is None or traced.given:
-        return
+        return traced
     arguments, keywords = _arguments(module, sample)
     if _copy_of(module) is None or _run_error(module, arguments, keywords) is not None:
-        return
+        return traced
     leaves, structure = pytree.tree_flatten((arguments, keywords))
     inputs = [leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
@@ -118,7 +120,7 @@ def _check_trace(module: Any, program: Any, sample: Any, traced: LiteModel, work
         pairs = zip(names, made, strict=False)
         return {n: t.numpy() for n, t in pairs if isinstance(t, torch.Tensor)}
 
-    check_trace(traced, inputs, own, worker, type(module).__name__)
+    return check_trace(traced, inputs, own, worker, type(module).__name__)
 
 
 @contextlib.contextmanager
@@ -143,8 +145,9 @@ def trace_module(
         return _traced(_export(module, sample), worker, notes, origin)
 
 
-def _unchecked(traced: LiteModel) -> None:
-    """Takes a trace as it is."""
+def _as_it_is(traced: LiteModel) -> LiteModel:
+    """Takes a trace without holding it against anything."""
+    return traced
 
 
 def _traced(
@@ -152,7 +155,7 @@ def _traced(
     worker: Worker,
     notes: tuple[str, ...],
     origin: str = "pytorch",
-    check: Callable[[LiteModel], None] = _unchecked,
+    check: Callable[[LiteModel], LiteModel] = _as_it_is,
 ) -> LiteModel:
     """The float model of a program, which stays as it is.
 
@@ -162,7 +165,7 @@ def _traced(
         check_program(program)
         try:
             made = with_given_scales(LiteModel(_lowered(program, worker, True), origin, notes))
-            check(made)
+            made = check(made)
         except ProcessKilledError:
             raise  # it says nothing of the forms
         except EdgeqError as error:
@@ -174,16 +177,17 @@ def _traced(
     return made
 
 
-def _plain(program: Any, worker: Worker, check: Callable[[LiteModel], None]) -> LiteModel | None:
+def _plain(
+    program: Any, worker: Worker, check: Callable[[LiteModel], LiteModel]
+) -> LiteModel | None:
     """The float model as litert-torch has it, or None if it has none or a wrong one."""
     try:
         made = with_given_scales(LiteModel(_lowered(program, worker, False), "pytorch"))
-        check(made)
+        return check(made)
     except ProcessKilledError:
         raise
     except EdgeqError:
         return None
-    return made
 
 
 def _lowered(program: Any, worker: Worker, own_forms: bool) -> Content:

@@ -36,7 +36,7 @@ LAYERS = {
 @pytest.fixture(scope="module")
 def on_tensorflow() -> dict[str, Any]:
     """What needs TensorFlow, from one process: importing it takes longer than most exports."""
-    jobs = ("right", "wrong", "open_sizes")
+    jobs = ("right", "wrong", "open_sizes", "near")
     names = ("keras", "saved_model", *(f"tensorflow_models:{job}" for job in jobs))
     keys = ("keras on tensorflow", "saved_model", *jobs)
     return dict(zip(keys, frameworks.with_keras("tensorflow", *names), strict=True))
@@ -122,6 +122,15 @@ def test_sizes_that_a_model_leaves_open_are_noted(name: str, on_tensorflow: dict
         "the sample"
         for each, axis, size in (("x", 0, 2), ("y", 0, 1), ("y", 1, 4))
     )
+
+
+def test_the_trace_of_a_folder_is_held_against_what_tensorflow_computes_of_it(
+    on_tensorflow: dict[str, Any],
+) -> None:
+    same, other = on_tensorflow["near"]
+    assert same == ()
+    assert len(other) == 1
+    assert "is only near to the model: its output" in other[0]
 
 
 def test_model_that_declares_no_shapes_gets_no_note(on_tensorflow: dict[str, Any]) -> None:

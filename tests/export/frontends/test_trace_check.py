@@ -40,6 +40,46 @@ def test_a_trace_that_computes_something_else_is_refused() -> None:
     assert "express it by other ops" in said
 
 
+class Otherwise(nn.Module):
+    """Computes something else, by a factor, when it is traced."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.head, self.factor = nn.Linear(216, 6), factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = self.head(x.flatten(1))
+        return made * self.factor if torch.compiler.is_compiling() else made
+
+
+def test_a_trace_that_is_only_near_to_the_model_is_the_first_thing_said_of_the_export() -> None:
+    """Between 20 and 60 dB the file is made, and the first line and a warning say so."""
+    torch.manual_seed(0)
+    made = edgeq.export(Otherwise(1.01), list(IMAGES), recipe="int8", progress=False)
+    assert "; THE TRACE DIFFERS from the model" in made.report.headline
+    first, *_ = made.report.warnings()
+    assert (
+        "the trace of Otherwise is only near to the model: its output 'output_0' has 40.0 dB"
+        in (first)
+    )
+    assert "where rounding alone leaves 1" in first
+    assert "THE TRACE DIFFERS" in made.report.text().splitlines()[0]
+
+
+class Pieces(nn.Module):
+    """Places in pixels and scores, in one output; scores are lost when it is traced."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places, scores = x[:, :2] * 1000, x[:, 2:].sigmoid()
+        scores = scores * 0 + 0.5 if torch.compiler.is_compiling() else scores
+        return torch.cat([places, scores], 1)
+
+
+def test_scores_beside_large_numbers_are_compared_for_themselves() -> None:
+    with start_converter() as worker, pytest.raises(ModelError, match=r"'output_0', row 2 of axis"):
+        frontends.trace(Pieces().eval(), IMAGES[0], RepDataset(list(IMAGES)), worker)
+
+
 class Signs(nn.Module):
     """The signs of what two orders of adding differ by."""
 
