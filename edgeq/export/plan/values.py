@@ -17,8 +17,10 @@ from dataclasses import replace
 import numpy as np
 
 from edgeq.calibrate.calibration import Beyond, Calibration
+from edgeq.calibrate.observers import MinMax
 from edgeq.errors import ModelError
 from edgeq.export.plan.choices import Choice, Choices
+from edgeq.export.plan.margin import with_margin
 from edgeq.export.plan.reach import UNLIMITED, Range, Reach, width, within
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import LiteModel
@@ -174,7 +176,7 @@ class Values:
 
     def _found_finite(self, tensor: int, dtype: DType) -> Range | None:
         if tensor in self._calibration.ranges:
-            return self._calibration.ranges[tensor]
+            return self._measured(tensor)
         if tensor in self._calibration.beyond:  # no value was ever finite
             return 0.0, 0.0
         op = self._graph.producers.get(tensor)
@@ -193,6 +195,14 @@ class Values:
         found += [known for s in constants if (known := self.constant_range(op, s)) is not None]
         ends = [ends for ends in found if ends is not None]
         return min((e[0] for e in ends), default=0.0), max((e[1] for e in ends), default=0.0)
+
+    def _measured(self, tensor: int) -> Range:
+        """The measured range; where it is no more than the ends of a few numbers, with a margin."""
+        found = self._calibration.ranges[tensor]
+        if not isinstance(self._calibration.observers[tensor], MinMax):
+            return found
+        values = math.prod(self._graph.tensors[tensor].shape)
+        return with_margin(found, self._calibration.samples * values)
 
     def _real_operands(self, op: Operator) -> Iterator[tuple[int, Tensor]]:
         """`(slot, tensor)` of what an op reads of real numbers."""
@@ -249,6 +259,8 @@ class Values:
             return self._moved(op)
         if op.name in ("ADD", "SUB", "MUL") and len(op.inputs) == 2:
             return self._arithmetic(op, slot)
+        if self._graph.tensors[op.outputs[0]].dtype == "bool" and len(op.inputs) == 2:
+            return self._compared(op, slot)
         return UNLIMITED
 
     def _scores(self, op: Operator) -> Reach:
@@ -320,6 +332,12 @@ class Values:
             return UNLIMITED
         limits = behind.over(np.asarray(step if high > 0 else -step))
         return Reach(min(limits.low, 0.0), max(limits.high, 0.0))
+
+    def _compared(self, op: Operator, slot: int) -> Reach:
+        """A comparison tells nothing apart that is well beyond all that the other operand holds."""
+        low, high = self._operand_range(op, 1 - slot)
+        beyond = max(high - low, abs(low), TINY)
+        return Reach(low - beyond, high + beyond) if math.isfinite(low + high) else UNLIMITED
 
     def _operand_range(self, op: Operator, slot: int) -> Range:
         """Lowest and highest value of an operand, whatever matters of it."""

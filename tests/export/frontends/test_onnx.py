@@ -1,16 +1,20 @@
-"""ONNX models are told from other files by what they are."""
+"""ONNX models are told from other files by what they are, and exported as any other."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from onnx_cases import Array, draw, model_of
 from onnx_quantized import qdq
 
+import edgeq
 from edgeq.export.frontends import onnx as front_end
 
 pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("litert_torch")
 
 
@@ -22,3 +26,58 @@ def test_paths_bytes_and_models_are_known_by_what_they_are() -> None:
     assert front_end.handles(model.SerializeToString())
     assert not front_end.handles("net.tflite")
     assert not front_end.handles(b"\x1c\x00\x00\x00TFL3")
+
+
+def weights(*shape: int, seed: int) -> Array:
+    """Random weights that keep the magnitude of what they multiply."""
+    scale = np.sqrt(np.prod(shape[1:]))
+    return (np.random.default_rng(seed).normal(size=shape) / scale).astype(np.float32)
+
+
+def classifier() -> Any:
+    """A strided, a depthwise and a pointwise convolution, and probabilities of five classes."""
+    from onnx import helper
+
+    node = helper.make_node
+    constants = {
+        "w1": weights(8, 3, 3, 3, seed=1), "b1": draw(8, seed=2), "w2": weights(8, 1, 3, 3, seed=3),
+        "w3": weights(16, 8, 1, 1, seed=4), "w4": 3 * weights(5, 16, seed=5), "b4": draw(5, seed=6),
+    }  # fmt: skip
+    nodes = [
+        node("Conv", ["image", "w1", "b1"], ["c1"], name="stem", strides=[2, 2], pads=[1] * 4),
+        node("Relu", ["c1"], ["r1"], name="stem_relu"),
+        node("Conv", ["r1", "w2"], ["c2"], name="depthwise", group=8, pads=[1] * 4),
+        node("HardSwish", ["c2"], ["r2"], name="activation"),
+        node("Conv", ["r2", "w3"], ["c3"], name="pointwise"),
+        node("GlobalAveragePool", ["c3"], ["g"], name="pool"),
+        node("Flatten", ["g"], ["f"], name="flat"),
+        node("Gemm", ["f", "w4", "b4"], ["logits"], name="head", transB=1),
+        node("Softmax", ["logits"], ["scores"], name="softmax"),
+    ]
+    image = {"image": draw(1, 3, 16, 16)}
+    return model_of(
+        nodes, image, ["scores", "logits"], constants, sizes={"image": ("N", 3, 16, 16)}
+    )
+
+
+@pytest.mark.parametrize("recipe", ["auto", "int8"])
+def test_an_exported_model_computes_what_onnxruntime_computes(recipe: str, tmp_path: Path) -> None:
+    path = tmp_path / "classifier.onnx"
+    path.write_bytes(classifier().SerializeToString())
+    images = np.random.default_rng(0).normal(size=(30, 3, 16, 16)).astype(np.float32)
+    edge = edgeq.export(path, images[:24], recipe=recipe, progress=False)
+    original = onnxruntime.InferenceSession(path)
+    with edge.session() as session:
+        assert [port.name for port in session.io.inputs] == ["image"]
+        found = [session.run(image[None]) for image in images[24:]]
+    names = [output.name for output in original.get_outputs()]
+    assert set(found[0]) == set(names)
+    wanted = [original.run(names, {"image": image[None]}) for image in images[24:]]
+    for place, name in enumerate(names):
+        expected = np.stack([row[place] for row in wanted])
+        noise = np.square(expected - np.stack([row[name] for row in found])).sum()
+        assert 10 * np.log10(np.square(expected).sum() / noise) > 25, name
+    if recipe == "int8":
+        assert not edge.report.float_ops
+        layers = {edge.rewritten.layer(op) for op in edge.rewritten.graph.operators}
+        assert {"stem", "depthwise", "pointwise", "head"} <= layers

@@ -64,7 +64,7 @@ def planned(model: LiteModel, ranges: Mapping[str, tuple[float, float]], *rules:
     """The plan for made-up ranges, by tensor name."""
     index = {t.name: t.index for t in model.graph.tensors}
     found = {index[name]: MinMax(*limits) for name, limits in ranges.items()}
-    calibration = Calibration(model.digest, 1, found)
+    calibration = Calibration(model.digest, 128, found)
     return Planned(model, make_plan(model, calibration, choose(model, Recipe("test", rules))))
 
 
@@ -282,7 +282,7 @@ def test_rules_leave_ops_float_with_their_reason(
 def test_the_recipes_default_may_be_float() -> None:
     model = build({"x": X}, *CHAIN)
     seen = {t.index: MinMax(*CHAIN_RANGES[t.name]) for t in model.graph.tensors}
-    calibration = Calibration(model.digest, 1, seen)
+    calibration = Calibration(model.digest, 128, seen)
     plan = make_plan(model, calibration, choose(model, Recipe("float", (), Mode.FLOAT)))
     assert plan == Plan({}, {}, dict.fromkeys(range(3), "the recipe's default"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from one_op import INFINITY, OneOp, Step, Value
 
 import edgeq
 from edgeq.calibrate.calibration import Beyond, Calibration
-from edgeq.calibrate.observers import MinMax
+from edgeq.calibrate.observers import Fixed, MinMax
 from edgeq.calibrate.run import Calibrator
 from edgeq.converter import check_runs
 from edgeq.errors import ModelError
@@ -177,7 +178,7 @@ def measured(
     model: LiteModel, ranges: Mapping[str, tuple[float, float]], beyond: Mapping[str, Beyond]
 ) -> Calibration:
     return Calibration(
-        model.digest, 1,
+        model.digest, 64,
         {held(name, model): MinMax(*ends) for name, ends in ranges.items()},
         beyond={held(name, model): one for name, one in beyond.items()},
     )  # fmt: skip
@@ -209,6 +210,52 @@ def test_an_infinite_value_without_a_limit_keeps_its_ops_float_with_the_reason()
     assert found[1].reason == "it reads values down to -infinity, which no integer holds"
     assert found[2] == Choice(Mode.STATIC_INT8)
     assert found[3].reason == "it reads values up to infinity, which no integer holds"
+
+
+@pytest.mark.parametrize("limit", [np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["EQUAL", "NOT_EQUAL", "LESS", "GREATER_EQUAL"])
+def test_a_comparison_with_infinity_is_of_integers_and_right(
+    name: str, limit: float, converter: Worker
+) -> None:
+    """As `logsumexp` compares its maximum."""
+    truth = Value(X.shape, "bool")
+    case = OneOp("compared", {"x": X}, (Step(name, ("x", number(limit)), {"y": truth}),))
+    model, plan = planned(case, case.draw(40))
+    assert plan.float_ops == {}
+    tflite = convert(converter, model, plan).tflite
+    with Session(model.tflite, threads=1) as float_session, Session(tflite, threads=1) as session:
+        for sample in (*case.draw(50)[40:], {"x": np.full(X.shape, 9, np.float32)}):
+            assert (session.run(sample)["y"] == float_session.run(sample)["y"]).all()
+
+
+def test_the_range_of_a_few_numbers_gets_a_margin() -> None:
+    model = chain(Step("RELU", ("x",), {"y": X}), x=X)
+    few = replace(measured(model, {"x": (-1, 1), "y": (0, 1)}, {}), samples=9)
+    values, many = Values(model, few), Values(model, replace(few, samples=32))
+    wide = 1 + 2 * 3.5 * (1 / 6 - 1 / 128**0.5)
+    assert values.range(held("x", model)) == pytest.approx((-wide, wide))
+    assert values.range(held("y", model)) == pytest.approx((0, (wide + 1) / 2))
+    assert many.range(held("x", model)) == (-1, 1)
+    fixed = replace(few, observers={**few.observers, held("x", model): Fixed(-1, 1)})
+    assert Values(model, fixed).range(held("x", model)) == (-1, 1)
+
+
+def test_one_number_an_export_has_seen_little_of_keeps_its_fidelity() -> None:
+    """Without the margin the worst of these has 16 dB."""
+    rng = np.random.default_rng(2)
+    weights = rng.normal(size=(1, 8)).astype(np.float32)
+    number_of = Step("FULLY_CONNECTED", ("x", weights, None), {"y": Value((1, 1))})
+    model = chain(number_of, x=Value((1, 8)))
+    worst = np.inf
+    for _ in range(4):
+        rows = rng.normal(size=(38, 8)).astype(np.float32)
+        edge = edgeq.export(model.tflite, rows[:30], recipe="int8", progress=False)
+        with edge.session() as session:
+            found = np.ravel([session.run(row[None])["y"] for row in rows[30:]])
+        expected = rows[30:] @ weights[0]
+        noise = np.square(expected - found).sum()
+        worst = min(worst, 10 * np.log10(np.square(expected).sum() / noise))
+    assert worst > 20, worst
 
 
 def test_what_a_choice_leaves_out_needs_no_integer() -> None:

@@ -110,7 +110,7 @@ def _left_out(model: LiteModel, target: Target) -> list[str]:
     """Ops that a target does not run in int8, whatever the ranges."""
     ranges = {tensor.index: Fixed(-3.0, 3.0) for tensor in model.graph.tensors}
     recipe = Recipe(strict=False)
-    plan = make_plan(model, Calibration(model.digest, 1, ranges), choose(model, recipe))
+    plan = make_plan(model, Calibration(model.digest, 128, ranges), choose(model, recipe))
     obstacles = planned_obstacles(model, plan, target)
     return [op.name for op in model.graph.operators if obstacles[op.index]]
 

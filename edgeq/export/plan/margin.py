@@ -1,0 +1,34 @@
+"""A margin around the range of a few numbers: others will lie beyond the ends of those seen."""
+
+from __future__ import annotations
+
+import math
+
+from edgeq.export.plan.reach import Range
+
+MANY = 128
+"""From so many numbers on, their lowest and highest are the range: one that lies beyond is clipped
+among many that are not."""
+
+STEEPNESS = 3.5
+"""Margin in shares of the spread, over the difference of the reciprocal roots of the counts.
+
+Chosen so that of normal numbers, 18 to 54 seen and 8 unseen, nineteen draws in twenty keep 35 dB
+SQNR in 8 bits; without it they keep 8 to 14 dB. It costs 1 to 2 dB where none lies beyond.
+"""
+
+MOST = 0.5
+"""Largest margin, in shares of the spread."""
+
+
+def with_margin(found: Range, count: int) -> Range:
+    """The range of `count` numbers, wider the fewer they are.
+
+    An end is not moved where it is 0, nor across 0: numbers of one sign mostly have it by nature.
+    """
+    if count >= MANY or count < 1:
+        return found
+    low, high = found
+    share = min(MOST, STEEPNESS * (1 / math.sqrt(count) - 1 / math.sqrt(MANY)))
+    margin = share * (high - low)
+    return low - margin if low < 0 else low, high + margin if high > 0 else high
