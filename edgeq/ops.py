@@ -291,6 +291,7 @@ _ROWS = (
     OpRow("LEAKY_RELU", FREE, "trait", ELEMENTWISE, NEW, 1, FULL),
     OpRow("PRELU", FREE, "trait", ELEMENTWISE, NEW, 1, NOT_MADE),
     OpRow("HARD_SWISH", FREE, "trait", ELEMENTWISE, NEW, 1, NO_KERNEL),
+    OpRow("ELU", FREE, "kernel", NONLINEAR, NEW, 1, NOT_MADE),
     OpRow("GELU", FREE, "trait", NONLINEAR, NEW, 2, NOT_MADE),
     OpRow("CONCATENATION", SAME, "spec, kernel", ELEMENTWISE, ALL, 2, NOT_MADE,
           rescales_uint8=True),
@@ -357,7 +358,6 @@ OPS: dict[str, OpRow] = {row.name: row for row in _ROWS}
 
 _OTHERS = (
     OtherOp("SHAPE", MOVE, NEW, False),
-    OtherOp("ELU", NONLINEAR, NEW, False),
     OtherOp("SIN", NONLINEAR, NEW, False),
     OtherOp("COS", NONLINEAR, NEW, False),
     OtherOp("POW", NONLINEAR, NEW, False),

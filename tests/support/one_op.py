@@ -368,6 +368,7 @@ CASES: tuple[OneOp, ...] = (
     _unary("LEAKY_RELU", alpha=0.1),
     _one("PRELU", (_IMAGE, _weights(1, 1, 4)), _IMAGE),
     _unary("HARD_SWISH", Value((1, 8, 8, 4), low=-6.0, high=6.0)),
+    _unary("ELU"),
     _unary("GELU"),
     _one("CONCATENATION/ranges far apart", (_IMAGE, Value((1, 8, 8, 2), low=0.0, high=0.3)),
          Value((1, 8, 8, 6)), axis=3),
