@@ -331,6 +331,13 @@ CASES: tuple[Rewritten, ...] = (
               .model("norm", x=Value((2, 16), low=0.1)),
               ("SUM", "MAXIMUM", "RESHAPE"), is_delegated=False,
               situation="one number of a higher rank"),
+    Rewritten("elementwise op behind RESHAPE or TRANSPOSE", OneOp("square", {"x": ROWS}, (
+                  Step("TANH", ("x",), {"a": ROWS}),
+                  Step("RESHAPE", ("a", _ints(1, 2, 16)), {"r": Value((1, 2, 16))}),
+                  Step("MUL", ("r", "r"), {"s": Value((1, 2, 16))}),
+                  Step("ADD", ("s", "r"), {"y": Value((1, 2, 16))}),
+              )), ("TANH", "MUL", "ADD", "RESHAPE"), situation="a square, and its root besides",
+              has_int8=False),
     Rewritten("reduction behind RESHAPE or TRANSPOSE",
               _Chain().then("TRANSPOSE", ("x", _ints(0, 3, 1, 2)), _TRANSPOSED)
               .then("MEAN", ("-", _ints(2, 3)), Value((1, 4))).model("mean", x=IMAGE), ("MEAN",)),

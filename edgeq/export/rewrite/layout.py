@@ -93,7 +93,7 @@ def _sunk(site: Site, op: Operator) -> Sequence[Any] | None:
         return None
     if not all(_is_alike(site, first, other) for other in layouts):
         return None
-    if not all(site.is_read_once(t) for t in places):
+    if not all(site.is_read_once(t) for t in places) and not _is_square_of(site, op, first):
         return None
     if site.shape(places[0]) != site.shape(op.outputs[0]):
         return None
@@ -106,6 +106,18 @@ def _sunk(site: Site, op: Operator) -> Sequence[Any] | None:
         site.editor.copied(op.index, [t for t in inputs if t is not None], [result]),
         site.editor.copied(first.index, [result, *first.inputs[1:]], op.outputs),
     ]
+
+
+def _is_square_of(site: Site, op: Operator, layout: Operator) -> bool:
+    """Whether an op squares what a layout op alone gives it, or a RESHAPE others as well.
+
+    The converter itself moves a square before a RESHAPE, and gives it the scale of what it reads.
+    """
+    if op.name != "MUL" or len(set(op.inputs)) != 1:
+        return False
+    read = layout.outputs[0]
+    is_alone = len(site.graph.uses[read]) == len(op.inputs) and read not in site.graph.outputs
+    return is_alone or layout.name == "RESHAPE"
 
 
 def _is_alike(site: Site, one: Operator, other: Operator | None) -> bool:
