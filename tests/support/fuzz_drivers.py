@@ -28,6 +28,7 @@ from command_line import run
 from document_mutants import read_mutant
 from lent_workers import Lender
 from mutations import Base, bases, damage
+from onnx_mutations import onnx_bases, onnx_mutant
 from rich.console import Console
 
 import edgeq
@@ -44,7 +45,7 @@ GOOD = ("error", "model")
 
 STARTERS = (
     "edgeq.converter", "edgeq.runtime.file_check", "edgeq.runtime.benchmark",
-    "edgeq.export.frontends.dequantize", "edgeq.compare.load_models",
+    "edgeq.export.frontends.dequantize", "edgeq.compare.load_models", "edgeq.export.frontends.onnx",
 )  # fmt: skip
 """Where children are started: the same ones serve one mutant after the other."""
 
@@ -58,7 +59,7 @@ class Key(NamedTuple):
 
     Attributes:
         entry: Name in `ENTRIES`.
-        base: Index into `all_bases()`.
+        base: Index into `all_bases()`, or of an ONNX model into `onnx_bases()`.
         seed: Chooses the damage.
     """
 
@@ -93,6 +94,8 @@ def all_bases(folder: Path) -> tuple[Base, ...]:
 
 def mutant_of(key: Key, folder: Path) -> tuple[str, bytes]:
     """The name of the damage and the damaged file."""
+    if key.entry == "onnx":
+        return onnx_mutant(key.base, key.seed)
     return damage(all_bases(folder)[key.base].tflite, key.base, key.seed)
 
 
@@ -125,7 +128,7 @@ def _drive(keys: Sequence[Key], folder: Path, end: float) -> Iterator[Result]:
     ) as driver:  # fmt: skip
         assert driver.stdout is not None
         for place, key in enumerate(keys):
-            limit = EXPORT_LIMIT_S if key.entry == "export" else LIMIT_S
+            limit = EXPORT_LIMIT_S if key.entry in ("export", "onnx") else LIMIT_S
             readable, _, _ = select.select([driver.stdout], [], [], limit + 60 * (place == 0))
             line = driver.stdout.readline() if readable else b""
             if not line:
@@ -169,7 +172,8 @@ def _outcome(key: Key, folder: Path) -> Result:
             way = read_mutant(key.seed)
             return {"way": way, "outcome": "model", "kind": "", "message": ""}
         way, damaged = mutant_of(key, folder)
-        wrong = ENTRIES[key.entry](damaged, all_bases(folder)[key.base], key.seed)
+        base = (onnx_bases() if key.entry == "onnx" else all_bases(folder))[key.base]
+        wrong = ENTRIES[key.entry](damaged, base, key.seed)
     except edgeq.EdgeqError as error:
         kind = type(error).__name__
         return {"way": way, "outcome": "error", "kind": kind, "message": str(error)}
@@ -261,9 +265,27 @@ def _bench(damaged: bytes, base: Base, seed: int) -> str:
     return ""
 
 
+def _onnx(damaged: bytes, base: Base, seed: int) -> str:
+    """An ONNX file through an export or a comparison, which read it alike, and what takes none."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(damaged)
+        for command in ("inspect", "lint"):
+            found = run(command, path)
+            if found.exit_code != 2 or not found.output.startswith("error: "):
+                return f"{command} ends with {found.exit_code}: {found.output[-300:]}"
+        model = damaged if seed % 3 == 0 else path
+        if seed % 5 == 0:
+            edgeq.compare(model, base.tflite, list(base.data[:3]), progress=False).text()
+            return ""
+        made = edgeq.export(model, list(base.data), recipe="int8", min_sqnr_db=None, progress=False)
+    return wrong_with(made, base.data)
+
+
 ENTRIES: dict[str, Callable[[bytes, Base, int], str]] = {
     "export": _export, "lint": _lint, "compare": _compare, "session": _session,
     "inspect": _inspect, "dequantize": _dequantize, "bench": _bench,
+    "onnx": _onnx,
 }  # fmt: skip
 
 
