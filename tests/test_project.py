@@ -35,12 +35,16 @@ def test_the_version_stands_in_one_place() -> None:
 
 
 def test_the_workflow_runs_the_command_of_contributors() -> None:
-    (job,) = read_yaml(ROOT / ".github" / "workflows" / "ci.yml")["jobs"].values()
+    jobs = read_yaml(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]
+    job = jobs["check"]
     assert job["steps"][-1]["run"] == "scripts/check"
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     oldest, newest = map(int, re.findall(r"3\.(\d+)", wanted))
     tested = [int(python.partition(".")[2]) for python in job["strategy"]["matrix"]["python"]]
     assert (min(tested), max(tested)) == (oldest, newest - 1)
+    assert ".venv/bin/python scripts/fuzz --minutes 2 --seed 0" in [
+        step.get("run") for step in jobs["fuzz"]["steps"]
+    ]
 
 
 def test_hooks_before_a_commit_are_the_first_checks() -> None:
