@@ -7,7 +7,7 @@ EdgeqError
 ├── RecipeError            a rule or recipe that makes no sense for this model
 ├── ConversionError        the converter refused the model, or died on it
 ├── VerificationError      the exported file breaks a promise of its plan
-├── ProcessKilledError     a child process was killed from outside, and its second one too
+├── ProcessKilledError     a child process was killed from outside or had no memory, twice
 ├── DelegateError          a delegate's library or device cannot be used
 └── DependencyError        an optional package is missing or of an untested version
 
@@ -47,7 +47,7 @@ class VerificationError(EdgeqError):
 
 
 class ProcessKilledError(EdgeqError):
-    """A child process was killed from outside, and so was the one that took its place.
+    """A child process was killed from outside or had no memory, and so had the one after it.
 
     It says nothing of the model, so that no other result may come of it.
     """

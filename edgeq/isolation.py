@@ -55,7 +55,11 @@ class JobFailed(Exception):  # noqa: N818
 
 
 class _KilledError(Exception):
-    """The child was killed from outside; the text says by what."""
+    """The child was killed from outside or ran out of memory; the text says so."""
+
+
+NO_MEMORY = ("MemoryError", "annot allocate memory", "emory allocation still failed")
+"""In the last line that a process without memory prints: of Python, of the C library, of BLAS."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,8 @@ class Worker:
     ) -> Any:
         """Runs a job in the child and returns its result.
 
-        A child that is killed from outside tells nothing of its job, which is run once more.
+        A child that is killed from outside, or that the machine has no memory for, tells nothing of
+        its job, which is run once more.
 
         Args:
             job: `"module:function"`.
@@ -153,8 +158,9 @@ class Worker:
 
         Raises:
             JobCrashed: The child died or ran out of time. The next call starts a new child.
-            JobFailed: The job raised something that is not an `EdgeqError`.
-            ProcessKilledError: The child was killed from outside, twice.
+            JobFailed: The job raised something that is not an `EdgeqError`, or took more than
+                `memory_bytes`.
+            ProcessKilledError: The child was killed from outside or had no memory, twice.
             EdgeqError: Raised by the job, passed through.
         """
         for _ in range(2):
@@ -163,8 +169,8 @@ class Worker:
             except _KilledError as error:
                 how = str(error)
         raise ProcessKilledError(
-            f"the child process that ran {job} {how} from outside, twice: the system may have no "
-            "memory left. Close other programs or take a machine with more memory, and try again"
+            f"the child process that ran {job} {how}, twice: the system may have no memory left. "
+            "Close other programs or take a machine with more memory, and try again"
         )
 
     def _call(
@@ -187,12 +193,18 @@ class Worker:
         except (EOFError, OSError):
             code = self._process.wait()
             crashed = self._crashed(_death(code), start)
-            killed = -code in FROM_OUTSIDE
-            raise (_KilledError(crashed.reason) if killed else crashed) from None
+            if -code in FROM_OUTSIDE:
+                raise _KilledError(f"{crashed.reason} from outside") from None
+            if _is_out_of_memory(crashed.output):
+                raise _KilledError("had not enough memory") from None
+            raise crashed from None
         if succeeded:
             return taken_over(result.path) if isinstance(result, _Path) else result
         if isinstance(result, EdgeqError):
             raise result
+        if memory_bytes is None and _is_out_of_memory(result):
+            self._crashed(result, start)
+            raise _KilledError("had not enough memory")
         raise JobFailed(str(result), self._printed(start))
 
     def _crashed(self, reason: str, start: int) -> JobCrashed:
@@ -205,6 +217,12 @@ class Worker:
         end = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(start, end - STDERR_KEPT))
         return self._stderr.read().decode("utf-8", "replace").strip()
+
+
+def _is_out_of_memory(printed: str) -> bool:
+    """Whether the last line says so."""
+    last = printed.splitlines()[-1:]
+    return any(sign in line for sign in NO_MEMORY for line in last)
 
 
 def _death(code: int) -> str:

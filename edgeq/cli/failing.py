@@ -7,6 +7,7 @@ that is done. What keeps a command from its work is 2, a signal 128 and its numb
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -61,7 +62,7 @@ def errors_as_sentences() -> Iterator[None]:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, EdgeqError):
         return str(error)
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return "there is not enough memory for this: close other programs, or take a larger machine"
     # rich ends the program when nobody reads what it prints.
     if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
@@ -83,9 +84,12 @@ def _raised_at(error: BaseException) -> str:
 
 def _tell(text: str, style: str) -> None:
     with contextlib.suppress(OSError):
-        Console(stderr=True).print(
-            lines(text), style=style, highlight=False, markup=False, soft_wrap=True
-        )
+        try:
+            Console(stderr=True).print(
+                lines(text), style=style, highlight=False, markup=False, soft_wrap=True
+            )
+        except (MemoryError, ImportError):  # rich imports what it needs as it prints
+            os.write(2, f"{lines(text)}\n".encode(errors="replace"))
 
 
 def _print_nowhere() -> None:

@@ -303,10 +303,10 @@ def _list(values: Any) -> Any:
 
 
 def decoded_name(value: Any) -> str:
-    """A name of the file as text; empty where it has none."""
+    """A name of the file as text, up to a zero byte, as the runtime has it; empty without one."""
     if value is None:
         return ""
     try:
-        return str(value.decode("utf-8"))
+        return str(value.partition(b"\0")[0].decode("utf-8"))
     except UnicodeDecodeError:
         raise _damaged(f"the name {value[:40]!r} is not UTF-8") from None

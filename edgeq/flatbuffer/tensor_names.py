@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from edgeq.errors import ModelError
 from edgeq.files import Content
 from edgeq.flatbuffer.generated_schema import schema
 from edgeq.flatbuffer.graph import Graph
@@ -79,7 +80,15 @@ def with_port_names(
     """The same file with other names of inputs and outputs in its signature, by the names now.
 
     Tensors that have such a name get the new one as well.
+
+    Raises:
+        ModelError: A name holds a zero byte.
     """
+    for name in (*inputs.values(), *outputs.values()):
+        if "\0" in name:
+            raise ModelError(
+                f"{name!r} is no name for an input or output: the runtime ends names at a zero byte"
+            )
     tree = unpack(data)
     tensors = tree.subgraphs[0].tensors
     signature = tree.signatureDefs[0]

@@ -56,6 +56,7 @@ def load_backend(name: str | None = None) -> Backend:
     """
     if name is not None and name not in BACKENDS:
         raise DependencyError(f"backend must be one of {', '.join(BACKENDS)}. Received: {name!r}")
+    broken: DependencyError | None = None  # one that is there, and fails to load
     for candidate, module, package in _CANDIDATES:
         if name not in (None, candidate):
             continue
@@ -63,17 +64,21 @@ def load_backend(name: str | None = None) -> Backend:
             interpreters = importlib.import_module(module)
         except ImportError as error:
             if name is not None:
-                raise DependencyError(
-                    f"{name} cannot be loaded ({error}): pip install {package}"
-                ) from None
+                raise _unloadable(name, error, package) from None
+            if not isinstance(error, ModuleNotFoundError):
+                broken = broken or _unloadable(candidate, error, package)
             continue
         if schema is not None:
             _hear_greeting(interpreters)
         return Backend(candidate, _version(package), interpreters)
-    raise DependencyError(
+    raise broken or DependencyError(
         "no LiteRT runtime is installed: `pip install ai-edge-litert` "
         "(or tflite-runtime on an older board)"
     )
+
+
+def _unloadable(name: str, error: ImportError, package: str) -> DependencyError:
+    return DependencyError(f"{name} cannot be loaded ({error}): pip install {package}")
 
 
 def _hear_greeting(interpreters: Any) -> None:

@@ -115,7 +115,7 @@ def _by_key(model: object, rep_dataset: object) -> Mapping[str, object] | None:
 
 
 def _check_keys(models: Mapping[Any, object], data: object) -> None:
-    if not all(isinstance(key, str) and key for key in models):
+    if not all(isinstance(key, str) and key and "\0" not in key for key in models):
         raise ModelError(
             f"models in a mapping are by signature key, which is text. Received: {_listed(models)}"
         )

@@ -19,7 +19,13 @@ from torch import Tensor
 
 from edgeq.errors import ModelError, UnsupportedOpError
 from edgeq.export.frontends.arguments import first_line
-from edgeq.export.frontends.onnx.onnx_file import Body, OnnxModel, read_body, read_nodes
+from edgeq.export.frontends.onnx.onnx_file import (
+    MOST_NODES,
+    Body,
+    OnnxModel,
+    read_body,
+    read_nodes,
+)
 from edgeq.export.frontends.onnx.op_table import Node, Row, find, find_flow
 from edgeq.export.frontends.onnx.operators.integer_ops import Grid, Gridded, Weights, taken_apart
 
@@ -159,6 +165,7 @@ class Interpreter:
         self._arguments = arguments
         self._fixed = fixed
         self._count = 0
+        self._run = 0
         self.program = Program()
 
     def run(self) -> Program:
@@ -213,6 +220,12 @@ class Interpreter:
 
     def run_node(self, node: Node, scope: MutableMapping[str, Value]) -> None:
         """Runs one node, or those that it stands for."""
+        self._run += 1
+        if self._run > MOST_NODES:
+            raise node.refused(
+                f"is reached after {MOST_NODES:,} others have run: loops and functions are written "
+                "out, and these are too many"
+            )
         given = [
             self.value(scope, name, f"an input of {node.where}") if name else None
             for name in node.inputs

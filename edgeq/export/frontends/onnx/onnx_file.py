@@ -5,7 +5,7 @@ The only module that touches ONNX's protobufs, and so the one that knows its ver
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ from edgeq.errors import ModelError
 from edgeq.export.frontends.arguments import first_line
 from edgeq.export.frontends.onnx.op_table import Node
 from edgeq.export.frontends.onnx.operators.elementwise import DTYPES
+
+MOST_NODES = 100_000
+"""Nodes that are run before a model is refused: loops in loops, and functions of functions, stand
+for any number of them in a few bytes."""
 
 _UNSIGNED = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
 
@@ -84,9 +88,7 @@ def read_model(source: str | bytes) -> OnnxModel:
     if not proto.graph.output:
         raise ModelError("the ONNX file is empty or damaged: its graph has no output")
     if proto.functions:
-        from onnx.inliner import inline_local_functions
-
-        proto = inline_local_functions(proto)
+        proto = _written_out(proto)
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     body = read_body(proto.graph, opsets)
     inputs = tuple(_port(v) for v in proto.graph.input if v.name not in body.constants)
@@ -108,6 +110,61 @@ def _loaded(source: str | bytes) -> Any:
             "with onnx.load(path)"
         )
     return proto
+
+
+def _written_out(proto: Any) -> Any:
+    """The model without functions of its own, each written out where it is called."""
+    from onnx.inliner import inline_local_functions
+
+    functions = {(f.domain, f.name): f for f in proto.functions}
+    if _size(proto.graph.node, _sizes(functions)) > MOST_NODES:
+        raise ModelError(
+            f"the functions of the ONNX model stand for more than {MOST_NODES:,} nodes when each is "
+            "written out where it is called: export a part of the model"
+        )
+    return inline_local_functions(proto)
+
+
+def _sizes(functions: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str], int]:
+    """How many nodes each function stands for.
+
+    Raises:
+        ModelError: One calls itself.
+    """
+    sizes: dict[tuple[str, str], int] = {}
+    waiting, begun = list(functions), set[tuple[str, str]]()
+    while waiting:
+        key = waiting[-1]
+        called = {_called(node) for node in _nodes(functions[key].node)} & functions.keys()
+        missing = called - sizes.keys()
+        if missing and key in begun:
+            raise ModelError(f"function {key[1]!r} of the ONNX model calls itself")
+        if missing:
+            begun.add(key)
+            waiting += missing
+        else:
+            sizes[waiting.pop()] = _size(functions[key].node, sizes)
+    return sizes
+
+
+def _size(nodes: Sequence[Any], sizes: Mapping[tuple[str, str], int]) -> int:
+    count = sum(sizes.get(_called(node), 1) for node in _nodes(nodes))
+    return min(count, MOST_NODES + 1)
+
+
+def _called(node: Any) -> tuple[str, str]:
+    return node.domain, node.op_type
+
+
+def _nodes(nodes: Sequence[Any]) -> Iterator[Any]:
+    """Nodes and those in their bodies."""
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                waiting += graph.node
 
 
 def read_body(graph: Any, opsets: Mapping[str, int]) -> Body:
