@@ -119,8 +119,8 @@ def _written_out(proto: Any) -> Any:
     functions = {(f.domain, f.name): f for f in proto.functions}
     if _size(proto.graph.node, _sizes(functions)) > MOST_NODES:
         raise ModelError(
-            f"the functions of the ONNX model stand for more than {MOST_NODES:,} nodes when each is "
-            "written out where it is called: export a part of the model"
+            f"the functions of the ONNX model stand for more than {MOST_NODES:,} nodes where each "
+            "is written out where it is called: export a part of the model"
         )
     return inline_local_functions(proto)
 
