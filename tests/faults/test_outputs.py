@@ -102,6 +102,16 @@ REFUSED: dict[str, tuple[Callable[[Path], list[object]], str]] = {
                    "--min-sqnr-db", "1", "--json", f / "z", "--junit", f / "." / "a" / ".." / "z"],
         "--json and --junit are the same file",
     ),
+    "the model and its report": (
+        lambda f: ["export", f / "model.tflite", "--data", f / "images.npy", "-o", f / "z.tflite",
+                   "--report", f / "z.tflite"],
+        "--report",
+    ),
+    "a page with another ending": (
+        lambda f: ["export", f / "model.tflite", "--data", f / "images.npy", "-o", f / "z.tflite",
+                   "--report", f / "r.pdf"],
+        "r.pdf: a page is .html",
+    ),
     "a model with another ending": (
         lambda f: ["dequantize", f / "int8.tflite", "-o", f / "x.onnx"],
         "x.onnx: a model is .tflite",

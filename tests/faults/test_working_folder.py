@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from command_line import process
 
+import edgeq
 from edgeq.export.edge_model import EdgeModel
 
 LURES = ("edgeq", "struct", "numpy", "typing", "sitecustomize", "litert_converter", "json")
@@ -41,3 +42,6 @@ def test_modules_of_the_working_folder_do_not_run(lured: Path, arguments: list[s
     shutil.copy(lured / "few.npy", lured / "images.npy")
     found = process(*arguments, cwd=lured)
     assert (found.returncode, (lured / "ran").exists()) == (0, False), found.stderr
+    if arguments[0] == "dequantize":
+        made = (lured / "a.tflite").read_bytes()
+        assert made == edgeq.dequantize(lured / "int8.tflite")

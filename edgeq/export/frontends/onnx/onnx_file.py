@@ -99,17 +99,11 @@ def _loaded(source: str | bytes) -> Any:
     try:
         if isinstance(source, str):
             return onnx.load(Path(source))
-        proto = onnx.load_model_from_string(source)
+        return onnx.load_model_from_string(source)
     except FileNotFoundError as error:
         raise ModelError(f"cannot read the ONNX model: {error}") from None
     except Exception as error:  # protobuf raises its own kinds for what it cannot parse
         raise ModelError(f"the ONNX file is damaged: {first_line(error)}") from None
-    if any(onnx.external_data_helper.uses_external_data(t) for t in proto.graph.initializer):
-        raise ModelError(
-            "the weights of this ONNX model lie in a file beside it: give its path, or load it "
-            "with onnx.load(path)"
-        )
-    return proto
 
 
 def _written_out(proto: Any) -> Any:
@@ -231,8 +225,14 @@ def as_tensor(proto: Any) -> torch.Tensor:
     """A stored tensor in a type that PyTorch computes in.
 
     Raises:
-        ModelError: It holds text, or is damaged.
+        ModelError: It holds text, lies in another file, or is damaged.
     """
+    # ONNX would look for that file in the working folder.
+    if onnx.external_data_helper.uses_external_data(proto):
+        raise ModelError(
+            "the weights of this ONNX model lie in a file beside it: give its path, or load it "
+            "with onnx.load(path)"
+        )
     if proto.data_type not in DTYPES and proto.data_type == onnx.TensorProto.STRING:
         raise ModelError(f"ONNX tensor {proto.name!r} holds text, which the runtime has not")
     try:

@@ -1,0 +1,185 @@
+"""ONNX files that ask for endless work, for other files, or for what the runtime cannot hold."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from fuzz_drivers import GOOD, Key, run_all
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from onnx_mutations import ONNX_WAYS, classifier, onnx_bases, onnx_mutant, rearranger
+
+from edgeq.errors import EdgeqError, ModelError
+from edgeq.export.frontends.onnx.child import bound
+from edgeq.export.frontends.onnx.graph_interpreter import Program, specialised
+from edgeq.export.frontends.onnx.onnx_file import read_model
+from edgeq.flatbuffer import parse, with_port_names
+
+SECONDS = 60.0
+
+
+def interpreted(content: bytes, base: int) -> Program:
+    """What the child makes of a file before PyTorch traces it."""
+    model = read_model(content)
+    arguments = bound(model, onnx_bases()[base].data[0])
+    return specialised(model, {name: torch.from_numpy(a) for name, a in arguments.items()})
+
+
+def with_turns(count: int, depth: int) -> bytes:
+    """The base with loops in its loop."""
+    model = onnx.ModelProto.FromString(rearranger())
+    (loop,) = (node for node in model.graph.node if node.op_type == "Loop")
+    body = loop.attribute[0].g
+    for number in range(depth):
+        inner = onnx.NodeProto()
+        inner.CopyFrom(loop)
+        inner.input[2], inner.output[0] = "sum", f"inner{number}"
+        body.node.append(inner)
+    (turns,) = (tensor for tensor in model.graph.initializer if tensor.name == "three")
+    turns.CopyFrom(numpy_helper.from_array(np.array(count), "three"))
+    made: bytes = model.SerializeToString()
+    return made
+
+
+def with_functions(count: int) -> bytes:
+    """The base with functions that each call the one before twice; with 0, one calls itself."""
+    model = onnx.ModelProto.FromString(rearranger())
+    (first,) = model.functions
+    if not count:
+        first.node[0].CopyFrom(helper.make_node("Twice", ["v"], ["w"], domain="own"))
+    first.opset_import.add(domain="own", version=1)
+    for number in range(count):
+        called = f"Twice{number - 1}" if number else "Twice"
+        function = model.functions.add()
+        function.CopyFrom(first)
+        function.name = f"Twice{number}"
+        del function.node[:]
+        for source, result in (("v", "u"), ("u", "w")):
+            function.node.append(helper.make_node(called, [source], [result], domain="own"))
+    for node in model.graph.node:
+        if count and node.op_type == "Twice":
+            node.op_type = f"Twice{count - 1}"
+    made: bytes = model.SerializeToString()
+    return made
+
+
+def huge(op: str) -> bytes:
+    """The base with a few bytes that stand for 4 TB."""
+    model = onnx.ModelProto.FromString(classifier())
+    shape = np.array([1 << 20, 1 << 20] if op == "ConstantOfShape" else [1 << 10] * 4)
+    model.graph.initializer.append(numpy_helper.from_array(shape, "shape"))
+    reads = ["shape"] if op == "ConstantOfShape" else ["a", "shape"]
+    model.graph.node.insert(1, helper.make_node(op, reads, ["huge"]))
+    model.graph.output.add(name="huge")
+    made: bytes = model.SerializeToString()
+    return made
+
+
+ENDLESS: dict[str, tuple[Callable[[], bytes], int, str]] = {
+    "a loop without end": (lambda: with_turns(1 << 62, 0), 1, "up to 4096 turns are unrolled"),
+    "loops in loops": (lambda: with_turns(1000, 3), 1, "is reached after 100,000 others have run"),
+    "functions of functions": (lambda: with_functions(60), 1, "for more than 100,000 nodes"),
+    "a function of itself": (lambda: with_functions(0), 1, "function 'Twice' .* calls itself"),
+    "a huge constant": (lambda: huge("ConstantOfShape"), 0, "cannot be computed of inputs"),
+    "a huge tiling": (lambda: huge("Tile"), 0, "cannot be computed of inputs"),
+}
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_a_file_cannot_ask_for_endless_work(case: str) -> None:
+    make, base, what = ENDLESS[case]
+    start = time.monotonic()
+    with pytest.raises(ModelError, match=what):
+        interpreted(make(), base)
+    assert time.monotonic() - start < SECONDS
+
+
+def test_functions_of_functions_are_written_out() -> None:
+    plain, doubled = interpreted(rearranger(), 1), interpreted(with_functions(2), 1)
+    assert len(doubled.steps) > len(plain.steps)
+
+
+def stored_at(location: str, place: str) -> bytes:
+    """The base with the weight in another file, of an initializer or of a node's attribute."""
+    model = onnx.ModelProto.FromString(classifier())
+    (tensor,) = (t for t in model.graph.initializer if t.name == "weight")
+    if place == "attribute":
+        node = helper.make_node("Constant", [], ["kept"])
+        node.attribute.add(name="value", type=AttributeProto.TENSOR).t.CopyFrom(tensor)
+        model.graph.node.insert(0, node)
+        tensor = model.graph.node[0].attribute[0].t
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    made: bytes = model.SerializeToString()
+    return made
+
+
+@pytest.mark.parametrize("place", ["initializer", "attribute"])
+@pytest.mark.parametrize(
+    "location",
+    ["/etc/passwd", "../secret", "/dev/zero", "pipe", "link", "folder", "", "a\0b", "none"],
+)
+def test_data_lie_beside_the_file_or_nowhere(
+    location: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    (folder / "folder").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(bytes(5 * 96 * 4))
+    (folder / "link").symlink_to(tmp_path / "secret")
+    os.mkfifo(folder / "pipe")
+    (folder / "model.onnx").write_bytes(stored_at(location, place))
+    monkeypatch.chdir(folder)
+    with pytest.raises(ModelError):
+        read_model(str(folder / "model.onnx"))
+
+
+@pytest.mark.parametrize("place", ["initializer", "attribute"])
+def test_bytes_have_no_data_beside_them(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weight").write_bytes(bytes(5 * 96 * 4))
+    (tmp_path / "model.onnx").write_bytes(stored_at("weight", place))
+    monkeypatch.chdir(tmp_path)
+    assert read_model(str(tmp_path / "model.onnx")).body.nodes
+    with pytest.raises(ModelError, match="lie in a file beside it: give its path"):
+        read_model(stored_at("weight", place))
+
+
+def test_names_end_at_a_zero_byte_as_the_runtime_has_them(demo_model: Any) -> None:
+    signature = demo_model.file.signatures[0]
+    (old,) = (name for name, _ in signature.outputs)
+    inputs = {name: name for name, _ in signature.inputs}
+    with pytest.raises(ModelError, match="the runtime ends names at a zero byte"):
+        with_port_names(demo_model.tflite, inputs, {old: "a\0b"})
+    renamed = bytes(with_port_names(demo_model.tflite, inputs, {old: "a" * 3}))
+    assert parse(renamed.replace(b"aaa", b"a\0a")).signatures[0].outputs[0][0] == "a"
+
+
+def test_every_damage_is_refused_or_interpreted() -> None:
+    """Each way once on each base, as far as the interpreter; scripts/fuzz exports them."""
+    refused = 0
+    for base in range(len(onnx_bases())):
+        for seed in range(len(ONNX_WAYS)):
+            way, content = onnx_mutant(base, seed)
+            if way in ("loop_for_long", "make_something_huge"):
+                continue
+            try:
+                interpreted(content, base)
+            except EdgeqError:
+                refused += 1
+    assert len(ONNX_WAYS) < refused < 3 * len(ONNX_WAYS)
+
+
+def test_mutants_of_onnx_files_end_in_an_error_or_a_result(tmp_path: Path) -> None:
+    keys = [Key("onnx", i % len(onnx_bases()), i * 7) for i in range(6)]
+    found = run_all(keys, 1, tmp_path)
+    assert [r for r in found if r["outcome"] not in GOOD] == []
+    assert len(found) == len(keys)
