@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from fuzz_drivers import GOOD, Key, run_all
+from fuzz_drivers import GOOD, Key, run_share
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnx_mutations import ONNX_WAYS, classifier, onnx_bases, onnx_mutant, rearranger
 
 from edgeq.errors import EdgeqError, ModelError
+from edgeq.export.frontends.onnx import graph_interpreter, onnx_file
 from edgeq.export.frontends.onnx.child import bound
 from edgeq.export.frontends.onnx.graph_interpreter import Program, specialised
 from edgeq.export.frontends.onnx.onnx_file import read_model
 from edgeq.flatbuffer import parse, with_port_names
-
-SECONDS = 60.0
+from edgeq.model import LiteModel
 
 
 def interpreted(content: bytes, base: int) -> Program:
@@ -84,8 +82,8 @@ def huge(op: str) -> bytes:
 
 ENDLESS: dict[str, tuple[Callable[[], bytes], int, str]] = {
     "a loop without end": (lambda: with_turns(1 << 62, 0), 1, "up to 4096 turns are unrolled"),
-    "loops in loops": (lambda: with_turns(1000, 3), 1, "is reached after 100,000 others have run"),
-    "functions of functions": (lambda: with_functions(60), 1, "for more than 100,000 nodes"),
+    "loops in loops": (lambda: with_turns(1000, 3), 1, "is reached after 10,000 others have run"),
+    "functions of functions": (lambda: with_functions(60), 1, "for more than 10,000 nodes"),
     "a function of itself": (lambda: with_functions(0), 1, "function 'Twice' .* calls itself"),
     "a huge constant": (lambda: huge("ConstantOfShape"), 0, "cannot be computed of inputs"),
     "a huge tiling": (lambda: huge("Tile"), 0, "cannot be computed of inputs"),
@@ -93,12 +91,12 @@ ENDLESS: dict[str, tuple[Callable[[], bytes], int, str]] = {
 
 
 @pytest.mark.parametrize("case", ENDLESS)
-def test_a_file_cannot_ask_for_endless_work(case: str) -> None:
+def test_a_file_cannot_ask_for_endless_work(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (graph_interpreter, onnx_file):
+        monkeypatch.setattr(module, "MOST_NODES", 10_000)
     make, base, what = ENDLESS[case]
-    start = time.monotonic()
     with pytest.raises(ModelError, match=what):
         interpreted(make(), base)
-    assert time.monotonic() - start < SECONDS
 
 
 def test_functions_of_functions_are_written_out() -> None:
@@ -153,8 +151,8 @@ def test_bytes_have_no_data_beside_them(
         read_model(stored_at("weight", place))
 
 
-def test_names_end_at_a_zero_byte_as_the_runtime_has_them(demo_model: Any) -> None:
-    signature = demo_model.file.signatures[0]
+def test_names_end_at_a_zero_byte_as_the_runtime_has_them(demo_model: LiteModel) -> None:
+    (signature,) = parse(demo_model.tflite).signatures
     (old,) = (name for name, _ in signature.outputs)
     inputs = {name: name for name, _ in signature.inputs}
     with pytest.raises(ModelError, match="the runtime ends names at a zero byte"):
@@ -179,7 +177,7 @@ def test_every_damage_is_refused_or_interpreted() -> None:
 
 
 def test_mutants_of_onnx_files_end_in_an_error_or_a_result(tmp_path: Path) -> None:
-    keys = [Key("onnx", i % len(onnx_bases()), i * 7) for i in range(6)]
-    found = run_all(keys, 1, tmp_path)
+    keys = [Key("onnx", i % len(onnx_bases()), i * 7) for i in range(4)]
+    found = list(run_share(keys, tmp_path))
     assert [r for r in found if r["outcome"] not in GOOD] == []
     assert len(found) == len(keys)

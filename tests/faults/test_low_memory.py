@@ -1,4 +1,4 @@
-"""Too little memory, by a limit of the system: a sentence, 2, the old file and nothing beside it."""
+"""Too little memory, by a limit of the system: a sentence, 2, and the old file alone."""
 
 from __future__ import annotations
 
