@@ -21,7 +21,10 @@ def test_hash_seeds_and_threads_leave_no_trace(recipe: str, tmp_path: Path) -> N
         subprocess.run(
             [EDGEQ, "export", "model.tflite", "--data", "data.npy", "-o", f"{seed}.tflite",
              "--recipe", recipe, "--threads", threads],
-            cwd=tmp_path, env={**os.environ, **ENVIRONMENT, "PYTHONHASHSEED": seed},
+            cwd=tmp_path, env={
+                **os.environ, **ENVIRONMENT, "PYTHONHASHSEED": seed,
+                "OMP_NUM_THREADS": seed, "OPENBLAS_NUM_THREADS": seed,
+            },
             capture_output=True, check=True, timeout=120,
         )  # fmt: skip
     assert (tmp_path / "1.tflite").read_bytes() == (tmp_path / "2.tflite").read_bytes()

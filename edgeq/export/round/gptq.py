@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Matrix = npt.NDArray[np.floating]
+from edgeq.export.round.exact import Matrix, cholesky, product
 
 BLOCK = 64
 """Columns that are rounded before what they did to the others is added up."""
@@ -72,7 +72,7 @@ def fit(weight: Matrix, squares: Matrix, grid: Grid) -> Matrix:
         return nearest
     order = np.argsort(np.einsum("gii->i", squares), kind="stable")
     try:
-        factor = np.linalg.cholesky(squares[:, order[:, None], order])
+        factor = cholesky(squares[:, order[:, None], order])
     except np.linalg.LinAlgError:  # lost in rounding: nothing can be made of these numbers
         return nearest
     found = _nearest_plane(_by_column(weight, order), factor, grid.by_column(order))
@@ -84,7 +84,7 @@ def fit(weight: Matrix, squares: Matrix, grid: Grid) -> Matrix:
 def loss(error: Matrix, squares: Matrix) -> Matrix:
     """Mean square of `error @ x` for each row, `(groups, rows)`."""
     error = error.astype(np.float32)
-    found: Matrix = ((error @ squares) * error).sum(axis=-1)
+    found: Matrix = (product(error, squares) * error).sum(axis=-1)
     return found
 
 
@@ -115,11 +115,12 @@ def _nearest_plane(weight: Matrix, factor: Matrix, grid: Grid) -> Matrix:
         start = max(0, stop - BLOCK)
         block = np.ascontiguousarray(factor[:, start:stop, start:stop].transpose(0, 2, 1))
         for column in range(stop - 1, start - 1, -1):
-            own = block[:, column - start, None, column - start + 1 :]
-            pull = carried[:, column] + (own @ error[:, column + 1 : stop])[:, 0]
+            own = block[:, column - start, column - start + 1 :]
+            behind = np.einsum("gk,gkr->gr", own, error[:, column + 1 : stop])
+            pull = carried[:, column] + behind
             wanted = weight[:, column] + pull / block[:, column - start, column - start, None]
             found[:, column] = grid.nearest(wanted, column)
             error[:, column] = weight[:, column] - found[:, column]
         before = factor[:, start:stop, :start].transpose(0, 2, 1)
-        carried[:, :start] += before @ error[:, start:stop]
+        carried[:, :start] += product(before, error[:, start:stop])
     return found

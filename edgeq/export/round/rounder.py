@@ -16,7 +16,7 @@ import numpy as np
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.plan.choices import Choices
 from edgeq.export.plan.quantization_plan import Plan
-from edgeq.export.round.gptq import Matrix
+from edgeq.export.round.exact import Matrix
 from edgeq.export.round.weighted_ops import (
     AnyQParams,
     Moments,
