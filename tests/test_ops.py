@@ -92,6 +92,19 @@ def test_op_runs_in_int8(case: OneOp, converter: Worker) -> None:
     _check_outputs(case, float_model, edge_model)
 
 
+def test_the_reference_kernel_of_int8_sums_is_wrong(converter: Worker) -> None:
+    """If this fails, the kernel has changed: the guide's sentence on delegates can go."""
+    case = next(case for case in CASES if case.label == "SUM")
+    model = LiteModel(case.build(), "tflite")
+    edge_model = to_int8(converter, model, case.draw(SAMPLES))
+    seen = {}
+    for delegate in ("xnnpack", "none", "reference"):
+        with Session(model.tflite) as reference, Session(edge_model, delegate) as edge:
+            ((name, expected),) = reference.run(case.draw(1)[0]).items()
+            seen[delegate] = Fidelity.of(expected, edge.run(case.draw(1)[0])[name]).sqnr_db
+    assert min(seen["xnnpack"], seen["none"]) > FLOOR_DB > 15 > seen["reference"]
+
+
 def test_every_row_has_a_case() -> None:
     assert set(OPS) - {case.name for case in CASES} == set()
 

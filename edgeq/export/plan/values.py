@@ -334,10 +334,12 @@ class Values:
         return Reach(min(limits.low, 0.0), max(limits.high, 0.0))
 
     def _compared(self, op: Operator, slot: int) -> Reach:
-        """A comparison tells nothing apart that is well beyond all that the other operand holds."""
+        """A constant well beyond all that it is compared with tells nothing more than infinity."""
         low, high = self._operand_range(op, 1 - slot)
         beyond = max(high - low, abs(low), TINY)
-        return Reach(low - beyond, high + beyond) if math.isfinite(low + high) else UNLIMITED
+        is_constant = self._graph.tensors[op.inputs[slot]].is_constant
+        is_known = is_constant and math.isfinite(low + high)
+        return Reach(low - beyond, high + beyond) if is_known else UNLIMITED
 
     def _operand_range(self, op: Operator, slot: int) -> Range:
         """Lowest and highest value of an operand, whatever matters of it."""
