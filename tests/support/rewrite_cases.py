@@ -416,6 +416,13 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("centred product", _normalised(),
               ("MEAN", "RESHAPE", "SUB", "MUL", "MEAN", "ADD", "RSQRT", "RESHAPE", "MUL"),
               is_delegated=False, situation="of a normalisation"),
+    *(Rewritten("constant first",
+                OneOp("swapped", {"x": IMAGE}, (
+                    Step("TANH", ("x",), {"a": IMAGE}),
+                    Step(name, (_scalar(0.3), "a"), {"y": IMAGE}),
+                )), ("TANH", name), has_int8=False, is_delegated=name in ("ADD", "MUL"),
+                situation=name)
+      for name in ("ADD", "MUL", "MAXIMUM", "MINIMUM")),
     Rewritten("repeated op",
               OneOp("twice", {"x": IMAGE}, (
                   Step("MUL", ("x", _scalar(0.5)), {"a": IMAGE}),

@@ -11,6 +11,7 @@ from edgeq.export.rewrite.base import Array, Rewrite, Site
 from edgeq.flatbuffer import Operator
 from edgeq.targets import Purpose
 
+_COMMUTATIVE = ("ADD", "MUL", "MAXIMUM", "MINIMUM")
 _AFFINE = ("ADD", "SUB", "MUL", "DIV")
 _BROADCASTING = ("ADD", "SUB", "MUL", "DIV")
 
@@ -205,6 +206,14 @@ def _twin(site: Site, op: Operator) -> Sequence[Any] | None:
     return None if twin is None else site.alias(op, twin.outputs[0])
 
 
+def _constant_last(site: Site, op: Operator) -> Sequence[Any] | None:
+    """The operands the other way round."""
+    if len(op.inputs) != 2 or site.value(op.inputs[0]) is None:
+        return None
+    is_computed = site.value(op.inputs[1]) is None
+    return [site.editor.copied(op.index, op.inputs[::-1], op.outputs)] if is_computed else None
+
+
 def _broadcasting(site: Site, op: Operator) -> Sequence[Any] | None:
     """Reads what a BROADCAST_TO or TILE spreads: the op spreads it itself."""
     shapes = [site.shape(t) for t in op.inputs]
@@ -232,6 +241,10 @@ REWRITES = (
     Rewrite(
         "repeated op", (*_AFFINE, "RESHAPE", "TRANSPOSE", "MEAN", "PAD"),
         "the first of two that compute the same", "once is enough", True, _twin,
+    ),
+    Rewrite(
+        "constant first", _COMMUTATIVE, "the operands swapped",
+        "the converter swaps them itself, and leaves the op float", True, _constant_last,
     ),
     Rewrite(
         "centred product", ("ADD",), "SUB, MUL instead of two products and their difference",
