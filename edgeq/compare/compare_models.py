@@ -118,7 +118,7 @@ def compared(
         for name, metric in asked.items():
             changes[name] = _change(name, metric, tally)
             advance()
-    outputs = map(OutputFidelity.of, pair.output_names, tally.outputs, tally.parts)
+    outputs = map(OutputFidelity.of, pair.output_names, tally.outputs, tally.parts, tally.spreads)
     found = Comparison(
         samples=tally.samples,
         outputs=tuple(outputs),

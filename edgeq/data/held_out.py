@@ -2,48 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
 
 from edgeq.data.rep_dataset import Sample
+
+
+def spread(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """At most so many of some samples, evenly from all of them, in order."""
+    count = min(len(samples), most)
+    return [
+        samples[int(place)] for place in (np.arange(count) + 0.5) * len(samples) / max(1, count)
+    ]
+
+
+class Spread:
+    """Some samples of a stream whose length is not known, evenly from all of it.
+
+    Args:
+        most: From so many on, every second one is let go of, and fewer are taken after.
+
+    Attributes:
+        samples: Those that are kept, in order.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.samples: list[Sample] = []
+        self._most = most
+        self._step = 1
+        self._seen = 0
+
+    def add(self, sample: Sample) -> list[Sample]:
+        """Takes a copy of a sample if it is its turn; returns what is not kept, or not any more."""
+        self._seen += 1
+        if self._seen % self._step:
+            return [sample]
+        self.samples.append(tuple(array.copy() for array in sample))
+        return self._thinned() if len(self.samples) >= self._most else []
+
+    def keep_fewer(self, most: int) -> None:
+        """Keeps fewer samples from now on."""
+        self._most = most
+        while len(self.samples) > most:
+            self._thinned()
+
+    def _thinned(self) -> list[Sample]:
+        dropped, self.samples = self.samples[::2], self.samples[1::2]
+        self._step *= 2
+        return dropped
 
 
 class HeldOut:
     """A stream of samples that keeps some of them back to judge the result by.
 
-    Every tenth sample is held out and not passed on, up to a limit; data with fewer than ten
-    samples is passed on whole and judged by its own first samples.
+    Every tenth sample is held out and not passed on. Where these become too many, every second one
+    of them is passed on after all, and every twentieth is held out from there on, and so forth: the
+    rest comes evenly from all of the data. Data with fewer than ten samples is passed on whole and
+    judged by its own samples.
 
     Args:
         samples: The stream.
-        limit: Most samples to hold.
+        limit: Fewer samples than this are held, and at least half of it where there are enough.
         passed: Most samples to remember of those that are passed on; fewer where they are large.
     """
 
     EVERY = 10
     PASSED_BYTES = 64 << 20
 
-    def __init__(self, samples: Iterable[Sample], limit: int = 16, passed: int = 41) -> None:
+    def __init__(self, samples: Iterable[Sample], limit: int = 128, passed: int = 41) -> None:
         self._samples = samples
-        self._limit = limit
+        self._held = Spread(limit)
         self._most = passed
-        self._held: list[Sample] = []
-        self._passed: list[Sample] = []
+        self._passed = Spread(2 * passed)
 
     def __iter__(self) -> Iterator[Sample]:
         for index, sample in enumerate(self._samples):
-            if index % self.EVERY == self.EVERY - 1 and len(self._held) < self._limit:
-                self._held.append(tuple(a.copy() for a in sample))
-                continue
-            if self._remembers(sample):
-                self._passed.append(tuple(a.copy() for a in sample))
-            yield sample
+            is_turn = index % self.EVERY == self.EVERY - 1
+            for passed in self._held.add(sample) if is_turn else [sample]:
+                self._remember(passed)
+                yield passed
 
-    def _remembers(self, sample: Sample) -> bool:
-        """Whether one more sample is remembered."""
-        count = len(self._passed)
-        size = sum(array.nbytes for array in sample)
-        most = self._most if (count + 1) * size <= self.PASSED_BYTES else self.EVERY - 1
-        return count < most
+    def _remember(self, sample: Sample) -> None:
+        """Keeps a sample that is passed on, if it is its turn."""
+        count = len(self._passed.samples)
+        if count >= self.EVERY - 1:
+            size = sum(array.nbytes for array in sample)
+            if (count + 1) * size > self.PASSED_BYTES:
+                self._passed.keep_fewer(self.EVERY)
+        self._passed.add(sample)
 
     def exhaust(self) -> None:
         """Reads the rest of the stream, for those who only want `samples`."""
@@ -53,19 +100,14 @@ class HeldOut:
     @property
     def independent(self) -> bool:
         """Whether `samples` were kept out of calibration."""
-        return bool(self._held)
+        return bool(self._held.samples)
 
     @property
     def passed(self) -> list[Sample]:
-        """The first samples that were passed on, once the stream has been read."""
-        return self._passed
-
-    @property
-    def first(self) -> list[Sample]:
-        """The few first ones of these."""
-        return self._passed[: self.EVERY - 1]
+        """Samples from all over those that were passed on, once the stream has been read."""
+        return spread(self._passed.samples, self._most)
 
     @property
     def samples(self) -> list[Sample]:
         """The held-out samples, once the stream has been read."""
-        return self._held or self.first
+        return self._held.samples or spread(self._passed.samples, self.EVERY - 1)

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from edgeq.argument_types import DataLike, Engine, FilePath, ImageLayoutName, ModelLike, PortLike
@@ -19,13 +19,13 @@ from edgeq.calibrate.advice import advise
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.run import Checkpoint
 from edgeq.converter import start_converter
-from edgeq.data.held_out import HeldOut
-from edgeq.data.rep_dataset import RepDataset, Sample
+from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import VerificationError
 from edgeq.export.build import Builder, Built, Workshop
 from edgeq.export.deploy.signatures import by_signature
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.export_options import ExportOptions
+from edgeq.export.judging import Judging
 from edgeq.export.plan.choices import Choices, choose
 from edgeq.export.plan.min_runtime import check_runtime, for_runtime
 from edgeq.export.plan.planned_model import PlannedModel
@@ -85,7 +85,7 @@ def export(
         rep_dataset: Representative inputs, preprocessed as for the model: an array `(N, ...)`, a
             dict of such arrays by input name, an iterable or generator function of arrays, tuples
             or dicts, or a `DataLoader`. Read once, one item at a time. From ten samples on, every
-            tenth (16 at most) is kept back to judge the result by.
+            tenth is kept back to judge the result by; of more than a thousand, about a hundred.
         params: The first argument of a JAX function of parameters and inputs, or the variables of
             a linen module.
         sample: Input to trace the model with; by default the first representative sample.
@@ -290,12 +290,14 @@ class _Ready:
         prepared: The model.
         choices: What becomes of each op, as far as the recipe says it.
         ranges: What the data have shown.
+        judging: Which samples do what.
         ladder: Makes plans and files of what is chosen, or of the nearest that there is one of.
     """
 
     prepared: Prepared
     choices: Choices
     ranges: Ranges
+    judging: Judging
     ladder: Ladder
 
     @property
@@ -326,24 +328,18 @@ def _ready(
         ranges = ranges_for(choices, prepared, data, options, converter, advance)
     choices = without_unbounded(rewritten, Values(rewritten, ranges.calibration), choices)
     check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
-    fitting = _fitting(ranges.samples, _is_open(choices))
+    judging = Judging(ranges.samples, _is_open(choices))
     workshop = Workshop(
         model=rewritten,
         interface=prepared.interface,
         calibration=ranges.calibration,
-        rounder=Rounder(rewritten, choices, fitting, options.threads),
+        rounder=Rounder(rewritten, choices, judging.fitting, options.threads),
         converter=converter,
         target=options.target,
         sample=ranges.samples.samples[0],
     )
     free = free_ops(rewritten, options.recipe, choices, options.strict)
-    return _Ready(prepared, choices, ranges, Ladder(Builder(workshop), free))
-
-
-def _fitting(samples: HeldOut, searched: bool) -> Sequence[Sample]:
-    """Samples to round weights by; where there are enough, not those that a search judges by."""
-    few, passed = len(samples.first), samples.passed
-    return passed[few:] if searched and len(passed) >= 3 * few else passed
+    return _Ready(prepared, choices, ranges, judging, Ladder(Builder(workshop), free))
 
 
 def _planned(ready: _Ready, options: ExportOptions, stages: Progress) -> Plan:
@@ -354,7 +350,7 @@ def _planned(ready: _Ready, options: ExportOptions, stages: Progress) -> Plan:
 
 
 def _searched(ready: _Ready, options: ExportOptions, stages: Progress) -> Iterator[Built]:
-    original, samples = ready.prepared.float_model, ready.ranges.samples.first
+    original, samples = ready.prepared.float_model, ready.judging.trials
     with stages.stage("search") as advance:
         trials = Trials(original, ready.ladder, samples, options.measure, advance)
         found = Search(trials, ready.choices, options).run()
@@ -382,6 +378,7 @@ def _verified(ready: _Ready, options: ExportOptions, stages: Progress) -> tuple[
     """
     float_model, rewritten = ready.prepared.float_model, ready.prepared.rewritten
     files = _searched(ready, options, stages) if ready.is_open else _built(ready, stages)
+    samples = ready.judging.verdict(float_model.graph)
     dropped: list[str] = []
     for built in files:
         float_model.release()
@@ -389,9 +386,8 @@ def _verified(ready: _Ready, options: ExportOptions, stages: Progress) -> tuple[
         try:
             with stages.stage("verify"):
                 measured = verify(
-                    float_model, rewritten, built, ready.ranges.samples.samples,
-                    options.min_sqnr_db, options.target,
-                )  # fmt: skip
+                    float_model, rewritten, built, samples, options.min_sqnr_db, options.target
+                )
         except VerificationError as error:
             failure = error
             dropped.append(f"a plan was dropped: {error}")

@@ -107,7 +107,8 @@ def _run(
             answers = ([*known, *runner.run(sample)] for known, sample in pairs)
             if turn[-1] == len(pair.models) - 1:
                 seen = pair.total(map(pair.seen, answers, samples))
-                outputs = tuple(map(OutputFidelity.of, pair.output_names, seen.outputs, seen.parts))
+                found = (pair.output_names, seen.outputs, seen.parts, seen.spreads)
+                outputs = tuple(map(OutputFidelity.of, *found))
                 _check_sqnr(outputs, min_sqnr_db, least_db)
                 coverage = runner.sessions[-1].coverage()
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -221,5 +221,7 @@ def interval(statistic: Callable[[npt.NDArray[np.intp]], float], rows: int) -> t
     if not found:
         return math.nan, math.nan
     outside = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(found, [outside, 1 - outside])
+    # There is nothing between a number and infinity.
+    method: Literal["linear", "nearest"] = "linear" if np.isfinite(found).all() else "nearest"
+    low, high = np.quantile(found, [outside, 1 - outside], method=method)
     return float(low), float(high)

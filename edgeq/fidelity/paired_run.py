@@ -19,7 +19,7 @@ from edgeq.data.rep_dataset import Sample
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.fidelity import metrics
 from edgeq.fidelity.parts import AxisRows, Part, least_db, merged_rows, parts_of, rows_of
-from edgeq.fidelity.sqnr import Fidelity, WorstSample
+from edgeq.fidelity.sqnr import Fidelity, SampleSpread, WorstSample
 from edgeq.flatbuffer import Tensor
 from edgeq.model import LiteModel
 from edgeq.qtypes import QParams, dequantize, quantize
@@ -118,6 +118,7 @@ class Tally:
     Attributes:
         samples: How many they are.
         outputs: How far the second model's outputs are from the first's; empty for one model.
+        powers: Signal and noise of each sample, by output.
         rows: The same by rows of each output, which are judged in parts.
         kept: What each metric needs of each model's answers, in the order of the samples.
         targets: The samples' labels, if a metric needs them at the end.
@@ -126,6 +127,7 @@ class Tally:
 
     samples: int = 0
     outputs: list[Fidelity] = field(default_factory=list)
+    powers: list[list[tuple[float, float]]] = field(default_factory=list)
     rows: list[tuple[AxisRows, ...]] = field(default_factory=list)
     kept: list[dict[str, list[Array]]] = field(default_factory=list)
     targets: list[Array] = field(default_factory=list)
@@ -141,6 +143,8 @@ class Tally:
         self.worst = ranked[:WORST_SAMPLES]
         self.samples += other.samples
         self.outputs = [a.merge(b) for a, b in zip(self.outputs, other.outputs, strict=True)]
+        for own, more in zip(self.powers, other.powers, strict=True):
+            own += more
         self.rows = [merged_rows(a, b) for a, b in zip(self.rows, other.rows, strict=True)]
         for mine, others in zip(self.kept, other.kept, strict=True):
             for name, rows in others.items():
@@ -151,6 +155,11 @@ class Tally:
     def parts(self) -> list[tuple[Part, ...]]:
         """The parts that each output falls into."""
         return [tuple(parts_of(rows)) for rows in self.rows]
+
+    @property
+    def spreads(self) -> list[SampleSpread]:
+        """How each output differs from sample to sample."""
+        return [SampleSpread.of(powers) for powers in self.powers]
 
     @property
     def least_db(self) -> float:
@@ -294,7 +303,8 @@ class PairedRun:
         rows = [rows_of(a, b) for a, b in pairs]
         changed = any(output.top1.same < output.top1.count for output in seen)
         worst = WorstSample(0, min(output.sqnr_db for output in seen), changed)
-        return Tally(1, seen, rows, kept, wanted, [worst])
+        powers = [[(output.signal.value, output.noise.value)] for output in seen]
+        return Tally(1, seen, powers, rows, kept, wanted, [worst])
 
     def _kept(self, outputs: Sequence[Array], targets: Array | None) -> dict[str, list[Array]]:
         if not self.kept:

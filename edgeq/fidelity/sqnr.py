@@ -8,11 +8,14 @@ nothing of models.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from edgeq.fidelity.metrics import interval
 
 TOP_ENTRIES = 5
 """How many of the highest entries of a score vector are compared as a set."""
@@ -221,3 +224,41 @@ class WorstSample:
     index: int
     sqnr_db: float
     top1_changed: bool
+
+
+@dataclass(frozen=True)
+class SampleSpread:
+    """How the SQNR of an output differs from sample to sample.
+
+    Attributes:
+        median_db: SQNR in dB that half of the samples reach.
+        worst_tenth_db: SQNR in dB that the worst tenth of the samples does not exceed.
+        low_db: Lower end of the 95 % interval of the SQNR of all samples: what other samples of the
+            same kind would show, by a bootstrap.
+        high_db: Upper end.
+    """
+
+    median_db: float
+    worst_tenth_db: float
+    low_db: float
+    high_db: float
+
+    @classmethod
+    def of(cls, powers: Sequence[tuple[float, float]]) -> SampleSpread:
+        """Makes the value from signal and noise of each sample."""
+        signal, noise = np.asarray(powers, np.float64).T
+        each = [decibels(*power) for power in powers]
+        worst, median = np.quantile(each, [0.1, 0.5], method="lower")
+
+        def total(rows: npt.NDArray[np.intp]) -> float:
+            return decibels(float(signal[rows].sum()), float(noise[rows].sum()))
+
+        return cls(float(median), float(worst), *interval(total, len(each)))
+
+    @property
+    def shown(self) -> str:
+        """The value in words."""
+        return (
+            f"median {self.median_db:.1f} dB, worst tenth {self.worst_tenth_db:.1f} dB, all "
+            f"{self.low_db:.1f} to {self.high_db:.1f} dB"
+        )

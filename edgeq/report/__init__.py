@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgeq.fidelity.parts import Part, least_db, worst_part
-from edgeq.fidelity.sqnr import Fidelity
+from edgeq.fidelity.sqnr import Fidelity, SampleSpread
 from edgeq.foreign.shown import escape, lines
 from edgeq.ports import IO
 
@@ -47,6 +47,7 @@ class OutputFidelity:
             highest of the other one, too; None where the last axis has five entries or less.
         parts: Rows of it that differ much in magnitude, such as boxes and scores, each with its own
             SQNR; empty where all of it is of one kind.
+        samples: How its SQNR differs from sample to sample; None where that was not looked at.
     """
 
     name: str
@@ -57,13 +58,16 @@ class OutputFidelity:
     top1_agreement: float | None
     top5_agreement: float | None = None
     parts: tuple[Part, ...] = ()
+    samples: SampleSpread | None = None
 
     @classmethod
-    def of(cls, name: str, seen: Fidelity, parts: Iterable[Part] = ()) -> OutputFidelity:
+    def of(
+        cls, name: str, seen: Fidelity, parts: Iterable[Part], samples: SampleSpread
+    ) -> OutputFidelity:
         """Makes the value from what some samples have shown."""
         return cls(
             name, seen.sqnr_db, seen.largest, seen.mean_error, seen.cosine,
-            seen.top1_agreement, seen.top5_agreement, tuple(parts),
+            seen.top1_agreement, seen.top5_agreement, tuple(parts), samples,
         )  # fmt: skip
 
     @property
@@ -290,6 +294,12 @@ class Report(Measured):
         table.add_section()
         for output in self.outputs:
             table.add_row(escape(f"SQNR of {output.name}"), "", f"{output.sqnr_db:.1f} dB", "")
+            if output.samples is not None:
+                found = output.samples
+                typical = f"{found.median_db:.1f} and {found.worst_tenth_db:.1f} dB"
+                table.add_row("  median and worst tenth of samples", "", typical, "")
+                around = f"{found.low_db:.1f} to {found.high_db:.1f} dB"
+                table.add_row("  95 % interval on such samples", "", around, "")
             for part in output.parts:
                 if part.where:
                     table.add_row(f"  {part.where}", "", f"{part.sqnr_db:.1f} dB", "")

@@ -104,6 +104,8 @@ class Comparison:
                 escape(o.name), f"{o.sqnr_db:.1f} dB", f"{o.cosine:.6f}", f"{o.mean_error:.4g}",
                 f"{o.largest_error:.4g}", *agreement,
             )  # fmt: skip
+            if o.samples is not None:
+                table.add_row(f"  of samples: {o.samples.shown}")
             for rows in o.parts:
                 table.add_row(f"  {rows.where or 'all of it'}", _shown(rows))
         table.caption = f"{self.samples} samples, run by {self.runtime}"

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from edgeq.fidelity.sqnr import ExactSum, Fidelity
+from edgeq.fidelity.sqnr import ExactSum, Fidelity, SampleSpread, decibels
 
 
 def floats(values: object) -> npt.NDArray[np.float32]:
@@ -175,3 +175,15 @@ def test_nothing_seen_is_no_difference() -> None:
     seen = Fidelity()
     assert (seen.sqnr_db, seen.cosine, seen.mean_error) == (math.inf, 1.0, 0.0)
     assert seen.top1_agreement is None
+
+
+def test_samples_show_their_median_their_worst_tenth_and_how_sure_the_total_is() -> None:
+    powers = [(100.0, 1.0)] * 15 + [(100.0, 10.0)] * 5
+    found = SampleSpread.of(powers)
+    total = decibels(2000.0, 65.0)
+    assert (found.median_db, found.worst_tenth_db) == (20.0, 10.0)
+    assert 12 < found.low_db < total < found.high_db < 18
+    assert found == SampleSpread.of(powers)
+    alone = SampleSpread.of([(100.0, 1.0)])
+    assert (alone.median_db, alone.worst_tenth_db, alone.low_db, alone.high_db) == (20.0,) * 4
+    assert SampleSpread.of([(1.0, 0.0)] * 3).median_db == math.inf

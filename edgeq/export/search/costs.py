@@ -250,3 +250,9 @@ def estimate_ns(costs: Costs, graph: Graph, op: Operator, form: str, delegated: 
     rates = table[kind(graph, op)]
     count, size, rest = workload(costs, graph, op, form)
     return count * rates.mac_ns + size * rates.element_ns + rest
+
+
+def float_ns(graph: Graph) -> float:
+    """Nanoseconds of a float model on one thread of a processor of some years ago."""
+    ops = graph.operators
+    return sum(estimate_ns(WITHOUT_DOT_PRODUCT, graph, op, "float32", True) for op in ops)

@@ -20,7 +20,7 @@ from edgeq.export.plan.choices import decided_together
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.rounder import Rounded
 from edgeq.export.round.weighted_ops import bias_slot
-from edgeq.export.search.costs import WITHOUT_DOT_PRODUCT, estimate_ns
+from edgeq.export.search.costs import float_ns
 from edgeq.fidelity.parts import Kind, kinds_of
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator
@@ -123,9 +123,7 @@ def _rounds(model: LiteModel, count: int, budget_s: float) -> list[tuple[int, in
     if not count:
         return []
     graph = model.graph
-    run = sum(
-        estimate_ns(WITHOUT_DOT_PRODUCT, graph, op, "float32", True) for op in graph.operators
-    )
+    run = float_ns(graph)
     building = len(graph.operators) * BUILD_OP_NS + len(model.tflite) * BUILD_BYTE_NS
     affordable = budget_s * 1e9 * THREADS / (MOST_SAMPLES * run + building)
     if affordable >= count:
