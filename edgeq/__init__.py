@@ -26,6 +26,7 @@ from edgeq.export.frontends.dequantize import dequantize
 from edgeq.export.html_report import write_report
 from edgeq.export.pipeline import calibrate, export, plan
 from edgeq.export.plan.planned_model import PlannedModel
+from edgeq.goal.metric_search import SearchResult, search
 from edgeq.linter import LintResult, lint
 from edgeq.recipe import AUTO, INT8, Mode, Recipe, Rule
 from edgeq.report.comparison import Comparison
@@ -60,6 +61,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Rule",
+    "SearchResult",
     "Thresholds",
     "UnsupportedOpError",
     "VerificationError",
@@ -73,6 +75,7 @@ __all__ = [
     "export",
     "lint",
     "plan",
+    "search",
     "write_report",
 ]
 

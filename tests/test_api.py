@@ -42,6 +42,7 @@ PUBLIC = [
     "Recipe",
     "RecipeError",
     "Rule",
+    "SearchResult",
     "Thresholds",
     "UnsupportedOpError",
     "VerificationError",
@@ -55,6 +56,7 @@ PUBLIC = [
     "export",
     "lint",
     "plan",
+    "search",
     "write_report",
 ]
 

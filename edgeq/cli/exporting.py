@@ -10,6 +10,17 @@ import typer
 
 from edgeq.cli.app import app
 from edgeq.cli.failing import errors_as_sentences
+from edgeq.cli.goals import (
+    EvalData,
+    Goal,
+    GoalMetric,
+    MaxDrop,
+    MaxLatencyRatio,
+    MaxMinutes,
+    MaxSize,
+    TrialsFolder,
+    check_free,
+)
 from edgeq.cli.inputs import load_data, load_model, port_spec
 from edgeq.cli.options import (
     CalibrationFile,
@@ -20,6 +31,7 @@ from edgeq.cli.options import (
     GoalDb,
     InputTypes,
     JsonFile,
+    LabelsFile,
     Layout,
     Measure,
     MinRuntime,
@@ -51,7 +63,9 @@ if TYPE_CHECKING:
     "edgeq export model.tflite --data images.npy -o camera.tflite --inputs uint8 --input-range 0 1 "
     "--layout nhwc\n\n"
     "edgeq export model.tflite --data photos -o model_int8.tflite --inputs int8 --outputs int8 "
-    "--layout nhwc --android android_demo --class-names classes.txt"
+    "--layout nhwc --android android_demo --class-names classes.txt\n\n"
+    "edgeq export model.tflite --data images.npy -o model_int8.tflite --eval-data test.npy "
+    "--labels labels.npy --metric accuracy --max-drop 0.01"
 )
 def export(
     model: Model,
@@ -73,6 +87,14 @@ def export(
     measure: Measure = False,
     goal_db: GoalDb = 20.0,
     costs: CostTable = None,
+    eval_data: EvalData = None,
+    labels: LabelsFile = None,
+    metric: GoalMetric = "accuracy",
+    max_drop: MaxDrop = 0.01,
+    max_latency_ratio: MaxLatencyRatio = None,
+    max_size_kb: MaxSize = None,
+    max_minutes: MaxMinutes = 10.0,
+    trials: TrialsFolder = None,
     android: Annotated[
         Path | None,
         typer.Option(help="Also put the classifier into this copy of the Android demo app."),
@@ -100,32 +122,54 @@ def export(
     from edgeq.export.pipeline import export as run
 
     with errors_as_sentences():
+        given = {"--strict": strict, "--calibration": calibration, "--costs": costs}
+        goal = None
+        if eval_data is not None:
+            check_free(recipe, measure, given)
+            goal = Goal(
+                labels, metric, max_drop, max_latency_ratio, max_size_kb, max_minutes, trials
+            )  # fmt: skip
+        chosen = None if goal is None else output.with_suffix(".recipe.json")
         described_too = metadata or (class_names is not None and android is None)
         sidecar = output.with_suffix(".json") if described_too else None
         check_outputs(
             overwrite, ("--output", output, MODEL), ("--json", json_file, JSON),
             ("what --metadata writes beside --output", sidecar, JSON), ("--report", report, PAGE),
+            ("the recipe beside --output", chosen, JSON),
         )  # fmt: skip
         names = () if class_names is None else read_labels(class_names)
         if android is not None:
             _check_app(android, names)
         samples = load_data(data, data_config, data_option, model)
-        made = run(
-            load_model(model), samples, recipe=recipe, target=target, strict=strict,
-            calibration=calibration, layout=layout, inputs=port_spec(inputs, input_range),
-            outputs=port_spec(outputs, output_range), min_sqnr_db=min_sqnr_db,
-            min_runtime=min_runtime, measure=measure, goal_db=goal_db, costs=costs,
-            threads=threads,
+        loaded = load_model(model)
+        asked: dict[str, Any] = {
+            "target": target, "layout": layout, "inputs": port_spec(inputs, input_range),
+            "outputs": port_spec(outputs, output_range), "min_runtime": min_runtime,
+            "threads": threads,
+        }  # fmt: skip
+        found = None
+        if goal is not None and eval_data is not None:
+            evaluation = load_data(eval_data, data_config, data_option, model)
+            found = goal.search(loaded, samples, evaluation, asked)
+        made = found.edge_model if found is not None else run(
+            loaded, samples, recipe=recipe, strict=strict, calibration=calibration,
+            min_sqnr_db=min_sqnr_db, measure=measure, goal_db=goal_db, costs=costs, **asked,
         )  # fmt: skip
         described = made.describe(names, getattr(samples, "layout", None)) if sidecar else None
         made.save(output, described)
+        if found is not None and chosen is not None:
+            write(chosen, found.recipe.to_json().encode())
+            found.report.print()
         made.report.print()
         if json_file is not None:
             write(json_file, made.report.to_json().encode())
         if report is not None:
-            found = compare_models(made, made, samples, threads=threads)
-            write_page(report, made, found, debug_model(made, made, samples, recipe=recipe))
-        say(f"wrote {output}")
+            comparison = compare_models(made, made, samples, threads=threads)
+            used = recipe if found is None else found.recipe
+            diagnosis = debug_model(made, made, samples, recipe=used)
+            tried = None if found is None else found.report
+            write_page(report, made, comparison, diagnosis, tried)
+        say(f"wrote {output}" + ("" if chosen is None else f" and its recipe, {chosen}"))
         if android is not None:
             _write_app(android, made, samples, names)
 

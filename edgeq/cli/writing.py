@@ -19,15 +19,21 @@ from edgeq.foreign.shown import lines
 from edgeq.report.comparison import Comparison
 from edgeq.report.diagnosis import Diagnosis
 from edgeq.report.page import check_packages
+from edgeq.report.search_result import SearchReport
 
 
 def write_page(
-    path: Path, edge: Any, comparison: Comparison | None, diagnosis: Diagnosis | None = None
+    path: Path,
+    edge: Any,
+    comparison: Comparison | None,
+    diagnosis: Diagnosis | None = None,
+    search: SearchReport | None = None,
 ) -> None:
     from edgeq.export.html_report import write_report
 
     write_report(
-        path, edge, comparison=comparison, diagnosis=diagnosis, title=f"edgeq: {path.stem}",
+        path, edge, comparison=comparison, diagnosis=diagnosis, search=search,
+        title=f"edgeq: {path.stem}",
         command=shlex.join(["edgeq", *sys.argv[1:]]),
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from edgeq.model import LiteModel
 from edgeq.report.comparison import Comparison
 from edgeq.report.diagnosis import Diagnosis
 from edgeq.report.page import Page, PlacedOp, PlanRow
+from edgeq.report.search_result import SearchReport
 from edgeq.runtime.interpreter import read_model
 from edgeq.runtime.session import Session
 from edgeq.targets import TARGETS
@@ -25,6 +26,7 @@ def write_report(
     *,
     comparison: Comparison | None = None,
     diagnosis: Diagnosis | None = None,
+    search: SearchReport | None = None,
     title: str = "",
     command: str = "",
 ) -> Path:
@@ -36,6 +38,7 @@ def write_report(
             a .tflite that can be run, which adds the delegate map.
         comparison: What `compare` found; adds the outputs, metrics and the worst samples.
         diagnosis: What `debug` found; adds what each layer loses and the histograms.
+        search: What `search` tried; adds the plans that no other beats, as a table and a plot.
         title: Its heading.
         command: The command that makes it again.
 
@@ -55,6 +58,7 @@ def write_report(
         diagnosis=diagnosis,
         ops=() if edge_model is None else tuple(_placed(edge_model)),
         plan=() if made is None else tuple(_planned(made)),
+        search=search,
     )
     return write_whole(path, page.html().encode())
 

@@ -141,7 +141,7 @@ def export(
     )  # fmt: skip
     stages = Progress.make(progress)
     with start_converter() as converter:
-        ready = _ready(model, rep_dataset, options, stages, converter)
+        ready = make_ready(model, rep_dataset, options, stages, converter)
         built, measured = _verified(ready, options, stages)
     float_model, rewritten = ready.prepared.float_model, ready.prepared.rewritten
     report = Report(
@@ -207,7 +207,7 @@ def plan(
     )  # fmt: skip
     stages = Progress.make(progress)
     with start_converter() as converter:
-        ready = _ready(model, rep_dataset, options, stages, converter)
+        ready = make_ready(model, rep_dataset, options, stages, converter)
         made = _planned(ready, options, stages)
     return PlannedModel(ready.prepared.rewritten, made, options.target)
 
@@ -283,7 +283,7 @@ def calibrate(
 
 
 @dataclass(frozen=True)
-class _Ready:
+class Ready:
     """Everything that is known before anything is planned.
 
     Attributes:
@@ -310,13 +310,13 @@ def _is_open(choices: Choices) -> bool:
     return any(choice.mode is Mode.AUTO for choice in choices.values())
 
 
-def _ready(
+def make_ready(
     model: object,
     rep_dataset: object,
     options: ExportOptions,
     stages: Progress,
     converter: Worker,
-) -> _Ready:
+) -> Ready:
     """Traces, rewrites and calibrates."""
     data = RepDataset(rep_dataset)
     prepared = prepare(model, data, options, stages, converter)
@@ -339,17 +339,17 @@ def _ready(
         sample=ranges.samples.samples[0],
     )
     free = free_ops(rewritten, options.recipe, choices, options.strict)
-    return _Ready(prepared, choices, ranges, judging, Ladder(Builder(workshop), free))
+    return Ready(prepared, choices, ranges, judging, Ladder(Builder(workshop), free))
 
 
-def _planned(ready: _Ready, options: ExportOptions, stages: Progress) -> Plan:
+def _planned(ready: Ready, options: ExportOptions, stages: Progress) -> Plan:
     if ready.is_open:
         return next(_searched(ready, options, stages)).plan
     with stages.stage("plan"):
         return ready.ladder.builder.plan(ready.ladder.loadable(ready.choices))
 
 
-def _searched(ready: _Ready, options: ExportOptions, stages: Progress) -> Iterator[Built]:
+def _searched(ready: Ready, options: ExportOptions, stages: Progress) -> Iterator[Built]:
     original, samples = ready.prepared.float_model, ready.judging.trials
     with stages.stage("search") as advance:
         trials = Trials(original, ready.ladder, samples, options.measure, advance)
@@ -359,7 +359,7 @@ def _searched(ready: _Ready, options: ExportOptions, stages: Progress) -> Iterat
     yield from found
 
 
-def _built(ready: _Ready, stages: Progress) -> Iterator[Built]:
+def _built(ready: Ready, stages: Progress) -> Iterator[Built]:
     builder = ready.ladder.builder
     with stages.stage("plan"):
         choices = ready.ladder.loadable(ready.choices)
@@ -370,7 +370,7 @@ def _built(ready: _Ready, stages: Progress) -> Iterator[Built]:
     yield from (rung.built for rung in ready.ladder.joins_float(made.choices))
 
 
-def _verified(ready: _Ready, options: ExportOptions, stages: Progress) -> tuple[Built, Measured]:
+def _verified(ready: Ready, options: ExportOptions, stages: Progress) -> tuple[Built, Measured]:
     """The first file that keeps its promises, with a note of each that did not; what was measured.
 
     Raises:

@@ -27,6 +27,9 @@ LOW_SQNR_DB = 15.0
 NOT_SLOWER = 1.03
 """Up to this ratio a model is not called slower: two measurements of a file differ by as much."""
 
+SIZE_WORTH = 0.15
+"""Worth of the whole size of the float model, in times of a float inference."""
+
 NAMED_OPS = 3
 """So many of the ops that share a reason are named in the text."""
 

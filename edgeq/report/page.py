@@ -20,6 +20,7 @@ from edgeq.foreign.shown import lines, visible
 from edgeq.report import Report
 from edgeq.report.comparison import Comparison
 from edgeq.report.diagnosis import Diagnosis, LayerError
+from edgeq.report.search_result import SearchReport, rows_of_trials
 
 HISTOGRAMS = 40
 """Layers whose histograms are in the file, the ones that cost most first."""
@@ -87,6 +88,7 @@ class Page:
         diagnosis: What each layer loses.
         ops: Where each op runs.
         plan: What was planned for each op.
+        search: What was tried before.
     """
 
     title: str
@@ -96,6 +98,12 @@ class Page:
     diagnosis: Diagnosis | None = None
     ops: Sequence[PlacedOp] = ()
     plan: Sequence[PlanRow] = ()
+    search: SearchReport | None = None
+
+    @property
+    def front(self) -> list[tuple[str, ...]]:
+        """The cells of a search's plans that no other beats."""
+        return [] if self.search is None else list(rows_of_trials(self.search.front))
 
     def html(self) -> str:
         """The page as one file.
@@ -177,6 +185,8 @@ class Page:
             charts["delegate"] = _delegate(self.ops)
         if self.comparison is not None and self.comparison.worst_samples:
             charts["worst"] = _worst(self.comparison)
+        if self.search is not None:
+            charts["trials"] = _trials(self.search)
         return charts
 
     def _histograms(self) -> list[dict[str, Any]]:
@@ -299,3 +309,32 @@ def _worst(found: Comparison) -> dict[str, Any]:
         marker={"color": color}, hovertemplate="%{x}: %{y:.1f} dB<extra></extra>",
     )  # fmt: skip
     return _figure([bars], yaxis={"title": {"text": "SQNR in dB"}})
+
+
+def _trials(found: SearchReport) -> dict[str, Any]:
+    import plotly.graph_objects as go
+
+    front = found.front
+    others = [trial for trial in found.working if trial not in front]
+    traces = []
+    for title, trials, color, mode in (
+        ("beaten", others, FLOAT, "markers"), ("not beaten", front, EDGE, "lines+markers"),
+        ("chosen", [found.best], BAD, "markers"),
+    ):  # fmt: skip
+        traces.append(
+            go.Scatter(
+                x=[trial.latency_ratio for trial in trials], y=[trial.drop for trial in trials],
+                text=[_hover(trial.name) for trial in trials], name=title, mode=mode,
+                marker={"color": color, "size": 9}, line={"color": color, "dash": "dot"},
+                hovertemplate="%{text}<br>%{x:.2f} of the time, worse by %{y:.4f}<extra></extra>",
+            )
+        )  # fmt: skip
+    limit = {
+        "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": found.goal.max_drop,
+        "y1": found.goal.max_drop, "line": {"color": BAD, "dash": "dash"},
+    }  # fmt: skip
+    worse = f"{_hover(found.goal.metric)}: worse than float by"
+    return _figure(
+        traces, shapes=[limit], xaxis={"title": {"text": "time over float's"}},
+        yaxis={"title": {"text": worse}},
+    )  # fmt: skip

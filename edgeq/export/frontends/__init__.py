@@ -21,7 +21,7 @@ def trace(
     """Traces a model of any supported kind.
 
     Args:
-        model: The user's model.
+        model: The user's model; one that was traced before is taken as it is.
         sample: An input to trace with; None takes the first representative sample.
         data: The representative data.
         worker: The converter's child process.
@@ -30,6 +30,8 @@ def trace(
     Raises:
         ModelError: No front end knows the model, or its own cannot trace it.
     """
+    if isinstance(model, LiteModel):
+        return model
     takes_params = flax.handles(model) or _is_jax(model)
     if params is not None and not takes_params:
         raise ModelError(

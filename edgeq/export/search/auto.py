@@ -74,11 +74,7 @@ class Search:
 
     def ranked(self) -> list[Candidate]:
         """The best plan of those that were tried, and those that are more faithful, in order."""
-        cut = self.cut()
-        plain = [self.trials.tried(cut.plain(mode)) for mode in PLAIN]
-        cut.correct_noise(plain)
-        if self._measures:
-            cut.correct_times(plain)
+        cut, plain = self._corrected()
         prices = PRICES[:: 3 if self._is_large else 1]
         offers = self._worth_trying([cut.candidate(price) for price in prices])
         known = [candidate.choices for candidate in plain]
@@ -91,6 +87,20 @@ class Search:
         best = best_of(tried, self.options.goal_db)
         better = [c for c in tried if c.sqnr_db > best.sqnr_db]
         return [best, *sorted(better, key=lambda c: c.sqnr_db)]
+
+    def offers(self) -> list[Candidate]:
+        """Plans from the cheapest to the most faithful, by estimates; those of the cut alone."""
+        cut, _ = self._corrected()
+        return pareto_front(cut.candidate(price) for price in PRICES)
+
+    def _corrected(self) -> tuple[PlanCut, list[Candidate]]:
+        """The graph of estimates, corrected by the plans in one mode throughout, and these."""
+        cut = self.cut()
+        plain = [self.trials.tried(cut.plain(mode)) for mode in PLAIN]
+        cut.correct_noise(plain)
+        if self._measures:
+            cut.correct_times(plain)
+        return cut, plain
 
     def _float(self, offer: Candidate) -> Candidate:
         """The plan that is left where no file in integers works."""

@@ -9,16 +9,13 @@ from typing import TypeAlias
 
 from edgeq.export.plan.choices import Choices
 from edgeq.recipe import Mode
-from edgeq.report import NOT_SLOWER
+from edgeq.report import NOT_SLOWER, SIZE_WORTH
 
 SLACK = 1.03
 """More fidelity is taken for at most this much of the cost of the cheapest good plan."""
 
 PLENTY_DB = 20.0
 """Fidelity beyond the goal that is worth nothing any more."""
-
-SIZE_WORTH = 0.15
-"""Worth of the whole size of the float weights, in times of a float inference."""
 
 Kernels: TypeAlias = frozenset[tuple[int, Mode]]
 """Mode of each op that does not stay float."""

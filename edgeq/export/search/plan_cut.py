@@ -15,7 +15,7 @@ from typing import TypeAlias
 from edgeq.export.export_options import ExportOptions
 from edgeq.export.plan.choices import Choice, Choices, decided_together, weight_slot
 from edgeq.export.plan.min_runtime import form_runtime
-from edgeq.export.search.candidates import SIZE_WORTH, Candidate
+from edgeq.export.search.candidates import Candidate
 from edgeq.export.search.costs import estimate_ns
 from edgeq.export.search.min_cut import Network, Node
 from edgeq.export.search.sensitivity import Noise
@@ -24,6 +24,7 @@ from edgeq.model import LiteModel
 from edgeq.ops import OPS
 from edgeq.qtypes import DType
 from edgeq.recipe import Mode
+from edgeq.report import SIZE_WORTH
 
 PLAIN = (Mode.STATIC_INT8, Mode.DYNAMIC_INT8, Mode.WEIGHT_INT8)
 """Plans in one mode throughout: always tried, and what the estimates are corrected by."""
