@@ -22,6 +22,7 @@ from edgeq.cli.options import (
     Data,
     DataConfig,
     DataOptions,
+    DeviceName,
     FloatSide,
     InputTypes,
     JsonFile,
@@ -228,6 +229,7 @@ def debug(
         typer.Option("--goal-db", "--goal-sqnr", help="SQNR in dB that the outputs shall reach."),
     ] = 20.0,
     costs: CostTable = None,
+    device: DeviceName = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Also write the suggested recipe, as .json."),
@@ -259,7 +261,7 @@ def debug(
                 calibration=calibration, layout=layout, inputs=port_spec(inputs, input_range),
                 outputs=port_spec(outputs, output_range), min_sqnr_db=None,
                 min_runtime=min_runtime, measure=measure, goal_db=goal_db, costs=costs,
-                threads=threads,
+                device=device, threads=threads,
             )  # fmt: skip
         found = run(source, edge_model, samples, recipe=recipe, goal_db=goal_db)
         if json_file is not None:

@@ -28,6 +28,7 @@ from edgeq.cli.options import (
     Data,
     DataConfig,
     DataOptions,
+    DeviceName,
     GoalDb,
     InputTypes,
     JsonFile,
@@ -87,6 +88,7 @@ def export(
     measure: Measure = False,
     goal_db: GoalDb = 20.0,
     costs: CostTable = None,
+    device: DeviceName = None,
     eval_data: EvalData = None,
     labels: LabelsFile = None,
     metric: GoalMetric = "accuracy",
@@ -122,7 +124,12 @@ def export(
     from edgeq.export.pipeline import export as run
 
     with errors_as_sentences():
-        given = {"--strict": strict, "--calibration": calibration, "--costs": costs}
+        given = {
+            "--strict": strict,
+            "--calibration": calibration,
+            "--costs": costs,
+            "--device": device,
+        }
         goal = None
         if eval_data is not None:
             check_free(recipe, measure, given)
@@ -153,7 +160,8 @@ def export(
             found = goal.search(loaded, samples, evaluation, asked)
         made = found.edge_model if found is not None else run(
             loaded, samples, recipe=recipe, strict=strict, calibration=calibration,
-            min_sqnr_db=min_sqnr_db, measure=measure, goal_db=goal_db, costs=costs, **asked,
+            min_sqnr_db=min_sqnr_db, measure=measure, goal_db=goal_db, costs=costs,
+            device=device, **asked,
         )  # fmt: skip
         described = made.describe(names, getattr(samples, "layout", None)) if sidecar else None
         made.save(output, described)
@@ -215,6 +223,7 @@ def plan(
     measure: Measure = False,
     goal_db: GoalDb = 20.0,
     costs: CostTable = None,
+    device: DeviceName = None,
     json_file: JsonFile = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
@@ -228,7 +237,7 @@ def plan(
             load_model(model), load_data(data, data_config, data_option, model), recipe=recipe,
             target=target, strict=strict, calibration=calibration, layout=layout,
             inputs=port_spec(inputs, input_range), outputs=port_spec(outputs, output_range),
-            min_runtime=min_runtime, measure=measure, goal_db=goal_db, costs=costs,
+            min_runtime=min_runtime, measure=measure, goal_db=goal_db, costs=costs, device=device,
             threads=threads,
         )  # fmt: skip
         if json_file is not None:

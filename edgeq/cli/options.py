@@ -9,6 +9,7 @@ import typer
 
 from edgeq.argument_types import ImageLayoutName
 from edgeq.export.portspec import DTYPES
+from edgeq.export.search.devices import DEFAULT, DEVICES
 from edgeq.fidelity.metrics import BUILT_IN
 from edgeq.recipe import PRESETS
 from edgeq.targets import TARGETS
@@ -89,6 +90,16 @@ Measure = Annotated[
 CostTable = Annotated[
     Path | None,
     typer.Option(help="What recipe auto estimates times by: a file of edgeq bench --fit."),
+]
+
+
+DeviceName = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help=f"What recipe auto plans for: {', '.join(DEVICES)}, or a file of edgeq bench --fit.",
+        show_default=DEFAULT,
+    ),
 ]
 
 

@@ -44,6 +44,7 @@ class Built:
         origins: For tensors of the file, the float model's tensor that each came from.
         notes: What is to be said of how it was made, one sentence each.
         least_db: SQNR in dB without which, on samples held out, another plan is the better one.
+        estimated_ratio: Time over the float model's, as a search has estimated it; None elsewhere.
     """
 
     plan: Plan
@@ -52,6 +53,7 @@ class Built:
     origins: Mapping[int, int]
     notes: tuple[str, ...] = ()
     least_db: float = -math.inf
+    estimated_ratio: float | None = None
 
     def beside(self, model: LiteModel) -> ExportedGraph:
         """Its graph beside that of the float model that it was made from."""

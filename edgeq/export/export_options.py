@@ -14,7 +14,8 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.errors import RecipeError
 from edgeq.export.portspec import PortSpecs, as_port_specs
 from edgeq.export.rewrite.nhwc_ports import check_layout
-from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, Costs
+from edgeq.export.search.costs import Costs
+from edgeq.export.search.devices import DEFAULT, as_costs
 from edgeq.recipe import AUTO, INT8, Recipe, as_recipe
 from edgeq.runtime.cpu import has_int8_dot_product
 from edgeq.targets import Target, as_target
@@ -78,6 +79,7 @@ class ExportOptions:
         measure: bool = False,
         goal_db: float = 20.0,
         costs: Costs | str | os.PathLike[str] | None = None,
+        device: str | os.PathLike[str] | None = None,
         threads: int | None = None,
     ) -> ExportOptions:
         """The options in the form in which users give them.
@@ -103,7 +105,7 @@ class ExportOptions:
             oldest=_runtime_for(place, min_runtime),
             measure=measure,
             goal_db=goal_db,
-            costs=_costs(measure, costs),
+            costs=_costs(measure, costs, device),
             threads=threads,
         )
 
@@ -154,8 +156,19 @@ def _runtime_for(target: Target, min_runtime: str | None) -> Version | None:
     return target.oldest_runtime if min_runtime is None else as_version(min_runtime)
 
 
-def _costs(measure: bool, given: Costs | str | os.PathLike[str] | None) -> Costs:
-    """Rates of the processor to plan for: this one's if it is measured on, else a phone's."""
+def _costs(
+    measure: bool,
+    given: Costs | str | os.PathLike[str] | None,
+    device: str | os.PathLike[str] | None,
+) -> Costs:
+    """Rates of the processor to plan for: this one's if it is measured on, else the default's."""
+    if given is not None and device is not None:
+        raise RecipeError(
+            "costs and device both say what to plan for: leave one out. "
+            f"Received: device={os.fspath(device)!r:.80}"
+        )
+    if device is not None:
+        return as_costs(device)
     if given is not None:
         if not isinstance(given, Costs | str | os.PathLike):
             raise RecipeError(
@@ -163,4 +176,4 @@ def _costs(measure: bool, given: Costs | str | os.PathLike[str] | None) -> Costs
             )
         return given if isinstance(given, Costs) else Costs.load(given)
     here = measure and has_int8_dot_product() is False
-    return WITHOUT_DOT_PRODUCT if here else WITH_DOT_PRODUCT
+    return as_costs("x86-avx2" if here else DEFAULT)

@@ -70,6 +70,7 @@ def export(
     measure: bool = False,
     goal_db: float = 20.0,
     costs: Costs | FilePath | None = None,
+    device: FilePath | None = None,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> EdgeModel:
@@ -111,10 +112,12 @@ def export(
         min_runtime: The oldest TensorFlow Lite version that will run the file, such as `"2.14"`:
             op versions stay within it. None is the target's own, mostly the newest.
         measure: Whether `recipe="auto"` decides by times measured on this machine. Otherwise it
-            estimates them for a processor with int8 dot products, which phones have.
+            estimates them for `device`, and decides the same on every machine.
         goal_db: SQNR in dB from which on `recipe="auto"` takes the fastest plan.
-        costs: What `recipe="auto"` estimates times by: the file of a table that
-            `edgeq bench --fit` measured on the device. None is the built-in one.
+        costs: A table to estimate times by, or its file, in place of a device's.
+        device: The processor that `recipe="auto"` plans for: `"x86-vnni"`, `"x86-avx2"`,
+            `"cortex-a53"`, `"phone"`, or the file of a table that `edgeq bench --fit` measured on
+            it. None is a processor with int8 dot products.
         threads: Threads for calibration; None takes what this process may use.
         progress: Whether to draw progress bars on standard error; None draws on a terminal.
 
@@ -137,7 +140,7 @@ def export(
         params=params, sample=sample, recipe=recipe, target=target, strict=strict,
         calibration=calibration, inputs=inputs, outputs=outputs, layout=layout,
         min_sqnr_db=min_sqnr_db, min_runtime=min_runtime, measure=measure, goal_db=goal_db,
-        costs=costs, threads=threads,
+        costs=costs, device=device, threads=threads,
     )  # fmt: skip
     stages = Progress.make(progress)
     with start_converter() as converter:
@@ -152,6 +155,8 @@ def export(
         independent=ready.ranges.independent,
         fitted_weights=built.fitted,
         doubts=rewritten.doubts,
+        planned_for=options.costs.name if ready.is_open else "",
+        estimated_ratio=built.estimated_ratio,
         notes=(
             *rewritten.notes,
             *float_notes(rewritten, options.recipe, built.plan.float_ops),
@@ -190,6 +195,7 @@ def plan(
     measure: bool = False,
     goal_db: float = 20.0,
     costs: Costs | FilePath | None = None,
+    device: FilePath | None = None,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> PlannedModel:
@@ -203,7 +209,8 @@ def plan(
     options = ExportOptions.read(
         params=params, sample=sample, recipe=recipe, target=target, strict=strict,
         calibration=calibration, inputs=inputs, outputs=outputs, layout=layout,
-        min_runtime=min_runtime, measure=measure, goal_db=goal_db, costs=costs, threads=threads,
+        min_runtime=min_runtime, measure=measure, goal_db=goal_db, costs=costs,
+        device=device, threads=threads,
     )  # fmt: skip
     stages = Progress.make(progress)
     with start_converter() as converter:
@@ -303,11 +310,7 @@ class Ready:
     @property
     def is_open(self) -> bool:
         """Whether a search has to decide some of it."""
-        return _is_open(self.choices)
-
-
-def _is_open(choices: Choices) -> bool:
-    return any(choice.mode is Mode.AUTO for choice in choices.values())
+        return self.judging.searched
 
 
 def make_ready(
@@ -328,7 +331,8 @@ def make_ready(
         ranges = ranges_for(choices, prepared, data, options, converter, advance)
     choices = without_unbounded(rewritten, Values(rewritten, ranges.calibration), choices)
     check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
-    judging = Judging(ranges.samples, _is_open(choices))
+    searched = any(choice.mode is Mode.AUTO for choice in choices.values())
+    judging = Judging(ranges.samples, searched)
     workshop = Workshop(
         model=rewritten,
         interface=prepared.interface,

@@ -65,7 +65,11 @@ class OutputFidelity:
 
     @classmethod
     def of(
-        cls, name: str, seen: Fidelity, parts: Iterable[Part], samples: SampleSpread
+        cls,
+        name: str,
+        seen: Fidelity,
+        parts: Iterable[Part] = (),
+        samples: SampleSpread | None = None,
     ) -> OutputFidelity:
         """Makes the value from what some samples have shown."""
         return cls(
@@ -151,6 +155,8 @@ class Report(Measured):
         fitted_weights: Number of weights that were rounded by what they compute on the data; the
             others are rounded to nearest.
         doubts: Where the float model computes otherwise than the user's own, one sentence each.
+        planned_for: The processor that a search planned for; empty where the recipe decided.
+        estimated_ratio: Latency over float's that it estimated for that processor, if it did.
         notes: Other things the user should know, such as what looks suspicious of the data.
         seconds: Wall time of each stage.
     """
@@ -161,6 +167,8 @@ class Report(Measured):
     independent: bool
     fitted_weights: int = 0
     doubts: tuple[str, ...] = ()
+    planned_for: str = ""
+    estimated_ratio: float | None = None
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -283,6 +291,10 @@ class Report(Measured):
             "latency, 1 thread, best", f"{self.float_latency_ms:.2f} ms",
             f"{self.edge_latency_ms:.2f} ms", f"{self.latency_ratio:.2f}",
         )  # fmt: skip
+        if self.estimated_ratio is not None:
+            table.add_row(
+                escape(f"estimated for {self.planned_for}"), "", "", f"{self.estimated_ratio:.2f}"
+            )
         table.add_section()
         counts = ", ".join(f"{count} {dtype}" for dtype, count in self.op_counts.items())
         table.add_row("ops", "", counts, "")

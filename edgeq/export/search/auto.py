@@ -65,7 +65,8 @@ class Search:
         goal_db = self.options.goal_db
         for candidate in ranked:
             least_db = goal_db - SHORTFALL_DB if candidate.sqnr_db >= goal_db else -math.inf
-            yield replace(self.builder.build(candidate.choices), least_db=least_db)
+            built = self.builder.build(candidate.choices)
+            yield replace(built, least_db=least_db, estimated_ratio=candidate.estimate)
         yield self.trials.ladder.all_float(ranked[0].choices, "every plan in integers fails").built
 
     def best(self) -> Candidate:

@@ -31,6 +31,7 @@ class Candidate:
         size: Bytes of weights over the float model's.
         sqnr_db: SQNR of the outputs: estimated, or measured if it was tried.
         price: The price of noise that it is the best plan at, if it was found by one.
+        estimate: Time over the float model's as estimated, however it was tried.
     """
 
     choices: Choices
@@ -38,6 +39,7 @@ class Candidate:
     size: float
     sqnr_db: float
     price: float = math.nan
+    estimate: float | None = None
 
     @property
     def cost(self) -> float:

@@ -132,7 +132,8 @@ class PlanCut:
 
     def _offer(self, chosen: Choices) -> Candidate:
         time, noise = self._predicted(chosen)
-        return Candidate(chosen, time, self._size(chosen), -10 * math.log10(max(noise, 1e-12)))
+        sqnr_db = -10 * math.log10(max(noise, 1e-12))
+        return Candidate(chosen, time, self._size(chosen), sqnr_db, estimate=time)
 
     def _size(self, chosen: Choices) -> float:
         """Bytes of weights over the float model's."""
