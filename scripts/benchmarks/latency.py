@@ -28,6 +28,9 @@ NAMES = (
 
 JUDGED_SAMPLES = 8
 
+SHOWN = [name for name in CONTESTANTS if name not in ("edgeq weight_int8", "edgeq float16")]
+"""Those whose kernels differ from the float model's."""
+
 
 def run(
     names: list[str], folder: Path, measure: bool, seconds: float, console: Console
@@ -48,7 +51,7 @@ def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -
         return {FLOAT: {"refused": refused.reason}}
     files: dict[str, Path] = {FLOAT: workshop.float_path}
     rows: dict[str, Row] = {}
-    for contestant in CONTESTANTS:
+    for contestant in SHOWN:
         with console.status(f"{name}: {contestant}"):
             made = workshop.make(contestant)
         if isinstance(made, Refused):
@@ -59,7 +62,7 @@ def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -
         judged = judge(files, workshop.samples()[-JUDGED_SAMPLES:], seconds)
     for contestant, found in judged.items():
         rows[contestant] = {k: v for k, v in vars(found).items() if k != "outputs"}
-    return {key: rows[key] for key in (FLOAT, *CONTESTANTS)}
+    return {key: rows[key] for key in (FLOAT, *SHOWN)}
 
 
 def _table(name: str, rows: Mapping[str, Row]) -> Table:

@@ -55,17 +55,27 @@ class Workshop:
         self.folder.mkdir(parents=True, exist_ok=True)
         return _run("traced-model", kind, name, str(self.folder))
 
-    def write(self, tflite: bytes, representative: Sequence[Sample]) -> None:
+    def write(
+        self, tflite: bytes, representative: Sequence[Sample], unseen: Sequence[Sample] = ()
+    ) -> None:
         """Called by that child."""
-        columns = [np.concatenate(column) for column in zip(*representative, strict=True)]
-        np.savez(self.folder / "samples.npz", *columns)
+        for name, samples in (("samples", representative), ("unseen", unseen or representative)):
+            columns = [np.concatenate(column) for column in zip(*samples, strict=True)]
+            np.savez(self.folder / f"{name}.npz", len(samples), *columns)
         self.float_path.write_bytes(tflite)
 
     def samples(self) -> list[Sample]:
         """The representative samples."""
-        with np.load(self.folder / "samples.npz") as columns:
-            arrays = list(columns.values())
-        return [tuple(a[i : i + 1] for a in arrays) for i in range(len(arrays[0]))]
+        return self._stored("samples")
+
+    def unseen(self) -> list[Sample]:
+        """Samples that no contestant sees, where the case has such, or else what they all see."""
+        return self._stored("unseen")
+
+    def _stored(self, name: str) -> list[Sample]:
+        with np.load(self.folder / f"{name}.npz") as stored:
+            count, *arrays = stored.values()
+        return list(zip(*(np.split(array, int(count)) for array in arrays), strict=True))
 
     def make(self, contestant: str) -> Path | Refused:
         """Has a child make the contestant's file."""
@@ -180,6 +190,8 @@ CONTESTANTS: dict[str, Callable[[Workshop], bytes]] = {
     "edgeq auto": _edgeq("auto"),
     "edgeq int8": _edgeq("int8"),
     "edgeq dynamic": _edgeq("dynamic_int8"),
+    "edgeq weight_int8": _edgeq("weight_int8"),
+    "edgeq float16": _edgeq("float16"),
     "ai-edge-quantizer static": _peer_static,
     "ai-edge-quantizer dynamic": _peer_dynamic,
     "TFLiteConverter int8": _tensorflow,
