@@ -45,6 +45,7 @@ class Kind(enum.Enum):
     DEPTHWISE = "depthwise"
     DENSE = "dense"
     MATMUL = "matmul"
+    SEQUENCE = "sequence"
     NONLINEAR = "nonlinear"
     ELEMENTWISE = "elementwise"
     MOVE = "move"
@@ -103,6 +104,7 @@ class Weight:
         axis: Its channel axis; None is per-tensor.
         zero_point: Whether integer kernels compute with a zero point of it where it has one scale.
         dynamic: The dynamic-range kernel; None without one that is worth it.
+        beside: Slots of further weights, which are stored as it is.
     """
 
     slot: int
@@ -110,6 +112,7 @@ class Weight:
     axis: int | None
     zero_point: bool
     dynamic: Dynamic | None
+    beside: tuple[int, ...] = ()
 
     @property
     def dynamic_types(self) -> tuple[DType, ...]:
@@ -218,16 +221,18 @@ class OtherOp:
         kind: How its work is estimated.
         holds: What its output holds of what it reads.
         same_scale: Whether files of other tools have it in int8 with one scale at both ends.
+        weight: What it multiplies with while it reads and writes float.
     """
 
     name: str
     kind: Kind
     holds: Holds
     same_scale: bool
+    weight: Weight | None = None
 
 
 FREE, SAME, FIXED, NONE = ScaleRule
-CONVOLUTION, TRANSPOSED, DEPTHWISE, DENSE, MATMUL, NONLINEAR, ELEMENTWISE, MOVE = Kind
+CONVOLUTION, TRANSPOSED, DEPTHWISE, DENSE, MATMUL, SEQUENCE, NONLINEAR, ELEMENTWISE, MOVE = Kind
 ALL, SOME, CHOSEN, LARGEST, SMALLEST, BETWEEN, SUMS, NEW = Holds
 FULL, SAME_SHAPES, NOT_MADE, NO_KERNEL = Int16
 
@@ -252,6 +257,11 @@ _TRANSPOSED_WEIGHT = Weight(slot=1, source=2, axis=0, zero_point=False, dynamic=
 _RIGHT_MATRIX = Weight(slot=1, source=0, axis=None, zero_point=True, dynamic=None)
 _GATHERED = Weight(slot=0, source=1, axis=0, zero_point=False, dynamic=_ROWS_INT8)
 _LOOKED_UP = Weight(slot=1, source=0, axis=0, zero_point=False, dynamic=_ROWS_INT8)
+_LSTM_WEIGHT = Weight(
+    slot=1, source=0, axis=None, zero_point=False, beside=(*range(2, 9), 16),
+    dynamic=Dynamic(weights=(DType.INT8,), version=3, version_by_channel=3, blocks=False),
+)  # fmt: skip
+"""Of four gates, each for the input and for the output of the step before, and the projection."""
 
 
 def _int8(scale: float, zero_point: int) -> QParams:
@@ -363,6 +373,7 @@ _OTHERS = (
     OtherOp("POW", NONLINEAR, NEW, False),
     OtherOp("FILL", ELEMENTWISE, ALL, True),
     OtherOp("SCATTER_ND", ELEMENTWISE, SUMS, True),
+    OtherOp("UNIDIRECTIONAL_SEQUENCE_LSTM", SEQUENCE, NEW, False, weight=_LSTM_WEIGHT),
 )
 
 OTHER_OPS: dict[str, OtherOp] = {row.name: row for row in _OTHERS}
@@ -383,8 +394,16 @@ def holds(name: str) -> Holds:
 
 def storable(name: str) -> Weight | None:
     """The operand of an op that can be stored as integers, by builtin operator name."""
+    row, other = OPS.get(name), OTHER_OPS.get(name)
+    if row is None:
+        return None if other is None else other.weight
+    return row.storable
+
+
+def is_table(name: str) -> bool:
+    """Whether what can be stored of an op is a table of rows, by builtin operator name."""
     row = OPS.get(name)
-    return None if row is None else row.storable
+    return row is not None and row.table is not None
 
 
 def is_non_negative(name: str, fused_activation: str) -> bool:

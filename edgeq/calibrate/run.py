@@ -48,7 +48,8 @@ def probes(graph: Graph) -> tuple[Probe, ...]:
         if row is not None and row.rule is not ScaleRule.FREE and not is_chosen:
             continue
         for output in op.outputs:
-            if graph.tensors[output].dtype == "float32":
+            tensor = graph.tensors[output]
+            if tensor.dtype == "float32" and not tensor.is_variable:
                 non_negative = is_non_negative(op.name, op.fused_activation)
                 wanted.append(Probe(output, not non_negative, _may_be_nan(op)))
     return tuple(wanted)

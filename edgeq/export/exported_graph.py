@@ -61,6 +61,8 @@ class ExportedGraph:
         tensors = self.model.graph.tensors
         found = {}
         for tensor in self.graph.tensors:
+            if tensor.is_variable:  # by the end of a run it holds something else
+                continue
             related = (tensors[t] for t in self._related(tensor.index))
             origin = next((t for t in related if not t.is_constant), None)
             if origin is not None and not tensor.is_constant and origin.shape == tensor.shape:

@@ -63,6 +63,12 @@ class GraphEditor:
         self._graph.tensors[index].quantization = self._quantization(name, qparams)
         return index
 
+    def state(self, name: str, shape: Sequence[int]) -> int:
+        """Index of a new float32 tensor that an op may change where it reads it."""
+        index = self._append(name, "float32", shape, 0)
+        self._graph.tensors[index].isVariable = True
+        return index
+
     def stored(
         self,
         name: str,

@@ -164,16 +164,21 @@ def _check_inputs(graph: Graph) -> None:
 
 
 def _check_order(graph: Graph) -> None:
-    """Every op may only read what is constant, an input, a variable or already computed."""
-    ready = {t.index for t in graph.tensors if t.is_constant or t.is_variable} | {*graph.inputs, -1}
+    """Every op may only read what is constant, an input, a variable or already computed.
+
+    A variable has a value from the run before, and may be written once as well.
+    """
+    kept = {t.index for t in graph.tensors if t.is_variable}
+    ready = {t.index for t in graph.tensors if t.is_constant} | {*graph.inputs, *kept, -1}
     for op in graph.operators:
         missing = [t for t in op.inputs if t not in ready]
         if missing:
             raise _damaged(f"op {op.index} ({op.name}) reads tensor {missing[0]}, never computed")
-        clash = [t for t in op.outputs if t in ready]
+        clash = [t for t in op.outputs if t in ready and t not in kept]
         if clash:
             raise _damaged(f"op {op.index} ({op.name}) writes tensor {clash[0]} a second time")
         ready.update(op.outputs)
+        kept.difference_update(op.outputs)
     lost = [t for t in graph.outputs if t not in ready]
     if lost:
         raise _damaged(f"output tensor {lost[0]} is never computed")

@@ -53,6 +53,7 @@ def hide_ops(tree: Any, indices: Iterable[int]) -> Any:
     tree = copy.copy(tree)
     tree.operatorCodes = list(tree.operatorCodes)
     tree.subgraphs = [copy.copy(tree.subgraphs[0])]
+    tree.subgraphs[0].tensors = [_without_state(t) for t in tree.subgraphs[0].tensors]
     operators = tree.subgraphs[0].operators = list(tree.subgraphs[0].operators)
     for index in indices:
         op = operators[index] = copy.copy(operators[index])
@@ -65,6 +66,14 @@ def hide_ops(tree: Any, indices: Iterable[int]) -> Any:
         op.builtinOptionsType, op.builtinOptions = 0, None
         op.builtinOptions2Type, op.builtinOptions2 = 0, None
     return tree
+
+
+def _without_state(tensor: Any) -> Any:
+    """The tensor as one that is only written and read, as hidden ops do with a state."""
+    if tensor.isVariable:
+        tensor = copy.copy(tensor)
+        tensor.isVariable = False
+    return tensor
 
 
 def restore_ops(tree: Any, original: Any, stand_ins: Iterable[Annotation]) -> None:
@@ -80,7 +89,7 @@ def restore_ops(tree: Any, original: Any, stand_ins: Iterable[Annotation]) -> No
             tree.operatorCodes[op.opcodeIndex] = code
             for field in _OPTIONS:
                 setattr(op, field, getattr(old, field))
-            _name_outputs(tree, op, original, old)
+            _finish_outputs(tree, op, original, old)
     add_subgraphs(tree, original)
 
 
@@ -90,11 +99,12 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def _name_outputs(tree: Any, op: Any, original: Any, old: Any) -> None:
+def _finish_outputs(tree: Any, op: Any, original: Any, old: Any) -> None:
     """The converter gives the results of an op that has several one name for all of them."""
     for made, known in zip(op.outputs, old.outputs, strict=True):
-        name = original.subgraphs[0].tensors[known].name
-        tree.subgraphs[0].tensors[made].name = name
+        entry = original.subgraphs[0].tensors[known]
+        tree.subgraphs[0].tensors[made].name = entry.name
+        tree.subgraphs[0].tensors[made].isVariable = entry.isVariable
 
 
 def add_subgraphs(tree: Any, original: Any) -> None:

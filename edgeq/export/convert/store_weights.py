@@ -7,7 +7,7 @@ gets to see of them are custom ops (see `hide`); this edits the file that it giv
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,28 +56,29 @@ class _Writer:
         op = self._graph.operators[index]
         if index not in self._wanted:
             return None
-        slot, stored = self._wanted[index]
-        weight = self._graph.tensors[op.inputs[slot]]
-        if op.name == "GATHER" and stored.dynamic:
-            return self._lookup(op, self._constant(weight, stored))
         before: list[Any] = []
-        if (weight.index, stored) not in self._weights:
-            source = self._constant(weight, stored)
-            if not stored.dynamic:
-                before, source = self._dequantized(weight, source, stored)
-            self._weights[weight.index, stored] = source
-        inputs = list(op.inputs)
-        inputs[slot] = self._weights[weight.index, stored]
-        version = max(_version(op.name, stored) if stored.dynamic else 1, op.version)
-        options = {k: v for k, v in _DYNAMIC_OPTIONS.items() if hasattr(op.options, k)}
-        chosen = options if stored.dynamic else {}
+        inputs, version, chosen = list(op.inputs), op.version, dict[str, Any]()
+        for slot, stored in self._wanted[index].items():
+            weight = self._graph.tensors[op.inputs[slot]]
+            if op.name == "GATHER" and stored.dynamic:
+                return self._lookup(op, self._constant(weight, stored))
+            if (weight.index, stored) not in self._weights:
+                source = self._constant(weight, stored)
+                if not stored.dynamic:
+                    made, source = self._dequantized(weight, source, stored)
+                    before += made
+                self._weights[weight.index, stored] = source
+            inputs[slot] = self._weights[weight.index, stored]
+            if stored.dynamic:
+                version = max(_version(op.name, stored), version)
+                chosen = {k: v for k, v in _DYNAMIC_OPTIONS.items() if hasattr(op.options, k)}
         return [*before, self._editor.copied(index, inputs, op.outputs, version, **chosen)]
 
     def _constant(self, weight: Tensor, stored: Stored) -> int:
         """Index of the stored constant; it takes the float one's place if that has no other use."""
         values, kind = _stored_bytes(weight, stored)
-        readers = [op.index for op, _ in self._graph.uses[weight.index]]
-        if all(self._wanted.get(i, (0, None))[1] == stored for i in readers):
+        readers = [(op.index, slot) for op, slot in self._graph.uses[weight.index]]
+        if all(self._wanted.get(i, {}).get(slot) == stored for i, slot in readers):
             return self._editor.retyped(weight.index, kind, values, stored.qparams)
         return self._editor.stored(weight.name, weight.shape, kind, values, stored.qparams)
 
@@ -106,9 +107,11 @@ _DYNAMIC_OPTIONS = {"asymmetricQuantizeInputs": True}
 """Options of a dynamic-range op, where its options table has them."""
 
 
-def _wanted(exported: ExportedGraph, plan: Plan) -> Any:
-    """`(op, (slot, stored))` of each op of the file whose weight is to be stored."""
-    places = {op: (slot, stored) for (op, slot), stored in plan.stored.items()}
+def _wanted(exported: ExportedGraph, plan: Plan) -> Iterator[tuple[int, Mapping[int, Stored]]]:
+    """How weights of each op of the file are to be stored, by operand slot."""
+    places: dict[int, dict[int, Stored]] = {}
+    for (index, slot), stored in plan.stored.items():
+        places.setdefault(index, {})[slot] = stored
     for op in exported.graph.operators:
         origin = exported.counterpart(op)
         if origin is not None and origin.index in places and origin.name == op.name:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import logging
 import os
 import warnings
@@ -19,6 +20,7 @@ from typing import Any
 
 from edgeq.errors import DependencyError
 from edgeq.export.frontends.torch_program.source_places import layer_path
+from edgeq.export.importing.sequence_lstm import SEQUENCE_LSTM
 from edgeq.runtime import native_logs
 
 _SHOW_PROGRESS = "LITERT_TORCH_SHOW_PROGRESS"
@@ -146,6 +148,7 @@ def to_stablehlo(
             return fx_infra.safe_run_decompositions(program, table, can_skip=False)
 
         if own_forms:
+            _lower_calls()
             passes.add_to(table)
             passes.prepare(program)
             program = passes.finish(decomposed(program), decomposed)
@@ -173,6 +176,30 @@ def to_stablehlo(
         stream = io.BytesIO()
         operation.write_bytecode(file=stream)
         return Lowered(stream.getvalue(), tuple(zip(output_names, output_layers, strict=True)))
+
+
+def _lower_calls() -> None:
+    """Teaches litert-torch to lower edgeq's own op to a call that goes through the converter."""
+    import torch
+    from litert_converter.mlir import ir
+    from litert_converter.mlir.dialects import stablehlo
+    from litert_torch.backend import lowerings
+
+    def lowered(context: Any, *operands: Any) -> Any:
+        *tensors, projection, time_major = operands
+        results = [
+            ir.RankedTensorType.get(list(value.shape), ir.F32Type.get())
+            for value in context.node.meta["val"]
+        ]
+        return stablehlo.custom_call(
+            results,
+            inputs=[*tensors, *([] if projection is None else [projection])],
+            call_target_name=SEQUENCE_LSTM,
+            backend_config=ir.StringAttr.get(json.dumps({"time_major": time_major})),
+            has_side_effect=False,
+        )
+
+    lowerings.lower(torch.ops.edgeq.sequence_lstm)(lowered)
 
 
 def _keep_infinities(program: Any) -> None:

@@ -81,6 +81,7 @@ def _can_run(tree: Any, graph: Graph, op: Operator, ready: set[int]) -> bool:
         and ready.issuperset(op.inputs)
         and not {*op.outputs} & {*graph.outputs}
         and all(hasattr(np, t.dtype) and t.qparams is None for t in tensors)
+        and not any(t.is_variable for t in tensors)
     )
 
 

@@ -41,6 +41,10 @@ class OpChain:
     def shape(self, tensor: int) -> tuple[int, ...]:
         return self._shapes[tensor]
 
+    def know(self, tensor: int, shape: Sequence[int]) -> None:
+        """Tells the shape of a float32 tensor that something else made."""
+        self._shapes[tensor] = tuple(shape)
+
     def constant(self, values: object, dtype: Any = np.float32) -> int:
         array = np.ascontiguousarray(np.asarray(values, dtype))
         tensor = self._editor.constant(f"{self._name}/constant", array)

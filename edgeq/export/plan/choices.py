@@ -15,7 +15,7 @@ from edgeq.errors import RecipeError
 from edgeq.export.rewrite import REWRITES
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import LiteModel, layer
-from edgeq.ops import OPS, Int16
+from edgeq.ops import OPS, Int16, Kind, is_table, kind_of, storable
 from edgeq.qtypes import DType
 from edgeq.recipe import DEFAULT_SCHEME, Mode, Recipe, Rule, WeightScheme
 
@@ -93,6 +93,10 @@ def touches_float(graph: Graph, op: Operator) -> bool:
 
 def static_obstacle(graph: Graph, op: Operator, mode: Mode) -> str:
     """Why an op has no form in a static mode; empty if it has one."""
+    if any(graph.tensors[t].is_variable for t in (*op.inputs, *op.outputs) if t >= 0):
+        return "a recurrent layer keeps its state in float"
+    if op.name == "SELECT_V2" and op.inputs[1] == op.inputs[2]:
+        return "it only says what comes first"
     row = OPS.get(op.name)
     if row is None:
         return "no int8 form in the converter"
@@ -109,17 +113,25 @@ def _has_int16(graph: Graph, op: Operator, form: Int16) -> bool:
 
 def weight_slot(graph: Graph, op: Operator) -> int | None:
     """Operand slot of a constant weight that can be stored as integers; None without one."""
-    row = OPS.get(op.name)
-    weight = None if row is None else row.storable
-    if row is None or weight is None or weight.slot >= len(op.inputs):
+    weight = storable(op.name)
+    if weight is None or weight.slot >= len(op.inputs):
         return None
     if op.inputs[weight.slot] < 0:
         return None
     tensor = graph.tensors[op.inputs[weight.slot]]
     stored = tensor.is_constant and tensor.dtype == "float32" and len(tensor.shape) >= 2
-    if row.table is not None:
+    if is_table(op.name):
         stored = stored and len(tensor.shape) == 2 and getattr(op.options, "axis", 0) == 0
     return weight.slot if stored else None
+
+
+def weight_slots(graph: Graph, op: Operator) -> tuple[int, ...]:
+    """Operand slots of all constant weights that can be stored as integers."""
+    slot, weight = weight_slot(graph, op), storable(op.name)
+    if slot is None or weight is None:
+        return ()
+    present = {s for s, tensor in graph.operands(op) if tensor.is_constant}
+    return (slot, *(s for s in weight.beside if s in present))
 
 
 def decided_together(graph: Graph) -> dict[int, tuple[int, ...]]:
@@ -152,6 +164,9 @@ def _repeat(graph: Graph, op: Operator) -> object:
 
 def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
     mode = rule.mode
+    if obstacle and kind_of(op.name) is Kind.SEQUENCE and weight_slot(graph, op) is not None:
+        why = f"{obstacle}: only its weights and what it multiplies are integers"
+        return Choice(Mode.DYNAMIC_INT8, why)
     if mode is Mode.FLOAT or obstacle:
         return Choice(Mode.FLOAT, obstacle or rule.reason or rule.describe())
     scheme = rule.weights
@@ -164,7 +179,7 @@ def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
     choice = nearest_form(op.name, wanted)
     if not scheme.block_size:
         return choice
-    weight = OPS[op.name].storable
+    weight = storable(op.name)
     takes_blocks = weight is not None and weight.dynamic is not None and weight.dynamic.blocks
     if takes_blocks and choice.mode is Mode.DYNAMIC_INT4:
         if graph.tensors[op.inputs[slot]].shape[-1] % scheme.block_size == 0:
@@ -178,13 +193,13 @@ def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
 
 def nearest_form(name: str, choice: Choice) -> Choice:
     """The choice itself, or what takes its place where there is no kernel for it."""
-    row = OPS[name]
-    if not choice.weights.symmetric and row.table is not None:
-        reason = "kernels look rows up in a table whose zero points are 0 alone"
+    weight = storable(name)
+    if not choice.weights.symmetric and (is_table(name) or kind_of(name) is Kind.SEQUENCE):
+        reason = "its kernels read weights whose zero points are 0 alone"
         return replace(choice, weights=replace(choice.weights, symmetric=True), reason=reason)
     if not choice.mode.is_dynamic:
         return choice
-    kernels = row.storable.dynamic_types if row.storable is not None else ()
+    kernels = () if weight is None else weight.dynamic_types
     if choice.mode.weight_dtype in kernels:
         return choice
     reason = f"the delegate has no {choice.mode.value} {name}"

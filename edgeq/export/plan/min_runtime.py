@@ -8,7 +8,7 @@ from edgeq.errors import UnsupportedOpError
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.flatbuffer import Graph
-from edgeq.ops import OPS
+from edgeq.ops import is_table
 from edgeq.recipe import Mode
 from edgeq.versions import (
     OLDEST,
@@ -37,10 +37,10 @@ def form_runtime(name: str, choice: Choice) -> Version:
     if choice.mode.weight_dtype is None:
         is_float16 = choice.mode is Mode.FLOAT16
         return first_runtime("DEQUANTIZE", dequantize_version("float16")) if is_float16 else OLDEST
-    kind, is_table = choice.mode.weight_dtype.type_name, OPS[name].table is not None
-    if not (choice.mode.is_dynamic or is_table):
+    kind = choice.mode.weight_dtype.type_name
+    if not (choice.mode.is_dynamic or is_table(name)):
         return first_runtime("DEQUANTIZE", dequantize_version(kind))
-    reader = "EMBEDDING_LOOKUP" if is_table else name
+    reader = "EMBEDDING_LOOKUP" if is_table(name) else name
     return first_runtime(
         reader, stored_weight_version(reader, kind, not choice.weights.per_channel)
     )

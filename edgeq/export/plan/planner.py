@@ -13,13 +13,13 @@ import numpy as np
 
 from edgeq.calibrate.calibration import Calibration
 from edgeq.errors import ModelError
-from edgeq.export.plan.choices import Choices, weight_slot
+from edgeq.export.plan.choices import Choice, Choices, weight_slots
 from edgeq.export.plan.quantization_plan import Plan, Stored
 from edgeq.export.plan.values import Values
 from edgeq.export.plan.weight_scales import affine_qparams, block_qparams, stored_qparams
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.model import LiteModel
-from edgeq.ops import OPS, OpRow, ScaleRule
+from edgeq.ops import OPS, OpRow, ScaleRule, is_table, storable
 from edgeq.qtypes import (
     BlockQParams,
     DType,
@@ -139,24 +139,15 @@ class _Planner:
         """Weights of the ops that read and write float."""
         for index, choice in self._choices.items():
             op = self._graph.operators[index]
-            slot = weight_slot(self._graph, op)
-            if choice.mode.is_static or choice.mode is Mode.FLOAT or slot is None:
+            if choice.mode.is_static or choice.mode is Mode.FLOAT:
                 continue
-            data = self._graph.tensors[op.inputs[slot]].data
-            assert data is not None
-            self._check_finite(op, data)
-            row = OPS[op.name]
-            dynamic = choice.mode.is_dynamic or row.table is not None
-            dtype = choice.mode.weight_dtype
-            scheme = choice.weights
-            axis = row.storable.axis if row.storable and scheme.per_channel else None
-            qparams: QParams | BlockQParams | None = None
-            if dtype is not None and scheme.block_size:
-                qparams = block_qparams(data, scheme.block_size, dtype)
-            elif dtype is not None:
-                fitted = stored_qparams if scheme.symmetric else affine_qparams
-                qparams = fitted(data, axis, dtype)
-            yield (index, slot), Stored(qparams, dynamic and qparams is not None)
+            dynamic = choice.mode.is_dynamic or is_table(op.name)
+            for slot in weight_slots(self._graph, op):
+                data = self._graph.tensors[op.inputs[slot]].data
+                assert data is not None
+                self._check_finite(op, data)
+                qparams = _weight_qparams(op.name, data, choice)
+                yield (index, slot), Stored(qparams, dynamic and qparams is not None)
 
     @functools.cached_property
     def _dtypes(self) -> dict[int, DType]:
@@ -289,6 +280,17 @@ class _Planner:
                 f"{self._model.where(op)}: its weight or bias holds NaN or infinite values; "
                 "the float model itself is broken (diverged in training, or a damaged file)"
             )
+
+
+def _weight_qparams(name: str, data: FloatArray, choice: Choice) -> QParams | BlockQParams | None:
+    """Parameters of a stored weight of an op of that name; None for float16."""
+    weight, dtype, scheme = storable(name), choice.mode.weight_dtype, choice.weights
+    if dtype is None:
+        return None
+    if scheme.block_size:
+        return block_qparams(data, scheme.block_size, dtype)
+    axis = weight.axis if weight is not None and scheme.per_channel else None
+    return (stored_qparams if scheme.symmetric else affine_qparams)(data, axis, dtype)
 
 
 def _constant_operand(graph: Graph, op: Operator, slot: int | None) -> FloatArray | None:

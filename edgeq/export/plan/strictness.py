@@ -34,8 +34,12 @@ class LeftFloat:
 
 
 def reasons_of(choices: Choices) -> dict[int, str]:
-    """Why each op that stays float does, by its index."""
-    return {i: choice.reason for i, choice in choices.items() if choice.mode is Mode.FLOAT}
+    """Why each op that stays float, or reads and writes float, does, by its index."""
+    return {
+        i: choice.reason
+        for i, choice in choices.items()
+        if choice.mode is Mode.FLOAT or (choice.reason and choice.mode.is_dynamic)
+    }
 
 
 def free_ops(model: LiteModel, recipe: Recipe, choices: Choices, strict: bool) -> frozenset[int]:

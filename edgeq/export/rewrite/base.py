@@ -84,6 +84,8 @@ class Site:
 
     def _key(self, op: Operator) -> object:
         """Equal for ops that compute the same."""
+        if any(self.graph.tensors[t].is_variable for t in op.outputs):
+            return op.index
         is_plain = op.options is None or op.name == "RESHAPE"  # whose shape is an operand
         options = {} if is_plain else vars(op.options)
         return op.name, tuple(self._operand(t) for t in op.inputs), len(op.outputs), repr(options)

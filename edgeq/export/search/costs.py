@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from edgeq.errors import RecipeError
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.foreign.documents import DocumentError, parse_json, read_text
-from edgeq.ops import MOST_TAPS, OPS, Kind, kind_of
+from edgeq.ops import MOST_TAPS, OPS, Kind, kind_of, storable
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Costs:
         outside_mac_ns: Nanoseconds for each multiplication of such an op.
         launch_ns: What every op takes besides.
         leave_ns: What it takes to leave the delegate and come back.
+        sequence_mac_ns: Nanoseconds for each multiplication of a recurrent layer that is one op.
+        dynamic_sequence_mac_ns: The same in dynamic range.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Costs:
     outside_mac_ns: float = 0.25
     launch_ns: float = 300.0
     leave_ns: float = 3000.0
+    sequence_mac_ns: float = 0.12
+    dynamic_sequence_mac_ns: float = 0.05
 
     def to_json(self) -> str:
         """The table as JSON text, for `costs=` of an export."""
@@ -205,6 +209,8 @@ def macs(graph: Graph, op: Operator, channels: int = 1) -> int:
     if found is Kind.MATMUL:
         left = graph.tensors[op.inputs[0]].shape
         return output * left[-2 if op.options and op.options.adjX else -1]
+    if found is Kind.SEQUENCE:
+        return output // graph.tensors[op.outputs[0]].shape[-1] * _weights(graph, op)
     shape = _weight_shape(graph, op)
     if shape is None:
         return 0
@@ -230,6 +236,10 @@ def elements(graph: Graph, op: Operator) -> int:
 
 
 def _weights(graph: Graph, op: Operator) -> int:
+    weight = storable(op.name)
+    if weight is not None and weight.beside:
+        slots = {weight.slot, *weight.beside}
+        return sum(math.prod(t.shape) for s, t in graph.operands(op) if s in slots)
     shape = _weight_shape(graph, op)
     return 0 if shape is None else math.prod(shape)
 
@@ -247,6 +257,11 @@ def workload(costs: Costs, graph: Graph, op: Operator, form: str) -> tuple[int, 
 
 def estimate_ns(costs: Costs, graph: Graph, op: Operator, form: str, delegated: bool) -> float:
     """Nanoseconds of an op in a form: `"float32"`, `"int8"` or `"dynamic"`."""
+    if kind_of(op.name) is Kind.SEQUENCE:  # which no delegate takes
+        is_dynamic = form == "dynamic"
+        rate = costs.dynamic_sequence_mac_ns if is_dynamic else costs.sequence_mac_ns
+        size = elements(graph, op) * costs.outside_ns
+        return macs(graph, op) * rate + size + costs.launch_ns + costs.leave_ns
     if not delegated:
         work = macs(graph, op) * costs.outside_mac_ns + elements(graph, op) * costs.outside_ns
         return work + costs.launch_ns + costs.leave_ns

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from edgeq.export.export_options import ExportOptions
-from edgeq.export.plan.choices import Choice, Choices, decided_together, weight_slot
+from edgeq.export.plan.choices import Choice, Choices, decided_together, weight_slot, weight_slots
 from edgeq.export.plan.min_runtime import form_runtime
 from edgeq.export.search.candidates import Candidate
 from edgeq.export.search.costs import estimate_ns
@@ -21,7 +21,7 @@ from edgeq.export.search.min_cut import Network, Node
 from edgeq.export.search.sensitivity import Noise
 from edgeq.flatbuffer import Operator
 from edgeq.model import LiteModel
-from edgeq.ops import OPS
+from edgeq.ops import is_table, storable
 from edgeq.qtypes import DType
 from edgeq.recipe import Mode
 from edgeq.report import SIZE_WORTH
@@ -68,10 +68,10 @@ class PlanCut:
         self._float_ns = sum(self._time(op, "float32") for op in self._graph.operators)
         self._together = decided_together(self._graph)
         self._weights = {
-            op.index: math.prod(self._graph.tensors[op.inputs[slot]].shape)
+            op.index: sum(math.prod(self._graph.tensors[op.inputs[slot]].shape) for slot in slots)
             / len(self._together[op.index])
             for op in self._graph.operators
-            if (slot := weight_slot(self._graph, op)) is not None
+            if (slots := weight_slots(self._graph, op))
         }
         self._others = {index: self._others_of(index) for index in choices}
         total = sum(self._weights.values())
@@ -183,8 +183,9 @@ class PlanCut:
         found = [(Mode.FLOAT, time, 0.0)]
         if self._is_readable(op, Mode.WEIGHT_INT8):
             found.append((Mode.WEIGHT_INT8, time, noise))
-        weight = OPS[op.name].weight
+        weight = storable(op.name)
         is_dynamic = weight is not None and DType.INT8 in weight.dynamic_types
+        is_dynamic = is_dynamic and not is_table(op.name)
         if is_dynamic and self._is_readable(op, Mode.DYNAMIC_INT8):
             rounded = self._read_noise(op)
             dynamic = noise + self._dynamic_noise * rounded

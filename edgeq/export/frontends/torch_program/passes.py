@@ -24,6 +24,7 @@ from edgeq.export.frontends.decompositions import (
     padding,
     pointwise,
     pools,
+    recurrent,
     resampling,
     spectra,
 )
@@ -46,6 +47,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     **grids.TABLE,
     **linear_algebra.TABLE,
     **lookups.TABLE,
+    **recurrent.TABLE,
     **spectra.TABLE,
 }
 

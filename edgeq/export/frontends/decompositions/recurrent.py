@@ -1,0 +1,104 @@
+"""Recurrent layers that the runtime has one op for.
+
+Each direction of an LSTM layer becomes one `edgeq::sequence_lstm`, which goes through the converter
+as a call and is made UNIDIRECTIONAL_SEQUENCE_LSTM behind it (`edgeq.export.importing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+@torch.library.custom_op("edgeq::sequence_lstm", mutates_args=())  # type: ignore[untyped-decorator]
+def sequence_lstm(
+    x: Tensor,
+    weight: Tensor,
+    recurrence: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    cell: Tensor,
+    projection: Optional[Tensor],  # noqa: UP045  # the schema is read from the annotation
+    time_major: bool,
+) -> tuple[Tensor, Tensor]:
+    """One direction of an LSTM layer; gates are in the order input, forget, cell, output.
+
+    Args:
+        x: `(B, T, I)`, or `(T, B, I)` where time comes first.
+        weight: `(4 * H, I)`.
+        recurrence: `(4 * H, P)`.
+        bias: `(4 * H,)`.
+        state: `(B, P)`, what the first step reads as the output before it.
+        cell: `(B, H)`, likewise.
+        projection: `(P, H)` that outputs are multiplied with; None leaves them, and P is H.
+        time_major: Whether time is the first axis of `x`.
+
+    Returns:
+        All outputs, `(B, T, P)` or `(T, B, P)`, and the last cell state `(B, H)`.
+    """
+    states = [state.unsqueeze(0), cell.unsqueeze(0)]
+    parameters = [weight, recurrence, bias, torch.zeros_like(bias)]
+    parameters += [] if projection is None else [projection]
+    outputs, _, last = torch.lstm(x, states, parameters, True, 1, 0.0, False, False, not time_major)
+    return outputs, last.squeeze(0).clone()
+
+
+@sequence_lstm.register_fake  # type: ignore[untyped-decorator]
+def _(
+    x: Tensor,
+    weight: Tensor,
+    recurrence: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    cell: Tensor,
+    projection: Optional[Tensor],  # noqa: UP045
+    time_major: bool,
+) -> tuple[Tensor, Tensor]:
+    outputs = torch.empty((*x.shape[:2], recurrence.shape[1]), dtype=x.dtype)
+    return outputs, torch.empty(cell.shape, dtype=x.dtype)
+
+
+def lstm(
+    x: Tensor,
+    states: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    has_biases: bool,
+    layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> Any:
+    """`lstm.input`: layer by layer, the second direction on reversed steps."""
+    if x.dtype != torch.float32 or (train and dropout):
+        return NotImplemented
+    directions = 2 if bidirectional else 1
+    is_projected = states[0].shape[-1] != states[1].shape[-1]
+    each = 2 + 2 * has_biases + is_projected
+    time = 1 if batch_first else 0
+    last_outputs, last_cells = [], []
+    for layer in range(layers):
+        made = []
+        for direction in range(directions):
+            number = layer * directions + direction
+            weight, recurrence, *rest = parameters[number * each : (number + 1) * each]
+            projection = rest.pop() if is_projected else None
+            bias = rest[0] + rest[1] if has_biases else torch.zeros(weight.shape[0])
+            steps = x.flip(time) if direction else x
+            outputs, cell = torch.ops.edgeq.sequence_lstm(
+                steps, weight, recurrence, bias, states[0][number], states[1][number], projection,
+                not batch_first,
+            )  # fmt: skip
+            last_outputs.append(outputs.select(time, -1))
+            last_cells.append(cell)
+            made.append(outputs.flip(time) if direction else outputs)
+        x = torch.cat(made, -1) if bidirectional else made[0]
+    return x, torch.stack(last_outputs), torch.stack(last_cells)
+
+
+TABLE: dict[Any, Callable[..., Any]] = {aten.lstm.input: lstm}
