@@ -17,6 +17,7 @@ from edgeq.export.rewrite import (
     joins_and_cuts,
     layout,
     pooling,
+    unrolled,
 )
 from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.flatbuffer import Graph, Operator, parse_tree
@@ -25,6 +26,7 @@ from edgeq.model import LiteModel, layer
 from edgeq.targets import HOST, Target
 
 REWRITES: tuple[Rewrite, ...] = (
+    *unrolled.REWRITES,
     *layout.REWRITES,
     *joins_and_cuts.REWRITES,
     *arithmetic.REWRITES,
@@ -89,6 +91,8 @@ def _pass(site: Site, rewrites: Sequence[Rewrite], failed: dict[str, str]) -> bo
 def _first(
     site: Site, op: Operator, rewrites: Sequence[Rewrite], failed: dict[str, str]
 ) -> Sequence[Any] | None:
+    if op.index in site.gone:
+        return []
     if not _is_plain(site.graph, op):
         return None
     found = (_applied(r, site, op, failed) for r in rewrites if op.name in r.ops)

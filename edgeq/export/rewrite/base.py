@@ -30,12 +30,14 @@ class Site:
         graph: What is matched.
         editor: What the new ops, tensors and constants are made with.
         same: Tensors that are not needed any more, each with the one that takes its place.
+        gone: Ops further on that go, by index: what they compute is among `same`.
     """
 
     def __init__(self, graph: Graph, editor: GraphEditor) -> None:
         self.graph = graph
         self.editor = editor
         self.same: dict[int, int] = {}
+        self.gone: set[int] = set()
         self._non_negative: dict[int, bool] = {}
 
     def shape(self, tensor: int) -> Shape:

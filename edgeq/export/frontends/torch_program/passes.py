@@ -24,8 +24,8 @@ from edgeq.export.frontends.decompositions import (
     padding,
     pointwise,
     pools,
-    recurrent,
     resampling,
+    sequence_layers,
     spectra,
 )
 from edgeq.export.frontends.torch_program import branches_and_loops, complex_pairs
@@ -47,7 +47,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     **grids.TABLE,
     **linear_algebra.TABLE,
     **lookups.TABLE,
-    **recurrent.TABLE,
+    **sequence_layers.TABLE,
     **spectra.TABLE,
 }
 
