@@ -192,6 +192,8 @@ def _run(
     node: Node, step: _Step, direction: _Direction, values: Tensor, states: States, reverse: bool
 ) -> tuple[Tensor, States]:
     """The states of every step `(T, B, H)`, and the last ones."""
+    if step is _lstm_step and _is_plain(node, direction):
+        return _plain_lstm(direction, values, states, reverse)
     projected = functional.linear(values, direction.weight, direction.biases[0])
     inputs: Any = projected.unbind(0)
     rows = []
@@ -199,6 +201,31 @@ def _run(
         states = step(node, direction, one, states)
         rows.append(states[0])
     return torch.stack(rows[::-1] if reverse else rows), states
+
+
+def _is_plain(node: Node, layer: _Direction) -> bool:
+    """Whether PyTorch has the same LSTM, of which the runtime has one op."""
+    plain = [_ACTIVATIONS[name] for name in ("sigmoid", "tanh", "tanh")]
+    is_plain = layer.peephole is None and layer.activations == plain
+    return is_plain and not node.get("input_forget")
+
+
+def _plain_lstm(
+    layer: _Direction, values: Tensor, states: States, reverse: bool
+) -> tuple[Tensor, States]:
+    steps = values.flip(0) if reverse else values
+    parameters = [_reordered(p) for p in (layer.weight, layer.recurrence, *layer.biases)]
+    rows, *ends = torch.lstm(
+        steps, [state.unsqueeze(0) for state in states], parameters, True, 1, 0.0, False, False,
+        False,
+    )  # fmt: skip
+    return rows.flip(0) if reverse else rows, tuple(end.squeeze(0) for end in ends)
+
+
+def _reordered(gates: Tensor) -> Tensor:
+    """Gates in PyTorch's order: input, forget, cell, output."""
+    enter, leave, keep, new = gates.chunk(4)
+    return torch.cat([enter, keep, new, leave])
 
 
 def _lstm_step(node: Node, layer: _Direction, inputs: Tensor, states: States) -> States:
