@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 
 SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
 RELU = schema.ActivationFunctionType.RELU
+TANH = schema.ActivationFunctionType.TANH
 RELU6 = schema.ActivationFunctionType.RELU6
 INT32 = schema.TensorType.INT32
 
@@ -37,12 +38,14 @@ class Value:
         dtype: Type name as in the schema, in lower case.
         low: Lowest value drawn, where it is an input of the model.
         high: Highest value drawn; integers stay below it.
+        is_state: Whether an op changes it where it reads it.
     """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
     low: float = -3.0
     high: float = 3.0
+    is_state: bool = False
 
     def draw(self, generator: np.random.Generator) -> Array:
         """One random array of that shape and type."""
@@ -159,6 +162,7 @@ class _Builder:
 
     def _computed(self, name: str, value: Value) -> int:
         self._index[name] = self._tensor(name, value.shape, value.dtype, 0)
+        self._graph.tensors[-1].isVariable = value.is_state
         return self._index[name]
 
     def _constant(self, name: str, data: Array) -> int:

@@ -10,6 +10,7 @@ from one_op import (
     INFINITY,
     RELU,
     SAME,
+    TANH,
     VALID,
     Array,
     OneOp,
@@ -294,7 +295,36 @@ def _pad_conv(size: int, kernel: int, stride: int) -> OneOp:
 
 _TRANSPOSED = Value((1, 4, 8, 8))
 
+
+def _lstm(*, time_major: bool = False) -> OneOp:
+    """Two steps of an LSTM that begins with zeros."""
+    state = Value((1, 8), is_state=True)
+    shape = (2, 1) if time_major else (1, 2)
+    weights = [_weights(8, size) for size in (4, 8) for _ in range(4)]
+    operands = ("x", *weights, *[None] * 3, *[_weights(8)] * 4, None, None, "h", "c", *[None] * 4)
+    return OneOp("UNIDIRECTIONAL_SEQUENCE_LSTM", {"x": Value((*shape, 4))}, (
+        Step("FILL", (_ints(1, 8), _scalar(0.0)), {"h": state}),
+        Step("FILL", (_ints(1, 8), _scalar(0.0)), {"c": state}),
+        Step("UNIDIRECTIONAL_SEQUENCE_LSTM", operands, {"y": Value((*shape, 8))},
+             {"fusedActivationFunction": TANH, "timeMajor": time_major}),
+    ))  # fmt: skip
+
+
+_FIRST_STEP = (
+    "RESHAPE", "FULLY_CONNECTED", "SLICE", "SLICE", "SLICE", "SLICE", "LOGISTIC", "TANH",
+    "LOGISTIC", "MUL", "TANH", "MUL",
+)  # fmt: skip
+_SECOND_STEP = (
+    "SLICE", "FULLY_CONNECTED", "ADD", "SLICE", "SLICE", "SLICE", "SLICE", "LOGISTIC", "LOGISTIC",
+    "TANH", "LOGISTIC", "MUL", "MUL", "ADD", "TANH", "MUL", "CONCATENATION", "RESHAPE",
+)  # fmt: skip
+
+
 CASES: tuple[Rewritten, ...] = (
+    Rewritten("unrolled LSTM", _lstm(), (*_FIRST_STEP, *_SECOND_STEP), has_int8=False,
+              target="edgetpu"),
+    Rewritten("unrolled LSTM", _lstm(time_major=True), (*_FIRST_STEP, *_SECOND_STEP),
+              has_int8=False, situation="time first", target="portable"),
     Rewritten("renamed dimensions",
               _one("SQUEEZE", ("x",), Value((8, 4)), Value((1, 8, 1, 4)), squeezeDims=_ints(0, 2)),
               ("RESHAPE",)),

@@ -321,7 +321,7 @@ class Recurrent(nn.Module):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_recurrent_layers_are_unrolled_and_stay_accurate(kind: type) -> None:
+def test_recurrent_layers_stay_accurate(kind: type) -> None:
     model, steps = Recurrent(kind).eval(), normal(12, 5, 6)
     edge = export(model, steps, recipe="auto")
     check_float(model, edge.float_model, steps[:1], ["steps"], ["output_0"])
