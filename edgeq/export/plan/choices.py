@@ -195,7 +195,9 @@ def nearest_form(name: str, choice: Choice) -> Choice:
     """The choice itself, or what takes its place where there is no kernel for it."""
     weight = storable(name)
     if not choice.weights.symmetric and (is_table(name) or kind_of(name) is Kind.SEQUENCE):
-        reason = "its kernels read weights whose zero points are 0 alone"
+        reason = "kernels look rows up in a table whose zero points are 0 alone"
+        if not is_table(name):
+            reason = "its kernel takes weights whose zero points are 0 alone"
         return replace(choice, weights=replace(choice.weights, symmetric=True), reason=reason)
     if not choice.mode.is_dynamic:
         return choice
