@@ -108,7 +108,7 @@ CASES = {
     "decoder": Case(
         Decoder,
         lambda seed: (
-            np.random.default_rng(seed).integers(0, 9, (2, 4)),
+            np.random.default_rng(seed).integers(0, 9, (2, 4), np.int32),
             normal(2, 5, seed=seed),
         ),
         1, 15,
