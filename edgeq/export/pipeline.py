@@ -371,7 +371,7 @@ def _built(ready: Ready, stages: Progress) -> Iterator[Built]:
     with stages.stage("build", builder.rounding_runs(choices)) as advance:
         made = ready.ladder.built(choices, advance)
     yield made.built
-    yield from (rung.built for rung in ready.ladder.joins_float(made.choices))
+    yield from (rung.built for rung in ready.ladder.further(made.choices))
 
 
 def _verified(ready: Ready, options: ExportOptions, stages: Progress) -> tuple[Built, Measured]:

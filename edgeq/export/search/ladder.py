@@ -16,6 +16,7 @@ from typing import TypeAlias
 from edgeq.errors import EdgeqError, ProcessKilledError, RecipeError
 from edgeq.export.build import Builder, Built
 from edgeq.export.plan.choices import Choice, Choices
+from edgeq.export.plan.divisors import divisors
 from edgeq.export.plan.output_joins import output_joins
 from edgeq.export.verify import breaking_ops, check_promises
 from edgeq.model import LiteModel
@@ -88,12 +89,25 @@ class Ladder:
         found = self._lowest(choices, why)
         return Rung(found, self.builder.build(found))
 
-    def joins_float(self, choices: Choices) -> Iterator[Rung]:
+    def further(self, choices: Choices) -> Iterator[Rung]:
+        """Files with more ops in float, for where the one of these choices breaks a promise."""
+        yield from self._divisors_float(choices)
+        yield from self._joins_float(choices)
+
+    def _joins_float(self, choices: Choices) -> Iterator[Rung]:
         """The file in which what joins the rows of outputs is float, where that may be."""
         why = "rows of the output differ so much that one scale leaves the smaller ones no integers"
         joins = output_joins(self._model.graph) & self._free
         if any(choices[i].mode is not Mode.FLOAT for i in joins):
             yield self.built({i: _float(c, why) if i in joins else c for i, c in choices.items()})
+
+    def _divisors_float(self, choices: Choices) -> Iterator[Rung]:
+        """The file in which what float ops divide by is float, where that may be."""
+        why = "a float op divides by what it computes, which in integers rounds to 0"
+        is_float = [i for i, choice in choices.items() if choice.mode is Mode.FLOAT]
+        found = divisors(self._model.graph, is_float) & self._free
+        if any(choices[i].mode is not Mode.FLOAT for i in found):
+            yield self.built({i: _float(c, why) if i in found else c for i, c in choices.items()})
 
     @property
     def _model(self) -> LiteModel:

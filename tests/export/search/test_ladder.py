@@ -198,3 +198,30 @@ def test_outputs_that_are_masked_with_infinity_are_exported(recipe: str) -> None
     with made.session() as session:
         (output,) = session.run(case.draw(1)[0]).values()
     assert (np.isneginf(output) == np.isneginf(mask)).all()
+
+
+def test_what_is_divided_by_is_float_where_it_would_round_to_zero() -> None:
+    """A norm over few channels, whose least roots are far below the step of int8."""
+    image, one = Value((1, 8, 8, 4)), Value((1, 8, 8, 1))
+    steps = (
+        Step("MUL", ("x", "x"), {"squares": image}),
+        Step("MEAN", ("squares", np.array([3], np.int32)), {"mean": one}, {"keepDims": True}),
+        Step("ADD", ("mean", np.float32(1e-6)), {"safe": one}),
+        Step("SQRT", ("safe",), {"root": one}),
+        Step("DIV", ("x", "root"), {"y": image}),
+    )
+    case = OneOp("norm", {"x": image}, steps)
+    data = case.draw(12)
+    for sample in data:
+        sample["x"][:, :4] *= 1e-3
+    made = edgeq.export(case.build(), data, recipe="int8", min_sqnr_db=None, progress=False)
+    assert [place.split(" ")[0] for place in made.report.float_ops] == [
+        "MEAN",
+        "ADD",
+        "SQRT",
+        "DIV",
+    ]
+    assert "which in integers rounds to 0" in made.report.float_ops["SQRT at root (op 3)"]
+    assert any("a plan was dropped" in note for note in made.report.notes)
+    with made.session() as session:
+        assert np.isfinite(session.run(data[0])["y"]).all()
