@@ -16,6 +16,9 @@ from edgeq.qtypes import DType
 ROWS = "/rows"
 """Ends the name of a looked-up table's rows, which a RESHAPE gives their final shape."""
 
+TWIN = "/int8"
+"""Ends the name of what a tensor that the converter left float became in integers."""
+
 
 class ExportedGraph:
     """The exported graph beside the float one.
@@ -36,7 +39,7 @@ class ExportedGraph:
         """For a file of which nothing is known: tensors correspond by names that only one has."""
         own = {name: t.index for name, t in _unique_names(model.graph).items()}
         other = _unique_names(graph).items()
-        names = {t.index: name.removesuffix(ROWS) for name, t in other if name}
+        names = {t.index: name.removesuffix(ROWS).removesuffix(TWIN) for name, t in other if name}
         return cls(model, graph, {i: own[name] for i, name in names.items() if name in own})
 
     def counterpart(self, op: Operator) -> Operator | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.export.convert.tensor_identity import origins
-from edgeq.export.exported_graph import ExportedGraph
+from edgeq.export.exported_graph import TWIN, ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.flatbuffer import Operator, op_name, parse_tree, schema
 from edgeq.flatbuffer.object_tree import op_code, quantization
@@ -109,7 +109,7 @@ class _Joiner:
     def _integer_twin(self, tensor: int, qparams: QParams) -> int:
         old = self._graph.tensors[tensor]
         twin = schema.TensorT()
-        twin.name = old.name + b"/int8"
+        twin.name = old.name + TWIN.encode()
         twin.shape, twin.shapeSignature = old.shape, old.shapeSignature
         twin.type, twin.buffer = schema.TensorType.INT8, 0
         twin.quantization = quantization(qparams)

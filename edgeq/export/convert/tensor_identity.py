@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from edgeq.export.exported_graph import ROWS
+from edgeq.export.exported_graph import ROWS, TWIN
 from edgeq.flatbuffer import Graph, op_name
 from edgeq.ops import BOUNDARY
 
@@ -47,7 +47,7 @@ def origins(graph: Graph) -> dict[int, int]:
     found = {}
     for tensor in graph.tensors:
         match = _NUMBERED.fullmatch(tensor.name)
-        if match and match[2] in ("", ROWS):
+        if match and match[2] in ("", ROWS, TWIN):
             found[tensor.index] = int(match[1])
     return found
 

@@ -129,3 +129,20 @@ def test_an_op_of_two_results_is_found_again_and_computes_in_int8() -> None:
     (op,) = (op for op in parse(made.tflite).graphs[0].operators if op.name == "TOPK_V2")
     tensors = parse(made.tflite).graphs[0].tensors
     assert [tensors[t].name for t in op.outputs] == ["v/int8", "i"]
+
+
+def test_an_op_that_the_converter_left_float_is_found_again_in_int8() -> None:
+    axis = np.asarray([1], np.int32)
+    steps = (
+        Step("FLOOR", ("x",), {"a": ROWS}),
+        Step("REVERSE_V2", ("x", axis), {"reversed": ROWS}),
+        Step("CEIL", ("reversed",), {"b": ROWS}),
+        Step("MUL", ("a", "b"), {"y": ROWS}),
+    )
+    case = OneOp("reversed", {"x": ROWS}, steps)
+    made = edgeq.export(case.build(), case.draw(12), recipe="int8", progress=False)
+    reverse = next(op for op in made.beside_float().graph.operators if op.name == "REVERSE_V2")
+    assert made.beside_float().dtype(reverse) == "int8"
+    assert made.beside_float().layer(reverse) == "reversed"
+    tensors = made.rewritten.graph.tensors
+    assert tensors[made.origins[reverse.outputs[0]]].name == "reversed"
