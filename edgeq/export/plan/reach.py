@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,3 +57,16 @@ def within(whole: Range, reach: Reach) -> Range:
 def width(found: Range) -> float:
     """How much of the number line a range covers together with 0."""
     return max(found[1], 0.0) - min(found[0], 0.0)
+
+
+STEPS = 255
+"""Steps of an int8 scale."""
+
+
+def is_drowned(widths: Sequence[tuple[bool, float]]) -> bool:
+    """Whether a constant's scale leaves computed values, of `(is constant, width)`, a step or less.
+
+    So does a mask of -1e9 that no softmax or comparison reads.
+    """
+    constants, computed = ([w for c, w in widths if c is wanted] for wanted in (True, False))
+    return max(constants, default=0.0) > STEPS * max(computed, default=0.0) > 0.0

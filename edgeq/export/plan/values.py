@@ -3,8 +3,7 @@
 A softmax gives the same weights whether a masked score is -infinity or merely far below the others,
 and a maximum does not see what is below its other operand. Such limits go from readers to what they
 read, through sums and ops that only move values, and masks need no integers of their own. What is
-infinite and has no such limit cannot be an integer. A pure decision from the graph and the
-calibration.
+infinite and has no such limit cannot be an integer. A pure decision.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from edgeq.calibrate.observers import MinMax
 from edgeq.errors import ModelError
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.margin import with_margin
-from edgeq.export.plan.reach import UNLIMITED, Range, Reach, width, within
+from edgeq.export.plan.reach import UNLIMITED, Range, Reach, is_drowned, width, within
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import LiteModel
 from edgeq.ops import MOVED, OPS, Holds, ScaleRule, holds
@@ -42,7 +41,6 @@ MASKING = 64.0
 
 SATURATED = {"LOGISTIC": 12.0, "TANH": 6.0}
 """Beyond it on both sides, the op's result is as good as constant."""
-
 
 LOG_SOFTMAX_SPAN = 16.0
 """Range that an 8-bit LOG_SOFTMAX covers."""
@@ -103,6 +101,8 @@ class Values:
             return ""
         if row.never_zero is not None and self._may_round_to_zero(op, row.never_zero):
             return "its kernel ends the run where the divisor rounds to 0, which no data rules out"
+        if row.holds is Holds.CHOSEN and is_drowned(self._widths(op)):
+            return "a constant is so large that its scale leaves no integers to the other values"
         if row.most_ratio and self._ratio(op) * SPARE > row.most_ratio:
             return (
                 f"its kernel ends the process where an operand's scale is {row.most_ratio:.0f} "
@@ -112,14 +112,15 @@ class Values:
 
     def _ratio(self, op: Operator) -> float:
         """The widest operand's range over that of the result."""
-        made = self._finite(op.outputs[0])
-        if made is None:
+        if self._finite(op.outputs[0]) is None:
             return 0.0
         made_width = max(width(self.range(op.outputs[0])), TINY)
-        found = [
-            width(known) for s, t in self._real_operands(op) if (known := self._read(op, s, t))
-        ]
-        return max(found, default=0.0) / made_width
+        return max((found for _, found in self._widths(op)), default=0.0) / made_width
+
+    def _widths(self, op: Operator) -> list[tuple[bool, float]]:
+        """`(is constant, width)` of each range that an op is known to read."""
+        read = ((t.is_constant, self._read(op, s, t)) for s, t in self._real_operands(op))
+        return [(is_constant, width(found)) for is_constant, found in read if found is not None]
 
     def _read(self, op: Operator, slot: int, tensor: Tensor) -> Range | None:
         """The range of an operand's integers, where it is known."""

@@ -278,6 +278,17 @@ def test_scores_that_something_else_reads_keep_their_range() -> None:
     assert plan.tensors[held("masked", model)].range()[0] == pytest.approx(-1e4, rel=0.1)
 
 
+def test_a_mask_that_nothing_limits_stays_float_and_takes_no_values_with_it() -> None:
+    steps = (Step("SELECT_V2", ("keep", "x", number(-1e9)), {"y": X}),)
+    model = chain(*steps, x=X, keep=Value((1, 4), "bool"))
+    large = measured(model, {"x": (-2.0, 2.0), "y": (-1e9, 2.0)}, {})
+    assert "its scale leaves no integers to the other values" in floated(model, large)[0].reason
+    steps = (Step("SELECT_V2", ("keep", "x", number(-9)), {"y": X}),)
+    model = chain(*steps, x=X, keep=Value((1, 4), "bool"))
+    small = measured(model, {"x": (-2.0, 2.0), "y": (-9.0, 2.0)}, {})
+    assert floated(model, small)[0] == Choice(Mode.STATIC_INT8)
+
+
 def quotient(divisor: str | Array) -> LiteModel:
     inputs = {"x": X, "z": Value((1, 4), low=0.5)} if isinstance(divisor, str) else {"x": X}
     return chain(Step("DIV", ("x", divisor), {"y": X}), **inputs)
