@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import functools
 import mmap
 import os
@@ -91,10 +92,21 @@ def read_content(path: str | os.PathLike[str]) -> Content:
     """Reads the content of a file.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: It cannot be read, or is a device.
     """
-    path = Path(path)
-    return MappedFile(path) if is_large(path.stat().st_size) else path.read_bytes()
+    return MappedFile(path) if is_large(size_of_file(path)) else Path(path).read_bytes()
+
+
+def size_of_file(path: str | os.PathLike[str]) -> int:
+    """Size of a file in bytes.
+
+    Raises:
+        OSError: It is not there, or a device, some of which can be read without end.
+    """
+    status = os.stat(path)
+    if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+        raise OSError(errno.EINVAL, "It is a device and no file", os.fspath(path))
+    return status.st_size
 
 
 def joined(pieces: Iterable[Any], size: int) -> Content:

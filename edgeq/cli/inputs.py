@@ -16,6 +16,7 @@ from edgeq.data.input_spec import InputSpec
 from edgeq.data.readers import open_with_settings, parse_setting, read_settings
 from edgeq.errors import DataError, EdgeqError, ModelError
 from edgeq.export.portspec import PortSpec
+from edgeq.files import read_content
 from edgeq.model import LiteModel
 from edgeq.runtime import native_logs
 
@@ -89,7 +90,7 @@ def inputs_of(model: str) -> tuple[InputSpec, ...]:
     """The inputs of a .tflite; none of other models and of files that the export will refuse."""
     with contextlib.suppress(OSError, EdgeqError):
         if Path(model).suffix == ".tflite":
-            tensors = LiteModel(Path(model).read_bytes(), "tflite").input_tensors()
+            tensors = LiteModel(read_content(model), "tflite").input_tensors()
             return tuple(InputSpec(name, t.shape, t.dtype) for name, t in tensors)
     return ()
 

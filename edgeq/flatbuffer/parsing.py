@@ -18,7 +18,7 @@ from edgeq.files import Content
 from edgeq.flatbuffer.generated_schema import IDENTIFIER, OP_NAMES, TYPE_NAMES, schema
 from edgeq.flatbuffer.graph import Graph, Model, Operator, Signature, Tensor
 from edgeq.flatbuffer.sparse import dense
-from edgeq.flatbuffer.subgraphs import called_by, reached
+from edgeq.flatbuffer.subgraphs import bottom_up, called_by
 from edgeq.qtypes import DType, QParams
 
 TENSOR_BYTES_MAX = 1 << 32
@@ -132,10 +132,19 @@ def _check_calls(tree: Any) -> None:
             wrong = [other for other in called_by(op) if not 0 <= other < count]
             if wrong:
                 raise _damaged(f"an op of graph {index} runs graph {wrong[0]} of {count}")
-    for index, graph in enumerate(tree.subgraphs):
-        below = {other for op in _list(graph.operators) for other in called_by(op)}
-        if below and index in reached(tree, below):
-            raise _damaged(f"graph {index} runs itself")
+    circular = set(range(count)) - set(bottom_up(tree))
+    if circular:
+        raise _damaged(f"graph {_in_circle(tree, circular)} runs itself")
+
+
+def _in_circle(tree: Any, circular: set[int]) -> int:
+    """A graph that runs itself, of graphs that all lead to such a one."""
+    index, seen = min(circular), set[int]()
+    while index not in seen:
+        seen.add(index)
+        below = (other for op in tree.subgraphs[index].operators for other in called_by(op))
+        index = next(other for other in below if other in circular)
+    return index
 
 
 def _graph(tree: Any, codes: list[tuple[str, int]], index: int) -> Graph:

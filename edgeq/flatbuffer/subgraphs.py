@@ -34,6 +34,22 @@ def reached(tree: Any, roots: set[int]) -> set[int]:
     return found
 
 
+def bottom_up(tree: Any) -> list[int]:
+    """The subgraphs, each behind those that it runs; one that leads back to itself is left out."""
+    below = [{other for op in g.operators or () for other in called_by(op)} for g in tree.subgraphs]
+    above: list[list[int]] = [[] for _ in below]
+    for index, others in enumerate(below):
+        for other in others:
+            above[other].append(index)
+    order = [index for index, others in enumerate(below) if not others]
+    for done in order:  # which grows on the way
+        for index in above[done]:
+            below[index].discard(done)
+            if not below[index]:
+                order.append(index)
+    return order
+
+
 def keep_subgraphs(tree: Any, kept: set[int]) -> None:
     """Takes all other subgraphs out of an object tree, and their signatures."""
     place = {old: new for new, old in enumerate(sorted(kept))}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeq.errors import DataError, DelegateError, EdgeqError, ModelError
-from edgeq.files import Content, MappedFile
+from edgeq.files import Content, MappedFile, size_of_file
 from edgeq.flatbuffer import builtin_name
 from edgeq.runtime.backend import Backend, load_backend
 from edgeq.runtime.delegates import Options, load_delegate
@@ -38,6 +38,7 @@ def read_model(model: Content | bytearray | str | os.PathLike[str]) -> Content:
             f"a model is the bytes or the path of a .tflite file. Received: {type(model).__name__}"
         )
     try:
+        size_of_file(model)  # refuses devices
         return Path(model).read_bytes()
     except (OSError, ValueError) as error:  # a path with a zero byte is a ValueError
         raise ModelError(f"cannot read the model {os.fspath(model)!r}: {error}") from None

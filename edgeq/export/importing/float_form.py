@@ -69,8 +69,8 @@ def make_float(tree: Any) -> Counter[str]:
         ModelError: Something is stored in a way that edgeq cannot read.
     """
     found = Counter[str]()
-    for index in range(len(tree.subgraphs)):
-        found += _Floats(tree, parse_tree(tree).graphs[index]).change()
+    for graph in parse_tree(tree).graphs:
+        found += _Floats(tree, graph).change()
     return found
 
 

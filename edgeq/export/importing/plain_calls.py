@@ -15,13 +15,18 @@ import numpy as np
 from edgeq.errors import ModelError
 from edgeq.flatbuffer import op_name
 from edgeq.flatbuffer.object_tree import prune, renumber
-from edgeq.flatbuffer.subgraphs import called, called_by, keep_subgraphs, reached
+from edgeq.flatbuffer.subgraphs import bottom_up, called, called_by, keep_subgraphs, reached
 
 _CALLS = {"CALL": "subgraph", "STABLEHLO_COMPOSITE": "decompositionSubgraphIndex"}
 """Ops that do what their subgraph does, and the option that names it."""
 
 _BRANCHES = {True: "thenSubgraphIndex", False: "elseSubgraphIndex"}
 """Options of IF that name the subgraph for a condition."""
+
+
+MOST_OPS = 50_000
+"""More ops than that in a graph are not written out: calls of calls stand for any number of them in
+a few bytes."""
 
 
 def write_out_calls(tree: Any) -> int:
@@ -34,14 +39,16 @@ def write_out_calls(tree: Any) -> int:
         Number of calls that were written out.
 
     Raises:
-        ModelError: A call passes another number of tensors than its subgraph takes.
+        ModelError: A call passes another number of tensors than its subgraph takes, or calls of
+            calls stand for too many ops.
     """
     count = 0
-    for index in range(len(tree.subgraphs)):
+    for index in bottom_up(tree):
         places = _places(tree, index)
         while places:
             for place in places:
                 _write_out(tree, index, place)
+                _check_count(len(tree.subgraphs[index].operators))
             count += len(places)
             places = _places(tree, index)
     if count:
@@ -49,6 +56,14 @@ def write_out_calls(tree: Any) -> int:
         keep_subgraphs(tree, reached(tree, roots))
         prune(tree)
     return count
+
+
+def _check_count(ops: int) -> None:
+    if ops > MOST_OPS:
+        raise ModelError(
+            f"the calls of subgraphs in the .tflite file stand for more than {MOST_OPS:,} ops "
+            "when they are written out: export a part of the model"
+        )
 
 
 def _places(tree: Any, index: int) -> list[int]:
