@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,7 +13,8 @@ from edgeq.argument_types import DataLike, FilePath, ImageLayoutName, ModelLike,
 from edgeq.compare.compare_models import compare
 from edgeq.data.as_numpy import is_tensor
 from edgeq.data.input_spec import input_specs
-from edgeq.data.rep_dataset import RepDataset, Sample
+from edgeq.data.labels import Labels
+from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import (
     ConversionError,
     RecipeError,
@@ -25,7 +26,7 @@ from edgeq.export.export_options import ExportOptions
 from edgeq.export.offers import offers
 from edgeq.export.pipeline import export
 from edgeq.export.portspec import PortSpec
-from edgeq.fidelity.metrics import LOWER_IS_BETTER, Metric, checked
+from edgeq.fidelity.metrics import LOWER_IS_BETTER, Metric, checked, is_agreement
 from edgeq.goal.trial_folder import TrialFolder, digest_of
 from edgeq.goal.variants import changed_recipes, first_recipes
 from edgeq.model import LiteModel
@@ -96,7 +97,7 @@ def search(
         max_latency_ratio: Longest time over the float model's, measured here; None takes any plan
             that is not slower.
         max_size: Largest file in bytes; None takes any.
-        max_minutes: No trial begins later, those in `folder` counted in.
+        max_minutes: No trial begins later, those in `folder` counted in, once one has worked.
         folder: Where finished trials are kept: a search of the same model and data goes on from
             there. None keeps nothing.
         params: As for `export`.
@@ -128,30 +129,31 @@ def search(
         "threads": threads,
     }  # fmt: skip
     source: dict[str, Any] = {"params": params, "sample": sample, "layout": layout}
-    kept = _repeatable(rep_data)
+    kept, judged = _repeatable(rep_data), _repeatable(eval_data)
+    where = None if is_agreement(metric) else Labels(labels)
     stages = Progress.make(progress)
     options = ExportOptions.read(**source, **settings)
     found = offers(model, kept, options, stages)
+    named = {**settings, "metric": name, "output": output}
+    header = _header(found.float_model, kept, RepDataset(judged, where), named)
     plain = layout is None and found.float_model.nhwc == ()
     tried: object = found.float_model if plain else model
     trials = _Trials(
         model=tried,
         rep_data=kept,
-        eval_data=_repeatable(eval_data),
+        eval_data=judged,
         comparing={
             "metrics": metrics, "labels": labels, "output": output, "threads": threads,
         },
         exporting=settings if plain else {**settings, **source},
         goal=goal,
         max_seconds=60 * max_minutes,
-        folder=TrialFolder(folder, _header(found.float_model, kept, goal, settings)),
+        folder=TrialFolder(folder, header),
         stages=stages,
     )  # fmt: skip
     report = trials.run(first_recipes(found.recipes, options.target.mixes_float))
     recipe = Recipe.from_json(report.best.recipe)
-    best = export(
-        model, kept, recipe=recipe, min_sqnr_db=None, progress=progress, **source, **settings
-    )
+    best = export(model, kept, recipe=recipe, progress=progress, **source, **settings)
     return SearchResult(cast(EdgeModel, best), recipe, report)
 
 
@@ -193,21 +195,25 @@ class _Trials:
         try:
             with self.stages.stage("trials") as advance:
                 for recipe in self._all(recipes):
-                    if sum(t.seconds for t in self.done) > self.max_seconds:
+                    if self._works and sum(t.seconds for t in self.done) > self.max_seconds:
                         stopped = f"the time was up before {recipe.name} and what comes after it"
                         break
                     self._try(recipe)
                     advance()
         except KeyboardInterrupt:
-            if not any(not trial.error for trial in self.done):
+            if not self._works:
                 raise
             stopped = "the search was interrupted"
-        if all(trial.error for trial in self.done):
+        if not self._works:
             raise VerificationError(
-                "no recipe gives a model that can be measured; the first failed with: "
-                f"{self.done[0].error if self.done else 'no time to try one'}"
+                f"no recipe gives a model that can be measured: {self.done[0].error}"
             )
         return SearchReport(self.goal, tuple(self.done), stopped)
+
+    @property
+    def _works(self) -> bool:
+        """Whether there is a model yet."""
+        return any(not trial.error for trial in self.done)
 
     def _all(self, recipes: Sequence[Recipe]) -> Iterator[Recipe]:
         yield from recipes
@@ -229,7 +235,7 @@ class _Trials:
                 EdgeModel,
                 export(
                     cast(ModelLike, self.model), cast(DataLike, self.rep_data), recipe=recipe,
-                    min_sqnr_db=None, progress=False, **self.exporting,
+                    progress=False, **self.exporting,
                 ),
             )  # fmt: skip
             found = compare(
@@ -243,15 +249,16 @@ class _Trials:
             return Trial(recipe.name, recipe.to_json(), error=str(error), seconds=seconds)
         report = made.report
         metric = self.comparing["metrics"][self.goal.metric]
-        ends = change.low, change.high
-        lost = ends if metric in LOWER_IS_BETTER else (-change.high, -change.low)
+        lost = change.difference, change.low, change.high
+        if metric not in LOWER_IS_BETTER:  # 0.0 has a sign
+            lost = 0.0 - change.difference, 0.0 - change.high, 0.0 - change.low
         return Trial(
             recipe.name, recipe.to_json(),
             value=change.edge_value,
             float_value=change.float_value,
-            drop=change.difference if metric in LOWER_IS_BETTER else -change.difference,
-            drop_low=lost[0],
-            drop_high=lost[1],
+            drop=lost[0],
+            drop_low=lost[1],
+            drop_high=lost[2],
             latency_ratio=report.latency_ratio,
             size_bytes=report.edge_bytes,
             size_ratio=report.size_ratio,
@@ -263,7 +270,7 @@ class _Trials:
         """Writes a line about a trial and the best so far, above the bar."""
         shown = "failed" if trial.error else f"{trial.drop:+.4f} at {trial.latency_ratio:.2f}"
         line = f"trial {len(self.done)}: {trial.name}: {shown}"
-        if not all(t.error for t in self.done):
+        if self._works:
             line += f"; best so far: {SearchReport(self.goal, tuple(self.done)).best.name}"
         print(line, file=sys.stderr)
 
@@ -274,14 +281,21 @@ def _repeatable(data: Any) -> Any:
 
 
 def _header(
-    model: LiteModel, rep_data: object, goal: Goal, settings: Mapping[str, Any]
+    model: LiteModel, rep_data: object, evaluation: RepDataset, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What trials are of: those of another model, data or metric are of no use."""
-    samples: Iterable[Sample] = RepDataset(rep_data).samples(input_specs(model))
+    """What trials are of: those of another model, data or metric are of no use.
+
+    Raises:
+        DataError: The data do not fit the model.
+    """
+    inputs = input_specs(model)
     wanted = {name: repr(value) for name, value in settings.items() if name != "threads"}
     return {
-        "model": model.digest, "rep_data": digest_of(samples), "metric": goal.metric, **wanted,
-    }  # fmt: skip
+        "model": model.digest,
+        "rep_data": digest_of(RepDataset(rep_data).samples(inputs)),
+        "eval_data": digest_of(evaluation.samples(inputs)),
+        **wanted,
+    }
 
 
 def _check_limits(
