@@ -77,6 +77,23 @@ class _Chain:
         return OneOp(label, inputs, tuple(self.steps))
 
 
+def _written_out(axis: int) -> OneOp:
+    """Softmax as converters write it, over a maximum that begins with -infinity."""
+    x, less = Value((1, 4, 6)), Value((1, 1, 6) if axis == 1 else (1, 4, 1))
+    flat, axes = Value((1, 6) if axis == 1 else (1, 4)), np.asarray([axis], np.int32)
+    steps = (
+        Step("TANH", ("x",), {"a": x}),
+        Step("REDUCE_MAX", ("a", axes), {"m": flat}),
+        Step("MAXIMUM", ("m", np.asarray(-np.inf, np.float32)), {"high": flat}),
+        Step("RESHAPE", ("high", np.asarray(less.shape, np.int32)), {"shift": less}),
+        Step("SUB", ("a", "shift"), {"d": x}),
+        Step("EXP", ("d",), {"e": x}),
+        Step("SUM", ("e", axes), {"total": less}, {"keepDims": True}),
+        Step("DIV", ("e", "total"), {"y": x}),
+    )
+    return OneOp("softmax", {"x": x}, steps)
+
+
 def _one(
     name: str, operands: tuple[str | Array | None, ...], output: Value, x: Value = IMAGE,
     **options: object,
@@ -446,6 +463,12 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("centred product", _normalised(),
               ("MEAN", "RESHAPE", "SUB", "MUL", "MEAN", "ADD", "RSQRT", "RESHAPE", "MUL"),
               is_delegated=False, situation="of a normalisation"),
+    Rewritten("softmax written out", _written_out(2), ("TANH", "SOFTMAX"), has_int8=False,
+              is_delegated=False,              loss_db=3.0, situation="along the last axis"),
+    Rewritten("softmax written out", _written_out(1),
+              ("TANH", "TRANSPOSE", "SOFTMAX", "TRANSPOSE"), has_int8=False,
+              is_delegated=False, loss_db=3.0,
+              situation="along another axis"),
     *(Rewritten("constant first",
                 OneOp("swapped", {"x": IMAGE}, (
                     Step("TANH", ("x",), {"a": IMAGE}),

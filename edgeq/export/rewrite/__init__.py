@@ -17,6 +17,7 @@ from edgeq.export.rewrite import (
     joins_and_cuts,
     layout,
     pooling,
+    softmaxes,
     unrolled,
 )
 from edgeq.export.rewrite.base import Rewrite, Site
@@ -27,6 +28,7 @@ from edgeq.targets import HOST, Target
 
 REWRITES: tuple[Rewrite, ...] = (
     *unrolled.REWRITES,
+    *softmaxes.REWRITES,
     *layout.REWRITES,
     *joins_and_cuts.REWRITES,
     *arithmetic.REWRITES,
