@@ -50,6 +50,7 @@ class GraphEditor:
         self._graph.operators = list(self._graph.operators)
         self._tree.subgraphs = [self._graph, *tree.subgraphs[1:]]
         self._names = {tensor.name for tensor in self._graph.tensors}
+        self._repeats: dict[str, int] = {}
         self._codes: dict[tuple[str, int], int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], int] = {}
 
@@ -338,10 +339,11 @@ class GraphEditor:
         return len(self._graph.tensors) - 1
 
     def _unique(self, name: str) -> bytes:
-        candidate, number = name.encode(), 0
+        candidate, number = name.encode(), self._repeats.get(name, 0)
         while candidate in self._names:
             number += 1
             candidate = f"{name}#{number}".encode()
+        self._repeats[name] = number  # thousands of steps may share a name
         self._names.add(candidate)
         return candidate
 
