@@ -117,10 +117,12 @@ CASES = {
 }  # fmt: skip
 
 
-def runs_as_the_module(model: LiteModel, module: Any, sample: Callable[[int], Any]) -> None:
+def runs_as_the_module(
+    model: LiteModel, module: Any, sample: Callable[[int], Any], delegate: str = "xnnpack"
+) -> None:
     """Several runs of one session, the first input again at the end."""
     first: list[Array] = []
-    with Session(model.tflite, threads=1) as session:
+    with Session(model.tflite, delegate, threads=1) as session:
         for seed in (*range(RUNS), 0):
             session.invoke(sample(seed))
             found = [array.copy() for array in session.outputs()]
@@ -145,7 +147,8 @@ def test_every_run_begins_with_the_states_that_the_module_has(
     assert not model.notes
     assert counts[LSTM] == case.layers
     assert sum(counts.values()) <= case.ops
-    runs_as_the_module(model, module, case.sample)
+    for delegate in ("xnnpack", "none"):
+        runs_as_the_module(model, module, case.sample, delegate)
 
 
 def test_an_lstm_with_computed_weights_is_unrolled(converter: Worker) -> None:
