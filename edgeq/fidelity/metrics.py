@@ -20,6 +20,9 @@ Array = npt.NDArray[Any]
 Metric = Callable[[Array, Array], float]
 """A user's metric: `(outputs, targets)` of many rows to one number."""
 
+SAME = 1e-9
+"""Metrics that differ by no more are the same: 0.772 - 0.762 is 0.010000000000000009."""
+
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgeq.errors import DataError
+from edgeq.fidelity.metrics import SAME
 from edgeq.foreign.documents import parse_json
 from edgeq.foreign.shown import escape, lines
 from edgeq.report import NOT_SLOWER, SIZE_WORTH, printed, strict
@@ -107,7 +108,7 @@ class Goal:
 
     def is_reached(self, trial: Trial) -> bool:
         """Whether a trial has what is looked for."""
-        return not trial.error and trial.drop <= self.max_drop and self.is_affordable(trial)
+        return not trial.error and trial.drop <= self.max_drop + SAME and self.is_affordable(trial)
 
     def is_affordable(self, trial: Trial) -> bool:
         """Whether a trial is as fast and small as is asked for."""

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgeq.errors import DataError, DependencyError
-from edgeq.fidelity.metrics import LOWER_IS_BETTER
+from edgeq.fidelity.metrics import LOWER_IS_BETTER, SAME
 from edgeq.files import write_whole
 from edgeq.foreign.documents import parse_json, shortened
 from edgeq.foreign.shown import annotation, escape, lines
@@ -245,7 +245,7 @@ def _promises(facts: Facts, wanted: Thresholds) -> Iterator[Promise]:
     if wanted.max_metric_drop is not None:
         for name, drop in facts.drops.items():
             yield Promise(
-                f"max_metric_drop: {name}", drop <= wanted.max_metric_drop,
+                f"max_metric_drop: {name}", drop <= wanted.max_metric_drop + SAME,
                 f"{name} is {facts.metrics[name]:.4f}, worse by {drop:.4f}",
                 f"{wanted.max_metric_drop:g} at most",
             )  # fmt: skip
@@ -292,7 +292,7 @@ def _against(facts: Facts, baseline: Facts, wanted: Thresholds) -> Iterator[Prom
             continue
         yield Promise(
             f"baseline: max_metric_drop: {name}",
-            drop <= baseline.drops[name] + allowed.max_metric_drop,
+            drop <= baseline.drops[name] + allowed.max_metric_drop + SAME,
             f"{name} is worse than the float model's by {drop:.4f}, in the baseline by "
             f"{baseline.drops[name]:.4f}",
             f"{allowed.max_metric_drop:g} more at most",

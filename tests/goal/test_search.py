@@ -227,6 +227,7 @@ def test_the_front_is_what_no_other_beats() -> None:
     assert (report.best.name, report.reached) == ("exact", True)
     wide = SearchReport(Goal("accuracy", 0.15), report.trials)
     assert wide.best.name == "fast"
+    assert Goal("accuracy", 0.01).is_reached(trial("just", 0.772 - 0.762, 0.5))
     assert Trial.from_json(small.to_json()) == small
     with pytest.raises(DataError, match="it is no trial of a search"):
         Trial.from_json("[]")
