@@ -27,6 +27,9 @@ TENSOR_BYTES_MAX = 1 << 32
 NO_SUCH_OP = "no op has the code"
 """Part of the message about an op that the schema does not know; a newer one may."""
 
+MOST_TOLD = 20
+"""Numbers of tensors that a message lists."""
+
 _READ_ERRORS = (
     struct.error, IndexError, ValueError, TypeError, OverflowError, AttributeError,
     MemoryError, RecursionError, KeyError,
@@ -297,10 +300,17 @@ def _signature_side(maps: Any, tensors: tuple[int, ...], what: str) -> tuple[tup
     pairs = tuple((decoded_name(m.name), int(m.tensorIndex)) for m in _list(maps))
     named, wanted = sorted(tensor for _, tensor in pairs), sorted(tensors)
     if named != wanted:
-        raise _damaged(f"{what} are the tensors {named}, those of its graph are {wanted}")
+        raise _damaged(
+            f"{what} are the tensors {_few(named)}, those of its graph are {_few(wanted)}"
+        )
     if len({name for name, _ in pairs}) != len(pairs):
         raise _damaged(f"{what} share a name")
     return pairs
+
+
+def _few(numbers: list[int]) -> str:
+    more = len(numbers) - MOST_TOLD
+    return f"{numbers[:MOST_TOLD]} and {more:,} more" if more > 0 else str(numbers)
 
 
 def _indices(values: Any, count: int, where: str, optional: bool = False) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Graphs that run graphs: in a circle, or so many times that writing them out never ends."""
+"""Files that ask for endless work or text: graphs that run graphs, devices, endless lists."""
 
 from __future__ import annotations
 
@@ -110,3 +110,12 @@ def test_a_device_is_no_model(command: str, tmp_path: Path) -> None:
     found = run(command, "/dev/zero", *more)
     assert found.exit_code == 2
     assert "It is a device and no file" in found.stderr
+
+
+def test_a_message_lists_no_hundred_thousand_tensors() -> None:
+    tree = unpack(bases()[1].tflite)
+    graph = tree.subgraphs[0]
+    graph.outputs = np.repeat(graph.outputs, 100_000)
+    with pytest.raises(ModelError, match="and 99,980 more") as told:
+        parse(bytes(pack(tree)))
+    assert len(str(told.value)) < 1000
