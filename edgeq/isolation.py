@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -58,8 +59,11 @@ class _KilledError(Exception):
     """The child was killed from outside or ran out of memory; the text says so."""
 
 
-NO_MEMORY = ("MemoryError", "annot allocate memory", "emory allocation still failed")
-"""In the last line that a process without memory prints: of Python, of the C library, of BLAS."""
+NO_MEMORY = re.compile(
+    "MemoryError|annot allocate memory|emory allocation still failed|"
+    "failed to map segment from shared object$"
+)
+"""In the last line that a process prints which has no memory: of Python, libc, BLAS, the loader."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +225,7 @@ class Worker:
 
 def _is_out_of_memory(printed: str) -> bool:
     """Whether the last line says so."""
-    last = printed.splitlines()[-1:]
-    return any(sign in line for sign in NO_MEMORY for line in last)
+    return any(NO_MEMORY.search(line) for line in printed.splitlines()[-1:])
 
 
 def _death(code: int) -> str:
