@@ -105,6 +105,12 @@ def static_obstacle(graph: Graph, op: Operator, mode: Mode) -> str:
     return ""
 
 
+def mode_beside_static(graph: Graph, op: Operator) -> Mode:
+    """Mode of an op without a static form where all others are static: float, but for an LSTM."""
+    is_sequence = kind_of(op.name) is Kind.SEQUENCE and weight_slot(graph, op) is not None
+    return Mode.DYNAMIC_INT8 if is_sequence else Mode.FLOAT
+
+
 def _has_int16(graph: Graph, op: Operator, form: Int16) -> bool:
     if form is not Int16.SAME_SHAPES:
         return form is Int16.FULL
@@ -164,7 +170,7 @@ def _repeat(graph: Graph, op: Operator) -> object:
 
 def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
     mode = rule.mode
-    if obstacle and kind_of(op.name) is Kind.SEQUENCE and weight_slot(graph, op) is not None:
+    if obstacle and mode_beside_static(graph, op) is Mode.DYNAMIC_INT8:
         why = f"{obstacle}: only its weights and what it multiplies are integers"
         return Choice(Mode.DYNAMIC_INT8, why)
     if mode is Mode.FLOAT or obstacle:

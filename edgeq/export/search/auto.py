@@ -16,7 +16,13 @@ import numpy as np
 
 from edgeq.export.build import Builder, Built
 from edgeq.export.export_options import ExportOptions
-from edgeq.export.plan.choices import LARGE, Choice, Choices, static_obstacle
+from edgeq.export.plan.choices import (
+    LARGE,
+    Choice,
+    Choices,
+    mode_beside_static,
+    static_obstacle,
+)
 from edgeq.export.plan.min_runtime import newer_ops
 from edgeq.export.search.candidates import Candidate, best_of, near_best, pareto_front
 from edgeq.export.search.plan_cut import PLAIN, PlanCut
@@ -142,7 +148,8 @@ class Search:
             op = self.model.graph.operators[index]
             obstacle = choice.reason or static_obstacle(self.model.graph, op, Mode.STATIC_INT8)
             if choice.mode is Mode.AUTO:
-                mode = Mode.FLOAT if obstacle else Mode.STATIC_INT8
+                beside = mode_beside_static(self.model.graph, op)
+                mode = beside if obstacle else Mode.STATIC_INT8
                 choice = replace(choice, mode=mode, reason=obstacle)
             found[index] = choice
         rung = self.trials.ladder.built(found, self.trials.advance)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.data.rep_dataset import Sample
-from edgeq.export.plan.choices import decided_together
+from edgeq.export.plan.choices import decided_together, weight_slots
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.rounder import Rounded
 from edgeq.export.round.weighted_ops import bias_slot
@@ -196,7 +196,7 @@ class _Changes:
             unit = together[op.index]
             if unit[0] != op.index:
                 continue
-            if self._weight(op) is not None:
+            if self._weight(op) is not None or self._stored(op):
                 yield _Variant(weights=unit)
             if op.name in OPS and OPS[op.name].rule is not ScaleRule.SAME:
                 made = [t for i in unit for t in self._graph.operators[i].outputs]
@@ -221,7 +221,8 @@ class _Changes:
     def _operands(self, op: Operator) -> dict[int, FloatArray]:
         """An op's weight as integers have it, and the bias that belongs to it, by operand slot."""
         found = self._weight(op)
-        assert found is not None
+        if found is None:
+            return self._stored(op)
         slot, qparams = found
         if op.index not in self._rounded.weights:
             data = self._graph.tensors[op.inputs[slot]].data
@@ -230,6 +231,16 @@ class _Changes:
         bias = self._rounded.biases.get(op.index)
         extra = {} if bias is None else {bias_slot(op): bias}
         return {slot: self._rounded.weights[op.index], **extra}
+
+    def _stored(self, op: Operator) -> dict[int, FloatArray]:
+        """The weights of an op that has no static form as they are stored, by operand slot."""
+        found = {}
+        for slot in weight_slots(self._graph, op):
+            stored = self._plan.stored.get((op.index, slot))
+            data = self._graph.tensors[op.inputs[slot]].data
+            if stored is not None and isinstance(stored.qparams, QParams) and data is not None:
+                found[slot] = dequantize(quantize(data, stored.qparams), stored.qparams)
+        return found
 
     def _weight(self, op: Operator) -> tuple[int, QParams] | None:
         row = storable(op.name)

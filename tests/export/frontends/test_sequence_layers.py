@@ -79,6 +79,17 @@ class Learned(nn.Module):  # type: ignore[misc]
         return self.lstm(steps, (self.state, self.cell))[0]
 
 
+class Outputs(nn.Module):  # type: ignore[misc]
+    """The outputs of an LSTM alone."""
+
+    def __init__(self, lstm: Any) -> None:
+        super().__init__()
+        self.lstm = lstm
+
+    def forward(self, steps: Any) -> Any:
+        return self.lstm(steps)[0]
+
+
 class Computed(nn.Module):  # type: ignore[misc]
     """An LSTM whose weights depend on the input, so that only its steps can be written out."""
 
@@ -192,3 +203,17 @@ def test_lstm_weights_are_integers_in_every_recipe(recipe: str, tagger: tuple[An
         first, _, again = (session.run(data[i : i + 1]) for i in (0, 1, 0))
     for name, output in first.items():
         np.testing.assert_array_equal(output, again[name])
+
+
+def test_a_layer_whose_weights_do_not_fit_one_scale_stays_float() -> None:
+    torch.manual_seed(0)
+    module = nn.LSTM(8, 24, 2, batch_first=True).eval()
+    data = normal(12, 20, 8)
+    with torch.no_grad():
+        module.weight_ih_l0[:, 0] *= 1000.0
+    data[..., 0] /= 1000.0
+    edge = export(Outputs(module), data)
+    graph = parse(edge.tflite).graphs[0]
+    lstms = [op for op in graph.operators if op.name == LSTM]
+    assert [graph.tensors[op.inputs[1]].dtype for op in lstms] == ["float32", "int8"]
+    assert edge.report.sqnr_db > 20.0
