@@ -24,6 +24,7 @@ from edgeq.errors import VerificationError
 from edgeq.export.build import Builder, Built, Workshop
 from edgeq.export.deploy.signatures import by_signature
 from edgeq.export.edge_model import EdgeModel
+from edgeq.export.equalize import equalize
 from edgeq.export.export_options import ExportOptions
 from edgeq.export.judging import Judging
 from edgeq.export.plan.choices import Choices, choose
@@ -333,16 +334,19 @@ def make_ready(
     check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
     searched = any(choice.mode is Mode.AUTO for choice in choices.values())
     judging = Judging(ranges.samples, searched)
+    fitting, threads = judging.fitting, options.threads
+    equal = equalize(rewritten, ranges.calibration, choices, fitting, converter, threads)
+    prepared = replace(prepared, rewritten=equal.model)
     workshop = Workshop(
-        model=rewritten,
+        model=equal.model,
         interface=prepared.interface,
-        calibration=ranges.calibration,
-        rounder=Rounder(rewritten, choices, judging.fitting, options.threads),
+        calibration=equal.calibration,
+        rounder=Rounder(equal.model, choices, fitting, threads),
         converter=converter,
         target=options.target,
         sample=ranges.samples.samples[0],
     )
-    free = free_ops(rewritten, options.recipe, choices, options.strict)
+    free = free_ops(equal.model, options.recipe, choices, options.strict)
     return Ready(prepared, choices, ranges, judging, Ladder(Builder(workshop), free))
 
 

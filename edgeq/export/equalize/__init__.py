@@ -1,22 +1,27 @@
-"""Scales channels so that integers lose less, and constants take the scales up: same numbers."""
+"""Scales channels so that integers lose less; constants take the scales up, and the numbers stay.
+
+Source:
+    Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019,
+    with ranges that data have shown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from math import inf
 
 from edgeq.calibrate.calibration import Calibration
-from edgeq.calibrate.observers import Fixed
+from edgeq.calibrate.observers import Fixed, Range
 from edgeq.data.rep_dataset import Sample
-from edgeq.export.equalize.channels import Absorber, Channels, channels
-from edgeq.export.equalize.scales import HEADROOM, scales
-from edgeq.export.equalize.statistics import ChannelStatistics, channel_statistics
-from edgeq.flatbuffer import Operator
-from edgeq.flatbuffer.graph_editor import GraphEditor
+from edgeq.export.equalize.absorb import absorb
+from edgeq.export.equalize.channel_groups import channel_groups
+from edgeq.export.equalize.channel_scales import channel_scales, scaled_range
+from edgeq.export.equalize.channel_statistics import ChannelStatistics, channel_statistics
+from edgeq.export.plan.choices import Choices
+from edgeq.export.rewrite.checked import outputs_agree
+from edgeq.isolation import Worker
 from edgeq.model import LiteModel
-from edgeq.ops import OPS, Kind
 from edgeq.qtypes import FloatArray
 
 
@@ -27,100 +32,69 @@ class Equalized:
     Attributes:
         model: The model; ops and tensors keep their indices.
         calibration: Ranges of its tensors.
-        count: Number of tensors of which channels were scaled.
+        tensors: Those of which channels were scaled.
     """
 
     model: LiteModel
     calibration: Calibration
-    count: int
+    tensors: tuple[int, ...] = ()
 
 
 def equalize(
     model: LiteModel,
     calibration: Calibration,
+    choices: Choices,
     samples: Sequence[Sample],
-    is_static: Callable[[Operator], bool],
-    kept: frozenset[int] = frozenset(),
+    worker: Worker,
     threads: int | None = None,
 ) -> Equalized:
-    """Scales the channels of activations."""
-    found = channels(model.graph, is_static, kept)
-    tensors = [t for t in found.free_tensors()]
-    if not tensors or not samples:
-        return Equalized(model, calibration, 0)
-    seen = channel_statistics(model, tensors, samples, threads)
-    seen = {t: one for t, one in seen.items() if np.isfinite(one.power).all()}
-    factor = scales(found, seen)
-    scaled = [t for t in seen if (factor[found.of(t)] != 1).any()]
+    """Scales channels of a float model as integers like them best.
+
+    Args:
+        model: The float model that plans speak of. One that brought or learned its scales stays as
+            it is.
+        calibration: Ranges of its tensors.
+        choices: Of each op; weights that are to be rounded to nearest stay as they are.
+        samples: Inputs to look at the channels with.
+        worker: The child process that the result is held against the model in.
+        threads: Samples that run side by side; None takes what this process may use.
+    """
+    same = Equalized(model, calibration)
+    integer = any(choice.mode.is_static for choice in choices.values())
+    if not integer or not samples or model.given or model.learned:
+        return same
+    groups = channel_groups(model.graph, _kept(choices), lambda op: _is_static(choices, op.index))
+    seen = channel_statistics(model, groups.free_tensors(), samples, threads)
+    scales = channel_scales(groups, seen)
+    scaled = {t: scales[groups.of(t)] for t in seen if (scales[groups.of(t)] != 1).any()}
     if not scaled:
-        return Equalized(model, calibration, 0)
-    equalized = _absorbed(model, found, factor)
-    observers = dict(calibration.observers)
-    for tensor in scaled:
-        if tensor in calibration.ranges:
-            observers[tensor] = _moved(
-                calibration.ranges[tensor], seen[tensor], factor[found.of(tensor)]
-            )
-    moved = replace(calibration, model=equalized.digest, observers=observers)
-    return Equalized(equalized, moved, len(scaled))
+        return same
+    made = absorb(model, groups, scales)
+    if not outputs_agree(worker, model, made, samples[0]):
+        return same
+    observers = {
+        tensor: Fixed(*_moved(pair, seen[tensor], scaled[tensor], groups.clipped.get(tensor, inf)))
+        for tensor, pair in calibration.ranges.items()
+        if tensor in scaled
+    }
+    moved = replace(
+        calibration, model=made.digest, observers={**calibration.observers, **observers}
+    )
+    return Equalized(made, moved, tuple(scaled))
 
 
-def _moved(old: tuple[float, float], seen: ChannelStatistics, scale: FloatArray) -> Fixed:
-    """The range of a tensor whose channels were divided by scales."""
-
-    def end(before: float, values: FloatArray, pick: Callable[[FloatArray], float]) -> float:
-        present = float(pick(values[0]))
-        share = before / present if present else 1.0
-        return float(pick(values[0] / scale)) * max(share, 0.0) * HEADROOM
-
-    low, high = end(old[0], seen.low, np.min), end(old[1], seen.high, np.max)
-    low = old[0] if old[0] > 0 else low
-    return Fixed(min(low, high), max(low, high))
+def _kept(choices: Choices) -> Collection[int]:
+    return {index for index, choice in choices.items() if choice.weights.rounding == "nearest"}
 
 
-def _absorbed(model: LiteModel, found: Channels, factor: FloatArray) -> LiteModel:
-    graph, editor = model.graph, GraphEditor(model.tree)
-    for absorber in found.absorbers:
-        source, output = (_of(found, factor, t) for t in (absorber.source, absorber.output))
-        if (source == 1).all() and (output == 1).all():
-            continue
-        for tensor, values in _constants(found, absorber, source, output):
-            content = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8)
-            editor.retyped(tensor, "float32", content, None)
-    return replace(model, tflite=editor.finish())
+def _is_static(choices: Choices, op: int) -> bool:
+    return op in choices and choices[op].mode.is_static
 
 
-def _of(found: Channels, factor: FloatArray, tensor: int) -> FloatArray:
-    scale: FloatArray = factor[found.of(tensor)]
-    return scale
-
-
-def _constants(
-    found: Channels, absorber: Absorber, source: FloatArray, output: FloatArray
-) -> list[tuple[int, FloatArray]]:
-    """`(tensor, values)` of the constants of an op that reads and writes scaled channels."""
-    op, graph = absorber.op, found.graph
-    row = OPS[op.name]
-    if row.bias is None or row.weight is None:
-        (tensor,) = (t for t in op.inputs if graph.tensors[t].data is not None)
-        data = graph.tensors[tensor].data
-        assert data is not None
-        return [(tensor, data * source / output if op.name == "MUL" else data / output)]
-    weight = op.inputs[row.weight.slot]
-    data = graph.tensors[weight].data
-    assert data is not None
-    if row.kind is Kind.DEPTHWISE:
-        scaled = data * np.repeat(source, data.shape[-1] // len(source)) / output
-    elif row.kind is Kind.CONVOLUTION:
-        groups = len(source) // data.shape[-1]
-        columns = np.repeat(source.reshape(groups, 1, -1), len(data) // groups, axis=1)
-        scaled = data * columns.reshape(len(data), 1, 1, -1) / output[:, None, None, None]
-    else:
-        columns = np.resize(source, data.shape[-1])
-        scaled = data * columns / output.reshape(-1, *[1] * (data.ndim - 1))
-    bias = op.inputs[row.bias.slot] if row.bias.slot < len(op.inputs) else -1
-    if bias < 0:
-        return [(weight, scaled)]
-    shift = graph.tensors[bias].data
-    assert shift is not None
-    return [(weight, scaled), (bias, (shift.reshape(-1) / output).reshape(shift.shape))]
+def _moved(old: Range, seen: ChannelStatistics, scale: FloatArray, clip: float) -> Range:
+    """The range of a tensor with scaled channels, as much wider than the samples' as it was."""
+    low, high = scaled_range(seen, scale, clip)
+    lowest, highest = float(seen.low[0].min()), float(seen.high[0].max())
+    low *= max(0.0, old[0] / lowest) if lowest else 1.0
+    high *= max(0.0, old[1] / highest) if highest else 1.0
+    return low, min(high, clip)

@@ -64,6 +64,19 @@ def rewrite_checked(
     return replace(found, notes=(*found.notes, *notes))
 
 
+def outputs_agree(worker: Worker, model: LiteModel, other: LiteModel, sample: Sample) -> bool:
+    """Whether two models compute the same on a sample, as far as that can be told.
+
+    Args:
+        worker: The child process that both run in.
+        model: The one.
+        other: The other.
+        sample: Inputs of both.
+    """
+    expected = _outputs(worker, model, sample)
+    return expected is not None and _agree(expected, _outputs(worker, other, sample))
+
+
 def _wrong(
     model: LiteModel,
     target: Target,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeq.data.rep_dataset import Sample
 from edgeq.flatbuffer.graph_editor import GraphEditor
@@ -87,7 +89,7 @@ def channel_statistics(
     tflite = editor.finish()
     found: dict[int, ChannelStatistics] = {}
 
-    def look(session: Session, sample: Sample) -> list[ChannelStatistics]:
+    def look(session: Session, sample: Sequence[npt.NDArray[Any]]) -> list[ChannelStatistics]:
         session.invoke(sample)
         return [_of(session.view(t)) for t in tensors]
 
