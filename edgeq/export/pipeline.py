@@ -2,7 +2,7 @@
 
 1. trace: the user's model becomes a float model in LiteRT's own ops.
 2. rewrite: it gets other ops with the same numbers, which suit the target.
-3. calibrate: the data run, and the range of every tensor is measured.
+3. calibrate: the data run, every tensor's range is measured, and its channels made more even.
 4. search, with `recipe="auto"`: plans are made, built and tried, and the best is taken; or else
 5. plan: every tensor gets its parameters, or its op a reason why it stays float, and
 6. build: weights are rounded, the plan is converted, and the ports get their types.
@@ -332,20 +332,15 @@ def make_ready(
         ranges = ranges_for(choices, prepared, data, options, converter, advance)
     choices = without_unbounded(rewritten, Values(rewritten, ranges.calibration), choices)
     check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
-    searched = any(choice.mode is Mode.AUTO for choice in choices.values())
-    judging = Judging(ranges.samples, searched)
+    judging = Judging(ranges.samples, any(c.mode is Mode.AUTO for c in choices.values()))
     fitting, threads = judging.fitting, options.threads
     equal = equalize(rewritten, ranges.calibration, choices, fitting, converter, threads)
     prepared = replace(prepared, rewritten=equal.model)
     workshop = Workshop(
-        model=equal.model,
-        interface=prepared.interface,
-        calibration=equal.calibration,
-        rounder=Rounder(equal.model, choices, fitting, threads),
-        converter=converter,
-        target=options.target,
-        sample=ranges.samples.samples[0],
-    )
+        model=equal.model, interface=prepared.interface, calibration=equal.calibration,
+        rounder=Rounder(equal.model, choices, fitting, threads), converter=converter,
+        target=options.target, sample=ranges.samples.samples[0],
+    )  # fmt: skip
     free = free_ops(equal.model, options.recipe, choices, options.strict)
     return Ready(prepared, choices, ranges, judging, Ladder(Builder(workshop), free))
 

@@ -24,6 +24,8 @@ from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 from edgeq.qtypes import FloatArray
 
+NOTE = "channels of {} tensors are scaled, so that quiet ones get more of the integers"
+
 
 @dataclass(frozen=True)
 class Equalized:
@@ -69,7 +71,8 @@ def equalize(
     scaled = {t: scales[groups.of(t)] for t in seen if (scales[groups.of(t)] != 1).any()}
     if not scaled:
         return same
-    made = absorb(model, groups, scales)
+    note = NOTE.format(len(scaled))
+    made = replace(absorb(model, groups, scales), notes=(*model.notes, note))
     if not outputs_agree(worker, model, made, samples[0]):
         return same
     observers = {

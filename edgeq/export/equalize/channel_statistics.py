@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.data.rep_dataset import Sample
+from edgeq.files import is_large
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
 from edgeq.qtypes import FloatArray
@@ -93,7 +94,9 @@ def channel_statistics(
         session.invoke(sample)
         return [_of(session.view(t)) for t in tensors]
 
-    with Crew(lambda: Session(tflite, threads=1, trusted=True), threads) as crew:
+    # Each session has weights of its own, of which a large model has room for one.
+    each, members = (threads, 1) if is_large(len(tflite)) else (1, threads)
+    with Crew(lambda: Session(tflite, threads=each, trusted=True), members) as crew:
         for seen in crew.map(samples, look):
             for tensor, one in zip(tensors, seen, strict=True):
                 found[tensor] = found[tensor].merge(one) if tensor in found else one

@@ -1,0 +1,158 @@
+"""Channels with scales: the float numbers stay, and int8 loses less where channels differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgeq
+from edgeq.data.rep_dataset import RepDataset
+from edgeq.export.edge_model import EdgeModel
+from edgeq.export.equalize.absorb import absorb
+from edgeq.export.equalize.channel_groups import ChannelGroups, channel_groups
+from edgeq.export.equalize.channel_statistics import ChannelStatistics
+from edgeq.export.frontends import trace
+from edgeq.isolation import Worker
+from edgeq.model import LiteModel
+from edgeq.runtime.session import outputs_of
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("litert_torch")
+
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+
+class Wired(nn.Module):  # type: ignore[misc]
+    """A convolution, something with its channels, and a convolution that reads them."""
+
+    def __init__(self, between: Any, channels: int = 8, *parts: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(channels, 4, 1)
+        self.parts, self.between = nn.ModuleList(parts), between
+
+    def forward(self, image: Any) -> Any:
+        return self.last(self.between(functional.relu(self.first(image)), *self.parts))
+
+
+def _grouped(x: Any, conv: Any) -> Any:
+    return functional.relu(conv(x))
+
+
+WIRED = {
+    "nothing": Wired(lambda x: x),
+    "residual": Wired(lambda x, conv: x + conv(x), 8, nn.Conv2d(8, 8, 1)),
+    "grouped": Wired(_grouped, 12, nn.Conv2d(8, 12, 3, groups=4)),
+    "depthwise": Wired(_grouped, 8, nn.Conv2d(8, 8, 3, groups=8)),
+    "depthwise, two outputs a channel": Wired(_grouped, 16, nn.Conv2d(8, 16, 3, groups=8)),
+    "transposed": Wired(_grouped, 6, nn.ConvTranspose2d(8, 6, 2, 2)),
+    "concatenated": Wired(lambda x, conv: torch.cat([x, conv(x)], 1), 14, nn.Conv2d(8, 6, 1)),
+    "split": Wired(lambda x: torch.cat(torch.split(x, [3, 5], 1)[::-1], 1)),
+    "sliced": Wired(lambda x: x[:, 2:7], 5),
+    "padded": Wired(lambda x: functional.pad(x, (1, 2, 2, 1))),
+    "pooled": Wired(lambda x: functional.max_pool2d(x, 2) + functional.avg_pool2d(x, 2)),
+    "resized": Wired(lambda x: functional.interpolate(x, scale_factor=2.0, mode="nearest")),
+    "leaked": Wired(lambda x, prelu: functional.leaky_relu(prelu(x - 0.5), 0.2), 8, nn.PReLU(8)),
+    "gated": Wired(
+        lambda x, conv: x * torch.sigmoid(conv(x.mean((2, 3), keepdim=True))), 8, nn.Conv2d(8, 8, 1)
+    ),
+    "scaled and moved": Wired(
+        lambda x: x * torch.linspace(1, 2, 8)[:, None, None] + torch.ones(8)[:, None, None]
+    ),
+    "one factor for all": Wired(lambda x: 0.5 * x),
+    "flattened": Wired(
+        lambda x, dense: dense(x.flatten(1))[..., None, None], 8, nn.Linear(8 * 36, 8)
+    ),
+}
+
+
+def _model(module: Any, converter: Worker, data: Any) -> LiteModel:
+    return trace(module.eval(), data[:1], RepDataset(data), converter)
+
+
+def _images(count: int) -> Any:
+    return np.random.default_rng(0).normal(size=(count, 3, 8, 8)).astype(np.float32)
+
+
+def _any_scales(groups: ChannelGroups) -> Any:
+    scales = np.random.default_rng(1).uniform(0.3, 3.0, len(groups.is_free))
+    return np.where(groups.is_free, scales, 1.0)
+
+
+@pytest.mark.parametrize("name", WIRED)
+def test_any_scales_leave_the_numbers(name: str, converter: Worker) -> None:
+    data = _images(1)
+    model = _model(WIRED[name], converter, data)
+    groups = channel_groups(model.graph, (), lambda _: False)
+    assert groups.free_tensors()
+    scaled = absorb(model, groups, _any_scales(groups))
+    assert scaled.digest != model.digest
+    before, after = (outputs_of(m.tflite, [data]) for m in (model, scaled))
+    for key, values in before.items():
+        np.testing.assert_allclose(after[key], values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [torch.sigmoid, functional.gelu, lambda x: x.mean(1, keepdim=True) + x, functional.relu6],
+    ids=["sigmoid", "gelu", "a mean over channels", "relu6 that is not static"],
+)
+def test_channels_stay_where_an_op_would_see_the_scale(between: Any, converter: Worker) -> None:
+    model = _model(Wired(between), converter, _images(1))
+    groups = channel_groups(model.graph, (), lambda _: False)
+    outputs = [op.outputs[0] for op in model.graph.operators]
+    first = next(t for t in outputs if t in groups.starts)
+    assert not groups.is_free[groups.of(first)].any()
+
+
+def test_ops_that_are_kept_keep_their_constants(converter: Worker) -> None:
+    model = _model(WIRED["residual"], converter, _images(1))
+    everything = {op.index for op in model.graph.operators}
+    assert not channel_groups(model.graph, everything, lambda _: False).free_tensors()
+
+
+class Uneven(nn.Module):  # type: ignore[misc]
+    """Separable convolutions whose hidden channels can be of very different ranges."""
+
+    def __init__(self, ratio: float, activation: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.deep = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16)
+        self.last, self.activation = nn.Conv2d(16, 8, 1), activation
+        with torch.no_grad():
+            factor = torch.logspace(0, -1, 16, ratio)
+            self.first.weight *= factor[:, None, None, None]
+            self.first.bias *= factor
+            self.deep.weight /= factor[:, None, None, None]
+
+    def forward(self, image: Any) -> Any:
+        hidden = self.activation(self.first(image))
+        return self.last(functional.relu(self.deep(hidden))).mean((2, 3))
+
+
+def _int8(module: Any, rounding: str = "gptq") -> EdgeModel:
+    recipe = edgeq.Recipe("a rounding", rounding=rounding)
+    return edgeq.export(module.eval(), _images(60), recipe=recipe, progress=False)
+
+
+@pytest.mark.parametrize("activation", [functional.relu, functional.relu6])
+def test_quiet_channels_cost_nothing(activation: Any) -> None:
+    even = _int8(Uneven(1.0, activation)).report
+    uneven = _int8(Uneven(50.0, activation)).report
+    as_it_is = _int8(Uneven(50.0, activation), "nearest").report
+    assert any("channels of" in note for note in uneven.notes)
+    assert not any("channels of" in note for note in as_it_is.notes)
+    assert uneven.sqnr_db > as_it_is.sqnr_db + 6
+    assert uneven.sqnr_db > even.sqnr_db - 3
+
+
+def test_what_samples_to_come_lose_falls_with_the_limit() -> None:
+    seen = ChannelStatistics(
+        np.zeros((2, 1)), np.asarray([[5.0], [4.0]]), np.ones(1), np.ones(1), 9, 100
+    )
+    at_the_end, beyond = (seen.cut_off(np.zeros(1), np.asarray([most]))[0] for most in (5.0, 7.0))
+    assert at_the_end == pytest.approx(2 * 1.0**2 / (10 * 100))
+    assert beyond == pytest.approx(at_the_end * np.exp(-2))
