@@ -28,7 +28,7 @@ LEAST_GAIN_DB = 2.0
 GPTQ_SHARE = 0.6
 """Noise of weights that are rounded by what they compute, over that of the nearest integers."""
 
-LOUDNESS_POWERS = (0.25, 0.5, 0.75, 1.0)
+LOUDNESS_POWERS = (0.25, 0.5)
 WEIGHT_POWERS = (0.0, 0.25, 0.5)
 """Powers of a channel's range and of its weights' that are tried.
 
