@@ -25,35 +25,41 @@ def absorb(model: LiteModel, groups: ChannelGroups, scales: FloatArray) -> LiteM
     Returns:
         The model with other constants; tensors and ops keep their indices.
     """
-    editor = GraphEditor(model.tree)
+    graph, editor = model.graph, GraphEditor(model.tree)
+    rewired: dict[int, dict[int, int]] = {}
     for absorber in groups.absorbers:
-        source, output = (scales[groups.of(t)] for t in (absorber.source, absorber.op.outputs[0]))
+        op = absorber.op
+        source, output = (scales[groups.of(t)] for t in (absorber.source, op.outputs[0]))
         if (source == 1).all() and (output == 1).all():
             continue
-        for tensor, values in _constants(groups, absorber, source, output):
-            content = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8)
-            editor.retyped(tensor, "float32", content, None)
+        for slot, values in _constants(groups, absorber, source, output):
+            tensor, content = op.inputs[slot], np.ascontiguousarray(values, np.float32)
+            if len(graph.uses[tensor]) == 1:
+                editor.retyped(tensor, "float32", content.reshape(-1).view(np.uint8), None)
+            else:
+                name = f"{graph.tensors[tensor].name}/{op.index}"
+                rewired.setdefault(op.index, {})[slot] = editor.constant(name, content)
+    editor.rewire(rewired)
     return replace(model, tflite=editor.finish())
 
 
 def _constants(
     groups: ChannelGroups, absorber: Absorber, source: FloatArray, output: FloatArray
 ) -> Iterator[tuple[int, FloatArray]]:
-    """New values of an op's constants by tensor."""
+    """New values of an op's constants, by operand slot."""
     op, row = absorber.op, OPS[absorber.op.name]
     if row.kind is Kind.ELEMENTWISE:
-        for tensor in op.inputs:
+        for slot, tensor in enumerate(op.inputs):
             if groups.graph.tensors[tensor].is_constant:
                 data = _value(groups, tensor)
-                yield tensor, (data * source if op.name == "MUL" else data) / output
+                yield slot, (data * source if op.name == "MUL" else data) / output
         return
     assert row.weight is not None
     assert row.bias is not None
-    weight = op.inputs[row.weight.slot]
-    yield weight, _weight(_value(groups, weight), row.kind, source, output)
-    bias = op.inputs[row.bias.slot] if row.bias.slot < len(op.inputs) else -1
-    if bias >= 0:
-        data = _value(groups, bias)
+    weight, bias = row.weight.slot, row.bias.slot
+    yield weight, _weight(_value(groups, op.inputs[weight]), row.kind, source, output)
+    if bias < len(op.inputs) and op.inputs[bias] >= 0:
+        data = _value(groups, op.inputs[bias])
         yield bias, (data.reshape(-1) / output).reshape(data.shape)
 
 

@@ -136,12 +136,15 @@ class _Finder:
         return self._graph.tensors[tensor].data if tensor >= 0 else None
 
     def _can_change(self, tensor: int) -> bool:
-        """Whether a constant is finite, float, and there for one op alone."""
+        """Whether a constant holds finite float numbers and is not put out."""
         data = self._constant(tensor)
-        alone = len(self._graph.uses.get(tensor, ())) == 1 and tensor not in self._graph.outputs
-        if data is None or data.dtype != np.float32 or not alone:
+        if data is None or data.dtype != np.float32 or tensor in self._graph.outputs:
             return False
         return bool(np.isfinite(data).all())
+
+    def _is_shared(self, tensor: int) -> bool:
+        """Whether several ops read a tensor; a weight is not stored twice for a better scale."""
+        return len(self._graph.uses.get(tensor, ())) != 1
 
     def _join(self, one: int, other: int) -> bool:
         """Gives the channels of two tensors the same scales; one may be the other repeated."""
@@ -178,7 +181,7 @@ class _Finder:
         assert row.bias is not None
         source, weight = op.inputs[row.weight.source], op.inputs[row.weight.slot]
         bias = op.inputs[row.bias.slot] if row.bias.slot < len(op.inputs) else -1
-        if source not in self._starts or not self._can_change(weight):
+        if source not in self._starts or not self._can_change(weight) or self._is_shared(weight):
             return False
         if bias >= 0 and not self._can_change(bias):
             return False
@@ -303,7 +306,7 @@ _HANDLERS: dict[str, Callable[[_Finder, Operator], bool]] = {
     **dict.fromkeys(
         (
             "RELU", "RELU6", "ABS", "MAX_POOL_2D", "AVERAGE_POOL_2D", "RESHAPE",
-            "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR",
+            "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH",
         ),
         _Finder.joined,
     ),
