@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
 architectures = pytest.importorskip("architectures")
 
-SAMPLES = 40
+SAMPLES = 20
 LARGEST_SIZE_RATIO = 0.32
 ROUNDING = 1e-5
 """Largest difference that float rounding makes in a whole model, over the largest output."""
