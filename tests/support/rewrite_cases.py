@@ -328,7 +328,7 @@ def _lstm(*, time_major: bool = False) -> OneOp:
 
 
 _FIRST_STEP = (
-    "RESHAPE", "FULLY_CONNECTED", "SLICE", "SLICE", "SLICE", "SLICE", "LOGISTIC", "TANH",
+    "RESHAPE", "CONV_2D", "RESHAPE", "SLICE", "SLICE", "SLICE", "SLICE", "LOGISTIC", "TANH",
     "LOGISTIC", "MUL", "TANH", "MUL",
 )  # fmt: skip
 _SECOND_STEP = (

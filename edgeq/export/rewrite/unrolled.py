@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.export.rewrite.base import Array, Rewrite, Site
-from edgeq.flatbuffer import Operator
+from edgeq.flatbuffer import Operator, schema
 from edgeq.targets import Purpose
 
 _NOTHING = -1
@@ -71,7 +71,7 @@ class _Steps:
         self._site = site
         self._op = op
         self._ops: list[Any] = []
-        self._weight = site.constant(op, "weight", weight)
+        self._weight = site.constant(op, "weight", weight[:, None, None])
         self._recurrence = site.constant(op, "recurrence", recurrence)
         self._bias = site.constant(op, "bias", bias)
         self._hidden = len(bias) // 4
@@ -108,10 +108,22 @@ class _Steps:
             turned = site.tensor(self._op, (self._steps, self._batch, depth))
             self._ops.append(site.transpose(self._op, source, turned, (1, 0, 2)))
             source = turned
-        rows = (self._steps * self._batch, depth)
-        flat = site.tensor(self._op, rows)
-        self._ops.append(site.reshape(self._op, source, flat, rows))
-        return self._dense(flat, self._weight, self._bias, 4 * self._hidden, rows[0])
+        rows, columns = self._steps * self._batch, 4 * self._hidden
+        laid_out, mixed = (site.tensor(self._op, (1, 1, rows, n)) for n in (depth, columns))
+        flat = self._made(columns, rows)
+        self._ops += [
+            site.reshape(self._op, source, laid_out, (1, 1, rows, depth)),
+            self._convolution(laid_out, mixed),
+            site.reshape(self._op, mixed, flat, (rows, columns)),
+        ]
+        return flat
+
+    def _convolution(self, source: int, output: int) -> Any:
+        """A product of many rows; the Edge TPU has no FULLY_CONNECTED of more than one."""
+        return self._site.editor.op(
+            "CONV_2D", [source, self._weight, self._bias], [output], padding=schema.Padding.VALID,
+            strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1, fusedActivationFunction=0,
+        )  # fmt: skip
 
     def _step(self, gates: int, cell: int) -> tuple[int, int]:
         """State and cell state behind a step, from the sums of its gates."""
@@ -146,8 +158,8 @@ class _Steps:
     def _made(self, columns: int, rows: int = 0) -> int:
         return self._site.tensor(self._op, (rows or self._batch, columns))
 
-    def _dense(self, source: int, weight: int, bias: int, columns: int, rows: int = 0) -> int:
-        made = self._made(columns, rows)
+    def _dense(self, source: int, weight: int, bias: int, columns: int) -> int:
+        made = self._made(columns)
         inputs = [source, weight, bias]
         self._ops.append(self._site.editor.op(
             "FULLY_CONNECTED", inputs, [made], fusedActivationFunction=0, keepNumDims=False
