@@ -60,5 +60,5 @@ class Judging:
         Args:
             graph: Of the float model.
         """
-        affordable = int(BUDGET_NS / (RUNS * float_ns(graph)))
+        affordable = int(BUDGET_NS / max(1.0, RUNS * float_ns(graph)))
         return spread(self.samples.samples, max(LEAST_JUDGED, affordable))
