@@ -199,14 +199,14 @@ class Worker:
             crashed = self._crashed(_death(code), start)
             if -code in FROM_OUTSIDE:
                 raise _KilledError(f"{crashed.reason} from outside") from None
-            if _is_out_of_memory(crashed.output):
+            if is_out_of_memory(crashed.output):
                 raise _KilledError("had not enough memory") from None
             raise crashed from None
         if succeeded:
             return taken_over(result.path) if isinstance(result, _Path) else result
         if isinstance(result, EdgeqError):
             raise result
-        if memory_bytes is None and _is_out_of_memory(result):
+        if memory_bytes is None and is_out_of_memory(result):
             self._crashed(result, start)
             raise _KilledError("had not enough memory")
         raise JobFailed(str(result), self._printed(start))
@@ -223,8 +223,8 @@ class Worker:
         return self._stderr.read().decode("utf-8", "replace").strip()
 
 
-def _is_out_of_memory(printed: str) -> bool:
-    """Whether the last line says so."""
+def is_out_of_memory(printed: str) -> bool:
+    """Whether the last line of what a process printed says that it had no memory."""
     return any(NO_MEMORY.search(line) for line in printed.splitlines()[-1:])
 
 

@@ -26,8 +26,8 @@ pytest_plugins = ["tables"]
 # Fixed for a process when Keras is first imported, which other packages do too.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-# Programs for other interpreters and for the Android tests, which have no doctests.
-collect_ignore = ["support/android_vectors.py", "support/external"]
+# Programs for other interpreters, for atheris and for the Android tests, which have no doctests.
+collect_ignore = ["support/android_vectors.py", "support/external", "support/guided_view.py"]
 
 SAMPLES = 20
 

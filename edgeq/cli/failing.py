@@ -22,6 +22,7 @@ from rich.console import Console
 
 from edgeq.errors import EdgeqError, VerificationError
 from edgeq.foreign.shown import lines
+from edgeq.isolation import is_out_of_memory
 
 TRACEBACK = "EDGEQ_TRACEBACK"
 """Environment variable with which errors that are not edgeq's own show where they come from."""
@@ -62,7 +63,7 @@ def errors_as_sentences() -> Iterator[None]:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, EdgeqError):
         return str(error)
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+    if _is_lack_of_memory(error):
         return "there is not enough memory for this: close other programs, or take a larger machine"
     # rich ends the program when nobody reads what it prints.
     if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
@@ -75,6 +76,16 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"code that was called ended the program with sys.exit({error.code!r}){where}"
     return f"{type(error).__name__}: {error}{where}. {TRACEBACK}=1 shows how it came about"
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """Whether it is one, be it that a library which is imported late cannot be mapped."""
+    unloaded = isinstance(error, ImportError) and is_out_of_memory(str(error))
+    return (
+        unloaded
+        or isinstance(error, MemoryError)
+        or (getattr(error, "errno", None) == errno.ENOMEM)
+    )
 
 
 def _raised_at(error: BaseException) -> str:

@@ -334,7 +334,8 @@ def make_ready(
     check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
     judging = Judging(ranges.samples, any(c.mode is Mode.AUTO for c in choices.values()))
     fitting, threads = judging.fitting, options.threads
-    equal = equalize(rewritten, ranges.calibration, choices, fitting, converter, threads)
+    looked_at = fitting if options.recipe.equalize else ()
+    equal = equalize(rewritten, ranges.calibration, choices, looked_at, converter, threads)
     prepared = replace(prepared, rewritten=equal.model)
     workshop = Workshop(
         model=equal.model, interface=prepared.interface, calibration=equal.calibration,

@@ -16,6 +16,7 @@ from edgeq.recipe.peer_recipe import peer_rules
 from edgeq.recipe.weight_scheme import (
     WeightScheme,
     check_choice,
+    check_flags,
     check_mode,
     check_scheme,
     check_text,
@@ -34,6 +35,9 @@ class Recipe(WeightScheme):
         default: Mode of every other op.
         observer: How the ranges of all other tensors are found, as in `Rule`.
         strict: As in `Rule`, for ops that no rule matches.
+        equalize: Whether channels of very different ranges are scaled before they share the scale
+            of a tensor, where ops are static throughout; weights and biases take the scales up.
+            Layers whose weights are rounded to nearest stay as they are.
     """
 
     name: str = "int8"
@@ -41,9 +45,11 @@ class Recipe(WeightScheme):
     default: Mode = Mode.STATIC_INT8
     observer: object = field(default="minmax", hash=False)
     strict: bool | None = None
+    equalize: bool = False
 
     def __post_init__(self) -> None:
         check_text(self, "name")
+        check_flags(self, "equalize")
         check_mode(self, "default")
         check_choice(self, "strict", (None, False, True))
         check_scheme(self, self.default)
