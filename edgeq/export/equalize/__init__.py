@@ -74,7 +74,8 @@ def equalize(
     note = NOTE.format(len(scaled))
     made = replace(absorb(model, groups, scales), notes=(*model.notes, note))
     if not outputs_agree(worker, model, made, samples[0]):
-        return same
+        note = "no channels are scaled: with it the model computes something else on a sample"
+        return Equalized(replace(model, notes=(*model.notes, note)), calibration)
     observers = {
         tensor: Fixed(*_moved(pair, seen[tensor], scaled[tensor], groups.clipped.get(tensor, inf)))
         for tensor, pair in calibration.ranges.items()

@@ -241,7 +241,7 @@ class _Finder:
     def concatenated(self, op: Operator) -> bool:
         """CONCATENATION, along the channels or not."""
         output = op.outputs[0]
-        if not self._keeps_clip(op) or any(t not in self._starts for t in op.inputs):
+        if not self._keeps_clip(op) or any(t not in self._starts for t in (*op.inputs, output)):
             return False
         rank = len(self._graph.tensors[output].shape)
         if op.options.axis % rank != rank - 1:
@@ -255,7 +255,7 @@ class _Finder:
         """SPLIT and SPLIT_V, along the channels or not."""
         source, axis = op.inputs[::-1] if op.name == "SPLIT" else (op.inputs[0], op.inputs[2])
         place = self._constant(axis)
-        if place is None or source not in self._starts:
+        if place is None or any(t not in self._starts for t in (source, *op.outputs)):
             return False
         rank = len(self._graph.tensors[source].shape)
         if int(np.ravel(place)[0]) % rank != rank - 1:
@@ -269,7 +269,7 @@ class _Finder:
         """SLICE, of the channels or not."""
         source, output = op.inputs[0], op.outputs[0]
         begin = self._constant(op.inputs[1])
-        if begin is None or source not in self._starts:
+        if begin is None or source not in self._starts or output not in self._starts:
             return False
         self._join_part(source, int(begin[-1]), output)
         return True
