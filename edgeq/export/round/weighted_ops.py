@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.export.round.exact import Matrix, product
+from edgeq.export.round.exact import Matrix, gram
 from edgeq.export.round.gptq import Grid, fit
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.ops import OPS, Bias, Kind, Weight
@@ -231,7 +231,7 @@ class Moments:
             self._squares = np.zeros((*self._origin.shape, rows.shape[-1]), np.float32)
         rows -= self._origin[:, None]
         self._sum += rows.sum(axis=1)
-        self._squares += product(rows.transpose(0, 2, 1), rows)
+        self._squares += gram(rows)
         self._count += rows.shape[1]
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgeq.export.round.exact import PANEL, WIDE, cholesky, product
+from edgeq.export.round.exact import PANEL, WIDE, cholesky, gram, product
 
 Array = npt.NDArray[np.float32]
 
@@ -33,6 +33,12 @@ def test_the_order_of_terms_does_not_show(terms: int) -> None:
 def test_a_wide_product_is_that_of_its_parts() -> None:
     left, right = draw(1, 3, 20), draw(1, 20, WIDE + 9, seed=4)
     assert np.array_equal(product(left, right)[..., -9:], product(left, right[..., -9:]))
+
+
+@pytest.mark.parametrize("columns", [1, 7, WIDE + 9])
+def test_a_gram_matrix_is_the_product_of_rows_with_themselves(columns: int) -> None:
+    rows = draw(2, 30, columns)
+    assert np.array_equal(gram(rows), product(rows.transpose(0, 2, 1), rows))
 
 
 def test_what_is_not_finite_stays_so() -> None:
