@@ -225,7 +225,7 @@ def _check_sqnr(
             raise VerificationError(_too_low(output, min_sqnr_db))
         if not output.least_db >= least_db:
             raise VerificationError(
-                f"{output.worst_place} has {output.least_db:.1f} dB SQNR on samples held out, and "
+                f"{output.worst_place} keeps {output.kept} on samples held out, and "
                 "reached the goal on those that the plan was chosen by"
             )
 
@@ -245,6 +245,12 @@ def _too_low(output: OutputFidelity, min_sqnr_db: float) -> str:
             f"min_sqnr_db={min_sqnr_db}, and the whole output {output.sqnr_db:.1f} dB: other rows "
             "are many times as large and share its scale. Give them as separate outputs, leave "
             f"the ops that join them float with a rule, {way_out}"
+        )
+    if output.are_indices:
+        return (
+            f"output {output.name!r} keeps {output.kept}, which counts as {output.sqnr_db:.1f} dB, "
+            f"below min_sqnr_db={min_sqnr_db}. Leave the most sensitive layers float with a rule, "
+            f"{way_out}"
         )
     return (
         f"output {output.name!r} has {output.sqnr_db:.1f} dB SQNR against the float model, below "

@@ -18,6 +18,7 @@ from edgeq.data.input_spec import InputSpec, input_specs
 from edgeq.data.rep_dataset import Sample
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.fidelity import metrics
+from edgeq.fidelity.index_outputs import holds_indices
 from edgeq.fidelity.parts import AxisRows, Part, least_db, merged_rows, parts_of, rows_of
 from edgeq.fidelity.sqnr import Fidelity, SampleSpread, WorstSample
 from edgeq.flatbuffer import Tensor
@@ -242,6 +243,12 @@ class PairedRun:
         """Names of the outputs, as the first model has them."""
         return tuple(name for name, _ in self.models[0].output_tensors())
 
+    @functools.cached_property
+    def are_indices(self) -> tuple[bool, ...]:
+        """Whether each output of the first model holds indices."""
+        outputs = self.models[0].output_tensors()
+        return tuple(holds_indices(self.models[0].graph, tensor.index) for _, tensor in outputs)
+
     def load(self, places: Sequence[int] | None = None) -> Runner:
         """The models, or those of them at some places, ready to run."""
         chosen = range(len(self.models)) if places is None else places
@@ -298,9 +305,9 @@ class PairedRun:
         wanted = [targets] if None in self.kept.values() and targets is not None else []
         if len(answers) == 1:
             return Tally(1, kept=kept, targets=wanted)
-        pairs = list(zip(answers[0], answers[1], strict=True))
-        seen = [Fidelity.of(a, b) for a, b in pairs]
-        rows = [rows_of(a, b) for a, b in pairs]
+        pairs = list(zip(answers[0], answers[1], self.are_indices, strict=True))
+        seen = [Fidelity.of_indices(a, b) if i else Fidelity.of(a, b) for a, b, i in pairs]
+        rows = [() if i else rows_of(a, b) for a, b, i in pairs]
         changed = any(output.top1.same < output.top1.count for output in seen)
         worst = WorstSample(0, min(output.sqnr_db for output in seen), changed)
         powers = [[(output.signal.value, output.noise.value)] for output in seen]

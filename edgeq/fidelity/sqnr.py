@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,8 @@ class Fidelity:
             at the same place in both.
         top5: The five highest entries of score vectors of more than five, and those of them that
             are among the five highest of the other output, too.
+        are_indices: Whether values are places and not quantities: each counts as 1 in the signal
+            and, where it differs, as 1 in the noise; `top1` has their agreement.
     """
 
     count: int = 0
@@ -102,6 +104,7 @@ class Fidelity:
     largest: float = 0.0
     top1: Matches = Matches()
     top5: Matches = Matches()
+    are_indices: bool = False
 
     @classmethod
     def of(cls, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> Fidelity:
@@ -122,6 +125,13 @@ class Fidelity:
                 top5=_shared_top(expected, actual),
             )
 
+    @classmethod
+    def of_indices(cls, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> Fidelity:
+        """One sample of an output of indices, both arrays of the same shape."""
+        same = expected == actual
+        seen = cls.of(np.ones(same.size), same.ravel())
+        return replace(seen, top1=Matches(same.size, int(np.count_nonzero(same))), are_indices=True)
+
     def observe(self, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> Fidelity:
         """With one more sample, both arrays of the same shape."""
         return self.merge(Fidelity.of(expected, actual))
@@ -138,6 +148,7 @@ class Fidelity:
             float(np.maximum(self.largest, other.largest)),
             self.top1.merge(other.top1),
             self.top5.merge(other.top5),
+            self.are_indices or other.are_indices,
         )
 
     @property

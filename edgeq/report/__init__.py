@@ -51,6 +51,9 @@ class OutputFidelity:
         parts: Rows of it that differ much in magnitude, such as boxes and scores, each with its own
             SQNR; empty where all of it is of one kind.
         samples: How its SQNR differs from sample to sample; None where that was not looked at.
+        are_indices: Whether its values are places, such as those of an argmax: `sqnr_db` is then
+            the ratio of all of them to those that differ, 20 dB for 99 %, and `top1_agreement` the
+            share of those that are the same.
     """
 
     name: str
@@ -62,6 +65,7 @@ class OutputFidelity:
     top5_agreement: float | None = None
     parts: tuple[Part, ...] = ()
     samples: SampleSpread | None = None
+    are_indices: bool = False
 
     @classmethod
     def of(
@@ -75,6 +79,7 @@ class OutputFidelity:
         return cls(
             name, seen.sqnr_db, seen.largest, seen.mean_error, seen.cosine,
             seen.top1_agreement, seen.top5_agreement, tuple(parts), samples,
+            seen.are_indices,
         )  # fmt: skip
 
     @property
@@ -86,6 +91,13 @@ class OutputFidelity:
     def least_db(self) -> float:
         """SQNR in dB that the output is judged by: that of its worst part."""
         return least_db(self.sqnr_db, self.parts)
+
+    @property
+    def kept(self) -> str:
+        """The SQNR in words, or the agreement of indices."""
+        if self.are_indices and self.top1_agreement is not None:
+            return f"{self.top1_agreement:.2%} of its indices"
+        return f"{self.least_db:.1f} dB"
 
     @property
     def worst_place(self) -> str:
@@ -308,6 +320,10 @@ class Report(Measured):
             table.add_row("outside the delegate", "", _counted(self.undelegated), "")
         table.add_section()
         for output in self.outputs:
+            if output.are_indices and output.top1_agreement is not None:
+                name = escape(f"same indices in {output.name}")
+                table.add_row(name, "", f"{output.top1_agreement:.2%}", "")
+                continue
             table.add_row(escape(f"SQNR of {output.name}"), "", f"{output.sqnr_db:.1f} dB", "")
             if output.samples is not None:
                 found = output.samples
@@ -338,7 +354,7 @@ def _kept(output: OutputFidelity) -> str:
     part = output.worst_part
     if part is not None and part.is_constant:
         return "is one value throughout, where the float model's varies"
-    return f"keeps only {output.least_db:.1f} dB"
+    return f"keeps only {output.kept}"
 
 
 def strict(value: Any) -> Any:

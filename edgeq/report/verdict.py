@@ -33,7 +33,8 @@ class Facts:
 
     Attributes:
         sqnr_db: SQNR in dB of the worst part of the worst output; infinite where nothing differs.
-        agreement: Lowest top-1 agreement of the outputs; None where they are no scores.
+        agreement: Lowest top-1 agreement of the outputs, or agreement of indices; None where they
+            are neither.
         metrics: Value of each metric.
         drops: How far each metric is worse than the float model's.
         size_bytes: Size of the file.
@@ -251,7 +252,9 @@ def _promises(facts: Facts, wanted: Thresholds) -> Iterator[Promise]:
             )  # fmt: skip
     if wanted.min_agreement is not None:
         known = facts.agreement is not None
-        shown = f"{facts.agreement:.2%} of the highest scores agree" if known else "no scores"
+        shown = "no scores or indices"
+        if known:
+            shown = f"{facts.agreement:.2%} of the highest scores or indices agree"
         kept = facts.agreement is not None and facts.agreement >= wanted.min_agreement
         yield Promise("min_agreement", kept, shown, f"{wanted.min_agreement:.2%}")
     if wanted.max_size_kb is not None:

@@ -187,3 +187,13 @@ def test_samples_show_their_median_their_worst_tenth_and_how_sure_the_total_is()
     alone = SampleSpread.of([(100.0, 1.0)])
     assert (alone.median_db, alone.worst_tenth_db, alone.low_db, alone.high_db) == (20.0,) * 4
     assert SampleSpread.of([(1.0, 0.0)] * 3).median_db == math.inf
+
+
+def test_indices_agree_or_do_not_however_near_they_are() -> None:
+    expected = np.arange(100).reshape(1, 100)
+    other = expected.copy()
+    other[0, 0], other[0, 99] = 1, 500
+    seen = Fidelity.of_indices(expected, expected).merge(Fidelity.of_indices(expected, other))
+    assert seen.are_indices
+    assert seen.top1_agreement == 0.99
+    assert seen.sqnr_db == pytest.approx(20)

@@ -74,7 +74,15 @@ class Values:
                 f"tensor {self._graph.tensors[tensor].name!r} was not calibrated; "
                 "calibrate again with this version"
             )
-        return within(self._whole(tensor, dtype), self.reach(tensor))
+        return self._widened(tensor, within(self._whole(tensor, dtype), self.reach(tensor)))
+
+    def _widened(self, tensor: int, found: Range) -> Range:
+        """A range with a margin, within the reach, where few numbers were measured."""
+        if not isinstance(self._calibration.observers.get(tensor), MinMax):
+            return found
+        values, reach = math.prod(self._graph.tensors[tensor].shape), self.reach(tensor)
+        low, high = with_margin(found, self._calibration.samples, values)
+        return max(low, min(found[0], reach.low)), min(high, max(found[1], reach.high))
 
     def constant_range(self, op: Operator, slot: int) -> Range | None:
         """The same of a constant that an op reads; None where no integers hold it."""
@@ -177,7 +185,7 @@ class Values:
 
     def _found_finite(self, tensor: int, dtype: DType) -> Range | None:
         if tensor in self._calibration.ranges:
-            return self._measured(tensor)
+            return self._calibration.ranges[tensor]
         if tensor in self._calibration.beyond:  # no value was ever finite
             return 0.0, 0.0
         op = self._graph.producers.get(tensor)
@@ -196,14 +204,6 @@ class Values:
         found += [known for s in constants if (known := self.constant_range(op, s)) is not None]
         ends = [ends for ends in found if ends is not None]
         return min((e[0] for e in ends), default=0.0), max((e[1] for e in ends), default=0.0)
-
-    def _measured(self, tensor: int) -> Range:
-        """The measured range; where it is no more than the ends of a few numbers, with a margin."""
-        found = self._calibration.ranges[tensor]
-        if not isinstance(self._calibration.observers[tensor], MinMax):
-            return found
-        values = math.prod(self._graph.tensors[tensor].shape)
-        return with_margin(found, self._calibration.samples * values)
 
     def _real_operands(self, op: Operator) -> Iterator[tuple[int, Tensor]]:
         """`(slot, tensor)` of what an op reads of real numbers."""

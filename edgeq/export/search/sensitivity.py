@@ -21,6 +21,7 @@ from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.rounder import Rounded
 from edgeq.export.round.weighted_ops import bias_slot
 from edgeq.export.search.costs import float_ns
+from edgeq.fidelity.index_outputs import holds_indices
 from edgeq.fidelity.parts import Kind, kinds_of
 from edgeq.files import Content
 from edgeq.flatbuffer import Operator
@@ -93,6 +94,7 @@ def measure_noise(
     with Session(model.tflite, threads=1, trusted=True) as session:
         references = [_outputs(session, sample) for sample in samples[:MOST_SAMPLES]]
     kinds = [kinds_of(list(answers)) for answers in zip(*references, strict=True)]
+    indices = [holds_indices(model.graph, tensor.index) for _, tensor in model.output_tensors()]
 
     def measure(block: Sequence[_Variant]) -> float:
         joined = _Variant(
@@ -101,7 +103,7 @@ def measure_noise(
         with Session(changes.made(joined), threads=1, trusted=True) as session:
             outputs = [_outputs(session, sample) for sample in samples[: len(references)]]
         advance()
-        return _relative_noise(references, outputs, kinds)
+        return _relative_noise(references, outputs, kinds, indices)
 
     found: dict[_Variant, float] = {}
     with ThreadPoolExecutor(available_cpus(), thread_name_prefix="edgeq-noise") as pool:
@@ -152,6 +154,7 @@ def _relative_noise(
     references: Sequence[Sequence[npt.NDArray[Any]]],
     outputs: Sequence[Sequence[npt.NDArray[Any]]],
     kinds: Sequence[Sequence[Kind]],
+    indices: Sequence[bool],
 ) -> float:
     """Noise over signal, summed over the outputs and the parts that they fall into.
 
@@ -161,6 +164,7 @@ def _relative_noise(
         references: The float model's outputs of each sample.
         outputs: The other model's.
         kinds: What `kinds_of` says of each output.
+        indices: Whether each output holds indices, of which those that differ are the noise.
     """
     total = 0.0
     both = (
@@ -169,6 +173,10 @@ def _relative_noise(
     if any(reference.shape != output.shape for reference, output in both):
         return RUINED
     for slot, parts in enumerate(kinds):
+        if indices[slot]:
+            pairs = zip(references, outputs, strict=True)
+            total += float(np.mean([r[slot] != o[slot] for r, o in pairs]))
+            continue
         for part in parts:
             signal = sum(part.power(r[slot]) for r in references)
             pairs = zip(references, outputs, strict=True)

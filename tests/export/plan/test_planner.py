@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from edgeq.calibrate.observers import MinMax
 from edgeq.errors import ModelError, RecipeError, UnsupportedOpError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.plan.choices import choose
+from edgeq.export.plan.margin import with_margin
 from edgeq.export.plan.planner import INT32_MAX, make_plan
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.plan.strictness import check_strict, reasons_of
@@ -94,7 +96,9 @@ def test_free_tensors_of_the_demo_take_the_range_that_was_measured(
     free = [t for t in demo_calibration.ranges if t not in tied]
     assert len(free) > 10
     for tensor in free:
-        assert plan.tensors[tensor] == affine(*demo_calibration.ranges[tensor])
+        found, values = demo_calibration.ranges[tensor], math.prod(graph.tensors[tensor].shape)
+        expected = with_margin(found, demo_calibration.samples, values)
+        assert plan.tensors[tensor] == affine(*expected)
 
 
 def test_every_weight_of_the_demo_is_quantized_by_its_channels(

@@ -19,6 +19,7 @@ from edgeq.converter import check_runs
 from edgeq.errors import ModelError
 from edgeq.export.convert.convert_plan import convert
 from edgeq.export.plan.choices import Choice
+from edgeq.export.plan.margin import with_margin
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.plan.values import Values, without_unbounded
@@ -147,7 +148,7 @@ def held(tensor: str, model: LiteModel) -> int:
 
 def test_scores_keep_all_integers_for_what_can_matter() -> None:
     case = constant_mask(-np.inf)
-    model, plan = planned(case, samples(case, 40))
+    model, plan = planned(case, samples(case, 128))
     low, high = plan.tensors[held("masked", model)].range()
     assert -20 < low < -8
     assert high == pytest.approx(4, abs=0.2)
@@ -230,14 +231,24 @@ def test_a_comparison_with_infinity_is_of_integers_and_right(
 
 def test_the_range_of_a_few_numbers_gets_a_margin() -> None:
     model = chain(Step("RELU", ("x",), {"y": X}), x=X)
-    few = replace(measured(model, {"x": (-1, 1), "y": (0, 1)}, {}), samples=9)
-    values, many = Values(model, few), Values(model, replace(few, samples=32))
+    few = replace(measured(model, {"x": (-1, 1), "y": (0, 1)}, {}), samples=36)
+    values, many = Values(model, few), Values(model, replace(few, samples=128))
     wide = 1 + 2 * 3.5 * (1 / 6 - 1 / 128**0.5)
     assert values.range(held("x", model)) == pytest.approx((-wide, wide))
     assert values.range(held("y", model)) == pytest.approx((0, (wide + 1) / 2))
     assert many.range(held("x", model)) == (-1, 1)
     fixed = replace(few, observers={**few.observers, held("x", model): Fixed(-1, 1)})
     assert Values(model, fixed).range(held("x", model)) == (-1, 1)
+
+
+def test_values_of_one_sample_are_no_independent_numbers() -> None:
+    """Some logits of a loud sample all lie beyond; of a picture, it hardly matters."""
+    by_sample = with_margin((-1, 1), samples=20, values=1)
+    assert by_sample[1] > 1.8
+    assert with_margin((-1, 1), samples=20, values=10) == by_sample
+    assert with_margin((-1, 1), samples=5, values=4 * 32) == by_sample
+    assert with_margin((-1, 1), samples=20, values=1000) == (-1, 1)
+    assert with_margin((-1, 1), samples=20, values=0) == (-1, 1)
 
 
 def test_one_number_an_export_has_seen_little_of_keeps_its_fidelity() -> None:
@@ -274,7 +285,7 @@ def test_what_a_choice_leaves_out_needs_no_integer() -> None:
 def test_scores_that_something_else_reads_keep_their_range() -> None:
     case = constant_mask(-1e4)
     tail = Step("ADD", ("masked", "masked"), {"twice": SCORES})
-    model, plan = planned(OneOp("both", case.inputs, (*case.steps, tail)), samples(case, 20))
+    model, plan = planned(OneOp("both", case.inputs, (*case.steps, tail)), samples(case, 128))
     assert plan.tensors[held("masked", model)].range()[0] == pytest.approx(-1e4, rel=0.1)
 
 

@@ -159,7 +159,7 @@ def test_a_plan_that_misses_the_goal_on_samples_held_out_gives_way() -> None:
     quiet = edgeq.export(case.build(), data, recipe=recipe, min_sqnr_db=None, progress=False)
     assert loud.report.op_counts["int8"] >= 1
     assert quiet.report.sqnr_db > 20
-    assert "dB SQNR on samples held out" in " ".join(quiet.report.notes)
+    assert "dB on samples held out" in " ".join(quiet.report.notes)
 
 
 def test_only_strict_makes_an_error_of_what_has_no_form() -> None:
