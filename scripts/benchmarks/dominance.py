@@ -15,9 +15,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.judging import FLOAT, NOISE, Row, judge, print_refusals
+from benchmarks.judging import FLOAT, NOISE, Row, contest, print_refusals
 from benchmarks.latency import NAMES
-from benchmarks.workshop import Refused, Workshop
+from benchmarks.workshop import Workshop
 
 AUTO = "edgeq auto"
 RIVALS = (
@@ -62,21 +62,14 @@ def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -
         refused = workshop.trace(kind_of(name), name)
     if refused is not None:
         return {FLOAT: {"refused": refused.reason}}
-    files: dict[str, Path] = {FLOAT: workshop.float_path}
-    rows: dict[str, Row] = {}
-    for contestant in (AUTO, *RIVALS):
-        with console.status(f"{name}: {contestant}"):
-            made = workshop.make(contestant)
-        if isinstance(made, Refused):
-            rows[contestant] = {"refused": made.reason}
-        else:
-            files[contestant] = made
-    with console.status(f"{name}: timing"):
-        judged = judge(files, workshop.unseen()[:MOST_JUDGED], seconds)
-    for contestant, found in judged.items():
-        values = {k: v for k, v in vars(found).items() if k != "outputs"}
-        rows[contestant] = {k: None if v == math.inf else v for k, v in values.items()}
-    return {key: rows[key] for key in (FLOAT, AUTO, *RIVALS)}
+    samples = workshop.unseen()[:MOST_JUDGED]
+    _, rows = contest(
+        workshop, (AUTO, *RIVALS), samples, seconds, lambda w: console.status(f"{name}: {w}")
+    )
+    return {
+        contestant: {key: None if value == math.inf else value for key, value in row.items()}
+        for contestant, row in rows.items()
+    }
 
 
 def beaten_by(rows: Mapping[str, Row]) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.judging import FLOAT, NOISE, Judgement, Row, judge, print_refusals
-from benchmarks.workshop import Refused, Workshop
+from benchmarks.judging import FLOAT, NOISE, Judgement, Row, contest, print_refusals
+from benchmarks.workshop import Workshop
 
 AUTO = "edgeq auto"
 PEERS = ("ai-edge-quantizer static", "ai-edge-quantizer dynamic")
@@ -42,23 +42,17 @@ def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -
     if refused is not None:
         console.print(f"{name}: not traced, {refused.reason}", markup=False)
         return {"refused": refused.reason}
-    files: dict[str, Path] = {FLOAT: workshop.float_path}
-    rows: dict[str, Row] = {}
-    for contestant in (AUTO, *PEERS):
-        with console.status(f"{name}: {contestant}"):
-            made = workshop.make(contestant)
-        if isinstance(made, Refused):
-            rows[contestant] = {"refused": made.reason}
-        else:
-            files[contestant] = made
-    with console.status(f"{name}: running"):
-        judged = judge(files, case.evaluation, seconds)
+    judged, rows = contest(
+        workshop,
+        (AUTO, *PEERS),
+        case.evaluation,
+        seconds,
+        lambda what: console.status(f"{name}: {what}"),
+    )
     metrics = {contestant: case.metric(found.outputs) for contestant, found in judged.items()}
-    for contestant, found in judged.items():
-        row = {key: value for key, value in vars(found).items() if key != "outputs"}
-        lost = case.points_lost(metrics[FLOAT], metrics[contestant])
-        rows[contestant] = {"metric": metrics[contestant], "points_lost": lost, **row}
-    rows = {key: rows[key] for key in (FLOAT, AUTO, *PEERS)}
+    for contestant, metric in metrics.items():
+        lost = case.points_lost(metrics[FLOAT], metric)
+        rows[contestant] = {"metric": metric, "points_lost": lost, **rows[contestant]}
     point = f"1 point is {case.point:g}" if case.point != 1 else ""
     title = ", ".join(filter(None, [name, case.metric_name, point]))
     console.print(_table(title, rows))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy.typing as npt
 from rich.console import Console
 
-from benchmarks.workshop import Sample
+from benchmarks.workshop import Refused, Sample, Workshop
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.runtime.benchmark import interleaved_latency
 from edgeq.runtime.session import Session
@@ -47,6 +47,44 @@ class Judgement:
     partitions: int
     outside: int
     outputs: Sequence[tuple[npt.NDArray[Any], ...]]
+
+    @property
+    def row(self) -> Row:
+        """All but the outputs."""
+        return {key: value for key, value in vars(self).items() if key != "outputs"}
+
+
+def contest(
+    workshop: Workshop,
+    contestants: Sequence[str],
+    samples: Sequence[Sample],
+    seconds: float,
+    status: Callable[[str], AbstractContextManager[Any]],
+) -> tuple[dict[str, Judgement], dict[str, Row]]:
+    """Has every contestant make its file of a traced model, and judges all of them in one run.
+
+    Args:
+        workshop: With the traced model.
+        contestants: Keys of `CONTESTANTS`.
+        samples: As for `judge`.
+        seconds: As for `judge`.
+        status: Shows what is going on.
+
+    Returns:
+        What was judged, and a row for each of `float` and the contestants in their order.
+    """
+    files: dict[str, Path] = {FLOAT: workshop.float_path}
+    rows: dict[str, Row] = {name: {} for name in (FLOAT, *contestants)}
+    for contestant in contestants:
+        with status(contestant):
+            made = workshop.make(contestant)
+        if isinstance(made, Refused):
+            rows[contestant] = {"refused": made.reason}
+        else:
+            files[contestant] = made
+    with status("running"):
+        judged = judge(files, samples, seconds)
+    return judged, {**rows, **{name: found.row for name, found in judged.items()}}
 
 
 def judge(

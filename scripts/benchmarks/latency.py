@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.judging import FLOAT, NOISE, Row, judge, print_refusals
-from benchmarks.workshop import CONTESTANTS, Refused, Workshop
+from benchmarks.judging import FLOAT, NOISE, Row, contest, print_refusals
+from benchmarks.workshop import CONTESTANTS, Workshop
 
 NAMES = (
     "mobilenet_v2",
@@ -49,20 +49,9 @@ def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -
         refused = workshop.trace("model", name)
     if refused is not None:
         return {FLOAT: {"refused": refused.reason}}
-    files: dict[str, Path] = {FLOAT: workshop.float_path}
-    rows: dict[str, Row] = {}
-    for contestant in SHOWN:
-        with console.status(f"{name}: {contestant}"):
-            made = workshop.make(contestant)
-        if isinstance(made, Refused):
-            rows[contestant] = {"refused": made.reason}
-        else:
-            files[contestant] = made
-    with console.status(f"{name}: timing"):
-        judged = judge(files, workshop.samples()[-JUDGED_SAMPLES:], seconds)
-    for contestant, found in judged.items():
-        rows[contestant] = {k: v for k, v in vars(found).items() if k != "outputs"}
-    return {key: rows[key] for key in (FLOAT, *SHOWN)}
+    samples = workshop.samples()[-JUDGED_SAMPLES:]
+    _, rows = contest(workshop, SHOWN, samples, seconds, lambda w: console.status(f"{name}: {w}"))
+    return rows
 
 
 def _table(name: str, rows: Mapping[str, Row]) -> Table:
