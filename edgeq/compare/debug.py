@@ -17,7 +17,9 @@ from edgeq.compare.loss_causes import Loss, explain
 from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.errors import ModelError
+from edgeq.export.deploy.scales_entry import read_scales
 from edgeq.export.edge_model import EdgeModel
+from edgeq.export.equalize.absorb import scaled_as
 from edgeq.export.pipeline import export
 from edgeq.export.rewrite import rewrite
 from edgeq.export.search.sensitivity import Noise, measure_noise
@@ -48,7 +50,8 @@ def debug(
     Args:
         float_model: As for `compare`; of an `EdgeModel`, its float model is taken.
         edge_model: An `EdgeModel`, or the path or bytes of a .tflite of any converter that keeps
-            the names of tensors. None exports the float model by `recipe` first.
+            the names of tensors. None exports the float model by `recipe` first. Scales of channels
+            are read from its metadata.
         data: As `rep_dataset` of `export`. The first 16 samples are run; all of them calibrate if
             the float model is exported first.
         recipe: What the edge model was or is to be exported with. The suggested recipe has its
@@ -97,7 +100,8 @@ def _parts(
     """The edge model beside the float model that it was made from."""
     if isinstance(edge_model, EdgeModel):
         return Parts(edge_model.rewritten, edge, edge_model.beside_float())
-    references = _references(float_model, data, worker)
+    scales = read_scales(edge.tree)
+    references = [scaled_as(r, scales) for r in _references(float_model, data, worker)]
     found = max((Parts(reference, edge) for reference in references), key=lambda p: p.in_common)
     if not found.in_common and len(found.reference.graph.operators) > 1:
         raise ModelError(
@@ -110,7 +114,7 @@ def _parts(
 def _references(float_model: object, data: RepDataset, worker: Worker) -> list[LiteModel]:
     """The float model in the forms that the edge model may have been made from."""
     if isinstance(float_model, EdgeModel):
-        return [float_model.rewritten, float_model.float_model]
+        float_model = float_model.float_model
     loaded = load("the float model", float_model, data, worker)
     forms = [*(rewrite(loaded, target) for target in TARGETS.values()), loaded]
     return list({form.digest: form for form in forms}.values())  # most are the same

@@ -221,8 +221,8 @@ def _loud_channel(spread: Spread) -> Cause:
         f"its channel {spread.loudest_channel} reaches {ratio:.4g} times as far as the median "
         f"channel, and all channels of a result share one scale: {256 / ratio:.2g} of 256 steps "
         "are left for the others",
-        "leave it and the ops that read it float; or scale that channel down in this layer's "
-        "weight and up in the next one's before exporting (cross-layer equalization)",
+        "leave it and the ops that read it float; or let the recipe scale channels "
+        "(equalize=True), where constants around can take that up",
     )
 
 

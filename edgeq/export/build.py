@@ -6,8 +6,8 @@ Plans, rounds, converts, sets the ports, and has the file run once; builds nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from edgeq.calibrate.calibration import Calibration
@@ -16,6 +16,7 @@ from edgeq.data.rep_dataset import Sample
 from edgeq.errors import ModelError, VerificationError
 from edgeq.export.convert.convert_plan import Converted, convert
 from edgeq.export.convert.integer_ports import Interface
+from edgeq.export.equalize import equalize
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.placement import check_loads, refused_ops
@@ -38,6 +39,7 @@ class Built:
     """A file and what it was made by.
 
     Attributes:
+        model: The float model that the plan speaks of.
         plan: What became an integer and how.
         fitted: Number of weights that were rounded by what they compute on the data.
         tflite: The file.
@@ -47,6 +49,7 @@ class Built:
         estimated_ratio: Time over the float model's, as a search has estimated it; None elsewhere.
     """
 
+    model: LiteModel
     plan: Plan
     fitted: int
     tflite: Content
@@ -55,9 +58,9 @@ class Built:
     least_db: float = -math.inf
     estimated_ratio: float | None = None
 
-    def beside(self, model: LiteModel) -> ExportedGraph:
+    def beside_float(self) -> ExportedGraph:
         """Its graph beside that of the float model that it was made from."""
-        return ExportedGraph(model, parse(self.tflite).graphs[0], self.origins)
+        return ExportedGraph(self.model, parse(self.tflite).graphs[0], self.origins)
 
 
 @dataclass(frozen=True)
@@ -68,19 +71,23 @@ class Workshop:
         model: The float model that plans speak of.
         interface: What its ports shall be.
         calibration: Ranges of its tensors.
-        rounder: Rounds its weights.
+        choices: Of each op, as far as the recipe says it; tells how weights are rounded.
+        samples: Inputs to round weights and to scale channels by.
         converter: The converter's child process.
         target: Where the files are to run.
         sample: An input that each file must run on.
+        threads: Samples that run side by side; None takes what this process may use.
     """
 
     model: LiteModel
     interface: Interface
     calibration: Calibration
-    rounder: Rounder
+    choices: Choices
+    samples: Sequence[Sample]
     converter: Worker
     target: Target
     sample: Sample
+    threads: int | None = None
 
 
 class Builder:
@@ -96,8 +103,21 @@ class Builder:
     def __init__(self, workshop: Workshop) -> None:
         self.model = workshop.model
         self._with = workshop
+        self._rounder = Rounder(
+            workshop.model, workshop.choices, workshop.samples, workshop.threads
+        )
         self._plans: dict[_Key, Plan] = {}
         self._built: dict[_Key, Built] = {}
+
+    def scaled(self, choices: Choices) -> Builder | None:
+        """A builder of the model with channels scaled for these choices; None where none are."""
+        own = self._with
+        made = equalize(
+            own.model, own.calibration, choices, own.samples, own.converter, own.threads
+        )
+        if made.model is own.model:
+            return None
+        return Builder(replace(own, model=made.model, calibration=made.calibration))
 
     def plan(self, choices: Choices) -> Plan:
         """The parameters of every tensor.
@@ -124,11 +144,11 @@ class Builder:
 
     def rounding_runs(self, choices: Choices) -> int:
         """How often `build` will run a sample to round weights by."""
-        return self._with.rounder.runs(self.plan(choices))
+        return self._rounder.runs(self.plan(choices))
 
     def rounded(self, plan: Plan, advance: Advance = nothing) -> Rounded:
         """The weights on the grids of a plan."""
-        return self._with.rounder.round(plan, advance)
+        return self._rounder.round(plan, advance)
 
     def build(self, choices: Choices, advance: Advance = nothing) -> Built:
         """The file in which each op is what was chosen.
@@ -153,13 +173,13 @@ class Builder:
         plan = self.plan(choices)
         made = convert(self._with.converter, self.model, plan)
         self._check_runs(made.tflite)
-        return Built(plan, 0, made.tflite, made.origins)
+        return Built(self.model, plan, 0, made.tflite, made.origins)
 
     def _made(self, plan: Plan, advance: Advance) -> Built:
         made, fitted = self._converted(plan, advance)
         self.model.release()
         self._check_runs(made.tflite)
-        return Built(plan, fitted, made.tflite, made.origins, self._with.rounder.notes)
+        return Built(self.model, plan, fitted, made.tflite, made.origins, self._rounder.notes)
 
     def _converted(self, plan: Plan, advance: Advance) -> tuple[Converted, int]:
         rounded = self.rounded(plan, advance)

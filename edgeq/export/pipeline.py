@@ -2,9 +2,9 @@
 
 1. trace: the user's model becomes a float model in LiteRT's own ops.
 2. rewrite: it gets other ops with the same numbers, which suit the target.
-3. calibrate: the data run, every tensor's range is measured, and its channels made more even.
+3. calibrate: the data run, and every tensor's range is measured.
 4. search, with `recipe="auto"`: plans are made, built and tried, and the best is taken; or else
-5. plan: every tensor gets its parameters, or its op a reason why it stays float, and
+5. plan: channels are made more even, and every tensor gets its parameters, or its op a reason, and
 6. build: weights are rounded, the plan is converted, and the ports get their types.
 7. verify: every promise is checked on the file and the real interpreter.
 """
@@ -24,7 +24,6 @@ from edgeq.errors import VerificationError
 from edgeq.export.build import Builder, Built, Workshop
 from edgeq.export.deploy.signatures import by_signature
 from edgeq.export.edge_model import EdgeModel
-from edgeq.export.equalize import equalize
 from edgeq.export.export_options import ExportOptions
 from edgeq.export.judging import Judging
 from edgeq.export.plan.choices import Choices, choose
@@ -36,13 +35,13 @@ from edgeq.export.plan.values import Values, without_unbounded
 from edgeq.export.portspec import PortSpec
 from edgeq.export.prepare import Prepared, prepare
 from edgeq.export.ranges import Ranges, data_source, measured_ranges, ranges_for
-from edgeq.export.round.rounder import Rounder
 from edgeq.export.search.auto import Search
 from edgeq.export.search.costs import Costs
 from edgeq.export.search.ladder import Ladder
 from edgeq.export.search.trials import Trials
 from edgeq.export.verify import verify
 from edgeq.isolation import Worker
+from edgeq.model import LiteModel
 from edgeq.progress import Progress
 from edgeq.recipe import Mode, Recipe
 from edgeq.report import Measured, Report
@@ -147,7 +146,7 @@ def export(
     with start_converter() as converter:
         ready = make_ready(model, rep_dataset, options, stages, converter)
         built, measured = _verified(ready, options, stages)
-    float_model, rewritten = ready.prepared.float_model, ready.prepared.rewritten
+    float_model, rewritten = ready.prepared.float_model, built.model
     report = Report(
         **vars(measured),
         recipe=options.recipe.name,
@@ -217,7 +216,7 @@ def plan(
     with start_converter() as converter:
         ready = make_ready(model, rep_dataset, options, stages, converter)
         made = _planned(ready, options, stages)
-    return PlannedModel(ready.prepared.rewritten, made, options.target)
+    return PlannedModel(*made, options.target)
 
 
 def calibrate(
@@ -333,24 +332,25 @@ def make_ready(
     choices = without_unbounded(rewritten, Values(rewritten, ranges.calibration), choices)
     check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
     judging = Judging(ranges.samples, any(c.mode is Mode.AUTO for c in choices.values()))
-    fitting, threads = judging.fitting, options.threads
-    looked_at = fitting if options.recipe.equalize else ()
-    equal = equalize(rewritten, ranges.calibration, choices, looked_at, converter, threads)
-    prepared = replace(prepared, rewritten=equal.model)
     workshop = Workshop(
-        model=equal.model, interface=prepared.interface, calibration=equal.calibration,
-        rounder=Rounder(equal.model, choices, fitting, threads), converter=converter,
-        target=options.target, sample=ranges.samples.samples[0],
+        model=rewritten, interface=prepared.interface, calibration=ranges.calibration,
+        choices=choices, samples=judging.fitting, converter=converter, target=options.target,
+        sample=ranges.samples.samples[0], threads=options.threads,
     )  # fmt: skip
-    free = free_ops(equal.model, options.recipe, choices, options.strict)
-    return Ready(prepared, choices, ranges, judging, Ladder(Builder(workshop), free))
+    free = free_ops(rewritten, options.recipe, choices, options.strict)
+    ladder = Ladder(Builder(workshop), free)
+    if options.recipe.equalize and not judging.searched:  # a search scales what it has decided
+        ladder = ladder.scaled(choices) or ladder
+    return Ready(prepared, choices, ranges, judging, ladder)
 
 
-def _planned(ready: Ready, options: ExportOptions, stages: Progress) -> Plan:
+def _planned(ready: Ready, options: ExportOptions, stages: Progress) -> tuple[LiteModel, Plan]:
     if ready.is_open:
-        return next(_searched(ready, options, stages)).plan
+        built = next(_searched(ready, options, stages))
+        return built.model, built.plan
     with stages.stage("plan"):
-        return ready.ladder.builder.plan(ready.ladder.loadable(ready.choices))
+        builder = ready.ladder.builder
+        return builder.model, builder.plan(ready.ladder.loadable(ready.choices))
 
 
 def _searched(ready: Ready, options: ExportOptions, stages: Progress) -> Iterator[Built]:
@@ -380,18 +380,16 @@ def _verified(ready: Ready, options: ExportOptions, stages: Progress) -> tuple[B
     Raises:
         VerificationError: None does.
     """
-    float_model, rewritten = ready.prepared.float_model, ready.prepared.rewritten
+    float_model = ready.prepared.float_model
     files = _searched(ready, options, stages) if ready.is_open else _built(ready, stages)
     samples = ready.judging.verdict(float_model.graph)
     dropped: list[str] = []
     for built in files:
         float_model.release()
-        check_runtime(built.beside(rewritten), options.oldest)
+        check_runtime(built.beside_float(), options.oldest)
         try:
             with stages.stage("verify"):
-                measured = verify(
-                    float_model, rewritten, built, samples, options.min_sqnr_db, options.target
-                )
+                measured = verify(float_model, built, samples, options.min_sqnr_db, options.target)
         except VerificationError as error:
             failure = error
             dropped.append(f"a plan was dropped: {error}")

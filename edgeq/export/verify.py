@@ -26,7 +26,6 @@ from edgeq.targets import Target
 
 def verify(
     float_model: LiteModel,
-    rewritten: LiteModel,
     built: Built,
     samples: Sequence[Sample],
     min_sqnr_db: float | None,
@@ -36,7 +35,6 @@ def verify(
 
     Args:
         float_model: The float model as traced, which the exported one is measured against.
-        rewritten: The float model that the plan speaks of.
         built: The exported file, and what was promised of it.
         samples: Samples to compare the two models on.
         min_sqnr_db: Lowest SQNR in dB that an output may have; None accepts any.
@@ -47,10 +45,10 @@ def verify(
             from the plan, an output is not finite, or its SQNR is below `min_sqnr_db` or what the
             file must keep.
     """
-    plan, tflite = built.plan, built.tflite
+    rewritten, plan, tflite = built.model, built.plan, built.tflite
     edge_model, io = LiteModel(tflite, "edgeq"), read_io(tflite)
     exported = ExportedGraph(rewritten, edge_model.graph, built.origins)
-    folded = check_promises(rewritten, built)
+    folded = check_promises(built)
     outputs, coverage, latency = _run(
         PairedRun((float_model, edge_model)), samples, min_sqnr_db, built.least_db
     )
@@ -84,13 +82,13 @@ def verify(
     )
 
 
-def check_promises(rewritten: LiteModel, built: Built) -> tuple[str, ...]:
+def check_promises(built: Built) -> tuple[str, ...]:
     """Raises a `VerificationError` where a file is not what its plan says.
 
     Returns:
         Names of planned tensors that the converter folded away.
     """
-    exported = built.beside(rewritten)
+    exported = built.beside_float()
     check_float_ops(exported, built.plan)
     return check_qparams(exported, built.plan)
 

@@ -81,9 +81,9 @@ def search(
 ) -> SearchResult:
     """Searches for the fastest and smallest plan that keeps a metric.
 
-    Modes throughout, cuts between them, and the best of these with other observers, scaled channels
-    and rounding are exported, and judged by the metric on `eval_data` and by their time on this
-    machine. Ctrl-C ends the search with the best so far.
+    Modes throughout, cuts between them, and the best of these with other observers, unscaled
+    channels and other rounding are exported, and judged by the metric on `eval_data` and by their
+    time on this machine. Ctrl-C ends the search with the best so far.
 
     Args:
         model: As for `export`.

@@ -33,7 +33,7 @@ def first_recipes(cuts: Sequence[Recipe], mixes_float: bool) -> list[Recipe]:
 
 
 def changed_recipes(trials: Sequence[Trial], goal: Goal) -> list[Recipe]:
-    """The best recipes with static ops, with other observers, scaled channels and rounding.
+    """The best recipes with static ops, with other observers, unscaled channels and other rounding.
 
     Those that reach the goal come first, the cheapest of them ahead; then those that come nearest.
 
@@ -59,5 +59,5 @@ def _is_static(recipe: Recipe) -> bool:
 def _changes(recipe: Recipe) -> Iterator[Recipe]:
     for observer in OBSERVERS:
         yield replace(recipe, name=f"{recipe.name}, {observer}", observer=observer)
-    yield replace(recipe, name=f"{recipe.name}, equalized", equalize=True)
+    yield replace(recipe, name=f"{recipe.name}, channels as they are", equalize=False)
     yield replace(recipe.with_rounding("nearest"), name=f"{recipe.name}, rounded to nearest")

@@ -36,8 +36,8 @@ class Recipe(WeightScheme):
         observer: How the ranges of all other tensors are found, as in `Rule`.
         strict: As in `Rule`, for ops that no rule matches.
         equalize: Whether channels of very different ranges are scaled before they share the scale
-            of a tensor, where ops are static throughout; weights and biases take the scales up.
-            Layers whose weights are rounded to nearest stay as they are.
+            of a tensor, where ops are in static int8; weights and biases take the scales up. Layers
+            whose weights are rounded to nearest stay as they are.
     """
 
     name: str = "int8"
@@ -45,7 +45,7 @@ class Recipe(WeightScheme):
     default: Mode = Mode.STATIC_INT8
     observer: object = field(default="minmax", hash=False)
     strict: bool | None = None
-    equalize: bool = False
+    equalize: bool = True
 
     def __post_init__(self) -> None:
         check_text(self, "name")

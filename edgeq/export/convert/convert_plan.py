@@ -21,6 +21,7 @@ from edgeq.export.convert.tensor_identity import (
     origins,
     settle_names,
 )
+from edgeq.export.deploy.scales_entry import carry_scales
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.files import Content
 from edgeq.flatbuffer import pack, parse_tree, unpack
@@ -64,6 +65,7 @@ def convert(
     if interface is not None:
         set_interface(model, plan, tree, interface)
     found = origins(parse_tree(tree).graphs[0])
+    carry_scales(model.tree, tree)
     give_back_names(tree, [tensor.name for tensor in model.tree.subgraphs[0].tensors])
     return Converted(pack(tree), found)
 

@@ -23,6 +23,7 @@ from edgeq.export.rewrite.checked import outputs_agree
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 from edgeq.qtypes import FloatArray
+from edgeq.recipe import Mode
 
 NOTE = "channels of {} tensors are scaled, so that quiet ones get more of the integers"
 
@@ -56,14 +57,15 @@ def equalize(
         model: The float model that plans speak of. One that brought or learned its scales stays as
             it is.
         calibration: Ranges of its tensors.
-        choices: Of each op; weights that are to be rounded to nearest stay as they are.
+        choices: Of each op; one that is not in static int8 keeps its channels, and so does one
+            whose weight is to be rounded to nearest.
         samples: Inputs to look at the channels with.
         worker: The child process that the result is held against the model in.
         threads: Samples that run side by side; None takes what this process may use.
     """
     same = Equalized(model, calibration)
-    integer = any(choice.mode.is_static for choice in choices.values())
-    if not integer or not samples or model.given or model.learned:
+    is_static = any(_is_static(choices, op) for op in choices)
+    if not is_static or not samples or model.given or model.learned:
         return same
     groups = channel_groups(model.graph, _kept(choices), lambda op: _is_static(choices, op.index))
     seen = channel_statistics(model, groups.free_tensors(), samples, threads)
@@ -88,11 +90,12 @@ def equalize(
 
 
 def _kept(choices: Choices) -> Collection[int]:
-    return {index for index, choice in choices.items() if choice.weights.rounding == "nearest"}
+    nearest = (op for op, choice in choices.items() if choice.weights.rounding == "nearest")
+    return {*nearest, *(op for op in choices if not _is_static(choices, op))}
 
 
 def _is_static(choices: Choices, op: int) -> bool:
-    return op in choices and choices[op].mode.is_static
+    return op in choices and choices[op].mode is Mode.STATIC_INT8
 
 
 def _moved(old: Range, seen: ChannelStatistics, scale: FloatArray, clip: float) -> Range:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from edgeq.export.equalize.channel_groups import Absorber, ChannelGroups
+from edgeq.export.deploy.scales_entry import read_scales, write_scales
+from edgeq.export.equalize.channel_groups import Absorber, ChannelGroups, channel_groups
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
 from edgeq.ops import OPS, Kind
@@ -23,7 +25,8 @@ def absorb(model: LiteModel, groups: ChannelGroups, scales: FloatArray) -> LiteM
         scales: Of each group, `(groups,)`.
 
     Returns:
-        The model with other constants; tensors and ops keep their indices.
+        The model with other constants, and the scales in its metadata; tensors and ops keep their
+        indices.
     """
     graph, editor = model.graph, GraphEditor(model.tree)
     rewired: dict[int, dict[int, int]] = {}
@@ -40,7 +43,55 @@ def absorb(model: LiteModel, groups: ChannelGroups, scales: FloatArray) -> LiteM
                 name = f"{graph.tensors[tensor].name}/{op.index}"
                 rewired.setdefault(op.index, {})[slot] = editor.constant(name, content)
     editor.rewire(rewired)
+    write_scales(editor.tree, _telling(groups, scales))
     return replace(model, tflite=editor.finish())
+
+
+def scaled_as(model: LiteModel, scales: Mapping[str, FloatArray]) -> LiteModel:
+    """A float model with channels scaled as those of the file that was made from it.
+
+    Args:
+        model: The float model.
+        scales: Of each channel, by tensor name, as the file has them.
+
+    Returns:
+        The model with these scales; as it is where it has them, or they are of another model.
+    """
+    if not scales or _is_same(read_scales(model.tree), scales):
+        return model
+    groups = channel_groups(model.graph, (), lambda _: True)
+    found, known = np.ones(len(groups.is_free)), _by_name(groups)
+    fitting = {known[name]: values for name, values in scales.items() if name in known}
+    if len(fitting) < len(scales):
+        return model
+    for tensor, values in fitting.items():
+        if len(values) != len(groups.of(tensor)):
+            return model
+        found[groups.of(tensor)] = values
+    agree = all((found[groups.of(t)] == values).all() for t, values in fitting.items())
+    return absorb(model, groups, found) if agree and (found[~groups.is_free] == 1).all() else model
+
+
+def _is_same(one: Mapping[str, FloatArray], other: Mapping[str, FloatArray]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[n], other[n]) for n in one)
+
+
+def _by_name(groups: ChannelGroups) -> dict[str, int]:
+    """Tensors with channels whose name no other has."""
+    tensors = groups.graph.tensors
+    counts = Counter(tensor.name for tensor in tensors)
+    return {tensors[t].name: t for t in groups.starts if counts[tensors[t].name] == 1}
+
+
+def _telling(groups: ChannelGroups, scales: FloatArray) -> dict[str, FloatArray]:
+    """Scales of so many tensors, by name, that those of all others follow."""
+    told = scales == 1
+    found = {}
+    for name, tensor in _by_name(groups).items():
+        group = groups.of(tensor)
+        if not told[group].all():
+            found[name], told[group] = scales[group], True
+    return found
 
 
 def _constants(

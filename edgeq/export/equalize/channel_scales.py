@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgeq.export.deploy.scales_entry import on_grid
 from edgeq.export.equalize.channel_groups import Absorber, ChannelGroups, Indices
 from edgeq.export.equalize.channel_statistics import ChannelStatistics
 from edgeq.ops import OPS, Kind, ScaleRule
@@ -185,8 +186,8 @@ class _Estimate:
             for other in WEIGHT_POWERS:
                 wanted = loudness**power / weight**other
                 scales = present.copy()
-                scales[self._free] = np.clip(
-                    wanted / wanted.max(), self._least[self._free], self._most[self._free]
+                scales[self._free] = on_grid(
+                    np.clip(wanted / wanted.max(), self._least[self._free], self._most[self._free])
                 )
                 yield scales
 

@@ -71,7 +71,7 @@ class Search:
         goal_db = self.options.goal_db
         for candidate in ranked:
             least_db = goal_db - SHORTFALL_DB if candidate.sqnr_db >= goal_db else -math.inf
-            built = self.builder.build(candidate.choices)
+            built = self.trials.built(self._scaled(candidate))
             yield replace(built, least_db=least_db, estimated_ratio=candidate.estimate)
         yield self.trials.ladder.all_float(ranked[0].choices, "every plan in integers fails").built
 
@@ -85,7 +85,10 @@ class Search:
         prices = PRICES[:: 3 if self._is_large else 1]
         offers = self._worth_trying([cut.candidate(price) for price in prices])
         known = [candidate.choices for candidate in plain]
-        tried = [*plain, *self._in_turn([c for c in offers if c.choices not in known])]
+        tried = [
+            *self._with_scaled(plain),
+            *self._in_turn([c for c in offers if c.choices not in known]),
+        ]
         if self._measures:
             tried += self._between(cut, tried)
         tried = [c for c in tried if not c.is_refused] or [self._float(tried[0])]
@@ -94,6 +97,15 @@ class Search:
         best = best_of(tried, self.options.goal_db)
         better = [c for c in tried if c.sqnr_db > best.sqnr_db]
         return [best, *sorted(better, key=lambda c: c.sqnr_db)]
+
+    def _with_scaled(self, plain: Sequence[Candidate]) -> list[Candidate]:
+        """Plans in one mode throughout, the static one with scaled channels if that is better."""
+        static = PLAIN.index(Mode.STATIC_INT8)
+        return [self._scaled(c) if i == static else c for i, c in enumerate(plain)]
+
+    def _scaled(self, candidate: Candidate) -> Candidate:
+        """A plan with channels scaled for it if that is better, and the recipe has it."""
+        return self.trials.scaled(candidate) if self.options.recipe.equalize else candidate
 
     def offers(self) -> list[Candidate]:
         """Plans from the cheapest to the most faithful, by estimates; those of the cut alone."""
@@ -165,7 +177,7 @@ class Search:
 
     def _too_new(self, built: Built) -> dict[int, str]:
         """Ops that the run time reads in float alone, with that as the reason."""
-        exported, oldest = built.beside(self.model), self.options.oldest
+        exported, oldest = built.beside_float(), self.options.oldest
         found = {}
         for index, version in newer_ops(exported, oldest).items():
             origin = exported.counterpart(exported.graph.operators[index])
@@ -181,7 +193,7 @@ class Search:
             taken = session.coverage().delegated
         operators = self.model.graph.operators
         found = {"float32": frozenset(op.index for op in operators if op.index not in taken)}
-        exported = built.beside(self.model)
+        exported = built.beside_float()
         with Session(built.tflite, threads=1, trusted=True) as session:
             taken = session.coverage().delegated
         left = [op for op in exported.graph.operators if op.index not in taken]

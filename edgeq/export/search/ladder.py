@@ -58,6 +58,11 @@ class Ladder:
         self._free = frozenset(free)
         self._known: dict[tuple[int, Mode], str] = {}
 
+    def scaled(self, choices: Choices) -> Ladder | None:
+        """The ladder of the model with its channels scaled for these choices; None with none."""
+        builder = self.builder.scaled(choices)
+        return None if builder is None else Ladder(builder, self._free)
+
     def built(self, choices: Choices, advance: Advance = nothing) -> Rung:
         """The file of these choices, or of the first below them that there is a sound file of.
 
@@ -70,8 +75,8 @@ class Ladder:
         """
         found = self._stepped(
             self.loadable(choices),
-            lambda c: check_promises(self._model, self.builder.build(c, advance)),
-            lambda c: check_promises(self._model, self.builder.attempt(c)),
+            lambda c: check_promises(self.builder.build(c, advance)),
+            lambda c: check_promises(self.builder.attempt(c)),
             lambda c: self._refused(c) or self._left_float(c),
         )
         return Rung(found, self.builder.build(found))
@@ -143,7 +148,7 @@ class Ladder:
         built: list[Built] = []
         if _error_of(lambda c: built.append(self.builder.build(c)), choices) is not None:
             return {}
-        exported = built[0].beside(self._model)
+        exported = built[0].beside_float()
         broken = (exported.counterpart(op) for op in breaking_ops(exported, built[0].plan, True))
         return {
             op.index: "the converter leaves it float"

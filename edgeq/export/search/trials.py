@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from edgeq.data.rep_dataset import Sample
 from edgeq.errors import VerificationError
-from edgeq.export.build import Builder
+from edgeq.export.build import Builder, Built
+from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.search.candidates import Candidate, Kernels, kernels_of
 from edgeq.export.search.ladder import Ladder
 from edgeq.fidelity.paired_run import PairedRun, Runner
 from edgeq.model import LiteModel
 from edgeq.runtime.benchmark import interleaved_latency
+
+_Key: TypeAlias = frozenset[tuple[int, Choice]]
 
 MEASURE_S = 4.0
 """How long a plan and the float model run in turn, where time is measured."""
@@ -36,6 +40,7 @@ class Trials:
         measure: Whether time is measured here instead of estimated.
         advance: Called now and then, for the progress bar.
         times: Measured time over the float model's of what runs the same kernels; filled here.
+        ladders: Those of the model with channels scaled for some choices; filled here.
     """
 
     original: LiteModel
@@ -44,6 +49,7 @@ class Trials:
     measure: bool
     advance: Callable[[], None]
     times: dict[Kernels, float] = field(default_factory=dict)
+    ladders: dict[_Key, Ladder] = field(default_factory=dict)
 
     @property
     def builder(self) -> Builder:
@@ -55,8 +61,8 @@ class Trials:
 
         What there is no sound file with is float in it.
         """
-        rung = self.ladder.built(offer.choices, self.advance)
-        offer = replace(offer, choices=rung.choices)
+        rung = self._ladder(offer).built(offer.choices, self.advance)
+        offer = self._stepped(offer, rung.choices)
         pair = PairedRun((self.original, LiteModel(rung.built.tflite, "edgeq")))
         with contextlib.closing(pair.load()) as runner:
             try:
@@ -69,6 +75,28 @@ class Trials:
             time = self.times.get(kernels, offer.time)
         return replace(offer, time=time, sqnr_db=seen.least_db)
 
+    def scaled(self, offer: Candidate) -> Candidate:
+        """A tried offer with channels scaled for it, where that is better; else as it is."""
+        ladder = None if offer.is_scaled else self.ladder.scaled(offer.choices)
+        if ladder is None:
+            return offer
+        self.ladders[_key(offer.choices)] = ladder
+        other = self.tried(replace(offer, is_scaled=True))
+        return other if other.sqnr_db > offer.sqnr_db else offer
+
+    def built(self, offer: Candidate) -> Built:
+        """The file of a tried offer."""
+        return self._ladder(offer).builder.build(offer.choices)
+
+    def _ladder(self, offer: Candidate) -> Ladder:
+        return self.ladders[_key(offer.choices)] if offer.is_scaled else self.ladder
+
+    def _stepped(self, offer: Candidate, choices: Choices) -> Candidate:
+        """The offer as it was built; of a scaled one, the scales are those of the first choices."""
+        if offer.is_scaled:
+            self.ladders[_key(choices)] = self._ladder(offer)
+        return replace(offer, choices=choices)
+
     def side_by_side(
         self, tried: Sequence[Candidate], finals: Sequence[Candidate]
     ) -> list[Candidate]:
@@ -77,7 +105,7 @@ class Trials:
         if not self.measure or len(by_kernels) < 2:
             return list(tried)
         files = {
-            kernels: self.builder.build(candidate.choices).tflite
+            kernels: self.built(candidate).tflite
             for kernels, candidate in list(by_kernels.items())[:MOST_FINALS]
         }
         run = PairedRun((self.original, *(LiteModel(f, "edgeq") for f in files.values())))
@@ -93,3 +121,7 @@ class Trials:
         budget_s = MEASURE_S / 2 * len(runs)
         base, *others = interleaved_latency(runs, budget_s, MOST_RUNS).values()
         return [other.min_ms / base.min_ms for other in others]
+
+
+def _key(choices: Choices) -> _Key:
+    return frozenset(choices.items())

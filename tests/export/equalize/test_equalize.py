@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 
 import edgeq
 from edgeq.data.rep_dataset import RepDataset
+from edgeq.errors import ModelError
+from edgeq.export.deploy.scales_entry import ENTRY, read_scales
 from edgeq.export.edge_model import EdgeModel
-from edgeq.export.equalize.absorb import absorb
+from edgeq.export.equalize.absorb import absorb, scaled_as
 from edgeq.export.equalize.channel_groups import channel_groups
 from edgeq.export.equalize.channel_statistics import ChannelStatistics
 from edgeq.export.frontends import trace
@@ -170,9 +173,47 @@ def _int8(module: Any, equalize: bool = True, rounding: str = "gptq") -> EdgeMod
     return edgeq.export(module.eval(), _images(60), recipe=recipe, progress=False)
 
 
-def test_quiet_channels_cost_nothing() -> None:
+@pytest.fixture(scope="module")
+def uneven_edge() -> EdgeModel:
+    return _int8(Uneven(50.0, functional.relu))
+
+
+def test_a_file_says_its_scales_to_who_looks_at_layers(uneven_edge: EdgeModel) -> None:
+    by_itself, by_file = (
+        edgeq.debug(uneven_edge.float_model, edge, _images(4), progress=False).layers
+        for edge in (uneven_edge, uneven_edge.tflite)
+    )
+    assert by_file == by_itself
+    assert min(layer.added_db for layer in by_file) > 30
+
+
+def test_scales_of_another_model_are_left_out_and_damaged_ones_refused(
+    uneven_edge: EdgeModel,
+) -> None:
+    model = rewrite(uneven_edge.float_model)
+    scales = read_scales(uneven_edge.rewritten.tree)
+    name = next(iter(scales))
+    assert scaled_as(model, scales).digest == uneven_edge.rewritten.digest
+    assert scaled_as(uneven_edge.rewritten, scales) is uneven_edge.rewritten
+    input_name = model.graph.tensors[model.graph.inputs[0]].name
+    for other in (
+        {"another": scales[name]},
+        {**scales, name: scales[name][1:]},
+        {**scales, input_name: np.full(8, 0.5)},
+    ):
+        assert scaled_as(model, other) is model
+    tree = copy.copy(uneven_edge.rewritten.tree)
+    tree.buffers = [copy.copy(buffer) for buffer in tree.buffers]
+    (place,) = (entry.buffer for entry in tree.metadata if entry.name == ENTRY)
+    for content in (b"no JSON", b"[1]", b'{"x": 1}', b'{"x": "~"}', b"\xff"):
+        tree.buffers[place].data = np.frombuffer(content, np.uint8)
+        with pytest.raises(ModelError, match=r"edgeq_channel_scales\) cannot be read: .* again"):
+            read_scales(tree)
+
+
+def test_quiet_channels_cost_nothing(uneven_edge: EdgeModel) -> None:
     even = _int8(Uneven(1.0, functional.relu)).report
-    uneven = _int8(Uneven(50.0, functional.relu)).report
+    uneven = uneven_edge.report
     as_it_is = _int8(Uneven(50.0, functional.relu), equalize=False).report
     assert any("channels of" in note for note in uneven.notes)
     assert not any("channels of" in note for note in as_it_is.notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,11 @@ from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.export.build import Builder, Workshop
 from edgeq.export.convert.integer_ports import Interface
+from edgeq.export.deploy.scales_entry import read_scales
 from edgeq.export.export_options import ExportOptions
 from edgeq.export.plan.choices import Choice, choose
 from edgeq.export.plan.planner import make_plan
-from edgeq.export.round.rounder import Rounded, Rounder
+from edgeq.export.round.rounder import Rounded
 from edgeq.export.search.auto import PRICES, Search
 from edgeq.export.search.candidates import Candidate, best_of, pareto_front
 from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, macs
@@ -37,6 +39,7 @@ from edgeq.targets import TARGETS
 
 IMAGE = Value((1, 24, 24, 32))
 NEAREST = Rounded({}, {}, 0)
+UNSCALED = replace(AUTO, equalize=False)
 Array = npt.NDArray[np.float32]
 
 
@@ -77,7 +80,7 @@ def worker() -> Iterator[Worker]:
         yield started
 
 
-def search(case: OneOp, worker: Worker, recipe: Recipe = AUTO, goal_db: float = 20.0) -> Search:
+def search(case: OneOp, worker: Worker, recipe: Recipe = UNSCALED, goal_db: float = 20.0) -> Search:
     model, calibration, samples = calibrated(case)
     choices = choose(model, recipe)
     options = ExportOptions.read(recipe=recipe, goal_db=goal_db)
@@ -85,7 +88,8 @@ def search(case: OneOp, worker: Worker, recipe: Recipe = AUTO, goal_db: float = 
         model=model,
         interface=Interface.of(model, options.inputs, options.outputs),
         calibration=calibration,
-        rounder=Rounder(model, choices, samples),
+        choices=choices,
+        samples=samples,
         converter=worker,
         target=TARGETS["xnnpack"],
         sample=samples[0],
@@ -121,6 +125,17 @@ def test_the_guilty_tensor_stays_float_and_the_rest_does_not(worker: Worker) -> 
     assert found[1].mode is not Mode.STATIC_INT8
     assert found[2].mode in (Mode.WEIGHT_INT8, Mode.FLOAT)
     assert "fidelity" in found[2].reason
+
+
+def test_a_plan_with_scaled_channels_is_taken_where_it_is_better(worker: Worker) -> None:
+    job = search(sabotaged(), worker, AUTO, goal_db=10.0)
+    plain = job.trials.tried(job.cut().plain(Mode.STATIC_INT8))
+    scaled = job.trials.scaled(plain)
+    assert scaled.sqnr_db > max(10.0, plain.sqnr_db + 6)
+    assert job.best() == replace(scaled, estimate=job.best().estimate)
+    built = next(job.run())
+    assert read_scales(built.model.tree)
+    assert built.tflite == job.trials.built(scaled).tflite
 
 
 def test_plans_are_offered_from_the_fastest_to_the_most_faithful(worker: Worker) -> None:
