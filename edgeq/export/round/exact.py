@@ -21,8 +21,8 @@ EXACT_BITS = 53
 WIDE = 512
 """Columns of a product that are in memory as float64 at a time."""
 
-PANEL = 64
-"""Columns of a factor that are computed one after the other before the rest is made up."""
+PANEL = 32
+"""Columns of a factor, at least, that are computed one after the other."""
 
 
 def product(left: Matrix, right: Matrix) -> Matrix:
@@ -105,8 +105,8 @@ def cholesky(squares: Matrix) -> Matrix:
     """
     factor = np.tril(squares)
     size = factor.shape[-1]
-    for start in range(0, size, PANEL):
-        stop = min(size, start + PANEL)
+    for start in range(0, size, WIDE):
+        stop = min(size, start + WIDE)
         panel = _factored(factor[:, start:, start:stop])
         factor[:, start:, start:stop] = panel
         rest = factor[:, stop:, stop:]
@@ -116,7 +116,19 @@ def cholesky(squares: Matrix) -> Matrix:
 
 
 def _factored(panel: Matrix) -> Matrix:
-    """The first columns of a factor, `(groups, rows, columns)`."""
+    """The first columns of a factor, `(groups, rows, columns)`, half of them after the others."""
+    half = panel.shape[-1] // 2
+    if half < PANEL:
+        return _factored_by_column(panel)
+    left = _factored(panel[..., :half])
+    below, turned = left[:, half:], left[:, half : panel.shape[-1]].transpose(0, 2, 1)
+    factor = np.zeros_like(panel)
+    factor[..., :half] = left
+    factor[:, half:, half:] = _factored(panel[:, half:, half:] - product(below, turned))
+    return factor
+
+
+def _factored_by_column(panel: Matrix) -> Matrix:
     by_column = np.ascontiguousarray(panel.transpose(0, 2, 1))
     width = panel.shape[-1]
     for column in range(width):

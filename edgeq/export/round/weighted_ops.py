@@ -263,7 +263,8 @@ def _shrink(covariance: Matrix, count: int) -> None:
     all_squares = np.einsum("gij,gij->g", covariance, covariance, dtype=np.float64)
     between = all_squares - np.square(own, dtype=np.float64).sum(axis=1)
     expected = np.square(own.sum(axis=1), dtype=np.float64) - np.square(own).sum(axis=1) + between
-    share = np.minimum(1.0, expected / np.maximum(count * between, np.finfo(np.float32).tiny))
+    share = expected / np.maximum(count * between, np.finfo(np.float32).tiny)
+    share = share.clip(0.0, 1.0)  # rounding leaves less than nothing between columns of none
     covariance *= (1.0 - share)[:, None, None].astype(np.float32)
     np.einsum("gii->gi", covariance)[:] = own
 
