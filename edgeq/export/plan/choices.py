@@ -12,6 +12,7 @@ from typing import Any
 
 from edgeq.calibrate.observers import as_observer
 from edgeq.errors import RecipeError
+from edgeq.export.plan.whole_numbers import WHY, become_integers
 from edgeq.export.rewrite import REWRITES
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import LiteModel, layer
@@ -51,15 +52,19 @@ def choose(model: LiteModel, recipe: Recipe) -> dict[int, Choice]:
     """
     graph = model.graph
     matched, found = set(), {}
+    exact = become_integers(graph)
     for op in graph.operators:
         rule = recipe.rule_for(op.name, model.layer(op))
         matched.add(rule)
         if not touches_float(graph, op):
             continue
-        obstacle = static_obstacle(graph, op, rule.mode) if rule.mode.is_static else ""
+        why = WHY if op.index in exact else ""
+        obstacle = static_obstacle(graph, op, rule.mode) or why if rule.mode.is_static else ""
         if rule.mode is Mode.AUTO and _is_given(model, op):
             rule = replace(rule, mode=Mode.STATIC_INT8)
         found[op.index] = _choice(graph, op, rule, obstacle)
+        if rule.mode is Mode.AUTO and why:
+            found[op.index] = replace(found[op.index], reason=why)
     _check_rules(model, recipe, matched)
     return found
 

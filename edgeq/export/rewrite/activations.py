@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeq.export.plan.whole_numbers import is_whole
 from edgeq.export.rewrite.base import Array, Rewrite, Site
 from edgeq.flatbuffer import Operator, schema
 from edgeq.model import layer
@@ -146,9 +147,9 @@ def _clamped(site: Site, op: Operator) -> tuple[int, float, float] | None:
 
 
 def _scaled_clamp(site: Site, op: Operator) -> Sequence[Any] | None:
-    """A clamp between bounds that no activation has."""
+    """A clamp between bounds that no activation has; whole numbers would not stay whole."""
     found = _clamped(site, op)
-    if found is None:
+    if found is None or is_whole(site.graph, found[0]):
         return None
     source, low, high = found
     is_sound = 0 < high - low < BOUND_MAX and max(abs(low), abs(high)) < 16 * (high - low)
