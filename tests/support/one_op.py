@@ -444,7 +444,7 @@ CASES: tuple[OneOp, ...] = (
          Value((1, 8, 7, 4))),
     _one("TILE", (_ROWS, _ints(2, 3)), Value((4, 48))),
     _one("BROADCAST_TO", (Value((1, 16)), _ints(3, 2, 16)), Value((3, 2, 16))),
-    _one("TOPK_V2", (_ROWS, _scalar(3)), Value((2, 3)), Value((2, 3), "int32")),
+    _one("TOPK_V2", (Value((2, 64)), _scalar(1)), Value((2, 1)), Value((2, 1), "int32")),
     _one("REVERSE_V2", (_IMAGE, _ints(2)), _IMAGE),
     _one("MATRIX_DIAG", (_ROWS,), Value((2, 16, 16))),
     _one("MATRIX_SET_DIAG", (_FEW, Value((8,), low=0.0, high=9.0)), _FEW),
