@@ -20,6 +20,7 @@ from edgeq import DataError, RecipeError, Thresholds, demo
 from edgeq.cli import app
 from edgeq.export.edge_model import EdgeModel
 from edgeq.model import LiteModel
+from edgeq.recipe import Recipe
 from edgeq.report.comparison import Comparison, MetricChange
 from edgeq.report.thresholds import Tolerances
 from edgeq.report.verdict import Facts, drops, judged
@@ -164,7 +165,8 @@ def folder(
     (path / "model.tflite").write_bytes(demo_model.tflite)
     exported.save(path / "good.tflite")
     data = demo.load_data().calibration[:20]
-    bad = edgeq.export(sabotaged(demo_model), data, recipe="int8", min_sqnr_db=None)
+    recipe = Recipe("int8", equalize=False)  # or the spoilt channel would cost nothing
+    bad = edgeq.export(sabotaged(demo_model), data, recipe=recipe, min_sqnr_db=None)
     bad.save(path / "bad.tflite")
     np.save(path / "images.npy", IMAGES)
     np.save(path / "labels.npy", LABELS)

@@ -23,6 +23,7 @@ from edgeq import demo
 from edgeq.cli import app
 from edgeq.export.edge_model import EdgeModel
 from edgeq.model import LiteModel
+from edgeq.recipe import Recipe
 from edgeq.report.diagnosis import Diagnosis, LayerError, Spread
 from edgeq.report.page import Page
 
@@ -30,8 +31,8 @@ pytest.importorskip("plotly")
 pytest.importorskip("jinja2")
 
 COMMAND = (
-    "export", "model.tflite", "--data", "images.npy", "-o", "int8.tflite", "--recipe", "int8",
-    "--min-sqnr-db=-inf", "--report", "page.html",
+    "export", "model.tflite", "--data", "images.npy", "-o", "int8.tflite",
+    "--recipe", "recipe.json", "--min-sqnr-db=-inf", "--report", "page.html",
 )  # fmt: skip
 
 
@@ -41,6 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, demo_model: LiteModel) -> P
     path = tmp_path_factory.mktemp("page")
     (path / "model.tflite").write_bytes(sabotaged(demo_model))
     np.save(path / "images.npy", demo.load_data().calibration[:20])
+    # With scaled channels the spoilt one would cost nothing.
+    (path / "recipe.json").write_text(Recipe("int8", equalize=False).to_json())
     start = [sys.executable, "-c", "from edgeq.cli import main; main()"]
     found = subprocess.run(
         [*start, *COMMAND], cwd=path, capture_output=True, text=True, check=False, timeout=300
