@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import stat
+import subprocess
 import tempfile
 import time
 import weakref
@@ -168,9 +169,9 @@ def _scratch() -> Path:
 
 @functools.cache
 def _scratch_of(process: int, parent: str) -> Path:
-    """A folder of this process, locked as long as it lives, whatever ends it.
+    """A folder of this process, which is removed with it, whatever ends it.
 
-    What a process leaves that was killed is removed by the next one.
+    It is locked as long as the process lives; what is left unlocked is removed by the next one.
     """
     _remove_stale(Path(parent))
     folder = Path(tempfile.mkdtemp(prefix="edgeq-", dir=parent))
@@ -178,7 +179,26 @@ def _scratch_of(process: int, parent: str) -> Path:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
     atexit.register(_remove_own, folder, process)
+    _remove_after_this_process(folder)
     return folder
+
+
+_WATCHER = 'exec 3<&0; { read _ <&3; rm -rf -- "$0"; } &'
+"""Removes its argument once nothing holds the other end of its standard input."""
+
+
+def _remove_after_this_process(folder: Path) -> None:
+    """Has a shell remove the folder when this process is gone: most signals skip `atexit`."""
+    with contextlib.suppress(OSError):  # there is no shell, or no process to be had
+        watched, _ = os.pipe()  # the system closes the other end with this process
+        try:
+            subprocess.run(
+                ["/bin/sh", "-c", _WATCHER, str(folder)],
+                cwd="/", stdin=watched, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                start_new_session=True, check=False,
+            )  # fmt: skip
+        finally:
+            os.close(watched)
 
 
 def _remove_own(folder: Path, process: int) -> None:
