@@ -51,11 +51,16 @@ def converter(lender: Lender) -> Iterator[Worker]:
 
 
 @pytest.fixture(scope="session")
-def traces(tmp_path_factory: pytest.TempPathFactory, converter: Worker) -> Traces:
-    """Architectures as float files, which the processes of a run share."""
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that the processes of a run share."""
     folder = tmp_path_factory.getbasetemp()
-    is_shared = "PYTEST_XDIST_WORKER" in os.environ
-    return Traces((folder.parent if is_shared else folder) / "traces", converter)
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def traces(run_folder: Path, converter: Worker) -> Traces:
+    """Architectures as float files, which the processes of a run share."""
+    return Traces(run_folder / "traces", converter)
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,14 @@ take a process of their own.
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -346,21 +347,31 @@ def tflite() -> Exported:
     return Exported(edgeq.export(tflite, made.data, recipe="int8"), made.expected, made.data)
 
 
-def with_keras(backend: str, *functions: str) -> Iterator[Any]:
-    """What functions, of this module or `module:function`, return where Keras has a backend."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.pickle"
-        environment = {
-            **os.environ,
-            "KERAS_BACKEND": backend,
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        }
-        program = "import frameworks; frameworks.write()"
-        command = [sys.executable, "-c", program, *functions, str(result)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        yield from pickle.loads(result.read_bytes())
+def with_keras(folder: Path, backend: str, *functions: str) -> list[Any]:
+    """What functions, of this module or `module:function`, return where Keras has a backend.
+
+    Made once, by the first of the processes that share the tests and `folder`.
+    """
+    result = folder / f"keras_on_{backend}.pickle"
+    with result.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not result.exists():
+            _run_with_keras(backend, functions, result)
+    found: list[Any] = pickle.loads(result.read_bytes())
+    return found
+
+
+def _run_with_keras(backend: str, functions: Sequence[str], result: Path) -> None:
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": backend,
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    program = "import frameworks; frameworks.write()"
+    command = [sys.executable, "-c", program, *functions, str(result)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def write() -> None:

@@ -38,13 +38,12 @@ needs_packages = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def built(run_folder: Path) -> Path:
     """A folder with the exported models, `assets`, `app.apk`, `work` of its build, and `tests`.
 
     Made once, by the first of the processes that share the tests.
     """
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "android"
+    folder = run_folder / "android"
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import frameworks
@@ -34,18 +35,18 @@ LAYERS = {
 
 
 @pytest.fixture(scope="module")
-def on_tensorflow() -> dict[str, Any]:
+def on_tensorflow(run_folder: Path) -> dict[str, Any]:
     """What needs TensorFlow, from one process: importing it takes longer than most exports."""
     jobs = ("right", "wrong", "open_sizes", "near")
     names = ("keras", "saved_model", *(f"tensorflow_models:{job}" for job in jobs))
     keys = ("keras on tensorflow", "saved_model", *jobs)
-    return dict(zip(keys, frameworks.with_keras("tensorflow", *names), strict=True))
+    return dict(zip(keys, frameworks.with_keras(run_folder, "tensorflow", *names), strict=True))
 
 
 @pytest.fixture(scope="module")
-def on_torch() -> dict[str, Any]:
+def on_torch(run_folder: Path) -> dict[str, Any]:
     """What needs Keras on PyTorch, from one process."""
-    made = frameworks.with_keras("torch", "keras", "keras_models:masked")
+    made = frameworks.with_keras(run_folder, "torch", "keras", "keras_models:masked")
     return dict(zip(("keras on torch", "masked"), made, strict=True))
 
 
