@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.files import Content, release
+from edgeq.flatbuffer.dense_shapes import settle_dense_shapes
 from edgeq.qtypes import QParams
 
 COMPOSITE = "quant.fake_quant"
@@ -44,7 +45,7 @@ class Annotation:
     qparams: QParams
 
 
-def lower(bytecode: Content, origin: str) -> bytes:
+def lower(bytecode: Content, origin: str) -> Content:
     """Job: a StableHLO module as MLIR bytecode becomes a float .tflite file.
 
     Args:
@@ -54,10 +55,11 @@ def lower(bytecode: Content, origin: str) -> bytes:
     ir, _ = _bindings()
     context, bytecode = _context(), bytes(bytecode)
     with context:
-        return _run(ir.Module.parse(bytecode), _lowering_config(origin, bytecode))
+        lowered = _run(ir.Module.parse(bytecode), _lowering_config(origin, bytecode))
+    return settle_dense_shapes(lowered)
 
 
-def lower_exported(module: Content, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+def lower_exported(module: Content, inputs: Sequence[str], outputs: Sequence[str]) -> Content:
     """Job: what `jax.export` serialised becomes a float .tflite file.
 
     Args:
@@ -73,7 +75,8 @@ def lower_exported(module: Content, inputs: Sequence[str], outputs: Sequence[str
         parsed = ir.Module.parse(module)
         passmanager.PassManager.parse(_FROM_PORTABLE).run(parsed.operation)
         api.set_signature(parsed.operation, "serving_default", list(inputs), list(outputs))
-        return _run(parsed, _lowering_config("JAX", module))
+        lowered = _run(parsed, _lowering_config("JAX", module))
+    return settle_dense_shapes(lowered)
 
 
 def _lowering_config(origin: str, module: bytes) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from edgeq.errors import EdgeqError, ModelError
 from edgeq.files import Content, release
 from edgeq.flatbuffer import NO_SUCH_OP, Tensor, parse, schema
+from edgeq.flatbuffer.dense_shapes import settle_dense_shapes
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.runtime.backend import Backend, load_backend
 from edgeq.runtime.delegates import EDGETPU, is_library
@@ -164,7 +165,8 @@ def try_file(
     _read(tflite)
     if delegate == EDGETPU or is_library(delegate):
         return
-    _check_tensors(tflite, _loaded(backend, tflite, "none"))
+    settled = _settled(tflite)
+    _check_tensors(settled, _loaded(backend, settled, "none"))
     interpreter = _loaded(backend, tflite, delegate)
     found = entry(interpreter, signature)
     # Zeros may be no input that the model can run on; only how the process fares is of interest.
@@ -200,7 +202,13 @@ def check_kernels(tflite: Content) -> None:
     Raises:
         ModelError: A kernel computes another shape or type than the file gives the tensor.
     """
-    _check_tensors(tflite, plain_interpreter(tflite))
+    settled = _settled(tflite)
+    _check_tensors(settled, plain_interpreter(settled))
+
+
+def _settled(tflite: Content) -> Content:
+    """The file without a slip of the converter's that no runtime dies of."""
+    return tflite if schema is None else settle_dense_shapes(tflite)
 
 
 def _check_tensors(tflite: Content, interpreter: Any) -> None:

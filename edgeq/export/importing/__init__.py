@@ -21,6 +21,7 @@ from edgeq.export.importing.float_form import make_float, quantized_activation
 from edgeq.export.importing.plain_calls import write_out_calls
 from edgeq.files import Content
 from edgeq.flatbuffer import pack, parse_tree, unpack
+from edgeq.flatbuffer.dense_shapes import settle_dense_shapes
 from edgeq.isolation import Worker
 
 Said = tuple[str, ...]
@@ -61,7 +62,8 @@ def import_file(tflite: Content, source: SizeSource, worker: Worker) -> tuple[Co
             runtime does not take the sizes of the sample.
         DataError: The sample does not fit the inputs.
     """
-    tree, notes = unpack(tflite), list[str]()
+    settled = settle_dense_shapes(tflite)
+    tree, notes = unpack(settled), list[str]()
     changed = bool(write_out_calls(tree)) | _rank_scalars(tree)
     if quantized_activation(tree) is None:
         notes += _weights_said(make_float(tree))
@@ -72,7 +74,7 @@ def import_file(tflite: Content, source: SizeSource, worker: Worker) -> tuple[Co
         notes += _fix_sizes(tree, source, worker)
         write_out_calls(tree)
     elif not compute_constants(tree, worker) and not changed:
-        return tflite, ()
+        return settled, ()
     return pack(tree), tuple(notes)
 
 

@@ -1,0 +1,55 @@
+"""FULLY_CONNECTED ops that make other axes than the file says get a RESHAPE behind them.
+
+The converter folds a bias that is added behind a RESHAPE into the op, and gives the op the shape of
+the sum: `(40, 8) -> (1, 40, 4)`. Its kernel makes `(40, 4)`, and XNNPACK refuses some such files.
+"""
+
+from __future__ import annotations
+
+import math
+
+from edgeq.files import Content
+from edgeq.flatbuffer.graph import Graph, Operator
+from edgeq.flatbuffer.graph_editor import GraphEditor
+from edgeq.flatbuffer.parsing import parse, parse_tree, unpack
+
+Shape = tuple[int, ...]
+
+
+def settle_dense_shapes(tflite: Content) -> Content:
+    """The file with the shapes that kernels make; `tflite` itself where they do already."""
+    if not _unsettled(parse(tflite).graphs[0]):
+        return tflite
+    tree = unpack(tflite)
+    graph = parse_tree(tree).graphs[0]
+    editor, new = GraphEditor(tree), {}
+    for op, shape in _unsettled(graph):
+        declared = graph.tensors[op.outputs[0]]
+        made = editor.typed(declared.name, shape, declared.dtype, declared.qparams)
+        new[op.index] = (
+            editor.copied(op.index, op.inputs, [made]),
+            editor.reshape(made, declared.index, declared.shape),
+        )
+    editor.replace(new.get)
+    return editor.finish()
+
+
+def _unsettled(graph: Graph) -> list[tuple[Operator, Shape]]:
+    dense = [op for op in graph.operators if op.name == "FULLY_CONNECTED"]
+    made = [(op, _made(graph, op)) for op in dense]
+    return [(op, shape) for op, shape in made if _is_unsettled(graph, op, shape)]
+
+
+def _is_unsettled(graph: Graph, op: Operator, made: Shape) -> bool:
+    declared = graph.tensors[op.outputs[0]].shape
+    return made != declared and -1 not in declared and math.prod(made) == math.prod(declared)
+
+
+def _made(graph: Graph, op: Operator) -> Shape:
+    """The shape that the kernel computes from its operands; empty where it refuses them."""
+    read, weights = (graph.tensors[index].shape for index in op.inputs[:2])
+    if len(weights) != 2 or not read or -1 in read or not weights[1]:
+        return ()
+    if op.options is not None and op.options.keepNumDims:
+        return (*read[:-1], weights[0])
+    return (math.prod(read) // weights[1], weights[0])
