@@ -49,7 +49,8 @@ def probes(graph: Graph) -> tuple[Probe, ...]:
             continue
         for output in op.outputs:
             tensor = graph.tensors[output]
-            if tensor.dtype == "float32" and not tensor.is_variable:
+            is_open = -1 in tensor.shape  # of a size that is known when it runs: it stays float
+            if tensor.dtype == "float32" and not tensor.is_variable and not is_open:
                 non_negative = is_non_negative(op.name, op.fused_activation)
                 wanted.append(Probe(output, not non_negative, _may_be_nan(op)))
     return tuple(wanted)
@@ -65,7 +66,8 @@ def scores(graph: Graph) -> tuple[int, ...]:
     """Inputs of a softmax, of which nothing matters that is far below the largest of its row."""
     read = (op.inputs[0] for op in graph.operators if op.name in ("SOFTMAX", "LOG_SOFTMAX"))
     tensors = (graph.tensors[t] for t in dict.fromkeys(read))
-    return tuple(t.index for t in tensors if t.dtype == "float32" and t.shape)
+    real = (t for t in tensors if t.dtype == "float32" and t.shape)
+    return tuple(t.index for t in real if -1 not in t.shape)
 
 
 class Calibrator:

@@ -70,9 +70,13 @@ class Seen:
         flat = np.ravel(real)  # no score vectors, whose rankings would cost time
         self.added = self.added.observe(flat, np.ravel(self._real(fed)))
         self.accumulated = self.accumulated.observe(flat, np.ravel(self._real(whole)))
+        real = np.where(
+            np.isfinite(real), real, 0
+        )  # masks hold -inf, which has no place in a range
         self.values = self.values.observe(real)
         self.count += real.size
-        self.low, self.high = min(self.low, float(real.min())), max(self.high, float(real.max()))
+        self.low = min(self.low, float(real.min(initial=0)))
+        self.high = max(self.high, float(real.max(initial=0)))
         channels = np.abs(real).reshape(-1, real.shape[-1] if real.ndim > 1 else 1)
         self.loudest = np.maximum(self.loudest, channels.max(axis=0))
         if self.qparams is not None:

@@ -77,6 +77,26 @@ class _Chain:
         return OneOp(label, inputs, tuple(self.steps))
 
 
+SOFTPLUS = ("LEAKY_RELU", "MUL", "EXP", "ADD", "LOG", "MUL", "ADD")
+
+
+def _softplus() -> OneOp:
+    one, x = np.ones((), np.float32), Value((2, 16), low=-12, high=12)
+    steps = _Chain().then("EXP", ("x",), ROWS).then("ADD", ("-", one), ROWS)
+    return steps.then("LOG", ("-",), ROWS).model("softplus", x=x)
+
+
+def _long_row(shape: tuple[int, ...], axes: list[int]) -> OneOp:
+    """The mean of what is nearly as large as int8 can be."""
+    x = Value(shape, low=3.0, high=4.0)
+    result = Value(tuple(d for axis, d in enumerate(shape) if axis not in axes))
+    return (
+        _Chain()
+        .then("MEAN", ("x", np.asarray(axes, np.int32)), result, keepDims=False)
+        .model("long row", x=x)
+    )
+
+
 def _written_out(axis: int) -> OneOp:
     """Softmax as converters write it, over a maximum that begins with -infinity."""
     x, less = Value((1, 4, 6)), Value((1, 1, 6) if axis == 1 else (1, 4, 1))
@@ -463,6 +483,7 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("centred product", _normalised(),
               ("MEAN", "RESHAPE", "SUB", "MUL", "MEAN", "ADD", "RSQRT", "RESHAPE", "MUL"),
               is_delegated=False, situation="of a normalisation"),
+    Rewritten("softplus written out", _softplus(), SOFTPLUS, is_delegated=False),
     Rewritten("softmax written out", _written_out(2), ("TANH", "SOFTMAX"), has_int8=False,
               is_delegated=False,              loss_db=3.0, situation="along the last axis"),
     Rewritten("softmax written out", _written_out(1),
@@ -489,6 +510,12 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("average over the whole map",
               _one("AVERAGE_POOL_2D", ("x",), SPOT, filterWidth=8, filterHeight=8, strideW=8,
                    strideH=8, padding=VALID), ("MEAN",)),
+    Rewritten("reduction of a long row", _long_row((1, 2, 12, 1024), [2, 3]), ("MEAN", "MEAN"),
+              loss_db=6, situation="by its axes"),
+    Rewritten("reduction of a long row", _long_row((1, 2, 12000), [2]),
+              ("RESHAPE", "MEAN", "MEAN"), loss_db=6, situation="of one axis"),
+    Rewritten("reduction of a long row", _long_row((1, 12000, 2), [1]), ("MEAN",),
+              situation="channels lie behind it"),
     Rewritten("average without padding",
               _one("AVERAGE_POOL_2D", ("x",), Value((1, 4, 4, 4)), **POOL), ("DEPTHWISE_CONV_2D",),
               loss_db=2),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import edgeq
 from edgeq.converter import start_converter
 from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import EdgeqError
@@ -119,6 +120,29 @@ def open_sizes() -> dict[str, tuple[str, ...]]:
             "folder": folder,
         }
         return {name: _trace(model, sample, worker).notes for name, model in models.items()}
+
+
+def looped() -> tuple[dict[str, str], Array, Array]:
+    """What stays float behind a loop that leaves sizes open, and what int8 and TensorFlow compute."""
+    import tensorflow as tf
+
+    class Module(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = tf.Variable(normal(4, 4) / 4)
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 4), tf.float32, "x")])
+        def __call__(self, x: Any) -> Any:
+            x, step = tf.nn.relu(x @ self.weights), tf.constant(0)
+            while step < 4:
+                x, step = tf.tanh(x @ self.weights) + x / 2, step + 1
+            return tf.nn.softmax(x)
+
+    module, data = Module(), [{"x": normal(3, 4, seed=seed)} for seed in range(8)]
+    edge = edgeq.export(module, data, recipe="int8", progress=False)
+    with edge.session() as session:
+        (found,) = session.run(data[0]).values()
+    return edge.report.float_ops, found, np.asarray(module(**data[0]))
 
 
 def near() -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -210,10 +210,11 @@ def _backwards(layer: Any, sequences: Any, initial_state: Any, mask: Any, **opti
     """
     import keras
 
-    turned = keras.tree.map_structure(lambda x: keras.ops.flip(x, 1), (sequences, mask))
+    turned = keras.ops.flip(sequences, 1)
+    mask = None if mask is None else keras.ops.flip(mask, 1)
     layer.go_backwards = False
     try:
-        return type(layer).inner_loop(layer, turned[0], initial_state, turned[1], **options)
+        return type(layer).inner_loop(layer, turned, initial_state, mask, **options)
     finally:
         layer.go_backwards = True
 

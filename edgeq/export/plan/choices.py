@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeq.calibrate.observers import as_observer
 from edgeq.errors import RecipeError
-from edgeq.export.plan.whole_numbers import WHY, become_integers
+from edgeq.export.plan.exact_numbers import exact_ops
 from edgeq.export.rewrite import REWRITES
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import LiteModel, layer
@@ -52,13 +52,13 @@ def choose(model: LiteModel, recipe: Recipe) -> dict[int, Choice]:
     """
     graph = model.graph
     matched, found = set(), {}
-    exact = become_integers(graph)
+    exact = exact_ops(graph)
     for op in graph.operators:
         rule = recipe.rule_for(op.name, model.layer(op))
         matched.add(rule)
         if not touches_float(graph, op):
             continue
-        why = WHY if op.index in exact else ""
+        why = exact.get(op.index, "")
         obstacle = static_obstacle(graph, op, rule.mode) or why if rule.mode.is_static else ""
         if rule.mode is Mode.AUTO and _is_given(model, op):
             rule = replace(rule, mode=Mode.STATIC_INT8)
@@ -98,8 +98,11 @@ def touches_float(graph: Graph, op: Operator) -> bool:
 
 def static_obstacle(graph: Graph, op: Operator, mode: Mode) -> str:
     """Why an op has no form in a static mode; empty if it has one."""
-    if any(graph.tensors[t].is_variable for t in (*op.inputs, *op.outputs) if t >= 0):
+    tensors = [graph.tensors[t] for t in (*op.inputs, *op.outputs) if t >= 0]
+    if any(tensor.is_variable for tensor in tensors):
         return "a recurrent layer keeps its state in float"
+    if any(-1 in tensor.shape for tensor in tensors):
+        return "its sizes are known only when the model runs"
     if op.name == "SELECT_V2" and op.inputs[1] == op.inputs[2]:
         return "it only says what comes first"
     row = OPS.get(op.name)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.export.plan.whole_numbers import is_whole
+from edgeq.export.plan.exact_numbers import is_whole
 from edgeq.export.rewrite.base import Array, Rewrite, Site
 from edgeq.flatbuffer import Operator, schema
 from edgeq.model import layer

@@ -69,11 +69,21 @@ class Site:
             return bool((data >= 0).all())
         if op is None:
             return False
-        if is_non_negative(op.name, op.fused_activation):
+        if is_non_negative(op.name, op.fused_activation) or _is_magnitude(op):
             return True
         real = [t.index for _, t in self.graph.operands(op) if t.dtype == "float32"]
         keeps_sign = op.name in OPS and OPS[op.name].keeps_sign
         return keeps_sign and all(self.is_non_negative(t) for t in real)
+
+    def is_non_positive(self, tensor: int) -> bool:
+        """Whether a tensor is known to be the negative of one without values below 0."""
+        op = self.producer(tensor, "NEG", "MUL")
+        if op is None or op.fused_activation != "NONE":
+            return False
+        if op.name == "NEG":
+            return self.is_non_negative(op.inputs[0])
+        found = self.constant_operand(op)
+        return found is not None and self.is_non_negative(found[0]) and bool((found[1] <= 0).all())
 
     def twin(self, op: Operator) -> Operator | None:
         """The first op of the graph, if another, that computes the same."""
@@ -160,6 +170,10 @@ class Site:
     def ints(self, op: Operator, name: str, values: object) -> int:
         """An int32 constant in the layer of `op`."""
         return self.constant(op, name, values, np.int32)
+
+
+def _is_magnitude(op: Operator) -> bool:
+    return op.name == "LEAKY_RELU" and op.options.alpha <= 0
 
 
 Apply = Callable[[Site, Operator], "Sequence[Any] | None"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,14 @@ from edgeq.targets import Purpose
 
 INFINITY = 1e30
 """A pad value below the negative of this stands for minus infinity."""
+
+SUMMED_MAX = 4096
+"""So many int8 in a row XNNPACK sums without an overflow, whatever they are.
+
+Source:
+    Its `qs8-rsum` kernels add pairs in int16 lanes: on AVX2 the sum of 8,256 times 127 is wrong,
+    and kernels for shorter registers have half as many lanes.
+"""
 
 UPSCALED_MAX = 4
 """Largest factor of a RESIZE_NEAREST_NEIGHBOR that is made of copies."""
@@ -109,6 +118,50 @@ def _edged(
     return result, ops + joined(site, op, tensors, shapes, axis, result)
 
 
+def _long_reduction(site: Site, op: Operator) -> Sequence[Any] | None:
+    """Two reductions, the first over a part of the row."""
+    source, axes = op.inputs[0], site.value(op.inputs[1])
+    if axes is None:
+        return None
+    shape = list(site.shape(source))
+    row = _row(shape, {int(axis) % len(shape) for axis in axes.ravel()})
+    if math.prod(shape[axis] for axis in row) <= SUMMED_MAX:
+        return None
+    ops, first = [], _first_part(shape, row)
+    if not first:
+        part = max(d for d in range(1, SUMMED_MAX + 1) if shape[-1] % d == 0)
+        if part == 1:
+            return None
+        shape, first = [*shape[:-1], shape[-1] // part, part], [len(shape)]
+        parts = site.tensor(op, shape)
+        ops, source = [site.reshape(op, source, parts, shape)], parts
+    keeps = len(shape) == len(site.shape(op.inputs[0]))
+    reduced = [1 if axis in first else d for axis, d in enumerate(shape)]
+    made = site.tensor(op, reduced if keeps else shape[:-1])
+    over = site.ints(op, "part", first)
+    return [
+        *ops,
+        site.editor.op(op.name, [source, over], [made], keepDims=keeps),
+        site.editor.copied(op.index, [made, op.inputs[1]], op.outputs),
+    ]
+
+
+def _row(shape: Sequence[int], axes: set[int]) -> list[int]:
+    """The reduced axes behind which there is none that stays: what they hold is one row."""
+    kept = [axis for axis, size in enumerate(shape) if axis not in axes and size > 1]
+    return [axis for axis in sorted(axes) if axis > max(kept, default=-1)]
+
+
+def _first_part(shape: Sequence[int], row: Sequence[int]) -> list[int]:
+    """As many of the row's last axes as can be summed at once."""
+    part: list[int] = []
+    for axis in reversed(row):
+        if math.prod(shape[a] for a in (axis, *part)) > SUMMED_MAX:
+            break
+        part.insert(0, axis)
+    return part if math.prod(shape[axis] for axis in part) > 1 else []
+
+
 def _nearest(site: Site, op: Operator) -> Sequence[Any] | None:
     """Copies of the channels, moved into space."""
     source, output = op.inputs[0], op.outputs[0]
@@ -130,6 +183,11 @@ REWRITES = (
     Rewrite(
         "average over the whole map", ("AVERAGE_POOL_2D",), "MEAN",
         "int8 AVERAGE_POOL_2D is not delegated, MEAN is", False, _global_average,
+        Purpose.DELEGATION,
+    ),
+    Rewrite(
+        "reduction of a long row", ("MEAN", "SUM"), "two of it",
+        "int8 sums of more than 4,096 numbers in a row overflow", False, _long_reduction,
         Purpose.DELEGATION,
     ),
     Rewrite(

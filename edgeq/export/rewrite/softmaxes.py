@@ -1,4 +1,4 @@
-"""Softmax along any axis, which converters write out as exponentials over their sum."""
+"""Softmax along any axis, and softplus, which converters write out with exponentials."""
 
 from __future__ import annotations
 
@@ -78,9 +78,44 @@ def _without(shape: Shape, axis: int) -> Shape:
     return tuple(1 if a == axis else size for a, size in enumerate(shape))
 
 
+def _softplus(site: Site, op: Operator) -> Sequence[Any] | None:
+    """What is above 0, and the logarithm of an exponential that is 1 at most."""
+    source = _softplus_of(site, op)
+    if source is None:
+        return None
+    shape = site.shape(source)
+    size, below, small, more, rest, above = (site.tensor(op, shape) for _ in range(6))
+    one = site.constant(op, "one", np.ones(()))
+    return [
+        site.editor.op("ABS", [source], [size]),
+        site.binary("MUL", size, site.constant(op, "minus", -np.ones(())), below),
+        site.editor.op("EXP", [below], [small]),
+        site.binary("ADD", small, one, more),
+        site.editor.op("LOG", [more], [rest]),
+        site.editor.op("RELU", [source], [above]),
+        site.binary("ADD", above, rest, op.outputs[0]),
+    ]
+
+
+def _softplus_of(site: Site, op: Operator) -> int | None:
+    """The operand of `log(1 + exp(x))`; None where it is something else, or never above 0."""
+    more = site.producer(op.inputs[0], "ADD")
+    found = None if more is None else site.constant_operand(more)
+    if more is None or found is None or more.fused_activation != "NONE" or (found[1] != 1).any():
+        return None
+    exp = site.producer(found[0], "EXP")
+    if exp is None or site.is_non_positive(exp.inputs[0]):
+        return None
+    return exp.inputs[0]
+
+
 REWRITES = (
     Rewrite(
         "softmax written out", ("DIV",), "SOFTMAX, between TRANSPOSE along another axis",
         "one op that keeps its precision in int8, where the division stays float", False, _softmax,
+    ),
+    Rewrite(
+        "softplus written out", ("LOG",), "RELU(x) + LOG(1 + EXP(-ABS(x)))",
+        "the exponential of what is above 0 leaves no int8 steps for the rest", False, _softplus,
     ),
 )  # fmt: skip

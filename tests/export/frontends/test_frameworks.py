@@ -37,7 +37,7 @@ LAYERS = {
 @pytest.fixture(scope="module")
 def on_tensorflow(run_folder: Path) -> dict[str, Any]:
     """What needs TensorFlow, from one process: importing it takes longer than most exports."""
-    jobs = ("right", "wrong", "open_sizes", "near")
+    jobs = ("right", "wrong", "open_sizes", "looped", "near")
     names = ("keras", "saved_model", *(f"tensorflow_models:{job}" for job in jobs))
     keys = ("keras on tensorflow", "saved_model", *jobs)
     return dict(zip(keys, frameworks.with_keras(run_folder, "tensorflow", *names), strict=True))
@@ -123,6 +123,13 @@ def test_sizes_that_a_model_leaves_open_are_noted(name: str, on_tensorflow: dict
         "the sample"
         for each, axis, size in (("x", 0, 2), ("y", 0, 1), ("y", 1, 4))
     )
+
+
+def test_what_a_loop_leaves_without_a_size_stays_float(on_tensorflow: dict[str, Any]) -> None:
+    stayed, found, expected = on_tensorflow["looped"]
+    assert "its sizes are known only when the model runs" in stayed.values()
+    assert not any(place.startswith("FULLY_CONNECTED") for place in stayed)
+    np.testing.assert_allclose(found, expected, atol=0.02)
 
 
 def test_the_trace_of_a_folder_is_held_against_what_tensorflow_computes_of_it(

@@ -160,6 +160,12 @@ REWRITTEN: dict[str, tuple[Callable[..., Any], Array, list[str]]] = {
         normal(1, 8, 4),
         ["STABLEHLO_REDUCE_WINDOW"],
     ),
+    "rows added at places": (
+        lambda x: jax.ops.segment_sum(x, np.array([0, 1, 1, 3]), 4),
+        normal(4, 8),
+        [],
+    ),
+    "a column added to": (lambda x: jnp.asarray(x).at[:, 2].add(x[:, 0]), normal(2, 8), []),
     "lookup": (lambda x: jnp.take(WEIGHT, x, axis=0), np.array([[4, -1, 0]], np.int32), []),
 }
 

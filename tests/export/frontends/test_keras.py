@@ -54,6 +54,15 @@ def test_recurrent_layer_is_unrolled_and_left_as_it_was(converter: Worker) -> No
     np.testing.assert_allclose(found["head"], model(data[:1]), atol=1e-5)
 
 
+def test_a_layer_that_reads_both_ways_needs_no_mask(converter: Worker) -> None:
+    both = layers.Bidirectional(layers.LSTM(4, return_sequences=True))
+    model = keras.Sequential([keras.Input((5, 3)), both, layers.LSTM(4), layers.Dense(2)])
+    sample = normal(1, 5, 3)
+    with Session(trace(model, sample, converter).tflite) as session:
+        (found,) = session.run(sample).values()
+    np.testing.assert_allclose(found, model(sample), atol=1e-5)
+
+
 def test_model_that_is_not_built_is_refused(converter: Worker) -> None:
     model = keras.Sequential([layers.Dense(2)], name="classifier")
     with pytest.raises(ModelError, match="'classifier' is not built: it has no weights yet"):

@@ -112,7 +112,24 @@ def _gather_in_bounds(table: Any, indices: Any, **params: Any) -> Any:
     return jax.lax.gather_p.bind(table, indices, **{**params, "mode": mode})
 
 
+def _scatter_add(target: Any, indices: Any, updates: Any, **params: Any) -> Any:
+    """Rows that are added where indices say, as a product with a matrix of ones."""
+    numbers = params["dimension_numbers"]
+    axes = numbers.scatter_dims_to_operand_dims
+    window = [size for axis, size in enumerate(target.shape) if axis not in axes]
+    spread = [axis for axis in range(updates.ndim) if axis not in numbers.update_window_dims]
+    is_rows = len(axes) == 1 and numbers.inserted_window_dims == axes
+    is_whole = [updates.shape[axis] for axis in numbers.update_window_dims] == window
+    if not (is_rows and is_whole and jnp.issubdtype(target.dtype, jnp.floating)):
+        return jax.lax.scatter_add_p.bind(target, indices, updates, **params)
+    rows = jnp.moveaxis(updates, spread, range(len(spread))).reshape(-1, *window)
+    places = jnp.arange(target.shape[axes[0]], dtype=indices.dtype)
+    ones = (indices.reshape(-1, 1) == places).astype(target.dtype)
+    return target + jnp.moveaxis(jnp.tensordot(ones, rows, ((0,), (0,))), 0, axes[0])
+
+
 CANONICAL: dict[str, Any] = {
+    "scatter-add": _scatter_add,
     "conv_general_dilated": _cropped_transposed_convolution,
     "reduce_window_max": _max_pool_of_images,
     "gather": _gather_in_bounds,

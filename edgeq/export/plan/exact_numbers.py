@@ -1,6 +1,7 @@
-"""Whole numbers in float tensors that become integers: places that are computed and looked up.
+"""Numbers that a scale of int8 would spoil: whole ones that become integers, and steep functions'.
 
-A scale of int8 moves them, and the cast behind cuts off what is left: 3 becomes 2.97 and then 2.
+Places that are computed and looked up are moved by a scale, and the cast behind cuts off what is
+left: 3 becomes 2.97 and then 2. The sine of a step of a thousand is another number at 998.
 """
 
 from __future__ import annotations
@@ -18,7 +19,27 @@ KEEPING = frozenset(
 )
 """Ops whose results are whole where all that they read is; so are those that choose or move."""
 
-WHY = "it computes whole numbers that become integers, which a scale of int8 would change"
+STEEP = frozenset({"SIN", "COS", "LOG"})
+"""Ops that make much of small differences: a sine of angles, however large, a logarithm near 0."""
+
+ARITHMETIC = frozenset(
+    {"ADD", "SUB", "MUL", "DIV", "NEG", "ABS", "LEAKY_RELU", "MINIMUM", "MAXIMUM", "CAST", "LOG"}
+)
+"""Ops that compute what those read from inputs; so do those that move values."""
+
+FEW_FREQUENCIES = 4
+"""A dense layer of so few inputs turns coordinates into angles, and costs next to nothing."""
+
+BECOMES_INTEGERS = (
+    "it computes whole numbers that become integers, which a scale of int8 would change"
+)
+IS_STEEP = "it computes what a sine or a logarithm reads, which would magnify a step of int8"
+
+
+def exact_ops(graph: Graph) -> dict[int, str]:
+    """Ops that no mode shall make integers of by itself, and why."""
+    steep = dict.fromkeys(_read_steeply(graph), IS_STEEP)
+    return steep | dict.fromkeys(_becoming_integers(graph), BECOMES_INTEGERS)
 
 
 def is_whole(graph: Graph, tensor: int, known: dict[int, bool] | None = None) -> bool:
@@ -45,7 +66,7 @@ def is_whole(graph: Graph, tensor: int, known: dict[int, bool] | None = None) ->
     return known[tensor]
 
 
-def become_integers(graph: Graph) -> frozenset[int]:
+def _becoming_integers(graph: Graph) -> set[int]:
     """Ops that compute whole numbers, in float, that a CAST makes integers."""
     known: dict[int, bool] = {}
     found: set[int] = set()
@@ -58,7 +79,38 @@ def become_integers(graph: Graph) -> frozenset[int]:
         if is_whole(graph, tensor, known):
             found.add(op.index)
             left += _real(graph, op) if _keeps(op) else ()
-    return frozenset(found)
+    return found
+
+
+def _read_steeply(graph: Graph) -> set[int]:
+    """Ops that compute what a steep one reads, from inputs and constants alone, and a logarithm."""
+    known = _known_exactly(graph)
+    found: set[int] = set()
+    left = [op.inputs[0] for op in graph.operators if op.name in STEEP]
+    left += [op.outputs[0] for op in graph.operators if op.name == "LOG"]
+    while left:
+        op = graph.producers.get(left.pop())
+        if op is not None and op.index not in found and known.issuperset(op.outputs):
+            found.add(op.index)
+            left += _real(graph, op)
+    return found
+
+
+def _known_exactly(graph: Graph) -> set[int]:
+    """Float tensors that come from inputs, integers and constants by arithmetic alone."""
+    known = set(graph.inputs)
+    for op in graph.operators:
+        computed = {t.index for _, t in graph.operands(op) if not t.is_constant}
+        real = computed.intersection(_real(graph, op))
+        if known.issuperset(real) and _is_arithmetic(graph, op):
+            known.update(op.outputs)
+    return known
+
+
+def _is_arithmetic(graph: Graph, op: Operator) -> bool:
+    if op.name == "FULLY_CONNECTED":
+        return graph.tensors[op.inputs[1]].shape[-1] <= FEW_FREQUENCIES
+    return op.name in ARITHMETIC or holds(op.name) in MOVED
 
 
 def _keeps(op: Operator) -> bool:
