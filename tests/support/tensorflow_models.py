@@ -123,7 +123,7 @@ def open_sizes() -> dict[str, tuple[str, ...]]:
 
 
 def looped() -> tuple[dict[str, str], Array, Array]:
-    """What stays float behind a loop that leaves sizes open, and what int8 and TensorFlow compute."""
+    """What stays float behind a loop without sizes, what int8 computes, and what it was before."""
     import tensorflow as tf
 
     class Module(tf.Module):  # type: ignore[misc]
