@@ -61,4 +61,4 @@ class Judging:
             graph: Of the float model.
         """
         affordable = int(BUDGET_NS / max(1.0, RUNS * float_ns(graph)))
-        return spread(self.samples.samples, max(LEAST_JUDGED, affordable))
+        return self.samples.judged(max(LEAST_JUDGED, affordable))

@@ -13,7 +13,8 @@ from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import parse
 from edgeq.ports import IO, Port
 from edgeq.progress import Progress
-from edgeq.report import OutputFidelity, Report
+from edgeq.report import Report
+from edgeq.report.output_fidelity import OutputFidelity
 
 
 def fidelity(name: str, sqnr_db: float, largest: float) -> OutputFidelity:
