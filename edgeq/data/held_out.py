@@ -120,13 +120,17 @@ class HeldOut:
         """At most so many of `samples`, evenly from all of them."""
         return spread(self.samples, most)
 
+    def trials(self, most: int) -> Sequence[Sample]:
+        """At most so many of `passed`, likewise, to judge plans by on the way."""
+        return spread(self.passed, most)
+
 
 class HeldOutSequences(HeldOut):
     """A stream of steps that keeps whole sequences back to judge the result by.
 
     Every tenth sequence is held out and not passed on. Data with fewer than ten is passed on whole
-    and judged by its own sequences. `passed` are samples by themselves, with the states that they
-    came with.
+    and judged by its own sequences. The first steps of the data try plans, and are not in `passed`
+    where there are others enough; those are samples by themselves, with the float model's states.
 
     Args:
         samples: The stream, complete with states.
@@ -138,11 +142,15 @@ class HeldOutSequences(HeldOut):
     LEAST_STEPS = 100
     """Steps that are judged, however few were asked for: drift takes its time."""
 
+    TRIAL_STEPS = 32
+    """Steps that plans are tried with."""
+
     def __init__(self, samples: Iterable[Sample]) -> None:
         super().__init__(samples)
         self._number = -1
         self._steps: list[Sample] = []
         self._bytes = 0
+        self._trials: list[Sample] = []
 
     def __iter__(self) -> Iterator[Sample]:
         for step in self._samples:
@@ -151,9 +159,13 @@ class HeldOutSequences(HeldOut):
             is_held = self._is_turn and self._kept(step)
             if not self.independent:
                 self._kept(step)
-            if not is_held:
+            if is_held:
+                continue
+            if len(self._trials) < self.TRIAL_STEPS:
+                self._trials.append(step.copied() if isinstance(step, Step) else step)
+            else:
                 self._remember(step)
-                yield step
+            yield step
 
     @property
     def _is_turn(self) -> bool:
@@ -182,6 +194,18 @@ class HeldOutSequences(HeldOut):
     def samples(self) -> list[Sample]:
         """The steps of the held-out sequences, in order, once the stream has been read."""
         return self._steps
+
+    @property
+    def passed(self) -> list[Sample]:
+        """Samples from all over those that were passed on, once the stream has been read."""
+        others = super().passed
+        if len(others) < self._most:
+            return spread([*map(tuple, self._trials), *others], self._most)
+        return others
+
+    def trials(self, most: int) -> Sequence[Sample]:
+        """The first steps that were passed on."""
+        return self._trials
 
     def judged(self, most: int) -> Sequence[Sample]:
         """About so many steps of `samples`: sequences from their first steps on."""

@@ -185,6 +185,7 @@ class Report(Measured):
         if not self.independent:
             found.append(
                 "the SQNR is judged on samples that calibration may have seen; give at least 10"
+                + (" sequences" if any(o.drift is not None for o in self.outputs) else "")
             )
         return found
 
