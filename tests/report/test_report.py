@@ -134,7 +134,7 @@ def test_json_has_every_fact_and_the_ratios() -> None:
     assert fields["outputs"][0] == {
         "name": "logits", "sqnr_db": 34.56, "largest_error": 0.25, "mean_error": 0.0625,
         "cosine": 0.75, "top1_agreement": None, "top5_agreement": None, "parts": [],
-        "samples": None, "are_indices": False,
+        "samples": None, "are_indices": False, "drift": None,
     }  # fmt: skip
     assert (fields["size_ratio"], fields["latency_ratio"]) == (0.25, 0.25)
     assert fields["float_ops"] == {"GELU at a (op 3)": "why"}
