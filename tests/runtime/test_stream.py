@@ -128,5 +128,5 @@ def test_a_damaged_entry_is_a_damaged_file(content: bytes) -> None:
         entry = next(e for e in tree.metadata if e.name.startswith(STATES_ENTRY))
         tree.buffers[entry.buffer].data = np.frombuffer(content, np.uint8)
 
-    with pytest.raises(ModelError, match="the states in the file's metadata .* cannot be read"):
+    with pytest.raises(ModelError, match=r"the states in the file's metadata .* cannot be read"):
         read_io(edited(named(running_sum()), spoil))
