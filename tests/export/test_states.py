@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streaming_models import CausalConv, GruStep, TanhRnn, inputs, made, sequences
+from streaming_models import CacheStep, CausalConv, GruStep, TanhRnn, inputs, made, sequences
 
 import edgeq
 from edgeq.compare.compare_models import evaluate
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.plan import planner
+from edgeq.flatbuffer import parse
 from edgeq.ports import read_io, read_states
 from edgeq.runtime.session import Session
 
@@ -140,6 +141,19 @@ def test_the_report_is_of_whole_sequences_that_were_kept_back(gru: EdgeModel) ->
     few = edgeq.export(made(GruStep), sequences(GruStep, 2, 30), **INT8).report
     assert (few.calibrated_samples, few.judged_samples) == (60, 60)
     assert any("give at least 10 sequences" in warning for warning in few.warnings())
+
+
+def test_a_cache_of_integers_is_written_in_place() -> None:
+    edge = edgeq.export(made(CacheStep), CacheStep.sequences(), **INT8)
+    graph = parse(edge.tflite).graphs[0]
+    writes = [op for op in graph.operators if op.name == "DYNAMIC_UPDATE_SLICE"]
+    assert [graph.tensors[op.outputs[0]].dtype for op in writes] == ["int8", "int8"]
+    assert {t for op in writes for t in op.inputs[:1]} <= set(graph.inputs)
+    assert edge.report.op_counts.get("float32", 0) == 0
+    ports = {port.name: port for port in (*edge.io.inputs, *edge.io.outputs)}
+    assert ports["keys"].qparams == ports["keys_out"].qparams != ports["values"].qparams
+    assert ports["values"].qparams == ports["values_out"].qparams
+    assert edge.report.sqnr_db > 25
 
 
 def test_auto_tries_plans_step_by_step() -> None:

@@ -54,6 +54,34 @@ class TanhRnn(torch.nn.Module):
         return {"y": 2 * h, "h_out": h}
 
 
+class CacheStep(torch.nn.Module):
+    """A step of attention: `x` `(1, 1, 16)`, its place `pos` `(1,)` and what came before it."""
+
+    states, places = {"keys": "keys_out", "values": "values_out"}, 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (torch.nn.Linear(16, 16) for _ in range(3))
+
+    def forward(
+        self, x: torch.Tensor, pos: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        keys = torch.index_copy(keys, 1, pos, self.key(x))
+        values = torch.index_copy(values, 1, pos, self.value(x))
+        hidden = torch.where(torch.arange(self.places) <= pos, 0.0, -1e9)
+        weights = torch.softmax(self.query(x) @ keys.transpose(1, 2) / 4 + hidden, -1)
+        return {"y": weights @ values, "keys_out": keys, "values_out": values}
+
+    @classmethod
+    def sequences(cls) -> edgeq.Sequences:
+        """Data of it."""
+        rng = np.random.default_rng(0)
+        xs = rng.normal(size=(12, cls.places, 1, 1, 16)).astype(np.float32)
+        start = {name: np.zeros((1, cls.places, 16), np.float32) for name in cls.states}
+        numbered = [[(x, np.asarray([i], np.int32)) for i, x in enumerate(steps)] for steps in xs]
+        return edgeq.Sequences(numbered, cls.states, start)
+
+
 def made(kind: type[Any]) -> Any:
     """A model with weights of its own."""
     torch.manual_seed(0)
