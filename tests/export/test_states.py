@@ -156,6 +156,12 @@ def test_a_cache_of_integers_is_written_in_place() -> None:
     assert edge.report.sqnr_db > 25
 
 
+def test_a_file_knows_the_shapes_of_its_states(gru: EdgeModel) -> None:
+    data = edgeq.Sequences(list(inputs(GruStep, 2, 8)), {1: "h_out"})
+    edge = edgeq.export(bytes(gru.float_model.tflite), data, **INT8)
+    assert edge.io.states == (("h_in", "h_out"),)
+
+
 def test_auto_tries_plans_step_by_step() -> None:
     edge = export(GruStep, recipe="auto", inputs=None, outputs=None)
     assert edge.report.sqnr_db > 20
