@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,12 @@ def test_a_file_knows_the_shapes_of_its_states(gru: EdgeModel) -> None:
     data = edgeq.Sequences(list(inputs(GruStep, 2, 8)), {1: "h_out"})
     edge = edgeq.export(bytes(gru.float_model.tflite), data, **INT8)
     assert edge.io.states == (("h_in", "h_out"),)
+
+
+def test_a_saved_file_with_a_description_names_its_states(gru: EdgeModel, tmp_path: Path) -> None:
+    path = gru.save(tmp_path / "gru.tflite", metadata=gru.describe())
+    with Session(path, threads=1) as session:
+        assert list(session.stream().states) == ["h_in"]
 
 
 def test_auto_tries_plans_step_by_step() -> None:
