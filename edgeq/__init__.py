@@ -8,6 +8,7 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.compare.check import check
 from edgeq.compare.compare_models import compare, evaluate
 from edgeq.compare.debug import debug
+from edgeq.data.sequences import Sequences
 from edgeq.errors import (
     ConversionError,
     DataError,
@@ -62,6 +63,7 @@ __all__ = [
     "RecipeError",
     "Rule",
     "SearchResult",
+    "Sequences",
     "Thresholds",
     "UnsupportedOpError",
     "VerificationError",

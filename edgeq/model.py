@@ -37,6 +37,7 @@ class LiteModel:
             has found it.
         given: Parameters that the model brought with it, by tensor name.
         doubts: Where the file computes otherwise than the framework, one sentence each.
+        states: Names of the input and the output of each state, which a caller feeds back.
     """
 
     tflite: Content
@@ -46,6 +47,7 @@ class LiteModel:
     learned: tuple[tuple[str, float, float], ...] = ()
     given: tuple[tuple[str, QParams], ...] = ()
     doubts: tuple[str, ...] = ()
+    states: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self._model.signatures) > 1:
@@ -64,6 +66,7 @@ class LiteModel:
         """Goes to another process as the file alone; what was read from it is read again there."""
         return LiteModel, (
             self.tflite, self.origin, self.notes, self.nhwc, self.learned, self.given, self.doubts,
+            self.states,
         )  # fmt: skip
 
     @functools.cached_property
@@ -97,6 +100,12 @@ class LiteModel:
         """Parameters that the model brought with it, by tensor index."""
         given = dict(self.given)
         return {t.index: given[t.name] for t in self.graph.tensors if t.name in given}
+
+    @property
+    def state_tensors(self) -> tuple[tuple[int, int], ...]:
+        """Tensors of the input and the output of each state."""
+        inputs, outputs = dict(self.signature.inputs), dict(self.signature.outputs)
+        return tuple((inputs[taken], outputs[given]) for taken, given in self.states)
 
     @functools.cached_property
     def digest(self) -> str:

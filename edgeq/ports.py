@@ -1,21 +1,32 @@
 """`IO`: what an app passes to a .tflite file and gets from it, by name, shape, type and scale.
 
-The one place where real numbers become what the file's ports hold, and back.
+The one place where real numbers become what the file's ports hold, and back, and where a file says
+which outputs are fed back to which inputs.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
 
+from edgeq.errors import DataError, ModelError
 from edgeq.files import Content
-from edgeq.flatbuffer import Graph, parse
+from edgeq.flatbuffer import Graph, parse_tree, unpack
+from edgeq.flatbuffer.metadata_entries import entry_content, put_entry
+from edgeq.foreign.documents import DocumentError, parse_json
 from edgeq.qtypes import QParams, dequantize, quantize
 
 Array = npt.NDArray[Any]
+States = tuple[tuple[str, str], ...]
+"""`(input, output)` of each state: what the output gives is fed to the input of the next run."""
+
+STATES_ENTRY = b"edgeq_states/"
+"""Begins the name of the metadata entry with the states of a signature, whose key follows: a JSON
+object of output names by input name."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,11 @@ class Port:
         """The real numbers for what the port holds, float32 where it is quantized."""
         return held if self.qparams is None else dequantize(held, self.qparams)
 
+    @property
+    def real_dtype(self) -> str:
+        """The dtype in real numbers: float32 where integers have a scale."""
+        return self.dtype if self.qparams is None else "float32"
+
     def to_dict(self) -> dict[str, object]:
         """Plain values, ready for JSON; scale and zero point are None where it is not quantized."""
         return {
@@ -55,10 +71,11 @@ class Port:
 
 @dataclass(frozen=True)
 class IO:
-    """Inputs and outputs of a file, in order."""
+    """Inputs and outputs of a file, in order, and which of them are a state's two ends."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    states: States = ()
 
     def quantize(self, sample: Mapping[str, Array]) -> tuple[Array, ...]:
         """Converts real numbers by input name to what the inputs store, in the file's order."""
@@ -73,7 +90,47 @@ class IO:
         return {
             "inputs": [port.to_dict() for port in self.inputs],
             "outputs": [port.to_dict() for port in self.outputs],
+            "states": [{"input": taken, "output": given} for taken, given in self.states],
         }
+
+    def state_places(self, states: Mapping[Any, Any]) -> tuple[tuple[int, int], ...]:
+        """Places of the input and the output of each state.
+
+        Args:
+            states: The output of each input that is a state, both by name or by place.
+
+        Raises:
+            DataError: There is no such input or output, or an output does not fit its input.
+        """
+        found = tuple(
+            (_place(self.inputs, taken, "input"), _place(self.outputs, given, "output"))
+            for taken, given in states.items()
+        )
+        for number, (taken, given) in enumerate(found):
+            _check_fits(self.inputs[taken], self.outputs[given])
+            if taken in (known for known, _ in found[:number]):
+                raise DataError(f"states: input {self.inputs[taken].name!r} is there twice")
+        return found
+
+
+def _place(ports: Sequence[Port], named: object, side: str) -> int:
+    """The place of a port by its name or place."""
+    names = [port.name for port in ports]
+    if isinstance(named, str) and named in names:
+        return names.index(named)
+    if isinstance(named, int) and not isinstance(named, bool) and 0 <= named < len(ports):
+        return named
+    listed = ", ".join(f"{name!r} ({place})" for place, name in enumerate(names))
+    raise DataError(f"states: the model has no {side} {named!r:.80}; it has {listed or 'none'}")
+
+
+def _check_fits(taken: Port, given: Port) -> None:
+    if (taken.shape, taken.real_dtype) != (given.shape, given.real_dtype):
+        raise DataError(
+            f"states: what is fed back must have one form: input {taken.name!r} is "
+            f"{taken.real_dtype} {taken.shape}, and output {given.name!r} {given.real_dtype} "
+            f"{given.shape}"
+        )
 
 
 def read_io(tflite: Content) -> IO:
@@ -82,12 +139,52 @@ def read_io(tflite: Content) -> IO:
     Raises:
         ModelError: Not a .tflite file, or damaged.
     """
-    model = parse(tflite)
+    tree = unpack(tflite)
+    model = parse_tree(tree, len(tflite))
     graph, signature = model.graphs[0], model.signatures[0]
     return IO(
         _ports(graph, signature.inputs, graph.inputs),
         _ports(graph, signature.outputs, graph.outputs),
+        _states(tree, signature.key),
     )
+
+
+def read_states(tflite: Content, key: str | None = None) -> States:
+    """The states of a file's signature, of its first one without a key.
+
+    Raises:
+        ModelError: Not a .tflite file, or it or its entry is damaged.
+    """
+    if key is None:
+        return read_io(tflite).states
+    return _states(unpack(tflite), key)
+
+
+def _states(tree: Any, key: str) -> States:
+    """The states of a signature of an object tree; empty where the file names none."""
+    content = entry_content(tree, STATES_ENTRY + key.encode())
+    try:
+        entry = {} if content is None else parse_json(content.decode())
+        states = tuple(entry.items())
+    except (DocumentError, UnicodeDecodeError, AttributeError) as error:
+        raise _damaged_states(str(error)) from None
+    if not all(isinstance(given, str) for _, given in states):
+        raise _damaged_states("an output's name is no text")
+    return states
+
+
+def _damaged_states(why: str) -> ModelError:
+    return ModelError(
+        f"the states in the file's metadata ({STATES_ENTRY.decode()}...) cannot be read: {why}. "
+        "Export the model again"
+    )
+
+
+def write_states(tree: Any, states: States) -> None:
+    """Puts the states of an object tree's first signature into its metadata, if there are any."""
+    if states:
+        content = json.dumps(dict(states), separators=(",", ":"), ensure_ascii=False).encode()
+        put_entry(tree, STATES_ENTRY + bytes(tree.signatureDefs[0].signatureKey), content)
 
 
 def _ports(

@@ -43,6 +43,7 @@ PUBLIC = [
     "RecipeError",
     "Rule",
     "SearchResult",
+    "Sequences",
     "Thresholds",
     "UnsupportedOpError",
     "VerificationError",

@@ -33,6 +33,15 @@ def test_the_guides_examples_of_other_frameworks_run() -> None:
     assert names["edge_model"].report.outputs[0].name == "scores"
 
 
+def test_the_guides_example_of_a_model_with_states_runs() -> None:
+    pytest.importorskip("litert_torch")
+    text = (ROOT / "docs" / "guide.md").read_text()
+    section = text.partition("### Models with states")[2].partition("\n## ")[0]
+    names = run_blocks(section)
+    assert names["edge_model"].io.states == (("h_in", "h_out"),)
+    assert names["y"].shape == (1, 8)
+
+
 def test_the_recipe_of_the_guide_is_one() -> None:
     (text,) = JSON_BLOCK.findall((ROOT / "docs" / "guide.md").read_text())
     assert Recipe.from_json(text).rules[0].op == "FLOOR"

@@ -19,7 +19,7 @@ from edgeq.report.bench_report import measure_models
 from edgeq.runtime.backend import BACKENDS
 from edgeq.runtime.benchmark import Setting
 from edgeq.runtime.cpu import speed_hints
-from edgeq.runtime.session import DELEGATES
+from edgeq.runtime.delegates import DELEGATES
 
 
 @app.command(

@@ -19,8 +19,9 @@ from edgeq.compare.load_models import load, worker_for
 from edgeq.converter import check_runs
 from edgeq.data import cluster
 from edgeq.data.labels import Labels
-from edgeq.data.rep_dataset import RepDataset, Sample, joined
+from edgeq.data.rep_dataset import Sample, joined
 from edgeq.data.rows import Rows
+from edgeq.data.sequences import read_data
 from edgeq.errors import DataError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.fidelity import metrics as measures
@@ -29,8 +30,8 @@ from edgeq.fidelity.paired_run import PairedRun, Tally
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 from edgeq.progress import Progress
-from edgeq.report import OutputFidelity
 from edgeq.report.comparison import Comparison, MetricChange
+from edgeq.report.output_fidelity import OutputFidelity
 from edgeq.runtime.backend import load_backend
 
 Metrics = Mapping[str, str | Metric]
@@ -118,7 +119,8 @@ def compared(
         for name, metric in asked.items():
             changes[name] = _change(name, metric, tally)
             advance()
-    outputs = map(OutputFidelity.of, pair.output_names, tally.outputs, tally.parts, tally.spreads)
+    seen = (tally.outputs, tally.parts, tally.spreads, tally.drifts)
+    outputs = map(OutputFidelity.of, pair.output_names, *seen)
     found = Comparison(
         samples=tally.samples,
         outputs=tuple(outputs),
@@ -188,13 +190,13 @@ def _judged(
     where = Labels(labels) if labelled else None
     source = cluster.source(data, engine, where)
     rows = source if isinstance(source, Rows) else None
-    dataset = RepDataset(source, None if rows else where)
+    dataset = read_data(source, None if rows else where)
     with worker_for(models.values()) as worker:
         with stages.stage("load"):
             loaded = tuple(load(what, m, dataset, worker) for what, m in models.items())
             kept = {name: measures.by_row(metric) for name, metric in asked.items()}
             pair = PairedRun(loaded, kept, _output_place(loaded[0], output, asked), threads)
-            specs = pair.inputs
+            specs, dataset = pair.inputs, dataset.of(loaded[0])
         with stages.stage("compare" if len(models) > 1 else "evaluate", dataset.length) as advance:
             if rows is not None:
                 _try(pair, next(dataset.samples(specs)), models, worker)

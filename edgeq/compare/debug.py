@@ -7,7 +7,6 @@ is `causes`'.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 from edgeq.argument_types import DataLike, FilePath, ModelLike
@@ -16,6 +15,7 @@ from edgeq.compare.load_models import load, worker_for
 from edgeq.compare.loss_causes import Loss, explain
 from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset, Sample
+from edgeq.data.sequences import Step, completed, read_data, repeatable
 from edgeq.errors import ModelError
 from edgeq.export.deploy.scales_entry import read_scales
 from edgeq.export.edge_model import EdgeModel
@@ -69,14 +69,14 @@ def debug(
     """
     stages, base = Progress.make(progress), as_recipe(recipe)
     if edge_model is None:
-        data = list(data) if isinstance(data, Iterator) else data
+        data = repeatable(data)
         source: Any = float_model.tflite if isinstance(float_model, LiteModel) else float_model
         edge_model = export(source, data, recipe=base, min_sqnr_db=None, progress=progress)
-    dataset = RepDataset(data)
+    dataset = read_data(data)
     with worker_for((float_model, edge_model)) as worker, stages.stage("load"):
         edge = load("the edge model", edge_model, dataset, worker)
         parts = _parts(float_model, edge_model, edge, dataset, worker)
-        samples = _first(dataset.samples(input_specs(parts.reference)))
+        samples = _first(dataset, parts.reference)
         parts.check_runs(worker, samples[0])
     with stages.stage("compare", len(samples)) as advance:
         sqnr_db = PairedRun((parts.reference, edge))(samples).least_db
@@ -120,10 +120,13 @@ def _references(float_model: object, data: RepDataset, worker: Worker) -> list[L
     return list({form.digest: form for form in forms}.values())  # most are the same
 
 
-def _first(samples: Iterator[Sample]) -> list[Sample]:
+def _first(data: RepDataset, model: LiteModel) -> list[Sample]:
     """The first samples, in arrays of their own."""
-    few = itertools.islice(samples, MOST_SAMPLES)
-    return [tuple(array.copy() for array in sample) for sample in few]
+    samples = completed(data.of(model).samples(input_specs(model)), model)
+    return [
+        sample.copied() if isinstance(sample, Step) else tuple(array.copy() for array in sample)
+        for sample in itertools.islice(samples, MOST_SAMPLES)
+    ]
 
 
 def _loss(parts: Parts, part: Part, seen: Seen, noise: Noise) -> Loss:

@@ -1,4 +1,7 @@
-"""`HeldOut`: a stream of samples that keeps some of them back to judge the result by."""
+"""`HeldOut`: a stream of samples that keeps some of them back to judge the result by.
+
+Of sequences, whole ones are kept back, as a model with states is judged by running them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from edgeq.data.rep_dataset import Sample
+from edgeq.data.sequences import Step
 
 
 def spread(samples: Sequence[Sample], most: int) -> list[Sample]:
@@ -111,3 +115,98 @@ class HeldOut:
     def samples(self) -> list[Sample]:
         """The held-out samples, once the stream has been read."""
         return self._held.samples or spread(self._passed.samples, self.EVERY - 1)
+
+    def judged(self, most: int) -> Sequence[Sample]:
+        """At most so many of `samples`, evenly from all of them."""
+        return spread(self.samples, most)
+
+    def trials(self, most: int) -> Sequence[Sample]:
+        """At most so many of `passed`, likewise, to judge plans by on the way."""
+        return spread(self.passed, most)
+
+
+class HeldOutSequences(HeldOut):
+    """A stream of steps that keeps whole sequences back to judge the result by.
+
+    Every tenth sequence is held out and not passed on. Data with fewer than ten is passed on whole
+    and judged by its own sequences. The first steps of the data try plans, and are not in `passed`
+    where there are others enough; those are samples by themselves, with the float model's states.
+
+    Args:
+        samples: The stream, complete with states.
+    """
+
+    HELD_BYTES = 64 << 20
+    """Steps beyond are passed on; a sequence may be cut short by it."""
+
+    LEAST_STEPS = 100
+    """Steps that are judged, however few were asked for: drift takes its time."""
+
+    TRIAL_STEPS = 32
+    """Steps that plans are tried with."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        super().__init__(samples)
+        self._number = -1
+        self._steps: list[Sample] = []
+        self._bytes = 0
+        self._trials: list[Sample] = []
+
+    def __iter__(self) -> Iterator[Sample]:
+        for step in self._samples:
+            if not (isinstance(step, Step) and step.place):
+                self._begin()
+            is_held = self._is_turn and self._kept(step)
+            if not self.independent:
+                self._kept(step)
+            if is_held:
+                continue
+            if len(self._trials) < self.TRIAL_STEPS:
+                self._trials.append(step.copied() if isinstance(step, Step) else step)
+            else:
+                self._remember(step)
+            yield step
+
+    @property
+    def _is_turn(self) -> bool:
+        return self._number % self.EVERY == self.EVERY - 1
+
+    def _begin(self) -> None:
+        """Goes on to the next sequence; those of the data itself go with the first held out."""
+        self._number += 1
+        if self._number == self.EVERY - 1:
+            self._steps, self._bytes = [], 0
+
+    def _kept(self, step: Sample) -> bool:
+        """Keeps a step, if there is room for it."""
+        self._bytes += sum(array.nbytes for array in step)
+        if self._bytes > self.HELD_BYTES:
+            return False
+        self._steps.append(step.copied() if isinstance(step, Step) else step)
+        return True
+
+    @property
+    def independent(self) -> bool:
+        """Whether `samples` were kept out of calibration."""
+        return self._number >= self.EVERY - 1
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The steps of the held-out sequences, in order, once the stream has been read."""
+        return self._steps
+
+    @property
+    def passed(self) -> list[Sample]:
+        """Samples from all over those that were passed on, once the stream has been read."""
+        others = super().passed
+        if len(others) < self._most:
+            return spread([*map(tuple, self._trials), *others], self._most)
+        return others
+
+    def trials(self, most: int) -> Sequence[Sample]:
+        """The first steps that were passed on."""
+        return self._trials
+
+    def judged(self, most: int) -> Sequence[Sample]:
+        """About so many steps of `samples`: sequences from their first steps on."""
+        return self._steps[: max(most, self.LEAST_STEPS)]

@@ -16,6 +16,7 @@ from edgeq.data.as_numpy import Array, array_of, is_tensor, to_numpy
 from edgeq.data.input_spec import InputSpec
 from edgeq.data.labels import Labelled, Labels
 from edgeq.errors import DataError
+from edgeq.model import LiteModel
 
 Sample = tuple[Array, ...]
 """One array for each input of the model, in the model's order, of exactly its shape and dtype.
@@ -40,8 +41,8 @@ class RepDataset:
     def __init__(self, source: object, labels: Labels | None = None) -> None:
         self._batched = any(kind.__name__ == "DataLoader" for kind in type(source).__mro__)
         self._labels = labels
-        self._items = _item_iterator(source)
-        self._length = _length(source)
+        self._items = item_iterator(source)
+        self._length = source_length(source)
         if self._length is None:
             self._items = _ending(self._items)
         if labels is not None:
@@ -54,6 +55,14 @@ class RepDataset:
     def length(self) -> int | None:
         """Number of items where the source knows it; a batch counts as one item."""
         return self._length
+
+    def of(self, model: LiteModel) -> RepDataset:
+        """The data for a model, of which sequences have to know which inputs are states."""
+        return self
+
+    def states_of(self, model: LiteModel) -> tuple[tuple[str, str], ...]:
+        """Names of the input and the output of each state of a model; none without sequences."""
+        return ()
 
     def _peek(self) -> Any:
         for item in self._items:
@@ -76,7 +85,7 @@ class RepDataset:
         Raises:
             DataError: As `samples`, of the first item.
         """
-        whole, _ = _split(_arrays(self.first, inputs, 0), None, inputs, 0)
+        whole, _ = _split(arrays_of(self.first, inputs, 0), None, inputs, 0)
         return next((sample[: len(inputs)] for sample in whole), None)
 
     def samples(
@@ -98,7 +107,7 @@ class RepDataset:
         rest: Sample | None = None
         found, index = False, -1
         for index, item in enumerate(self._items):
-            whole, rest = _split(_arrays(item, inputs, index), rest, inputs, index)
+            whole, rest = _split(arrays_of(item, inputs, index), rest, inputs, index)
             found = found or bool(whole)
             yield from whole
             item_done()
@@ -111,7 +120,7 @@ class RepDataset:
             )
 
 
-def _arrays(item: Any, inputs: tuple[InputSpec, ...], index: int) -> Sample:
+def arrays_of(item: Any, inputs: tuple[InputSpec, ...], index: int) -> Sample:
     """An item's array for each input, and that of its labels if it has any."""
     values = item.inputs if isinstance(item, Labelled) else item
     arrays = tuple(
@@ -154,7 +163,12 @@ def joined(parts: Sequence[Array], what: str) -> Array:
         ) from None
 
 
-def _item_iterator(source: object) -> Iterator[Any]:
+def item_iterator(source: object) -> Iterator[Any]:
+    """The items of data in any form; rows of arrays keep their first axis.
+
+    Raises:
+        DataError: It is no data.
+    """
     if isinstance(source, np.ndarray) or is_tensor(source):
         array = array_of(source, "the representative data")
         if array.ndim == 0:
@@ -214,7 +228,8 @@ def _column_rows(columns: Mapping[Any, Any]) -> Iterator[dict[Any, Array]]:
     return ({name: a[i : i + 1] for name, a in arrays.items()} for i in range(count))
 
 
-def _length(source: object) -> int | None:
+def source_length(source: object) -> int | None:
+    """Number of items where the data knows it."""
     if isinstance(source, Mapping):
         return min((len(value) for value in source.values()), default=0)
     try:

@@ -179,7 +179,8 @@ class Builder:
         made, fitted = self._converted(plan, advance)
         self.model.release()
         self._check_runs(made.tflite)
-        return Built(self.model, plan, fitted, made.tflite, made.origins, self._rounder.notes)
+        notes = (*self._rounder.notes, *plan.untied(self.model))
+        return Built(self.model, plan, fitted, made.tflite, made.origins, notes)
 
     def _converted(self, plan: Plan, advance: Advance) -> tuple[Converted, int]:
         rounded = self.rounded(plan, advance)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeq.data.held_out import HeldOut, spread
+from edgeq.data.held_out import HeldOut
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.search.costs import float_ns
 from edgeq.flatbuffer import Graph
@@ -39,9 +39,9 @@ class Judging:
     searched: bool
 
     @property
-    def trials(self) -> list[Sample]:
-        """Samples that a search judges plans by, from all over the data."""
-        return spread(self.samples.passed, FEW)
+    def trials(self) -> Sequence[Sample]:
+        """Samples that a search judges plans by, from all over the data, or steps of a sequence."""
+        return self.samples.trials(FEW)
 
     @property
     def fitting(self) -> list[Sample]:
@@ -61,4 +61,4 @@ class Judging:
             graph: Of the float model.
         """
         affordable = int(BUDGET_NS / max(1.0, RUNS * float_ns(graph)))
-        return spread(self.samples.samples, max(LEAST_JUDGED, affordable))
+        return self.samples.judged(max(LEAST_JUDGED, affordable))

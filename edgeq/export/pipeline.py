@@ -19,7 +19,7 @@ from edgeq.calibrate.advice import advise
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.run import Checkpoint
 from edgeq.converter import start_converter
-from edgeq.data.rep_dataset import RepDataset
+from edgeq.data.sequences import read_data
 from edgeq.errors import VerificationError
 from edgeq.export.build import Builder, Built, Workshop
 from edgeq.export.deploy.signatures import by_signature
@@ -85,8 +85,8 @@ def export(
             signatures is taken apart where `rep_dataset` has exactly their keys.
         rep_dataset: Representative inputs, preprocessed as for the model: an array `(N, ...)`, a
             dict of such arrays by input name, an iterable or generator function of arrays, tuples
-            or dicts, or a `DataLoader`. Read once, one item at a time. From ten samples on, every
-            tenth is kept back to judge the result by; of more than a thousand, about a hundred.
+            or dicts, a `DataLoader` or `Sequences`. Read once, in order. From ten samples on, every
+            tenth is kept back to judge by; of more than a thousand, about a hundred.
         params: The first argument of a JAX function of parameters and inputs, or the variables of
             a linen module.
         sample: Input to trace the model with; by default the first representative sample.
@@ -278,7 +278,7 @@ def calibrate(
     stages = Progress.make(progress)
     source = data_source(rep_dataset, engine, start, checkpoint)
     with start_converter() as converter:
-        data = RepDataset(source)
+        data = read_data(source)
         prepared = prepare(model, data, options, stages, converter)
         with stages.stage("calibrate", data.length) as advance:
             found, kept = measured_ranges(
@@ -321,7 +321,7 @@ def make_ready(
     converter: Worker,
 ) -> Ready:
     """Traces, rewrites and calibrates."""
-    data = RepDataset(rep_dataset)
+    data = read_data(rep_dataset)
     prepared = prepare(model, data, options, stages, converter)
     rewritten = prepared.rewritten
     chosen = for_runtime(rewritten.graph, choose(rewritten, options.recipe), options.oldest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.observers import Fixed
@@ -61,11 +61,11 @@ def prepare(
         RecipeError: The ports or the layout that were asked for do not fit it.
     """
     with stages.stage("trace"):
-        traced = frontends.trace(model, options.sample, data, converter, options.params)
+        traced = _traced(model, data, options, converter)
         refuse_quantized(traced)
         float_model = _laid_out(traced, options.layout, options.target)
     with stages.stage("rewrite"):
-        sample = data.first_row(input_specs(float_model))
+        sample = data.of(float_model).first_row(input_specs(float_model))
         if sample is not None:
             first_run(converter, float_model, sample, "the float model")
         rewritten = (
@@ -76,6 +76,15 @@ def prepare(
         interface = Interface.of(rewritten, options.inputs, options.outputs)
         known = known_ranges(rewritten, interface)
     return Prepared(traced, float_model, rewritten, interface, known)
+
+
+def _traced(
+    model: object, data: RepDataset, options: ExportOptions, converter: Worker
+) -> LiteModel:
+    """The float model, which knows its states where the data does."""
+    traced = frontends.trace(model, options.sample, data, converter, options.params)
+    states = data.states_of(traced)
+    return replace(traced, states=states) if states else traced
 
 
 def check_made_for(calibration: Calibration, prepared: Prepared, options: ExportOptions) -> None:

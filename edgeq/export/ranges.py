@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,16 +13,17 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.run import Calibrator, Checkpoint
 from edgeq.converter import check_runs
 from edgeq.data import cluster
-from edgeq.data.held_out import HeldOut
+from edgeq.data.held_out import HeldOut, HeldOutSequences, spread
 from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.data.rows import Rows
+from edgeq.data.sequences import completed
 from edgeq.errors import RecipeError
 from edgeq.export.export_options import ExportOptions
 from edgeq.export.plan.choices import Choices, observers
 from edgeq.export.prepare import Prepared, check_made_for
 from edgeq.isolation import Worker
-from edgeq.progress import Advance
+from edgeq.progress import Advance, nothing
 from edgeq.recipe import Mode
 
 
@@ -65,7 +66,8 @@ def ranges_for(
         DataError: The data does not fit, or gives values that are not finite.
         ModelError: The calibration that was given is of another model.
     """
-    held = HeldOut(data.samples(input_specs(prepared.float_model), advance))
+    kind = HeldOutSequences if prepared.float_model.states else HeldOut
+    held = kind(_samples(prepared, data, advance))
     given = options.calibration
     if given is not None:
         given = replace(given, observers={**given.observers, **prepared.known})
@@ -77,7 +79,8 @@ def ranges_for(
     else:
         found = given
         held.exhaust()
-    advice = advise(prepared.rewritten, found, held.samples) if found.samples else ()
+    few = spread(held.samples, MOST_SAMPLES)
+    advice = advise(prepared.rewritten, found, few) if found.samples else ()
     independent = held.independent and options.calibration is None
     return Ranges(found, held, independent, tuple(advice))
 
@@ -104,17 +107,23 @@ def measured_ranges(
         start: What earlier samples have shown, which are skipped.
         checkpoint: Called after each sample with a function that gives what was seen so far.
     """
-    inputs = input_specs(prepared.float_model)
     kept: list[Sample] = []
     if not isinstance(source, Rows):
-        rest = itertools.islice(data.samples(inputs, advance), start.samples if start else 0, None)
+        samples = _samples(prepared, data, advance)
+        rest = itertools.islice(samples, start.samples if start else 0, None)
         stream = spread_out(rest, kept)
         return _measured(prepared, options, stream, converter, start, checkpoint), kept
-    kept = list(itertools.islice(data.samples(inputs), MOST_SAMPLES))
+    kept = list(itertools.islice(_samples(prepared, data), MOST_SAMPLES))
     _measured(prepared, options, kept[:1], converter)
     watching = _watching(prepared, options)
     rewritten, threads = prepared.rewritten, options.threads
     return distributed.calibrate(rewritten, source, watching, threads, advance), kept
+
+
+def _samples(prepared: Prepared, data: RepDataset, advance: Advance = nothing) -> Iterator[Sample]:
+    """The samples, those of sequences with the float model's states."""
+    model = prepared.float_model
+    return completed(data.of(model).samples(input_specs(model), advance), model)
 
 
 def data_source(

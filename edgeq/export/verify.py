@@ -16,7 +16,8 @@ from edgeq.model import LiteModel
 from edgeq.ops import BOUNDARY
 from edgeq.ports import read_io
 from edgeq.qtypes import QParams
-from edgeq.report import Measured, OutputFidelity
+from edgeq.report import Measured
+from edgeq.report.output_fidelity import OutputFidelity
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.benchmark import Latency, interleaved_latency
 from edgeq.runtime.coverage import Coverage
@@ -105,7 +106,7 @@ def _run(
             answers = ([*known, *runner.run(sample)] for known, sample in pairs)
             if turn[-1] == len(pair.models) - 1:
                 seen = pair.total(map(pair.seen, answers, samples))
-                found = (pair.output_names, seen.outputs, seen.parts, seen.spreads)
+                found = (pair.output_names, seen.outputs, seen.parts, seen.spreads, seen.drifts)
                 outputs = tuple(map(OutputFidelity.of, *found))
                 _check_sqnr(outputs, min_sqnr_db, least_db)
                 coverage = runner.sessions[-1].coverage()

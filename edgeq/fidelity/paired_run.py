@@ -6,7 +6,9 @@ Knows nothing of where models and samples come from.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,11 +18,12 @@ import numpy.typing as npt
 
 from edgeq.data.input_spec import InputSpec, input_specs
 from edgeq.data.rep_dataset import Sample
+from edgeq.data.sequences import Step
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.fidelity import metrics
 from edgeq.fidelity.index_outputs import holds_indices
 from edgeq.fidelity.parts import AxisRows, Part, least_db, merged_rows, parts_of, rows_of
-from edgeq.fidelity.sqnr import Fidelity, SampleSpread, WorstSample
+from edgeq.fidelity.sqnr import Drift, Fidelity, SampleSpread, WorstSample
 from edgeq.flatbuffer import Tensor
 from edgeq.model import LiteModel
 from edgeq.qtypes import QParams, dequantize, quantize
@@ -124,6 +127,7 @@ class Tally:
         kept: What each metric needs of each model's answers, in the order of the samples.
         targets: The samples' labels, if a metric needs them at the end.
         worst: The samples that are farthest apart, the worst first.
+        steps: Place of each sample in its sequence; empty where they are of none.
     """
 
     samples: int = 0
@@ -133,6 +137,7 @@ class Tally:
     kept: list[dict[str, list[Array]]] = field(default_factory=list)
     targets: list[Array] = field(default_factory=list)
     worst: list[WorstSample] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
         """Takes in what the samples behind these have shown."""
@@ -151,6 +156,7 @@ class Tally:
             for name, rows in others.items():
                 mine[name] += rows
         self.targets += other.targets
+        self.steps += other.steps
 
     @property
     def parts(self) -> list[tuple[Part, ...]]:
@@ -161,6 +167,11 @@ class Tally:
     def spreads(self) -> list[SampleSpread]:
         """How each output differs from sample to sample."""
         return [SampleSpread.of(powers) for powers in self.powers]
+
+    @property
+    def drifts(self) -> list[Drift | None]:
+        """How each output's SQNR goes along sequences; None where there are none."""
+        return [Drift.of(powers, self.steps) for powers in self.powers]
 
     @property
     def least_db(self) -> float:
@@ -179,6 +190,7 @@ class Runner:
     def __init__(self, models: Sequence[LiteModel], links: Sequence[Link]) -> None:
         self.sessions = [Session(model.tflite, threads=1, trusted=True) for model in models]
         self._links = links
+        self._given: list[list[Array]] = [[] for _ in models]
 
     def close(self) -> None:
         """Lets go of the interpreters."""
@@ -186,12 +198,16 @@ class Runner:
             session.close()
 
     def run(self, sample: Sequence[Array]) -> list[list[Array]]:
-        """Every model's outputs of a sample, in real numbers and in the first model's order."""
-        answers = []
-        for session, link in zip(self.sessions, self._links, strict=True):
-            session.invoke(link.stored(sample))
-            answers.append(link.real(session.outputs()))
-        return answers
+        """Every model's outputs of a sample, in real numbers and in the first model's order.
+
+        In the steps of a sequence, which come in order, each model takes its own states.
+        """
+        before, self._given = self._given, []
+        for session, link, given in zip(self.sessions, self._links, before, strict=True):
+            own = sample.behind(given) if isinstance(sample, Step) else sample
+            session.invoke(link.stored(own))
+            self._given.append(link.real(session.outputs()))
+        return self._given
 
 
 def without_shared_infinity(outputs: Sequence[Array]) -> list[Array]:
@@ -263,7 +279,7 @@ class PairedRun:
         return tuple((place,) for place in places)
 
     def __call__(self, samples: Iterable[Sample]) -> Tally:
-        """Runs samples, several at once, and adds up their results.
+        """Runs samples, several at once, and adds up their results; steps one after the other.
 
         Args:
             samples: What to run; each has its labels behind the inputs if there are metrics.
@@ -272,8 +288,13 @@ class PairedRun:
             DataError: The first model's output is not finite, or labels do not fit the output.
             VerificationError: The second model's output is not finite.
         """
+        stream = iter(samples)
+        first = list(itertools.islice(stream, 1))
+        if any(isinstance(sample, Step) for sample in first):
+            with contextlib.closing(self.load()) as runner:
+                return self.total(self.one(runner, s) for s in itertools.chain(first, stream))
         with Crew(self.load, self.threads) as crew:
-            return self.total(crew.map(samples, self.one))
+            return self.total(crew.map(itertools.chain(first, stream), self.one))
 
     def total(self, ones: Iterable[Tally]) -> Tally:
         """Adds up the results of samples, in order; errors name the sample."""
@@ -311,7 +332,8 @@ class PairedRun:
         changed = any(output.top1.same < output.top1.count for output in seen)
         worst = WorstSample(0, min(output.sqnr_db for output in seen), changed)
         powers = [[(output.signal.value, output.noise.value)] for output in seen]
-        return Tally(1, seen, powers, rows, kept, wanted, [worst])
+        steps = [sample.place] if isinstance(sample, Step) else []
+        return Tally(1, seen, powers, rows, kept, wanted, [worst], steps)
 
     def _kept(self, outputs: Sequence[Array], targets: Array | None) -> dict[str, list[Array]]:
         if not self.kept:

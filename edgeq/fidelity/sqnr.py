@@ -273,3 +273,53 @@ class SampleSpread:
             f"median {self.median_db:.1f} dB, worst tenth {self.worst_tenth_db:.1f} dB, all "
             f"{self.low_db:.1f} to {self.high_db:.1f} dB"
         )
+
+
+TENTHS = 10
+"""Pieces that a sequence is looked at in; fewer where none has so many steps."""
+
+DRIFTING_DB = 3.0
+"""An output whose last piece has so much less SQNR than the middle one loses more and more."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How the SQNR of an output goes along sequences.
+
+    Attributes:
+        tenths_db: SQNR in dB of the first tenth of the steps of each sequence, the second and so
+            on; of fewer pieces where there are fewer steps.
+    """
+
+    tenths_db: tuple[float, ...]
+
+    @classmethod
+    def of(cls, powers: Sequence[tuple[float, float]], steps: Sequence[int]) -> Drift | None:
+        """Makes the value from signal and noise of each step, and its place in its sequence.
+
+        Returns:
+            None where no sequence has two steps.
+        """
+        starts = [number for number, step in enumerate(steps) if step == 0]
+        lengths = np.diff([*starts, len(steps)])
+        count = min(TENTHS, int(lengths.max(initial=0)))
+        if count < 2:
+            return None
+        piece = np.asarray(steps) * count // np.repeat(lengths, lengths)
+        signal, noise = np.asarray(powers, np.float64).T
+        return cls(
+            tuple(
+                decibels(float(signal[piece == i].sum()), float(noise[piece == i].sum()))
+                for i in range(count)
+            )
+        )
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether the noise still grows in the second half."""
+        return self.tenths_db[-1] < self.tenths_db[len(self.tenths_db) // 2] - DRIFTING_DB
+
+    @property
+    def shown(self) -> str:
+        """The value in words."""
+        return f"{self.tenths_db[0]:.1f} and {self.tenths_db[-1]:.1f} dB"

@@ -11,10 +11,10 @@ from typing import Any, cast
 
 from edgeq.argument_types import DataLike, FilePath, ImageLayoutName, ModelLike, PortLike
 from edgeq.compare.compare_models import compare
-from edgeq.data.as_numpy import is_tensor
 from edgeq.data.input_spec import input_specs
 from edgeq.data.labels import Labels
 from edgeq.data.rep_dataset import RepDataset
+from edgeq.data.sequences import read_data, repeatable
 from edgeq.errors import (
     ConversionError,
     RecipeError,
@@ -129,13 +129,13 @@ def search(
         "threads": threads,
     }  # fmt: skip
     source: dict[str, Any] = {"params": params, "sample": sample, "layout": layout}
-    kept, judged = _repeatable(rep_data), _repeatable(eval_data)
+    kept, judged = repeatable(rep_data), repeatable(eval_data)
     where = None if is_agreement(metric) else Labels(labels)
     stages = Progress.make(progress)
     options = ExportOptions.read(**source, **settings)
     found = offers(model, kept, options, stages)
     named = {**settings, "metric": name, "output": output}
-    header = _header(found.float_model, kept, RepDataset(judged, where), named)
+    header = _header(found.float_model, kept, read_data(judged, where), named)
     plain = layout is None and found.float_model.nhwc == ()
     tried: object = found.float_model if plain else model
     trials = _Trials(
@@ -275,11 +275,6 @@ class _Trials:
         print(line, file=sys.stderr)
 
 
-def _repeatable(data: Any) -> Any:
-    """Data that can be read many times: an iterator is read into a list."""
-    return list(data) if isinstance(data, Iterator) and not is_tensor(data) else data
-
-
 def _header(
     model: LiteModel, rep_data: object, evaluation: RepDataset, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -292,8 +287,8 @@ def _header(
     wanted = {name: repr(value) for name, value in settings.items() if name != "threads"}
     return {
         "model": model.digest,
-        "rep_data": digest_of(RepDataset(rep_data).samples(inputs)),
-        "eval_data": digest_of(evaluation.samples(inputs)),
+        "rep_data": digest_of(read_data(rep_data).of(model).samples(inputs)),
+        "eval_data": digest_of(evaluation.of(model).samples(inputs)),
         **wanted,
     }
 

@@ -17,7 +17,8 @@ from rich.table import Table
 from edgeq.fidelity.parts import Part
 from edgeq.fidelity.sqnr import WorstSample
 from edgeq.foreign.shown import escape
-from edgeq.report import OutputFidelity, printed, strict
+from edgeq.report import printed, strict
+from edgeq.report.output_fidelity import OutputFidelity
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class Comparison:
             )  # fmt: skip
             if o.samples is not None:
                 table.add_row(f"  of samples: {o.samples.shown}")
+            if o.drift is not None:
+                table.add_row(f"  first and last tenth of steps: {o.drift.shown}")
             for rows in o.parts:
                 table.add_row(f"  {rows.where or 'all of it'}", _shown(rows))
         table.caption = f"{self.samples} samples, run by {self.runtime}"

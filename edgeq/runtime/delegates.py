@@ -23,6 +23,8 @@ from edgeq.targets import edgetpu
 Options = Mapping[str, object]
 
 EDGETPU = edgetpu.EDGETPU.name
+PLAIN = ("none", "reference")
+DELEGATES = ("xnnpack", *PLAIN, EDGETPU)
 _ENTRY_POINTS = ("tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate")
 _MISSING = re.compile(r"(\S+): cannot open shared object file: No such file")
 _LIBRARY_NAME = re.compile(r"[\\/]|\.(so(\.\d+)*|dylib|dll)$")
@@ -52,6 +54,18 @@ MOST_DEVICES = 64
 def is_library(delegate: str) -> bool:
     """Whether a delegate is named by its file instead of by a word."""
     return _LIBRARY_NAME.search(delegate) is not None
+
+
+def check_delegate(delegate: str, options: Options | None) -> None:
+    """Raises a `DelegateError` for no delegate, or options of one that takes none."""
+    is_known = isinstance(delegate, str) and (delegate in DELEGATES or is_library(delegate))
+    if not is_known:
+        raise DelegateError(
+            f"delegate must be one of {', '.join(DELEGATES)}, or the path of a library. "
+            f"Received: {delegate!r}"
+        )
+    if options and not is_library(delegate) and delegate != EDGETPU:
+        raise DelegateError(f"the delegate {delegate!r} takes no options; a library does")
 
 
 def load_delegate(backend: Backend, delegate: str, options: Options) -> Any:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.errors import DataError, DelegateError, ModelError
+from edgeq.errors import DataError, ModelError
 from edgeq.files import Content
-from edgeq.ports import IO, Port
+from edgeq.ports import IO, Port, read_states
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.coverage import Coverage, coverage_of, delegate_nodes
-from edgeq.runtime.delegates import EDGETPU, Options, is_library
+from edgeq.runtime.delegates import EDGETPU, PLAIN, Options, check_delegate
 from edgeq.runtime.entry import Array, entry
 from edgeq.runtime.file_check import check_file
 from edgeq.runtime.interpreter import (
@@ -28,9 +28,7 @@ from edgeq.runtime.interpreter import (
     unloadable,
 )
 from edgeq.runtime.isolated_session import IsolatedSession
-
-PLAIN = ("none", "reference")
-DELEGATES = ("xnnpack", *PLAIN, EDGETPU)
+from edgeq.runtime.streaming.stream import Stream
 
 Inputs = Array | Sequence[Array] | Mapping[str, Array]
 
@@ -74,8 +72,9 @@ class Session:
         trusted: bool = False,
         isolated: bool = False,
     ) -> None:
-        _check_delegate(delegate, options)
+        check_delegate(delegate, options)
         self._content = read_model(model)
+        self._key = signature
         self._backend = load_backend(backend)
         self._delegate = delegate
         threads = threads or available_cpus()
@@ -160,6 +159,14 @@ class Session:
         if real:
             return self.io.dequantize(results)
         return {name: results[place] for place, name in enumerate(self.output_names)}
+
+    def stream(
+        self, states: Mapping[str, str] | None = None, start: Mapping[str, Array] | None = None
+    ) -> Stream:
+        """The model run step by step, its states kept inside; see `Stream`."""
+        if states is None:
+            states = dict(read_states(self._content, self._key))
+        return Stream(self, self.io.state_places(states), start)
 
     def invoke(self, sample: Sequence[Array] | None = None) -> None:
         """Runs one sample; `outputs`, `output_view` and `view` see the result.
@@ -329,17 +336,6 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _check_delegate(delegate: str, options: Options | None) -> None:
-    is_known = isinstance(delegate, str) and (delegate in DELEGATES or is_library(delegate))
-    if not is_known:
-        raise DelegateError(
-            f"delegate must be one of {', '.join(DELEGATES)}, or the path of a library. "
-            f"Received: {delegate!r}"
-        )
-    if options and not is_library(delegate) and delegate != EDGETPU:
-        raise DelegateError(f"the delegate {delegate!r} takes no options; a library does")
 
 
 def _place(names: Sequence[str], name: str, kind: str) -> int:

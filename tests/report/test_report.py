@@ -5,19 +5,26 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from edgeq.export.edge_model import EdgeModel
+from edgeq.fidelity.sqnr import Drift
 from edgeq.flatbuffer import parse
 from edgeq.ports import IO, Port
 from edgeq.progress import Progress
-from edgeq.report import OutputFidelity, Report
+from edgeq.report import Report
+from edgeq.report.output_fidelity import OutputFidelity
 
 
 def fidelity(name: str, sqnr_db: float, largest: float) -> OutputFidelity:
     return OutputFidelity(name, sqnr_db, largest, largest / 4, 0.75, None)
+
+
+def along(*tenths_db: float) -> OutputFidelity:
+    return replace(fidelity("y", 30.0, 1), drift=Drift(tenths_db))
 
 
 def report(**changes: Any) -> Report:
@@ -133,7 +140,7 @@ def test_json_has_every_fact_and_the_ratios() -> None:
     assert fields["outputs"][0] == {
         "name": "logits", "sqnr_db": 34.56, "largest_error": 0.25, "mean_error": 0.0625,
         "cosine": 0.75, "top1_agreement": None, "top5_agreement": None, "parts": [],
-        "samples": None, "are_indices": False,
+        "samples": None, "are_indices": False, "drift": None,
     }  # fmt: skip
     assert (fields["size_ratio"], fields["latency_ratio"]) == (0.25, 0.25)
     assert fields["float_ops"] == {"GELU at a (op 3)": "why"}
@@ -178,9 +185,17 @@ def test_json_stays_strict_where_a_number_is_not_finite(value: float) -> None:
             {"independent": False, "judged_samples": 3},
             ["the SQNR is judged on samples that calibration may have seen; give at least 10"],
         ),
+        (
+            {"independent": False, "outputs": (along(40.0, 30.0, 20.0),)},
+            ["output 'y' drifts: its SQNR in the first and last tenth of the steps is 40.0 and "
+             "20.0 dB, and still falls",
+             "the SQNR is judged on samples that calibration may have seen; give at least 10 "
+             "sequences"],
+        ),
+        ({"outputs": (along(40.0, 30.0, 27.5),)}, []),
     ],
     ids=["none", "slower", "slower in the delegate", "as fast", "low SQNR", "no number",
-         "no difference", "few samples"],
+         "no difference", "few samples", "drift", "settled"],
 )  # fmt: skip
 def test_warnings(changes: dict[str, Any], warnings: list[str]) -> None:
     made = report(**changes)

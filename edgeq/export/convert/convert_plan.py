@@ -27,6 +27,7 @@ from edgeq.files import Content
 from edgeq.flatbuffer import pack, parse_tree, unpack
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import LiteModel
+from edgeq.ports import write_states
 
 _LAYER = re.compile(r"tflite\.subgraph=0\.op=(\d+)")
 
@@ -66,6 +67,7 @@ def convert(
         set_interface(model, plan, tree, interface)
     found = origins(parse_tree(tree).graphs[0])
     carry_scales(model.tree, tree)
+    write_states(tree, model.states)
     give_back_names(tree, [tensor.name for tensor in model.tree.subgraphs[0].tensors])
     return Converted(pack(tree), found)
 

@@ -53,10 +53,22 @@ class Interface:
             RecipeError: It does not fit the model's ports.
         """
         signature, tensors = model.signature, model.graph.tensors
-        return cls(
+        found = cls(
             inputs.resolve({name: tensors[i].dtype for name, i in signature.inputs}),
             outputs.resolve({name: tensors[i].dtype for name, i in signature.outputs}),
         )
+        found._check_states(model)
+        return found
+
+    def _check_states(self, model: LiteModel) -> None:
+        """Raises a `RecipeError` for a state that goes out as another type than it comes in."""
+        for taken, given in model.states:
+            pair = self.inputs.get(taken, PortSpec()), self.outputs.get(given, PortSpec())
+            if pair[0].dtype != pair[1].dtype:
+                raise RecipeError(
+                    f"inputs, outputs: {given!r} is fed back to {taken!r}, so that both must be of "
+                    f"one type. Received: {pair[1].dtype} and {pair[0].dtype}"
+                )
 
     def pinned(self, model: LiteModel, choices: Choices) -> dict[int, Choice]:
         """The choices, with the ops next to integer ports static where `Mode.AUTO` would decide."""

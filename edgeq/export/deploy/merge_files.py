@@ -16,6 +16,7 @@ from edgeq.files import Content
 from edgeq.flatbuffer import op_name, pack, parse, schema, unpack
 from edgeq.flatbuffer.object_tree import prune, renumber
 from edgeq.flatbuffer.subgraphs import reached, renumbered
+from edgeq.ports import STATES_ENTRY
 
 _MIN_RUNTIME = b"min_runtime_version"
 """Metadata of which a merged file has the greatest; of all others it has the first."""
@@ -69,11 +70,14 @@ class _Merger:
                 op.opcodeIndex = self._code(tree.operatorCodes[op.opcodeIndex])
             for tensor in graph.tensors:
                 tensor.buffer = self._buffer(tree.buffers[tensor.buffer].data)
+        states = STATES_ENTRY + bytes(signature.signatureKey)
         tree.subgraphs[0].name = signature.signatureKey = key.encode()
         signature.subgraphIndex = first
         self.tree.subgraphs += tree.subgraphs
         self.tree.signatureDefs.append(signature)
         for entry in tree.metadata or ():
+            if entry.name == states:
+                entry.name = STATES_ENTRY + key.encode()
             self._note(entry, tree.buffers[entry.buffer].data)
 
     def _code(self, code: Any) -> int:

@@ -87,6 +87,7 @@ class Metadata:
             "calibration": self.calibration,
             "inputs": [{**port.to_dict(), **self._preprocessing(port)} for port in self.io.inputs],
             "outputs": [port.to_dict() for port in self.io.outputs],
+            "states": self.io.to_dict()["states"],
             "labels": list(self.labels),
         }
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.errors import ModelError
-from edgeq.flatbuffer import schema
+from edgeq.flatbuffer.metadata_entries import entry_content, put_entry
 from edgeq.foreign.documents import DocumentError, parse_json
 from edgeq.qtypes import FloatArray
 
@@ -43,14 +43,14 @@ def write_scales(tree: Any, scales: Mapping[str, FloatArray]) -> None:
         scales: Of each channel, by tensor name; numbers of the grid.
     """
     text = {name: _text(values) for name, values in scales.items()}
-    _put(tree, json.dumps(text, separators=(",", ":")).encode())
+    put_entry(tree, ENTRY, json.dumps(text, separators=(",", ":")).encode())
 
 
 def carry_scales(source: Any, target: Any) -> None:
     """Puts the scales of one object tree into another, which has none yet."""
-    content = _content(source)
-    if content is not None and _content(target) is None:
-        _put(target, content)
+    content = entry_content(source, ENTRY)
+    if content is not None and entry_content(target, ENTRY) is None:
+        put_entry(target, ENTRY, content)
 
 
 def read_scales(tree: Any) -> dict[str, FloatArray]:
@@ -59,7 +59,7 @@ def read_scales(tree: Any) -> dict[str, FloatArray]:
     Raises:
         ModelError: The entry is damaged.
     """
-    content = _content(tree)
+    content = entry_content(tree, ENTRY)
     if content is None:
         return {}
     try:
@@ -81,19 +81,3 @@ def _values(text: str) -> FloatArray:
     exponents: Exponents = np.frombuffer(base64.b64decode(text, validate=True), np.int8)
     found: FloatArray = np.exp2(exponents / STEPS)
     return found
-
-
-def _content(tree: Any) -> bytes | None:
-    for entry in tree.metadata or ():
-        if entry.name == ENTRY and entry.buffer < len(tree.buffers):
-            data = tree.buffers[entry.buffer].data
-            return None if data is None else bytes(data)
-    return None
-
-
-def _put(tree: Any, content: bytes) -> None:
-    buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = np.frombuffer(content, np.uint8)
-    entry.name, entry.buffer = ENTRY, len(tree.buffers)
-    others = [known for known in tree.metadata or () if known.name != ENTRY]
-    tree.metadata, tree.buffers = [*others, entry], [*tree.buffers, buffer]

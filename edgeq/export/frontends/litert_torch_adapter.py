@@ -179,7 +179,8 @@ def to_stablehlo(
 
 
 def _lower_calls() -> None:
-    """Teaches litert-torch to lower edgeq's own op to a call that goes through the converter."""
+    """Teaches litert-torch to lower edgeq's own ops: to calls that go through the converter, and to
+    the one op that writes a slice."""
     import torch
     from litert_converter.mlir import ir
     from litert_converter.mlir.dialects import stablehlo
@@ -199,7 +200,18 @@ def _lower_calls() -> None:
             has_side_effect=False,
         )
 
+    def written(context: Any, x: Any, source: Any, axis: int, place: Any) -> Any:
+        integer = ir.IntegerType.get_signless(32)
+        zero = stablehlo.constant(
+            ir.DenseElementsAttr.get_splat(
+                ir.RankedTensorType.get([], integer), ir.IntegerAttr.get(integer, 0)
+            )
+        )
+        starts = [place if a == axis else zero for a in range(x.type.rank)]
+        return stablehlo.dynamic_update_slice(x, source, starts)
+
     lowerings.lower(torch.ops.edgeq.sequence_lstm)(lowered)
+    lowerings.lower(torch.ops.edgeq.slice_written)(written)
 
 
 def _keep_infinities(program: Any) -> None:

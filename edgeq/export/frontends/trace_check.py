@@ -19,7 +19,7 @@ from edgeq.fidelity.parts import parts_of, rows_of
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
-from edgeq.report import OutputFidelity
+from edgeq.report.output_fidelity import OutputFidelity
 from edgeq.runtime.session import Session
 
 Array = npt.NDArray[Any]

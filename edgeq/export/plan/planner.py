@@ -1,7 +1,8 @@
 """The plan: which tensor gets which quantization parameters, and why the rest stays float.
 
 A pure decision from the graph, the op table, the calibration and the recipe; nothing is changed and
-no converter is needed. Same-scale ops tie tensors into groups that share one scale.
+no converter is needed. Same-scale ops tie tensors into groups that share one scale, and so do the
+two ends of a state, which is fed back as the integers that it is.
 """
 
 from __future__ import annotations
@@ -104,12 +105,14 @@ class _Planner:
     def plan(self) -> Plan:
         for tensor, qparams in self._given.items():
             self._groups.fixed[tensor] = qparams
+        self._fix_states()
         for op, row in self._integer_ops():
             fixed = row.fixed_for(self._dtype(op))
             if fixed is not None:
                 self._groups.fixed[self._groups.root(op.outputs[0])] = fixed
             elif row.rule is ScaleRule.SAME:
                 self._tie(op)
+        self._join_states()
         for tensor in self._dtypes:
             producer = self._graph.producers.get(tensor)
             is_float = producer is not None and not self._choices[producer.index].mode.is_static
@@ -194,6 +197,41 @@ class _Planner:
                 self._widen(outputs[0], kept.range())
         for found in constants:
             self._widen(outputs[0], found)
+
+    @functools.cached_property
+    def _states(self) -> list[tuple[int, int]]:
+        """Tensors of the input and the output of each state that are integers of one type."""
+        types = self._dtypes
+        return [
+            (taken, given)
+            for taken, given in self._model.state_tensors
+            if taken in types and types[taken] is types.get(given)
+        ]
+
+    def _fix_states(self) -> None:
+        """Gives inputs the parameters that kernels dictate for what is fed back to them."""
+        for taken, given in self._states:
+            fixed = self._dictated(given)
+            if fixed is not None:
+                self._groups.fixed.setdefault(taken, fixed)
+
+    def _dictated(self, tensor: int) -> QParams | None:
+        """Parameters that a tensor has whatever the data are, its own or those of its sources."""
+        op = self._graph.producers.get(tensor)
+        if tensor in self._given or op is None or not self._choices[op.index].mode.is_static:
+            return self._given.get(tensor)
+        row = OPS[op.name]
+        if row.rule is not ScaleRule.SAME:
+            return row.fixed_for(self._dtype(op))
+        found = {self._dictated(t.index) for _, t in self._activations(op)}
+        return found.pop() if len(found) == 1 else None
+
+    def _join_states(self) -> None:
+        """Joins the two tensors of each state, unless other parameters are dictated for each."""
+        for taken, given in self._states:
+            fixed = {self._groups.fixed.get(self._groups.root(t)) for t in (taken, given)}
+            if len(fixed) == 1:
+                self._groups.join([taken, given])
 
     def _constants(self, op: Operator) -> list[Range | None]:
         return [

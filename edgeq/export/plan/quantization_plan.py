@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from edgeq.flatbuffer import Graph
@@ -48,6 +48,17 @@ class Plan:
     def with_float_activations(self) -> frozenset[int]:
         """Ops that read and write float, whatever their weights are stored as."""
         return frozenset(self.float_ops) | {op for op, _ in self.stored}
+
+    def untied(self, model: LiteModel) -> Iterator[str]:
+        """A sentence for each state whose two tensors have other parameters."""
+        for (taken, given), names in zip(model.state_tensors, model.states, strict=True):
+            pair = self.tensors.get(taken), self.tensors.get(given)
+            if None not in pair and pair[0] != pair[1]:
+                yield (
+                    f"the state {names[0]!r} cannot have the scale of {names[1]!r}, which is fed "
+                    "back to it: kernels or rules dictate another for each; as integers it has to "
+                    "be converted between steps"
+                )
 
     def to_dict(self, model: LiteModel) -> dict[str, object]:
         """The plan with names instead of indices, ready for JSON."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgeq.data.held_out import spread
 from edgeq.export.build import Builder, Built
 from edgeq.export.export_options import ExportOptions
 from edgeq.export.plan.choices import (
@@ -26,7 +27,7 @@ from edgeq.export.plan.choices import (
 from edgeq.export.plan.min_runtime import newer_ops
 from edgeq.export.search.candidates import Candidate, best_of, near_best, pareto_front
 from edgeq.export.search.plan_cut import PLAIN, PlanCut
-from edgeq.export.search.sensitivity import measure_noise
+from edgeq.export.search.sensitivity import MOST_SAMPLES, measure_noise
 from edgeq.export.search.trials import Trials
 from edgeq.model import LiteModel
 from edgeq.ops import BOUNDARY
@@ -132,7 +133,10 @@ class Search:
         outside = self._outside(built)
         plan = self.builder.plan(static)
         rounded = self.builder.rounded(plan, self.trials.advance)
-        noise = measure_noise(self.model, plan, rounded, self.trials.samples, self.trials.advance)
+        samples = self.trials.samples
+        if self.model.states:  # the first steps of a sequence are too much alike
+            samples = spread(samples, MOST_SAMPLES)
+        noise = measure_noise(self.model, plan, rounded, samples, self.trials.advance)
         return PlanCut(self.model, self.choices, static, outside, noise, self.options)
 
     @property

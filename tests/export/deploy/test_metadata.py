@@ -104,7 +104,8 @@ def test_the_json_beside_the_file_has_what_an_app_needs(saved: Path, exported: E
     }  # fmt: skip
     assert fields == {
         "edgeq": edgeq.__version__, "recipe": "int8", "calibration": exported.calibration.digest,
-        "outputs": [exported.io.outputs[0].to_dict()], "labels": list(demo.CLASS_NAMES),
+        "outputs": [exported.io.outputs[0].to_dict()], "states": [],
+        "labels": list(demo.CLASS_NAMES),
     }  # fmt: skip
 
 

@@ -169,6 +169,18 @@ KINDS: dict[str, dict[str, Case]] = {
         ),
         "written under a mask": of(masked, MATRIX),
         "written by an index": of(written, MATRIX, ints(4, 2)),
+        "one slice": of(
+            lambda x, i: x.index_copy(2, i.long(), x[:, :, :1] * 3), MATRIX, ints(6, 1)
+        ),
+        "one slice by an index from the end": of(
+            lambda x, i: written(x, i - 4), MATRIX, ints(4, 1)
+        ),
+        "one slice of whole numbers": of(
+            lambda x, i: x.index_copy(1, i.long(), x[:, :1] * 3), ints(9, 1, 4, 6), ints(4, 1)
+        ),
+        "one slice at a place that is known": of(
+            lambda x: x.index_copy(1, torch.tensor([2]), x[:, :1] * 3), MATRIX
+        ),
         "masked_scatter": of(
             lambda x, m: x.masked_scatter(m, x * 2), MATRIX, flags(1, 4, 6)
         ),

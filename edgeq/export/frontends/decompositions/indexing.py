@@ -1,8 +1,8 @@
 """Writing by index, and what is made of it.
 
-The runtime has no op that writes to places which an input names. So each place asks which entry
-writes to it, the last one where several do, and reads that. Where the index is a constant, so is
-the answer.
+One slice is written in place by DYNAMIC_UPDATE_SLICE, as caches are. The runtime has no op that
+writes to several places which an input names. So each place asks which entry writes to it, the last
+one where several do, and reads that. Where the index is a constant, so is the answer.
 """
 
 from __future__ import annotations
@@ -39,6 +39,24 @@ def last_writer(index: Tensor, size: int) -> Tensor:
 @last_writer.register_fake  # type: ignore[untyped-decorator]
 def _(index: Tensor, size: int) -> Tensor:
     return torch.empty((*index.shape[:-1], size), dtype=torch.int32)
+
+
+@torch.library.custom_op("edgeq::slice_written", mutates_args=())  # type: ignore[untyped-decorator]
+def slice_written(x: Tensor, source: Tensor, axis: int, place: Tensor) -> Tensor:
+    """`x` with a slice of it replaced.
+
+    Args:
+        x: Of any shape.
+        source: As `x`, but of size 1 along the axis.
+        axis: From 0 on.
+        place: Where along it, `()` int32, from 0 on.
+    """
+    return x.index_copy(axis, place.reshape(1).long(), source)
+
+
+@slice_written.register_fake  # type: ignore[untyped-decorator]
+def _(x: Tensor, source: Tensor, axis: int, place: Tensor) -> Tensor:
+    return torch.empty_like(x)
 
 
 def compared(index: Tensor, size: int) -> Tensor:
@@ -108,6 +126,8 @@ def _widened(part: Tensor, x: Tensor, axis: int) -> Tensor:
 
 def _written(x: Tensor, axis: int, index: Tensor, source: Tensor) -> Tensor:
     """`x` with the slices of `source` along an axis at the places that a row of indices names."""
+    if index.numel() == 1 and x.is_floating_point():
+        return slice_written(x, source, axis, index.reshape(()).to(torch.int32))
     writer = last_writer(index.long(), int(x.shape[axis]))
     read = source.index_select(axis, (writer - 1).clamp(min=0).long())
     shape = [-1 if a == axis else 1 for a in range(x.ndim)]
@@ -217,6 +237,9 @@ def index_put(
         flat = flat * size + _from_zero(each, size)
     if _too_many(flat, math.prod(sizes)):
         return NotImplemented
+    if len(axes) == flat.numel() == 1 and not accumulate:
+        row = _as_rows(values, x, axes, tuple(flat.shape)).movedim(0, axes[0])
+        return _written(x, axes[0], flat.reshape(-1), row)
     rest = [a for a in range(x.ndim) if a not in axes]
     rows = x.permute(*axes, *rest).flatten(0, len(axes) - 1)  # (places, *rest)
     source = _as_rows(values, x, axes, tuple(flat.shape))
