@@ -188,7 +188,7 @@ REWRITES = (
     Rewrite(
         "reduction of a long row", ("MEAN", "SUM"), "two of it",
         "int8 sums of more than 4,096 numbers in a row overflow", False, _long_reduction,
-        Purpose.DELEGATION,
+        Purpose.DELEGATION_ALONE,
     ),
     Rewrite(
         "average without padding", ("AVERAGE_POOL_2D",),
