@@ -20,7 +20,7 @@ from edgeq.converter import check_runs
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan
-from edgeq.export.round.rounder import Rounded
+from edgeq.export.round.rounded import Rounded
 from edgeq.fidelity.paired_run import Link
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.files import Content

@@ -22,13 +22,15 @@ from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.placement import check_loads, refused_ops
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.plan.quantization_plan import Plan
-from edgeq.export.round.rounder import Rounded, Rounder
+from edgeq.export.round.rounded import Rounded
+from edgeq.export.round.rounder import Rounder
 from edgeq.files import Content
 from edgeq.flatbuffer import parse
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 from edgeq.ports import read_io
 from edgeq.progress import Advance, nothing
+from edgeq.recipe import Mode
 from edgeq.targets import HOST, Target
 
 _Key: TypeAlias = frozenset[tuple[int, Choice]]
@@ -76,6 +78,7 @@ class Workshop:
         converter: The converter's child process.
         target: Where the files are to run.
         sample: An input that each file must run on.
+        refines: Whether weights are rounded a second time, by what reaches them in integers.
         threads: Samples that run side by side; None takes what this process may use.
     """
 
@@ -87,6 +90,7 @@ class Workshop:
     converter: Worker
     target: Target
     sample: Sample
+    refines: bool = False
     threads: int | None = None
 
 
@@ -95,28 +99,40 @@ class Builder:
 
     Args:
         workshop: What it builds with.
+        rounder: One of the same model that has rounded weights before.
 
     Attributes:
         model: The float model that plans speak of.
     """
 
-    def __init__(self, workshop: Workshop) -> None:
+    def __init__(self, workshop: Workshop, rounder: Rounder | None = None) -> None:
         self.model = workshop.model
         self._with = workshop
-        self._rounder = Rounder(
+        self._rounder = rounder or Rounder(
             workshop.model, workshop.choices, workshop.samples, workshop.threads
         )
         self._plans: dict[_Key, Plan] = {}
         self._built: dict[_Key, Built] = {}
 
-    def scaled(self, choices: Choices) -> Builder | None:
-        """A builder of the model with channels scaled for these choices; None where none are."""
-        own = self._with
+    def finished(self, choices: Choices, scales: bool) -> Builder | None:
+        """A builder that takes more time for these choices; None without static int8 among them.
+
+        It rounds weights a second time, by what the integers before them give.
+
+        Args:
+            choices: What becomes of each op.
+            scales: Whether channels are scaled for them first.
+        """
+        if all(choice.mode is not Mode.STATIC_INT8 for choice in choices.values()):
+            return None
+        own = replace(self._with, refines=True)
+        if not scales:
+            return Builder(own, self._rounder)
         made = equalize(
             own.model, own.calibration, choices, own.samples, own.converter, own.threads
         )
         if made.model is own.model:
-            return None
+            return Builder(own, self._rounder)
         return Builder(replace(own, model=made.model, calibration=made.calibration))
 
     def plan(self, choices: Choices) -> Plan:
@@ -143,8 +159,9 @@ class Builder:
         return self._plans[key]
 
     def rounding_runs(self, choices: Choices) -> int:
-        """How often `build` will run a sample to round weights by."""
-        return self._rounder.runs(self.plan(choices))
+        """How often `build` will run a sample to round weights by, or round one once more."""
+        plan = self.plan(choices)
+        return self._rounder.runs(plan) + self._with.refines * len(plan.operands)
 
     def rounded(self, plan: Plan, advance: Advance = nothing) -> Rounded:
         """The weights on the grids of a plan."""
@@ -184,6 +201,8 @@ class Builder:
 
     def _converted(self, plan: Plan, advance: Advance) -> tuple[Converted, int]:
         rounded = self.rounded(plan, advance)
+        if self._with.refines:
+            rounded = self._rounder.refined(plan, rounded, advance)
         fitted, on_grid = rounded.count, rounded.model(self.model)
         del rounded  # a second copy of the weights that nobody needs while the converter works
         return convert(self._with.converter, on_grid, plan, self._with.interface), fitted

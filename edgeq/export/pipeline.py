@@ -339,8 +339,8 @@ def make_ready(
     )  # fmt: skip
     free = free_ops(rewritten, options.recipe, choices, options.strict)
     ladder = Ladder(Builder(workshop), free)
-    if options.recipe.equalize and not judging.searched:  # a search scales what it has decided
-        ladder = ladder.scaled(choices) or ladder
+    if not judging.searched:  # a search finishes what it has decided
+        ladder = ladder.finished(choices, options.recipe.equalize) or ladder
     return Ready(prepared, choices, ranges, judging, ladder)
 
 

@@ -281,6 +281,16 @@ class GraphEditor:
             self._tree.buffers[buffer] = schema.BufferT()
         self._constants = {k: t for k, t in self._constants.items() if t in read}
 
+    def strip(self) -> None:
+        """Leaves of tensors that nobody reads or makes their place alone."""
+        graph = self._graph
+        used = {*graph.inputs.tolist(), *graph.outputs.tolist()}
+        used.update(
+            int(t) for op in graph.operators for side in (op.inputs, op.outputs) for t in side
+        )
+        nothing = schema.TensorT()
+        graph.tensors = [t if i in used else nothing for i, t in enumerate(graph.tensors)]
+
     @property
     def tree(self) -> Any:
         """The object tree as it stands; to be read only."""

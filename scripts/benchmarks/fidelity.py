@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,13 @@ from benchmarks.workshop import Workshop
 
 AUTO = "edgeq auto"
 PEERS = ("ai-edge-quantizer static", "ai-edge-quantizer dynamic")
+STATIC = "edgeq int8"
+STATIC_PASSES = tuple(
+    f"{STATIC} {passes}" for passes in ("nearest", "rounded once", "rounded twice", "scaled")
+)
+"""Static int8 without some of what is done to weights and channels."""
+
+STATIC_PEERS = ("ai-edge-quantizer static", "TFLiteConverter int8")
 MOST_POINTS = 1.0
 SAME_DB = 0.1
 """Two SQNR closer than this count as equal."""
@@ -25,10 +32,24 @@ def run(
 ) -> Iterator[tuple[str, Any]]:
     """Measures the cases of these names; gives each name with plain values for JSON."""
     for name in names:
-        yield name, _measured(Workshop(folder / name, measure), name, seconds, console)
+        workshop = Workshop(folder / name, measure)
+        yield name, _measured(workshop, name, (AUTO, *PEERS), seconds, console)
 
 
-def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -> dict[str, Any]:
+def run_static(
+    names: list[str], folder: Path, measure: bool, seconds: float, console: Console
+) -> Iterator[tuple[str, Any]]:
+    """As `run`, of static int8: with all passes, without some of them, and by peers."""
+    for name in names:
+        workshop = Workshop(folder / name, measure)
+        contestants = (STATIC, *STATIC_PASSES, *STATIC_PEERS)
+        yield name, _measured(workshop, name, contestants, seconds, console)
+
+
+def _measured(
+    workshop: Workshop, name: str, contestants: Sequence[str], seconds: float, console: Console
+) -> dict[str, Any]:
+    """Has all contestants make a case's file; the first one is held against the goals."""
     import cases
     import packages
 
@@ -44,7 +65,7 @@ def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -
         return {"refused": refused.reason}
     judged, rows = contest(
         workshop,
-        (AUTO, *PEERS),
+        contestants,
         case.evaluation,
         seconds,
         lambda what: console.status(f"{name}: {what}"),
@@ -57,32 +78,32 @@ def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -
     title = ", ".join(filter(None, [name, case.metric_name, point]))
     console.print(_table(title, rows))
     print_refusals(rows, console)
-    goals = _goals(rows, judged)
+    goals = _goals(contestants[0], rows, judged)
     for goal, verdict in goals.items():
         style = "green" if verdict.startswith("pass") else "red"
         console.print(f"  {goal}: [{style}]{verdict}[/{style}]", highlight=False)
     return {"metric": case.metric_name, "rows": rows, "goals": goals}
 
 
-def _goals(rows: Mapping[str, Row], judged: Mapping[str, Judgement]) -> dict[str, str]:
-    """`pass` or `FAIL` with the numbers, by goal."""
-    if AUTO not in judged:
-        return {"an export at all": f"FAIL: {rows[AUTO]['refused']}"}
-    auto = judged[AUTO]
-    lost = rows[AUTO]["points_lost"]
-    rivals = {p: judged[p] for p in PEERS if p in judged}
-    rivals = {p: r for p, r in rivals.items() if r.latency_ms <= NOISE * auto.latency_ms}
+def _goals(own: str, rows: Mapping[str, Row], judged: Mapping[str, Judgement]) -> dict[str, str]:
+    """`pass` or `FAIL` of one contestant with the numbers, by goal."""
+    if own not in judged:
+        return {"an export at all": f"FAIL: {rows[own]['refused']}"}
+    ours = judged[own]
+    lost = rows[own]["points_lost"]
+    rivals = {p: judged[p] for p in (*PEERS, *STATIC_PEERS) if p in judged}
+    rivals = {p: r for p, r in rivals.items() if r.latency_ms <= NOISE * ours.latency_ms}
     best = max((r.sqnr_db for r in rivals.values()), default=-math.inf)
-    beaten = f"{auto.sqnr_db:.1f} dB against {best:.1f} dB of a peer that is not slower"
+    beaten = f"{ours.sqnr_db:.1f} dB against {best:.1f} dB of a peer that is not slower"
     return {
         f"at most {MOST_POINTS:g} point below float": _verdict(
             lost <= MOST_POINTS, f"{lost:+.2f} points lost"
         ),
         "never slower than float": _verdict(
-            auto.latency_ratio <= NOISE, f"{auto.latency_ratio:.2f} of float's time"
+            ours.latency_ratio <= NOISE, f"{ours.latency_ratio:.2f} of float's time"
         ),
         "as faithful as any peer that is not slower": _verdict(
-            auto.sqnr_db >= best - SAME_DB, beaten if rivals else "no peer is as fast"
+            ours.sqnr_db >= best - SAME_DB, beaten if rivals else "no peer is as fast"
         ),
     }
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,20 +115,24 @@ def _run(*arguments: str) -> Refused | None:
     return Refused(lines[-1][:300] if lines else f"exit code {done.returncode}")
 
 
-def _edgeq(recipe: str) -> Callable[[Workshop], bytes]:
+def _edgeq(recipe: str, **passes: Any) -> Callable[[Workshop], bytes]:
+    """By a preset, or by one with some of its fields otherwise."""
+
     def make(workshop: Workshop) -> bytes:
         import edgeq
+        from edgeq.recipe import PRESETS
 
         made = edgeq.export(
             workshop.float_path,
             workshop.samples(),
-            recipe=recipe,
+            recipe=replace(PRESETS[recipe], **passes),
             min_sqnr_db=None,
             measure=workshop.measure and recipe == "auto",
             progress=False,
         )
-        (workshop.folder / f"edgeq_{recipe}.json").write_text(made.report.to_json())
-        (workshop.folder / f"edgeq_{recipe}.txt").write_text(made.report.text())
+        name = "_".join(map(str, ("edgeq", recipe, *passes.values())))
+        (workshop.folder / f"{name}.json").write_text(made.report.to_json())
+        (workshop.folder / f"{name}.txt").write_text(made.report.text())
         return made.tflite
 
     return make
@@ -189,6 +193,10 @@ def _tensorflow(workshop: Workshop) -> bytes:
 CONTESTANTS: dict[str, Callable[[Workshop], bytes]] = {
     "edgeq auto": _edgeq("auto"),
     "edgeq int8": _edgeq("int8"),
+    "edgeq int8 nearest": _edgeq("int8", rounding="nearest", equalize=False),
+    "edgeq int8 rounded once": _edgeq("int8", rounding="gptq_once", equalize=False),
+    "edgeq int8 rounded twice": _edgeq("int8", equalize=False),
+    "edgeq int8 scaled": _edgeq("int8", rounding="gptq_once"),
     "edgeq dynamic": _edgeq("dynamic_int8"),
     "edgeq weight_int8": _edgeq("weight_int8"),
     "edgeq float16": _edgeq("float16"),

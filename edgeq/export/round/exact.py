@@ -140,3 +140,25 @@ def _factored_by_column(panel: Matrix) -> Matrix:
         others = own[:, 1 : width - column, None]
         by_column[:, column + 1 :, column + 1 :] -= others * own[:, None, 1:]
     return np.tril(by_column.transpose(0, 2, 1))
+
+
+def solved(factor: Matrix, wanted: Matrix) -> Matrix:
+    """The matrices `x` with `factor @ x == wanted`.
+
+    Args:
+        factor: Lower triangles, `(groups, columns, columns)` float32.
+        wanted: `(groups, columns, rows)` float32.
+
+    Returns:
+        As `wanted`.
+    """
+    found = wanted.astype(np.float32)
+    size = factor.shape[-1]
+    for start in range(0, size, PANEL):
+        stop = min(size, start + PANEL)
+        for column in range(start, stop):
+            own = factor[:, column, start:column]
+            found[:, column] -= np.einsum("gk,gkr->gr", own, found[:, start:column])
+            found[:, column] /= factor[:, column, column, None]
+        found[:, stop:] -= product(factor[:, stop:, start:stop], found[:, start:stop])
+    return found

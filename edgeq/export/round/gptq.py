@@ -11,12 +11,13 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.export.round.exact import Matrix, cholesky, product
+from edgeq.export.round.exact import Matrix, cholesky, product, solved
 
 BLOCK = 64
 """Columns that are rounded before what they did to the others is added up."""
@@ -54,13 +55,15 @@ class Grid:
         return nearest
 
 
-def fit(weight: Matrix, squares: Matrix, grid: Grid) -> Matrix:
+def fit(weight: Matrix, squares: Matrix, grid: Grid, missing: Sequence[Matrix] = ()) -> Matrix:
     """The numbers of a grid with which `weight @ x` changes least.
 
     Args:
         weight: `(groups, rows, columns)`.
         squares: Mean of `x @ x.T` over the data, `(groups, columns, columns)`.
         grid: What each element may become.
+        missing: Where `weight @ x` is not all that is wanted: mean of what is missing of it times
+            `x.T`, `(groups, rows, columns)`, once for each of two halves of the data.
 
     Returns:
         Of the weight's shape; no row of it is worse on the data than the nearest numbers are, which
@@ -75,16 +78,36 @@ def fit(weight: Matrix, squares: Matrix, grid: Grid) -> Matrix:
         factor = cholesky(squares[:, order[:, None], order])
     except np.linalg.LinAlgError:  # lost in rounding: nothing can be made of these numbers
         return nearest
-    found = _nearest_plane(_by_column(weight, order), factor, grid.by_column(order))
-    found = found.transpose(0, 2, 1)[..., np.argsort(order)]
-    worse = loss(weight - found, squares) >= loss(weight - nearest, squares)
+    by_column = _by_column(weight, order)
+    lost = pull = np.zeros_like(by_column)
+    if missing:
+        lost, pull = _agreed([_by_column(half, order) for half in missing], factor)
+    found = _nearest_plane(by_column, factor, pull.copy(), grid.by_column(order))
+    back = np.argsort(order)
+    found, lost = found.transpose(0, 2, 1)[..., back], lost.transpose(0, 2, 1)[..., back]
+    worse = loss(weight - found, squares, lost) >= loss(weight - nearest, squares, lost)
     return np.where(worse[..., None], nearest, found)
 
 
-def loss(error: Matrix, squares: Matrix) -> Matrix:
-    """Mean square of `error @ x` for each row, `(groups, rows)`."""
+def _agreed(missing: Sequence[Matrix], factor: Matrix) -> tuple[Matrix, Matrix]:
+    """What is missing as far as two halves of the data agree on it, and how it pulls.
+
+    Args:
+        missing: Of each half, `(groups, columns, rows)`.
+        factor: Lower Cholesky factor of the squares.
+    """
+    one, other = (solved(factor, half) for half in missing)
+    power = (np.square(one) + np.square(other)).sum(dtype=np.float64) / 2
+    share = (one * other).sum(dtype=np.float64) / power if power > 0 else 0.0
+    half = np.float32(np.clip(share, 0.0, 1.0) / 2)
+    return half * (missing[0] + missing[1]), half * (one + other)
+
+
+def loss(error: Matrix, squares: Matrix, lost: Matrix | float = 0.0) -> Matrix:
+    """Mean square of `error @ x` for each row, `(groups, rows)`; with what is `lost` besides, up
+    to a constant."""
     error = error.astype(np.float32)
-    found: Matrix = (product(error, squares) * error).sum(axis=-1)
+    found: Matrix = ((product(error, squares) + 2 * lost) * error).sum(axis=-1)
     return found
 
 
@@ -102,15 +125,16 @@ def _damped(squares: Matrix) -> Matrix:
     return found
 
 
-def _nearest_plane(weight: Matrix, factor: Matrix, grid: Grid) -> Matrix:
+def _nearest_plane(weight: Matrix, factor: Matrix, carried: Matrix, grid: Grid) -> Matrix:
     """Rounds column after column, the last one first.
 
     Args:
         weight: `(groups, columns, rows)`.
         factor: Lower Cholesky factor of the squares, `(groups, columns, columns)`.
+        carried: What pulls at each number from the start; changed in place.
         grid: What each element may become.
     """
-    error, carried, found = (np.zeros_like(weight) for _ in range(3))
+    error, found = np.zeros_like(weight), np.zeros_like(weight)
     for stop in range(weight.shape[1], 0, -BLOCK):
         start = max(0, stop - BLOCK)
         block = np.ascontiguousarray(factor[:, start:stop, start:stop].transpose(0, 2, 1))

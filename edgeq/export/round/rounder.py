@@ -7,24 +7,21 @@ rounds to the nearest integer, which is the one that was chosen here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-
-import numpy as np
 
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.plan.choices import Choices
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.exact import Matrix
+from edgeq.export.round.moments import Moments
+from edgeq.export.round.refinement import Refinement
+from edgeq.export.round.rounded import Rounded, bias_of
 from edgeq.export.round.weighted_ops import (
     AnyQParams,
-    Moments,
     Site,
-    bias_slot,
     constant,
     is_laid_out,
-    on_grid,
     source_of,
     weight_of,
 )
@@ -32,8 +29,7 @@ from edgeq.files import is_large
 from edgeq.flatbuffer import Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
-from edgeq.ops import OPS, Kind
-from edgeq.qtypes import FloatArray, IntArray, QParams, all_finite
+from edgeq.qtypes import FloatArray, IntArray, all_finite
 from edgeq.runtime.crew import Crew
 from edgeq.runtime.session import Session
 
@@ -46,49 +42,6 @@ MOST_ROWS = 4096
 MEMORY_BYTES = 256 << 20
 """About what activations and their squares may take at once, or a quarter of a larger file; the
 model runs as often as that takes."""
-
-_INT32_MAX = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """Constants on the grid of a plan.
-
-    Attributes:
-        weights: The weight of each op that has one.
-        biases: The bias of each op whose bias changes.
-        count: Number of different weights.
-    """
-
-    weights: Mapping[int, FloatArray]
-    biases: Mapping[int, FloatArray]
-    count: int
-
-    def model(self, float_model: LiteModel) -> LiteModel:
-        """The float model with these constants; tensors and ops keep their indices."""
-        if not self.weights:
-            return float_model
-        graph, editor = float_model.graph, GraphEditor(float_model.tree)
-        rewired: dict[int, dict[int, int]] = {}
-        stored = {weight_of(graph.operators[i]): values for i, values in self.weights.items()}
-        for tensor, values in stored.items():
-            _store(editor, tensor, values)
-        for index, values in self.biases.items():
-            op = graph.operators[index]
-            slot = bias_slot(op)
-            bias = op.inputs[slot]
-            if len(graph.uses[bias]) == 1:
-                _store(editor, bias, values)
-            else:
-                name = f"{graph.tensors[bias].name}/{index}"
-                rewired[index] = {slot: editor.constant(name, values)}
-        editor.rewire(rewired)
-        return replace(float_model, tflite=editor.finish())
-
-
-def _store(editor: GraphEditor, tensor: int, values: FloatArray) -> None:
-    content = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8)
-    editor.retyped(tensor, "float32", content, None)
 
 
 class Rounder:
@@ -112,12 +65,15 @@ class Rounder:
         self._model = model
         self._graph = model.graph
         self._samples = samples[:MOST_SAMPLES]
+        self._all_samples = samples
         self._threads = threads
         trained = bool(model.given or model.learned)
+        self._once = {i for i, c in choices.items() if c.weights.rounding == "gptq_once"}
         to_nearest = (i for i, c in choices.items() if c.weights.rounding == "nearest")
         self._nearest = set(choices) if trained else set(to_nearest)
         self._known: dict[tuple[int, AnyQParams], tuple[IntArray, FloatArray]] = {}
         self._failed: dict[tuple[int, AnyQParams], str] = {}
+        self._not_refined = ""
 
     def round(self, plan: Plan, advance: Callable[[], None] = lambda: None) -> Rounded:
         """Every weight that the plan stores as integers.
@@ -129,22 +85,42 @@ class Rounder:
         sites = list(self._sites(plan))
         self._fit_apart(sites, advance)
         sites = [site for site in sites if site.key not in self._failed]
-        weights: dict[int, FloatArray] = {}
-        biases: dict[int, FloatArray] = {}
+        rounded = Rounded()
         for site in sites:
-            integers, shift = self._known[site.key]
-            values = on_grid(integers, site.qparams)
-            for op in site.ops:
-                weights[op.index] = values
-                bias = self._bias(op)
-                if bias is not None:
-                    biases[op.index] = self._moved(op, bias, shift, plan, site.qparams)
-        return Rounded(weights, biases, len(sites))
+            rounded = rounded.with_site(self._graph, plan, site, *self._known[site.key])
+        return rounded
+
+    def refined(
+        self, plan: Plan, rounded: Rounded, advance: Callable[[], None] = lambda: None
+    ) -> Rounded:
+        """The weights rounded once more by what reaches them, where that turns out to be better.
+
+        Args:
+            plan: Whose grids the weights are put on.
+            rounded: What `round` gave for it.
+            advance: Called after each weight.
+        """
+        refinement = Refinement(self._model, plan, self._all_samples, self._threads)
+        try:
+            return refinement.best(rounded, self._refinable(plan, rounded), advance)
+        except Exception as error:
+            self._not_refined = (
+                "weights are rounded once alone: doing it again by what the integers before them "
+                f"give failed with {type(error).__name__}: {error}"
+            )
+            return rounded
+
+    def _refinable(self, plan: Plan, rounded: Rounded) -> list[Site]:
+        """Weights that a second pass may change: none without integers that reach them."""
+        is_apart = not plan.tensors or is_large(len(self._model.tflite))
+        sites = () if is_apart else self._sites(plan)
+        free = rounded.weights.keys() - self._once
+        return [site for site in sites if all(op.index in free for op in site.ops)]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is to be said of weights that could not be rounded by what they compute."""
-        return tuple(self._failed.values())
+        return (*self._failed.values(), *filter(None, [self._not_refined]))
 
     def _fit_apart(self, sites: Sequence[Site], advance: Callable[[], None]) -> None:
         """Rounds the weights of new sites; where that fails, each alone, to tell which it is."""
@@ -230,26 +206,5 @@ class Rounder:
                 advance()
         for site, seen in zip(sites, moments, strict=True):
             seen.flush()
-            centred = all(self._bias(op) is not None for op in site.ops)
+            centred = all(bias_of(self._graph, op) is not None for op in site.ops)
             self._known[site.key] = site.rounded(seen, centred)
-
-    def _bias(self, op: Operator) -> FloatArray | None:
-        slot = bias_slot(op)
-        missing = slot >= len(op.inputs) or op.inputs[slot] < 0
-        taps_meet = OPS[op.name].kind is Kind.TRANSPOSED_CONVOLUTION  # where strides are short
-        if missing or taps_meet:
-            return None
-        return self._graph.tensors[op.inputs[slot]].data
-
-    def _moved(
-        self, op: Operator, bias: FloatArray, shift: FloatArray, plan: Plan, qparams: AnyQParams
-    ) -> FloatArray:
-        """A bias that makes up for its weight's mean error, within what int32 can hold."""
-        moved: FloatArray = (bias + shift.reshape(bias.shape)).astype(np.float32)
-        activation, weight = plan.tensors.get(source_of(op)), OPS[op.name].weight_slot
-        is_stored = (op.index, weight) in plan.stored
-        if activation is None or is_stored or not isinstance(qparams, QParams):
-            return moved
-        most = np.asarray(qparams.scale) * activation.scale[0] * _INT32_MAX * (1 - 1e-6)
-        bounded: FloatArray = np.clip(moved, -most, most).astype(np.float32)
-        return bounded

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.export.round.exact import Matrix, gram
+from edgeq.export.round.exact import Matrix
 from edgeq.export.round.gptq import Grid, fit
+from edgeq.export.round.moments import Missing, Moments
 from edgeq.flatbuffer import Graph, Operator, Tensor
 from edgeq.ops import OPS, Bias, Kind, Weight
 from edgeq.qtypes import (
@@ -159,11 +160,26 @@ class Site:
             laid_out = laid_out.transpose(1, 0, 2)
         return np.ascontiguousarray(laid_out.reshape(self._weight.shape), np.float32)
 
-    def rounded(self, seen: Moments, centred: bool) -> tuple[IntArray, FloatArray]:
-        """The weight as integers, and the mean of what each channel puts out less than before."""
-        weight = self._laid_out(self._weight)
-        found = fit(weight, seen.squares(centred), self._grid())
+    @property
+    def weight(self) -> Matrix:
+        """The weight as `(groups, rows, columns)`."""
+        return self._laid_out(self._weight)
+
+    def rounded(
+        self, seen: Moments, centred: bool, missing: Sequence[Missing] = ()
+    ) -> tuple[IntArray, FloatArray]:
+        """The weight as integers, and the mean of what each channel puts out less than before.
+
+        Args:
+            seen: What the weight is multiplied with.
+            centred: Whether a bias takes up what is lost on average.
+            missing: What the outputs lack besides, as each half of the rows tells.
+        """
+        weight = self.weight
+        products = [half.products for half in missing]
+        found = fit(weight, seen.squares(centred), self._grid(), products)
         lost = ((weight - found) * seen.mean[:, None]).sum(axis=-1)
+        lost += sum(half.mean for half in missing) / max(1, len(missing))
         if self._kind is Kind.DENSE:
             lost = lost.sum(axis=0)
         finite = bool(np.isfinite(lost).all())
@@ -201,72 +217,6 @@ def on_grid(integers: IntArray, qparams: AnyQParams) -> FloatArray:
     if isinstance(qparams, BlockQParams):
         return dequantize_blocks(integers, qparams)
     return dequantize(integers, qparams)
-
-
-class Moments:
-    """Mean and squares of rows `(groups, positions, columns)`, added up sample by sample."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._waiting: list[Matrix] = []
-        self._origin: Matrix = np.zeros(0)
-        self._sum: Matrix = np.zeros(0)
-        self._squares: Matrix = np.zeros(0)
-
-    def add(self, rows: Matrix) -> None:
-        """Takes rows into account; many at once, as the squares are large."""
-        self._waiting.append(rows)
-        if sum(r.shape[1] for r in self._waiting) >= rows.shape[-1]:
-            self.flush()
-
-    def flush(self) -> None:
-        """Adds up the rows that wait; around the mean of the first ones: little cancels so."""
-        if not self._waiting:
-            return
-        rows = np.concatenate(self._waiting, axis=1)
-        self._waiting.clear()
-        if not self._count:
-            self._origin = rows.mean(axis=1)
-            self._sum = np.zeros(self._origin.shape)
-            self._squares = np.zeros((*self._origin.shape, rows.shape[-1]), np.float32)
-        rows -= self._origin[:, None]
-        self._sum += rows.sum(axis=1)
-        self._squares += gram(rows)
-        self._count += rows.shape[1]
-
-    @property
-    def mean(self) -> Matrix:
-        """`(groups, columns)`."""
-        mean: Matrix = self._origin + self._sum / self._count
-        return mean
-
-    def squares(self, centred: bool) -> Matrix:
-        """Mean of `x @ x.T`, `(groups, columns, columns)`; around the mean if `centred`."""
-        offset = (self._sum / self._count).astype(np.float32)
-        found = self._squares / np.float32(self._count)
-        found -= offset[:, :, None] * offset[:, None]
-        _shrink(found, self._count)
-        if not centred:
-            mean = self.mean.astype(np.float32)
-            found += mean[:, :, None] * mean[:, None]
-        return found
-
-
-def _shrink(covariance: Matrix, count: int) -> None:
-    """Draws what few rows say of how columns go together towards nothing, in place.
-
-    Source:
-        Schaefer and Strimmer, "A Shrinkage Approach to Large-Scale Covariance Matrix Estimation",
-        2005, target D, with the variances of normal data.
-    """
-    own = np.einsum("gii->gi", covariance).copy()
-    all_squares = np.einsum("gij,gij->g", covariance, covariance, dtype=np.float64)
-    between = all_squares - np.square(own, dtype=np.float64).sum(axis=1)
-    expected = np.square(own.sum(axis=1), dtype=np.float64) - np.square(own).sum(axis=1) + between
-    share = expected / np.maximum(count * between, np.finfo(np.float32).tiny)
-    share = share.clip(0.0, 1.0)  # rounding leaves less than nothing between columns of none
-    covariance *= (1.0 - share)[:, None, None].astype(np.float32)
-    np.einsum("gii->gi", covariance)[:] = own
 
 
 def _elements(shape: Sequence[int]) -> int:

@@ -72,7 +72,7 @@ class Search:
         goal_db = self.options.goal_db
         for candidate in ranked:
             least_db = goal_db - SHORTFALL_DB if candidate.sqnr_db >= goal_db else -math.inf
-            built = self.trials.built(self._scaled(candidate))
+            built = self.trials.built(self._finished(candidate))
             yield replace(built, least_db=least_db, estimated_ratio=candidate.estimate)
         yield self.trials.ladder.all_float(ranked[0].choices, "every plan in integers fails").built
 
@@ -87,7 +87,7 @@ class Search:
         offers = self._worth_trying([cut.candidate(price) for price in prices])
         known = [candidate.choices for candidate in plain]
         tried = [
-            *self._with_scaled(plain),
+            *self._with_finished(plain),
             *self._in_turn([c for c in offers if c.choices not in known]),
         ]
         if self._measures:
@@ -99,14 +99,14 @@ class Search:
         better = [c for c in tried if c.sqnr_db > best.sqnr_db]
         return [best, *sorted(better, key=lambda c: c.sqnr_db)]
 
-    def _with_scaled(self, plain: Sequence[Candidate]) -> list[Candidate]:
-        """Plans in one mode throughout, the static one with scaled channels if that is better."""
+    def _with_finished(self, plain: Sequence[Candidate]) -> list[Candidate]:
+        """Plans in one mode throughout, the static one as a preset would build it."""
         static = PLAIN.index(Mode.STATIC_INT8)
-        return [self._scaled(c) if i == static else c for i, c in enumerate(plain)]
+        return [self._finished(c) if i == static else c for i, c in enumerate(plain)]
 
-    def _scaled(self, candidate: Candidate) -> Candidate:
-        """A plan with channels scaled for it if that is better, and the recipe has it."""
-        return self.trials.scaled(candidate) if self.options.recipe.equalize else candidate
+    def _finished(self, candidate: Candidate) -> Candidate:
+        """A plan with weights rounded twice, and channels scaled for it, if that is better."""
+        return self.trials.finished(candidate, self.options.recipe.equalize)
 
     def offers(self) -> list[Candidate]:
         """Plans from the cheapest to the most faithful, by estimates; those of the cut alone."""

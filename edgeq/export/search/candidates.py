@@ -32,7 +32,7 @@ class Candidate:
         sqnr_db: SQNR of the outputs: estimated, or measured if it was tried.
         price: The price of noise that it is the best plan at, if it was found by one.
         estimate: Time over the float model's as estimated, however it was tried.
-        is_scaled: Whether the model's channels are scaled for it first.
+        is_finished: Whether channels are scaled and weights rounded twice for it.
     """
 
     choices: Choices
@@ -41,7 +41,7 @@ class Candidate:
     sqnr_db: float
     price: float = math.nan
     estimate: float | None = None
-    is_scaled: bool = False
+    is_finished: bool = False
 
     @property
     def cost(self) -> float:

@@ -58,9 +58,9 @@ class Ladder:
         self._free = frozenset(free)
         self._known: dict[tuple[int, Mode], str] = {}
 
-    def scaled(self, choices: Choices) -> Ladder | None:
-        """The ladder of the model with its channels scaled for these choices; None with none."""
-        builder = self.builder.scaled(choices)
+    def finished(self, choices: Choices, scales: bool) -> Ladder | None:
+        """The ladder of the builder that takes more time for these choices; None without one."""
+        builder = self.builder.finished(choices, scales)
         return None if builder is None else Ladder(builder, self._free)
 
     def built(self, choices: Choices, advance: Advance = nothing) -> Rung:

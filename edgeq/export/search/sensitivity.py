@@ -18,7 +18,7 @@ import numpy.typing as npt
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.plan.choices import decided_together, weight_slots
 from edgeq.export.plan.quantization_plan import Plan
-from edgeq.export.round.rounder import Rounded
+from edgeq.export.round.rounded import Rounded
 from edgeq.export.round.weighted_ops import bias_slot
 from edgeq.export.search.costs import float_ns
 from edgeq.fidelity.index_outputs import holds_indices

@@ -40,7 +40,7 @@ class Trials:
         measure: Whether time is measured here instead of estimated.
         advance: Called now and then, for the progress bar.
         times: Measured time over the float model's of what runs the same kernels; filled here.
-        ladders: Those of the model with channels scaled for some choices; filled here.
+        ladders: Those that finish some choices; filled here.
     """
 
     original: LiteModel
@@ -75,13 +75,18 @@ class Trials:
             time = self.times.get(kernels, offer.time)
         return replace(offer, time=time, sqnr_db=seen.least_db)
 
-    def scaled(self, offer: Candidate) -> Candidate:
-        """A tried offer with channels scaled for it, where that is better; else as it is."""
-        ladder = None if offer.is_scaled else self.ladder.scaled(offer.choices)
+    def finished(self, offer: Candidate, scales: bool) -> Candidate:
+        """A tried offer with all that takes more time, where that is better; else as it is.
+
+        Args:
+            offer: The offer.
+            scales: Whether channels may be scaled for it.
+        """
+        ladder = None if offer.is_finished else self.ladder.finished(offer.choices, scales)
         if ladder is None:
             return offer
         self.ladders[_key(offer.choices)] = ladder
-        other = self.tried(replace(offer, is_scaled=True))
+        other = self.tried(replace(offer, is_finished=True))
         return other if other.sqnr_db > offer.sqnr_db else offer
 
     def built(self, offer: Candidate) -> Built:
@@ -89,11 +94,11 @@ class Trials:
         return self._ladder(offer).builder.build(offer.choices)
 
     def _ladder(self, offer: Candidate) -> Ladder:
-        return self.ladders[_key(offer.choices)] if offer.is_scaled else self.ladder
+        return self.ladders[_key(offer.choices)] if offer.is_finished else self.ladder
 
     def _stepped(self, offer: Candidate, choices: Choices) -> Candidate:
-        """The offer as it was built; of a scaled one, the scales are those of the first choices."""
-        if offer.is_scaled:
+        """The offer as it was built; a finished one stays so for what became of its choices."""
+        if offer.is_finished:
             self.ladders[_key(choices)] = self._ladder(offer)
         return replace(offer, choices=choices)
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgeq.export.round.exact import PANEL, WIDE, cholesky, gram, product
+from edgeq.export.round.exact import PANEL, WIDE, cholesky, gram, product, solved
 
 Array = npt.NDArray[np.float32]
 
@@ -60,6 +60,14 @@ def test_a_factor_times_itself_is_the_matrix(size: int) -> None:
     assert np.abs(again - squares).max() <= 1e-5 * np.abs(squares).max()
 
 
+@pytest.mark.parametrize("size", [1, 9, PANEL + 1, 3 * PANEL])
+def test_a_solution_times_the_factor_is_what_was_wanted(size: int) -> None:
+    factor = np.tril(draw(2, size, size) / size) + np.eye(size, dtype=np.float32)
+    wanted = draw(2, size, 5, seed=4)
+    again = factor.astype(np.float64) @ solved(factor, wanted)
+    assert np.abs(again - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
 def test_a_matrix_without_a_factor_is_refused() -> None:
     with pytest.raises(np.linalg.LinAlgError, match="not positive definite"):
         cholesky(np.array([[[1.0, 2.0], [2.0, 1.0]]], np.float32))
@@ -71,7 +79,7 @@ ROUNDING = """
 import hashlib
 import numpy as np
 from edgeq.export.round.gptq import Grid, fit
-from edgeq.export.round.weighted_ops import Moments
+from edgeq.export.round.moments import Missing, Moments
 
 seen, digest = Moments(), hashlib.sha256()
 random = np.random.default_rng(0)
@@ -81,7 +89,10 @@ seen.flush()
 squares = seen.squares(centred=True)
 weight = random.normal(size=(1, 40, 192)).astype(np.float32)
 scale = np.full_like(weight, 0.02)
-for found in (squares, fit(weight, squares, Grid(scale, np.zeros_like(scale), -127, 127))):
+grid = Grid(scale, np.zeros_like(scale), -127, 127)
+rows = np.maximum(random.normal(size=(1, 700, 192)), 0).astype(np.float32)
+missing = [Missing.of(weight, rows[:, i::2] * 0.9, rows[:, i::2], True).products for i in range(2)]
+for found in (squares, fit(weight, squares, grid), fit(weight, squares, grid, missing)):
     digest.update(np.ascontiguousarray(found).tobytes())
 print(digest.hexdigest())
 """

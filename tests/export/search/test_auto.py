@@ -22,7 +22,7 @@ from edgeq.export.deploy.scales_entry import read_scales
 from edgeq.export.export_options import ExportOptions
 from edgeq.export.plan.choices import Choice, choose
 from edgeq.export.plan.planner import make_plan
-from edgeq.export.round.rounder import Rounded
+from edgeq.export.round.rounded import Rounded
 from edgeq.export.search.auto import PRICES, Search
 from edgeq.export.search.candidates import Candidate, best_of, pareto_front
 from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, macs
@@ -127,15 +127,15 @@ def test_the_guilty_tensor_stays_float_and_the_rest_does_not(worker: Worker) -> 
     assert "fidelity" in found[2].reason
 
 
-def test_a_plan_with_scaled_channels_is_taken_where_it_is_better(worker: Worker) -> None:
+def test_a_finished_plan_is_taken_where_it_is_better(worker: Worker) -> None:
     job = search(sabotaged(), worker, AUTO, goal_db=10.0)
     plain = job.trials.tried(job.cut().plain(Mode.STATIC_INT8))
-    scaled = job.trials.scaled(plain)
-    assert scaled.sqnr_db > max(10.0, plain.sqnr_db + 6)
-    assert job.best() == replace(scaled, estimate=job.best().estimate)
+    finished = job.trials.finished(plain, scales=True)
+    assert finished.sqnr_db > max(10.0, plain.sqnr_db + 6)
+    assert job.best() == replace(finished, estimate=job.best().estimate)
     built = next(job.run())
     assert read_scales(built.model.tree)
-    assert built.tflite == job.trials.built(scaled).tflite
+    assert built.tflite == job.trials.built(finished).tflite
 
 
 def test_plans_are_offered_from_the_fastest_to_the_most_faithful(worker: Worker) -> None:
