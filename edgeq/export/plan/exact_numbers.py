@@ -1,4 +1,4 @@
-"""Numbers that a scale of int8 would spoil: whole ones that become integers, and steep functions'.
+"""Numbers that a scale of int8 would spoil: whole ones that become integers, and angles.
 
 Places that are computed and looked up are moved by a scale, and the cast behind cuts off what is
 left: 3 becomes 2.97 and then 2. The sine of a step of a thousand is another number at 998.
@@ -19,11 +19,11 @@ KEEPING = frozenset(
 )
 """Ops whose results are whole where all that they read is; so are those that choose or move."""
 
-STEEP = frozenset({"SIN", "COS", "LOG"})
-"""Ops that make much of small differences: a sine of angles, however large, a logarithm near 0."""
+PERIODIC = frozenset({"SIN", "COS"})
+"""Ops that take the error of what they read whole, however large that is."""
 
 ARITHMETIC = frozenset(
-    {"ADD", "SUB", "MUL", "DIV", "NEG", "ABS", "LEAKY_RELU", "MINIMUM", "MAXIMUM", "CAST", "LOG"}
+    {"ADD", "SUB", "MUL", "DIV", "NEG", "ABS", "LEAKY_RELU", "MINIMUM", "MAXIMUM", "CAST"}
 )
 """Ops that compute what those read from inputs; so do those that move values."""
 
@@ -33,13 +33,13 @@ FEW_FREQUENCIES = 4
 BECOMES_INTEGERS = (
     "it computes whole numbers that become integers, which a scale of int8 would change"
 )
-IS_STEEP = "it computes what a sine or a logarithm reads, which would magnify a step of int8"
+IS_AN_ANGLE = "it computes angles, whose error the sine behind takes whole"
 
 
 def exact_ops(graph: Graph) -> dict[int, str]:
     """Ops that no mode shall make integers of by itself, and why."""
-    steep = dict.fromkeys(_read_steeply(graph), IS_STEEP)
-    return steep | dict.fromkeys(_becoming_integers(graph), BECOMES_INTEGERS)
+    angles = dict.fromkeys(_computing_angles(graph), IS_AN_ANGLE)
+    return angles | dict.fromkeys(_becoming_integers(graph), BECOMES_INTEGERS)
 
 
 def is_whole(graph: Graph, tensor: int, known: dict[int, bool] | None = None) -> bool:
@@ -82,12 +82,11 @@ def _becoming_integers(graph: Graph) -> set[int]:
     return found
 
 
-def _read_steeply(graph: Graph) -> set[int]:
-    """Ops that compute what a steep one reads, from inputs and constants alone, and a logarithm."""
+def _computing_angles(graph: Graph) -> set[int]:
+    """Ops that compute what a sine reads, from inputs and constants alone."""
     known = _known_exactly(graph)
     found: set[int] = set()
-    left = [op.inputs[0] for op in graph.operators if op.name in STEEP]
-    left += [op.outputs[0] for op in graph.operators if op.name == "LOG"]
+    left = [op.inputs[0] for op in graph.operators if op.name in PERIODIC]
     while left:
         op = graph.producers.get(left.pop())
         if op is not None and op.index not in found and known.issuperset(op.outputs):

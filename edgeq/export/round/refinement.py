@@ -35,6 +35,9 @@ CHANCE_DB = 4.0
 """What one sample says that a pass gains differs by so much from the next: measured 3 to 4.5 dB on
 trained classifiers and detectors."""
 
+ENOUGH_DB = 35.0
+"""Where every part of every output keeps so much, a second pass is not worth its time."""
+
 MOST_DB = 120.0
 """SQNR beyond which outputs count as the same."""
 
@@ -68,8 +71,11 @@ class Refinement:
         fitted = self.samples[: min(MOST_SAMPLES, room, len(self.samples) - len(judged))]
         if not sites or len(fitted) < LEAST_SAMPLES:
             return rounded
+        kept_db = self._parts_db(rounded, judged)
+        if min(kept_db) >= ENOUGH_DB:
+            return rounded
         again = SecondPass(self.model, self.plan, sites, fitted, self.threads).run(rounded, advance)
-        gains = self._parts_db(again, judged) - self._parts_db(rounded, judged)
+        gains = self._parts_db(again, judged) - kept_db
         chance = CHANCE_DB / math.sqrt(len(judged))
         is_worse = np.mean(gains) < -chance / 2 or min(gains) < -2 * chance
         return rounded if is_worse else again

@@ -10,7 +10,7 @@ from one_op import INT32, OneOp, Step, Value
 import edgeq
 from edgeq.export.plan.exact_numbers import (
     BECOMES_INTEGERS,
-    IS_STEEP,
+    IS_AN_ANGLE,
     exact_ops,
     is_whole,
 )
@@ -107,4 +107,4 @@ def test_angles_are_exact_in_an_int8_model() -> None:
     ]
     edge = edgeq.export(TimeStep().eval(), data, recipe="int8", progress=False)
     assert edge.report.sqnr_db > 30  # 12 dB where angles have a step of 4
-    assert left_float(edge, IS_STEEP) == {"MUL", "RESHAPE"}
+    assert left_float(edge, IS_AN_ANGLE) == {"MUL", "RESHAPE"}
