@@ -47,13 +47,16 @@ def mapped(tmp_path: Path, exported: EdgeModel) -> MappedFile:
 
 
 def test_a_large_model_becomes_the_same_file(
-    all_is_large: None, exported: EdgeModel, demo_images: Images
+    demo_images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = edgeq.export(demo.float_model_path(), demo_images, recipe="int8")
+    path, once = demo.float_model_path(), edgeq.Recipe("int8", rounding="gptq_once")
+    small = edgeq.export(path, demo_images, recipe=once)
+    treat_all_as_large(monkeypatch)
+    made = edgeq.export(path, demo_images, recipe="int8")
     assert isinstance(made.float_model.tflite, MappedFile)
-    assert made.tflite == exported.tflite
-    assert made.report.outputs == exported.report.outputs
-    assert made.report.delegated_ops == exported.report.delegated_ops
+    assert made.tflite == small.tflite
+    assert made.report.outputs == small.report.outputs
+    assert made.report.delegated_ops == small.report.delegated_ops
 
 
 def test_weights_alone_of_a_large_model_become_the_same(

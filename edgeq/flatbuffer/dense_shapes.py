@@ -41,15 +41,18 @@ def _unsettled(graph: Graph) -> list[tuple[Operator, Shape]]:
 
 
 def _is_unsettled(graph: Graph, op: Operator, made: Shape) -> bool:
-    declared = graph.tensors[op.outputs[0]].shape
+    declared = graph.tensors[op.outputs[0]].shape if made else made
     return made != declared and -1 not in declared and math.prod(made) == math.prod(declared)
 
 
 def _made(graph: Graph, op: Operator) -> Shape:
     """The shape that the kernel computes from its operands; empty where it refuses them."""
-    read, weights = (graph.tensors[index].shape for index in op.inputs[:2])
+    operands = [tensor.shape for slot, tensor in graph.operands(op) if slot < 2]
+    if len(operands) < 2 or len(op.outputs) != 1:
+        return ()
+    read, weights = operands
     if len(weights) != 2 or not read or -1 in read or not weights[1]:
         return ()
-    if op.options is not None and op.options.keepNumDims:
+    if getattr(op.options, "keepNumDims", False):
         return (*read[:-1], weights[0])
     return (math.prod(read) // weights[1], weights[0])

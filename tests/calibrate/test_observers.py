@@ -455,7 +455,7 @@ def float_accuracy() -> float:
 @pytest.mark.parametrize(
     ("name", "observer", "least", "most"),
     [
-        ("min-max", "minmax", 10.0, 100.0),
+        ("min-max", "minmax", 8.0, 100.0),
         ("percentile 99.99", "percentile", -1.0, 0.5),
         ("mse", "mse", -1.0, 0.5),
         ("entropy", "entropy", -1.0, 0.5),

@@ -417,7 +417,7 @@ def test_what_a_peer_exports_has_no_errors(
 
 def test_an_op_left_float_between_integers_is_a_warning() -> None:
     rows = Value((1, 16))
-    names = (("RELU", "x", "a"), ("SIN", "a", "b"), ("ABS", "b", "y"))
+    names = (("TANH", "x", "a"), ("SIN", "a", "b"), ("ABS", "b", "y"))
     case = OneOp("SIN", {"x": rows}, tuple(Step(n, (s,), {r: rows}) for n, s, r in names))
     recipe = Recipe(rules=(Rule(op="SIN", mode=Mode.FLOAT, reason="a test"),))
     edge = edgeq.export(case.build(), case.draw(SAMPLES), recipe=recipe, progress=False)
