@@ -67,12 +67,11 @@ class Seen:
 
     def add(self, real: Array, fed: Array, whole: Array) -> None:
         """Takes in a sample: of the float model, of the layer fed with it, of the edge model."""
-        flat = np.ravel(real)  # no score vectors, whose rankings would cost time
-        self.added = self.added.observe(flat, np.ravel(self._real(fed)))
-        self.accumulated = self.accumulated.observe(flat, np.ravel(self._real(whole)))
-        real = np.where(
-            np.isfinite(real), real, 0
-        )  # masks hold -inf, which has no place in a range
+        finite = np.isfinite(real)  # masks hold -inf
+        flat = real[finite]  # no score vectors, whose rankings would cost time
+        self.added = self.added.observe(flat, self._real(fed)[finite])
+        self.accumulated = self.accumulated.observe(flat, self._real(whole)[finite])
+        real = np.where(finite, real, 0)
         self.values = self.values.observe(real)
         self.count += real.size
         self.low = min(self.low, float(real.min(initial=0)))

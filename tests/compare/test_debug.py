@@ -274,3 +274,18 @@ def test_sessions_of_the_model_taken_apart_agree_with_the_whole(exported: EdgeMo
         apart.invoke([np.zeros_like(image), held])
         np.testing.assert_array_equal(apart.outputs()[0], expected)
     assert fed != first
+
+
+def test_masks_of_infinity_cost_nothing() -> None:
+    """Rows of scores, the last two of each masked, as in attention with padding."""
+    scores, mask = Value((4, 8)), np.zeros((1, 8), np.float32)
+    mask[:, -2:] = -np.inf
+    steps = (
+        Step("ADD", ("x", mask), {"masked": scores}),
+        Step("SOFTMAX", ("masked",), {"y": scores}, {"beta": 1.0}),
+    )
+    case = OneOp("masked", {"x": scores}, steps)
+    edge = edgeq.export(case.build(), case.draw(20), recipe="int8", progress=False)
+    found = edgeq.debug(case.build(), edge.tflite, case.draw(20), progress=False)
+    assert {line.op for line in found.layers} >= {"ADD", "SOFTMAX"}
+    assert not any(math.isnan(line.added_db + line.accumulated_db) for line in found.layers)

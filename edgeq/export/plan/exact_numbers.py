@@ -1,7 +1,7 @@
 """Numbers that a scale of int8 would spoil: whole ones that become integers, and angles.
 
 Places that are computed and looked up are moved by a scale, and the cast behind cuts off what is
-left: 3 becomes 2.97 and then 2. The sine of a step of a thousand is another number at 998.
+left: 3 becomes 2.97 and then 2. The sine of 1,000 is another number than that of 998.
 """
 
 from __future__ import annotations
