@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from one_op import OneOp, Step, Value
+from output_noise import output_noise
 
 import edgeq
 from edgeq.calibrate.calibration import Calibration
@@ -180,8 +181,9 @@ def test_the_float_model_with_rounded_weights_is_closer_than_with_nearest_ones(n
         held = quantize(weight, qparams)
         assert np.asarray(held * 1.0) == pytest.approx(weight / _scale(qparams, weight), abs=1e-2)
     nearest = {i: _nearest(model, plan, i) for i in rounded.weights}
-    fitted = _noise(model, rounded.model(model), samples)
-    plain = _noise(model, replace(rounded, weights=nearest, biases={}).model(model), samples)
+    fitted = output_noise(model.tflite, rounded.model(model).tflite, samples)
+    as_nearest = replace(rounded, weights=nearest, biases={}).model(model)
+    plain = output_noise(model.tflite, as_nearest.tflite, samples)
     assert fitted < plain / 2
 
 
@@ -196,16 +198,6 @@ def _nearest(model: LiteModel, plan: Plan, index: int) -> Array:
     assert weight is not None
     qparams = plan.operands[index, 1]
     return (quantize(weight, qparams) * _scale(qparams, weight)).astype(np.float32)
-
-
-def _noise(model: LiteModel, other: LiteModel, samples: list[Sample]) -> float:
-    with Session(model.tflite) as one, Session(other.tflite) as two:
-        total = 0.0
-        for sample in samples:
-            one.invoke(sample)
-            two.invoke(sample)
-            total += float(np.square(one.outputs()[0] - two.outputs()[0]).sum())
-    return total
 
 
 def test_nothing_but_weights_and_biases_changes() -> None:

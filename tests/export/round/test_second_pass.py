@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from one_op import OneOp, Step, Value
+from output_noise import output_noise
 
 import edgeq
 from edgeq.calibrate.run import Calibrator
@@ -84,13 +85,7 @@ class Case:
         made = rounded.model(self.model)
         editor = GraphEditor(made.tree)
         editor.round_trips(self.plan.tensors)
-        with Session(self.model.tflite) as one, Session(editor.finish()) as two:
-            total = 0.0
-            for sample in samples:
-                one.invoke(sample)
-                two.invoke(sample)
-                total += float(np.square(one.outputs()[0] - two.outputs()[0]).sum())
-        return total
+        return output_noise(self.model.tflite, editor.finish(), samples)
 
 
 @pytest.fixture(scope="module")
