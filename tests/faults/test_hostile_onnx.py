@@ -14,7 +14,9 @@ from fuzz_drivers import GOOD, Key, run_share
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnx_mutations import ONNX_WAYS, classifier, onnx_bases, onnx_mutant, rearranger
 
+import edgeq
 from edgeq.errors import EdgeqError, ModelError
+from edgeq.export.frontends import onnx as onnx_frontend
 from edgeq.export.frontends.onnx import graph_interpreter, onnx_file
 from edgeq.export.frontends.onnx.child import bound
 from edgeq.export.frontends.onnx.graph_interpreter import Program, specialised
@@ -68,10 +70,10 @@ def with_functions(count: int) -> bytes:
     return made
 
 
-def huge(op: str) -> bytes:
-    """The base with a few bytes that stand for 4 TB."""
+def huge(op: str, sizes: list[int]) -> bytes:
+    """The base with a few bytes that stand for very many."""
     model = onnx.ModelProto.FromString(classifier())
-    shape = np.array([1 << 20, 1 << 20] if op == "ConstantOfShape" else [1 << 10] * 4)
+    shape = np.array(sizes)
     model.graph.initializer.append(numpy_helper.from_array(shape, "shape"))
     reads = ["shape"] if op == "ConstantOfShape" else ["a", "shape"]
     model.graph.node.insert(1, helper.make_node(op, reads, ["huge"]))
@@ -80,13 +82,19 @@ def huge(op: str) -> bytes:
     return made
 
 
+VAST = [1 << 20, 1 << 20]
+
 ENDLESS: dict[str, tuple[Callable[[], bytes], int, str]] = {
     "a loop without end": (lambda: with_turns(1 << 62, 0), 1, "up to 4096 turns are unrolled"),
     "loops in loops": (lambda: with_turns(1000, 3), 1, "is reached after 10,000 others have run"),
     "functions of functions": (lambda: with_functions(60), 1, "for more than 10,000 nodes"),
     "a function of itself": (lambda: with_functions(0), 1, "function 'Twice' .* calls itself"),
-    "a huge constant": (lambda: huge("ConstantOfShape"), 0, "cannot be computed of inputs"),
-    "a huge tiling": (lambda: huge("Tile"), 0, "cannot be computed of inputs"),
+    "a huge constant": (
+        lambda: huge("ConstantOfShape", [1 << 20] * 2),
+        0,
+        "cannot be computed of inputs",
+    ),
+    "a huge tiling": (lambda: huge("Tile", [1 << 10] * 4), 0, "cannot be computed of"),
 }
 
 
@@ -118,6 +126,24 @@ def stored_at(location: str, place: str) -> bytes:
     tensor.external_data.add(key="location", value=location)
     made: bytes = model.SerializeToString()
     return made
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (1 << 29, "asks for more memory than edgeq gives a model of this size"),
+        (1 << 20, "the process took more than 0.0013 GB of memory, so it was stopped"),
+    ],
+)
+def test_a_file_cannot_take_the_memory_of_the_machine(
+    given: int, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What asks for less than there is would be written to, for as long as that takes."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(huge("ConstantOfShape", [1 << 14] * 2))
+    monkeypatch.setattr(onnx_frontend, "MEMORY_BYTES", given)
+    with pytest.raises(EdgeqError, match=what):
+        edgeq.export(path, list(onnx_bases()[0].data), recipe="int8", progress=False)
 
 
 @pytest.mark.parametrize("place", ["initializer", "attribute"])

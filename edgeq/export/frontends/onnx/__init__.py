@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgeq.data.as_numpy import to_numpy
 from edgeq.errors import ConversionError, DependencyError, ModelError
-from edgeq.isolation import JobCrashed, JobFailed, Worker
+from edgeq.isolation import JobCrashed, JobFailed, Worker, is_out_of_memory
 from edgeq.model import LiteModel
 
 _JOB = "edgeq.export.frontends.onnx.child:traced"
@@ -22,6 +24,10 @@ _FIRST_BYTE = b"\x08"
 """With which ONNX files begin: the field of the version of their format."""
 
 TRACE_SECONDS_MAX = 1800.0
+
+MEMORY_BYTES, PER_MODEL_BYTE, PER_SAMPLE_BYTE = 8 << 30, 16, 256
+"""Most memory that reading and tracing a model may take: a few bytes of a file can ask for any
+number, and a machine that gives all it has is lost for minutes."""
 
 
 def handles(model: object) -> bool:
@@ -56,16 +62,33 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
             f"exporting an ONNX model needs {' and '.join(missing).replace('_', '-')}: "
             "pip install 'edgeq[onnx]'"
         )
+    source, arrays = _source(model), _arrays(sample)
+    memory = _memory_bytes(source, arrays)
     with Worker() as reader:
         try:
             found: LiteModel = reader.call(
-                _JOB, _source(model), _arrays(sample), timeout_s=TRACE_SECONDS_MAX
+                _JOB, source, arrays, timeout_s=TRACE_SECONDS_MAX, memory_bytes=memory
             )
         except (JobCrashed, JobFailed) as error:
-            raise ConversionError(
-                f"reading the ONNX model: the process {error.reason.splitlines()[0]}"
-            ) from None
+            reason = error.reason.splitlines()[0]
+            if is_out_of_memory(reason):
+                reason = f"took more than {memory / 1e9:.2g} GB of memory, so it was stopped"
+            raise ConversionError(f"reading the ONNX model: the process {reason}") from None
     return found
+
+
+def _memory_bytes(source: str | bytes, sample: Any) -> int:
+    """Most memory for a model, whose weights may lie in any file beside it, and a sample."""
+    size = len(source) if isinstance(source, bytes) else _bytes_in(Path(source).parent)
+    arrays = sample.values() if isinstance(sample, Mapping) else sample
+    read = sum(a.nbytes for a in ([sample] if isinstance(sample, np.ndarray) else arrays))
+    return MEMORY_BYTES + PER_MODEL_BYTE * size + PER_SAMPLE_BYTE * read
+
+
+def _bytes_in(folder: Path) -> int:
+    """Size of the files in a folder."""
+    with os.scandir(folder) as entries:
+        return sum(entry.stat().st_size for entry in entries if entry.is_file())
 
 
 def _is_installed(name: str) -> bool:

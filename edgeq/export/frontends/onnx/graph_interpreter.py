@@ -28,6 +28,7 @@ from edgeq.export.frontends.onnx.onnx_file import (
 )
 from edgeq.export.frontends.onnx.op_table import Node, Row, find, find_flow
 from edgeq.export.frontends.onnx.operators.integer_ops import Grid, Gridded, Weights, taken_apart
+from edgeq.isolation import is_out_of_memory
 
 MOST_TURNS = 4096
 """A loop with more turns is refused: each turn becomes ops of its own."""
@@ -274,9 +275,12 @@ class Interpreter:
         except UnsupportedOpError:
             raise
         except Exception as error:  # PyTorch refuses what the file asks for
-            shapes = ", ".join(str(tuple(o.value.tensor.shape)) for o in operands)
+            shapes = ", ".join(str(tuple(o.value.tensor.shape)) for o in operands) or "none"
+            why = first_line(error)
+            if is_out_of_memory(why):
+                why = "it asks for more memory than edgeq gives a model of this size"
             raise ModelError(
-                f"ONNX op {node.where} cannot be computed of inputs {shapes}: {first_line(error)}"
+                f"ONNX op {node.where} cannot be computed of inputs {shapes}: {why}"
             ) from None
         values = [self._made(row, slot, v, depends, given) for slot, v in enumerate(made)]
         if depends:
