@@ -38,14 +38,13 @@ Truths = npt.NDArray[np.bool_]
 def probes(graph: Graph) -> tuple[Probe, ...]:
     """The tensors whose range the data decides: inputs, and outputs that have a scale of their own.
 
-    What a same-scale op puts out lies within its inputs' range, and a fixed-scale op's output range
-    is known, so neither is measured; but a choice may leave out what no integer holds.
+    What a same-scale op puts out lies within its inputs' range, so it is not measured; but a choice
+    may leave out what no integer holds. Where a kernel dictates a scale, the op may be float yet.
     """
     wanted = [Probe(i, True) for i in graph.inputs if graph.tensors[i].dtype == "float32"]
     for op in graph.operators:
         row = OPS.get(op.name)
-        is_chosen = row is not None and row.holds is Holds.CHOSEN
-        if row is not None and row.rule is not ScaleRule.FREE and not is_chosen:
+        if row is not None and row.rule is ScaleRule.SAME and row.holds is not Holds.CHOSEN:
             continue
         for output in op.outputs:
             tensor = graph.tensors[output]

@@ -27,11 +27,12 @@ from edgeq.export.edge_model import EdgeModel
 from edgeq.export.export_options import ExportOptions
 from edgeq.export.judging import Judging
 from edgeq.export.plan.choices import Choices, choose
+from edgeq.export.plan.left_float import without_coarse, without_unbounded
 from edgeq.export.plan.min_runtime import check_runtime, for_runtime
 from edgeq.export.plan.planned_model import PlannedModel
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.plan.strictness import check_strict, float_notes, free_ops, reasons_of
-from edgeq.export.plan.values import Values, without_unbounded
+from edgeq.export.plan.values import Values
 from edgeq.export.portspec import PortSpec
 from edgeq.export.prepare import Prepared, prepare
 from edgeq.export.ranges import Ranges, data_source, measured_ranges, ranges_for
@@ -331,13 +332,14 @@ def make_ready(
         ranges = ranges_for(choices, prepared, data, options, converter, advance)
     choices = without_unbounded(rewritten, Values(rewritten, ranges.calibration), choices)
     check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
+    free = free_ops(rewritten, options.recipe, choices, options.strict)
     judging = Judging(ranges.samples, any(c.mode is Mode.AUTO for c in choices.values()))
+    choices = without_coarse(rewritten, choices, free, judging.fitting, options.threads)
     workshop = Workshop(
         model=rewritten, interface=prepared.interface, calibration=ranges.calibration,
         choices=choices, samples=judging.fitting, converter=converter, target=options.target,
         sample=ranges.samples.samples[0], threads=options.threads,
     )  # fmt: skip
-    free = free_ops(rewritten, options.recipe, choices, options.strict)
     ladder = Ladder(Builder(workshop), free)
     if not judging.searched:  # a search finishes what it has decided
         ladder = ladder.finished(choices, options.recipe.equalize) or ladder

@@ -132,7 +132,7 @@ def test_observers_are_given_the_values_whose_extremes_the_graph_measures(small:
 
 
 def test_what_is_watched() -> None:
-    """Inputs and outputs with a scale of their own; the minimum only where it may be negative."""
+    """Inputs, and outputs but those that only move values; the minimum where it may be negative."""
     axis = {"axis": 3}
     wide = Value((1, 4, 4, 4))
     model = chain(
@@ -143,7 +143,7 @@ def test_what_is_watched() -> None:
     )
     names = {p.tensor: model.graph.tensors[p.tensor].name for p in probes(model.graph)}
     watched = [(names[p.tensor], p.minimum) for p in probes(model.graph)]
-    assert watched == [("x", True), ("positive", False), ("sum", True)]
+    assert watched == [("x", True), ("positive", False), ("fixed", False), ("sum", True)]
 
 
 def test_the_model_still_gives_its_own_outputs_first(

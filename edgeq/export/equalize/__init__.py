@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.channel_statistics import ChannelStatistics, channel_statistics
 from edgeq.calibrate.observers import Fixed, Range
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.equalize.absorb import absorb
 from edgeq.export.equalize.channel_groups import channel_groups
 from edgeq.export.equalize.channel_scales import channel_scales, scaled_range
-from edgeq.export.equalize.channel_statistics import ChannelStatistics, channel_statistics
 from edgeq.export.plan.choices import Choices
 from edgeq.export.rewrite.checked import outputs_agree
 from edgeq.isolation import Worker

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgeq.calibrate.channel_statistics import ChannelStatistics
 from edgeq.export.deploy.scales_entry import on_grid
 from edgeq.export.equalize.channel_groups import Absorber, ChannelGroups, Indices
-from edgeq.export.equalize.channel_statistics import ChannelStatistics
 from edgeq.ops import OPS, Kind, ScaleRule
 from edgeq.qtypes import FloatArray
 

@@ -114,9 +114,7 @@ class _Planner:
                 self._tie(op)
         self._join_states()
         for tensor in self._dtypes:
-            producer = self._graph.producers.get(tensor)
-            is_float = producer is not None and not self._choices[producer.index].mode.is_static
-            if is_float or tensor in self._calibration.ranges:
+            if self._is_from_float(tensor) or tensor in self._calibration.ranges:
                 self._widen(tensor, self._range(tensor))
         tensors = {t: self._qparams(t) for t in sorted(self._dtypes)}
         operands: dict[tuple[int, int], QParams] = {}
@@ -242,7 +240,13 @@ class _Planner:
 
     def _range(self, tensor: int) -> Range:
         """Range that a tensor's integers must cover: measured, or as its producer's row says."""
-        return self._values.range(tensor, self._dtypes.get(tensor, DType.INT8))
+        dtype = self._dtypes.get(tensor, DType.INT8)
+        return self._values.range(tensor, dtype, self._is_from_float(tensor))
+
+    def _is_from_float(self, tensor: int) -> bool:
+        """Whether a tensor is the result of a float op."""
+        producer = self._graph.producers.get(tensor)
+        return producer is not None and not self._choices[producer.index].mode.is_static
 
     def _widen(self, tensor: int, found: Range) -> None:
         """Takes a range into account for the group that `tensor` ends up in."""

@@ -18,14 +18,12 @@ import numpy as np
 from edgeq.calibrate.calibration import Beyond, Calibration
 from edgeq.calibrate.observers import MinMax
 from edgeq.errors import ModelError
-from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.margin import with_margin
 from edgeq.export.plan.reach import UNLIMITED, Range, Reach, is_drowned, width, within
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import LiteModel
 from edgeq.ops import MOVED, OPS, Holds, ScaleRule, holds
 from edgeq.qtypes import STAND_IN_FOR_INFINITY, DType, FloatArray, covering, quantize
-from edgeq.recipe import Mode
 
 LEVELS = 256
 """Values that an 8-bit integer has."""
@@ -63,12 +61,20 @@ class Values:
         self._finites: dict[tuple[int, DType], Range | None] = {}
         self._follow_readers()
 
-    def range(self, tensor: int, dtype: DType = DType.INT8) -> Range:
+    def range(self, tensor: int, dtype: DType = DType.INT8, from_float: bool = False) -> Range:
         """Range that the integers of a computed tensor must cover.
+
+        Args:
+            tensor: Its index.
+            dtype: Their type.
+            from_float: Whether they are made of a float op's results, of which its kernel in
+                integers dictates nothing.
 
         Raises:
             ModelError: The calibration does not tell.
         """
+        if from_float and tensor in self._calibration.ranges:
+            return self._widened(tensor, self._calibration.ranges[tensor])
         if self._finite(tensor, dtype) is None:
             raise ModelError(
                 f"tensor {self._graph.tensors[tensor].name!r} was not calibrated; "
@@ -184,17 +190,17 @@ class Values:
         return self._finites[tensor, dtype]
 
     def _found_finite(self, tensor: int, dtype: DType) -> Range | None:
+        op = self._graph.producers.get(tensor)
+        row = OPS.get(op.name) if op else None
+        fixed = row.fixed_for(dtype) if row else None
+        if fixed is not None:
+            return fixed.range()
         if tensor in self._calibration.ranges:
             return self._calibration.ranges[tensor]
         if tensor in self._calibration.beyond:  # no value was ever finite
             return 0.0, 0.0
-        op = self._graph.producers.get(tensor)
-        row = OPS.get(op.name) if op else None
         if op is None or row is None:
             return None
-        fixed = row.fixed_for(dtype)
-        if fixed is not None:
-            return fixed.range()
         if row.rule is not ScaleRule.SAME:
             return None
         found = [self._finite(t.index) for _, t in self._real_operands(op) if not t.is_constant]
@@ -218,6 +224,8 @@ class Values:
     def _found_beyond(self, tensor: int) -> Beyond:
         op = self._graph.producers.get(tensor)
         row = OPS.get(op.name) if op else None
+        if row is not None and row.rule is ScaleRule.FIXED:
+            return Beyond()
         is_moved = row is not None and row.rule is ScaleRule.SAME
         if op is None or tensor in self._calibration.ranges or not is_moved:
             return self._calibration.beyond.get(tensor, Beyond())
@@ -357,20 +365,6 @@ class Values:
         if tensor.data is not None:
             return _finite_ends(tensor.data)
         return self._finite(tensor.index) or (-math.inf, math.inf)
-
-
-def without_unbounded(model: LiteModel, values: Values, choices: Choices) -> dict[int, Choice]:
-    """The choices with no op static that would need integers for what none holds.
-
-    Such an op is float; where the search decides, it has the reason for not being static.
-    """
-    found = dict(choices)
-    for index, choice in choices.items():
-        if choice.mode.is_static or choice.mode is Mode.AUTO:
-            why = values.obstacle(model.graph.operators[index])
-            lower = replace(choice, reason=why) if choice.mode is Mode.AUTO else None
-            found[index] = (lower or Choice(Mode.FLOAT, why)) if why else choice
-    return found
 
 
 def _negligible(shape: Sequence[int]) -> float:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import edgeq
+from edgeq.calibrate.channel_statistics import ChannelStatistics
 from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import ModelError
 from edgeq.export.deploy.scales_entry import ENTRY, read_scales
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.equalize.absorb import absorb, scaled_as
 from edgeq.export.equalize.channel_groups import channel_groups
-from edgeq.export.equalize.channel_statistics import ChannelStatistics
 from edgeq.export.frontends import trace
 from edgeq.export.rewrite import rewrite
 from edgeq.flatbuffer import Operator

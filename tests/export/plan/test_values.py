@@ -19,10 +19,11 @@ from edgeq.converter import check_runs
 from edgeq.errors import ModelError
 from edgeq.export.convert.convert_plan import convert
 from edgeq.export.plan.choices import Choice
+from edgeq.export.plan.left_float import without_unbounded
 from edgeq.export.plan.margin import with_margin
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.plan.quantization_plan import Plan
-from edgeq.export.plan.values import Values, without_unbounded
+from edgeq.export.plan.values import Values
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 from edgeq.recipe import Mode

@@ -1,0 +1,80 @@
+"""Ops that stay float for what the data have shown of their values.
+
+No integer holds infinity. A kernel may dictate a scale that is too coarse: a softmax over 3,000
+classes gives 0.002 at most, and its int8 steps are 1/256; what reads it gets a scale that fits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from edgeq.calibrate.channel_statistics import channel_statistics
+from edgeq.data.rep_dataset import Sample
+from edgeq.export.plan.choices import Choice, Choices
+from edgeq.export.plan.values import Values
+from edgeq.model import LiteModel
+from edgeq.ops import OPS
+from edgeq.recipe import Mode
+
+LEAST_DB = 20.0
+"""SQNR that rounding to the steps of a kernel leaves at least."""
+
+SAMPLES = 4
+"""Samples that are looked at."""
+
+
+def without_unbounded(model: LiteModel, values: Values, choices: Choices) -> dict[int, Choice]:
+    """The choices with no op static that would need integers for what none holds.
+
+    Such an op is float; where the search decides, it has the reason for not being static.
+    """
+    found = dict(choices)
+    for index, choice in choices.items():
+        if choice.mode.is_static or choice.mode is Mode.AUTO:
+            why = values.obstacle(model.graph.operators[index])
+            lower = replace(choice, reason=why) if choice.mode is Mode.AUTO else None
+            found[index] = (lower or Choice(Mode.FLOAT, why)) if why else choice
+    return found
+
+
+def without_coarse(
+    model: LiteModel,
+    choices: Choices,
+    free: Collection[int],
+    samples: Sequence[Sample],
+    threads: int | None,
+) -> dict[int, Choice]:
+    """The choices with no op static that has too coarse a scale, where it may be float.
+
+    Args:
+        model: The float model.
+        choices: What becomes of each op.
+        free: Ops that may become float.
+        samples: Inputs, of which the first few are run.
+        threads: Samples that run side by side; None takes what this process may use.
+    """
+    found = dict(choices)
+    steps = {i: _step(model, i, c) for i, c in choices.items() if i in free and c.mode.is_static}
+    written = {i: model.graph.operators[i].outputs[0] for i, step in steps.items() if step}
+    if not written:
+        return found
+    seen = channel_statistics(model, list(written.values()), samples[:SAMPLES], threads)
+    for index, tensor in written.items():
+        kept = _rounding_db(float(seen[tensor].power.mean()), steps[index])
+        if kept < LEAST_DB:
+            why = f"the scale that its kernel dictates leaves what it computes {kept:.0f} dB"
+            found[index] = Choice(Mode.FLOAT, why)
+    return found
+
+
+def _step(model: LiteModel, index: int, choice: Choice) -> float:
+    """The step that a kernel dictates for its results; 0 where it dictates none."""
+    fixed = OPS[model.graph.operators[index].name].fixed_for(choice.mode.activation_dtype)
+    return fixed.scale[0] if fixed else 0.0
+
+
+def _rounding_db(power: float, step: float) -> float:
+    """SQNR of numbers of a mean square that are rounded to steps; infinite where all are 0."""
+    return 10 * math.log10(12 * power / step**2) if power else math.inf
