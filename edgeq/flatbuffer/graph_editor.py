@@ -6,7 +6,7 @@ Knows the file format, nothing of what the ops mean.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -201,8 +201,14 @@ class GraphEditor:
 
         self.replace(rewired)
 
-    def round_trips(self, wanted: Mapping[int, QParams]) -> None:
-        """Puts a QUANTIZE and a DEQUANTIZE between computed tensors and all that read them."""
+    def round_trips(self, wanted: Mapping[int, QParams], float_ops: Collection[int] = ()) -> None:
+        """Puts a QUANTIZE and a DEQUANTIZE between computed tensors and all that read them.
+
+        Args:
+            wanted: The tensors.
+            float_ops: Ops that read each other's results as they are, by index.
+        """
+        exact = {t for i in float_ops for t in self._graph.operators[i].outputs.tolist()}
         rounded: dict[int, int] = {}
         pairs: dict[int, list[Any]] = {}
         for tensor, qparams in wanted.items():
@@ -215,10 +221,11 @@ class GraphEditor:
                 self.op("DEQUANTIZE", [integers], [rounded[tensor]], version=2),
             ]
         behind: list[Any] = []
-        for op in self._graph.operators:
+        for index, op in enumerate(self._graph.operators):
             inputs, outputs = op.inputs.tolist(), op.outputs.tolist()
-            if not rounded.keys().isdisjoint(inputs):
-                op = self._copy(op, [rounded.get(t, t) for t in inputs], outputs)
+            read = rounded.keys() - exact if index in float_ops else rounded.keys()
+            if not read.isdisjoint(inputs):
+                op = self._copy(op, [rounded[t] if t in read else t for t in inputs], outputs)
             behind += [op, *(new for t in outputs for new in pairs.pop(t, ()))]
         self._graph.operators = [*(op for pair in pairs.values() for op in pair), *behind]
         results = [rounded.get(t, t) for t in self._graph.outputs.tolist()]

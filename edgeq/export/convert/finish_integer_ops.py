@@ -2,10 +2,12 @@
 
 The converter quantizes an op only where every result goes into a quantization and where no other
 reader of its input stands in the way; this finishes the ops that the plan makes int8 all the same.
+What float ops compute for one another never was an integer, whoever else reads it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,8 @@ _DEQUANTIZE_VERSION = 2
 def join_integers(model: LiteModel, plan: Plan, tree: Any) -> None:
     """Changes an object tree so that every planned int8 op reads the integers around it."""
     graph = parse_tree(tree).graphs[0]
-    exported = ExportedGraph(model, graph, origins(graph))
+    found = origins(graph)
+    exported = ExportedGraph(model, graph, found)
     joiner = _Joiner(tree)
     for op in exported.graph.operators:
         origin = exported.counterpart(op)
@@ -35,6 +38,8 @@ def join_integers(model: LiteModel, plan: Plan, tree: Any) -> None:
             joiner.join(op, [plan.tensors.get(t) for t in origin.outputs])
     if joiner.joined:
         joiner.finish()
+    given = model.given_qparams
+    joiner.read_floats({tensor for tensor, origin in found.items() if origin in given})
 
 
 def widen_biases(tree: Any) -> None:
@@ -135,6 +140,34 @@ class _Joiner:
         for name in ("QUANTIZE", "DEQUANTIZE"):
             self._drop_unread(name)
 
+    def read_floats(self, kept: Collection[int]) -> None:
+        """Float ops read what float ops computed, not the integers that others make of it.
+
+        Args:
+            kept: Tensors whose rounding belongs to the model.
+        """
+        made = {int(t): op for op in self._graph.operators for t in op.outputs}
+        undone = {id(op) for op in self._ops("DEQUANTIZE")}
+        exact = {}
+        for op in self._ops("QUANTIZE"):
+            source = int(op.inputs[0])
+            is_computed = source in made and id(made[source]) not in undone
+            if is_computed and self._is_float(source) and source not in kept:
+                exact[int(op.outputs[0])] = source
+        same = {
+            int(op.outputs[0]): exact[int(op.inputs[0])]
+            for op in self._ops("DEQUANTIZE")
+            if int(op.inputs[0]) in exact
+        }
+        self._reroute(same)
+        for name in ("DEQUANTIZE", "QUANTIZE"):
+            self._drop_unread(name)
+
+    def _reroute(self, same: Mapping[int, int]) -> None:
+        """Makes readers of some tensors read others."""
+        for op in self._graph.operators:
+            op.inputs = np.asarray([same.get(int(t), int(t)) for t in op.inputs], np.int32)
+
     def _skip_round_trips(self) -> None:
         """Readers of a QUANTIZE that undoes a DEQUANTIZE read the integers behind both."""
         same = {}
@@ -146,8 +179,7 @@ class _Joiner:
                 same[int(op.outputs[0])] = source
             else:
                 op.inputs = np.asarray([source], np.int32)
-        for op in self._graph.operators:
-            op.inputs = np.asarray([same.get(int(t), int(t)) for t in op.inputs], np.int32)
+        self._reroute(same)
 
     def _equal(self, one: int, other: int) -> bool:
         a, b = (self._graph.tensors[t].quantization for t in (one, other))

@@ -1,10 +1,13 @@
-"""Numbers that a scale of int8 would spoil: whole ones that become integers, and angles.
+"""Numbers that a scale of int8 would spoil: whole ones that are cast or compared, and angles.
 
 Places that are computed and looked up are moved by a scale, and the cast behind cuts off what is
-left: 3 becomes 2.97 and then 2. The sine of 1,000 is another number than that of 998.
+left: 3 becomes 2.97 and then 2, and is less than 3. The sine of 1,000 is another number than that
+of 998.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,19 +30,34 @@ ARITHMETIC = frozenset(
 )
 """Ops that compute what those read from inputs; so do those that move values."""
 
+COMPARING = frozenset({"LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "EQUAL", "NOT_EQUAL"})
+"""Ops that tell a number from the next one."""
+
 FEW_FREQUENCIES = 4
 """A dense layer of so few inputs turns coordinates into angles, and costs next to nothing."""
 
 BECOMES_INTEGERS = (
     "it computes whole numbers that become integers, which a scale of int8 would change"
 )
+IS_COMPARED = "whole numbers are compared there, which a scale of int8 would change"
 IS_AN_ANGLE = "it computes angles, whose error the sine behind takes whole"
+
+UNASKED = frozenset({IS_COMPARED, IS_AN_ANGLE})
+"""Reasons of ops that have an int8 form, and stay float for the result's sake."""
 
 
 def exact_ops(graph: Graph) -> dict[int, str]:
     """Ops that no mode shall make integers of by itself, and why."""
+    known: dict[int, bool] = {}
+    compared = [op for op in graph.operators if _compares_whole(graph, op, known)]
+    cast = [op for op in graph.operators if _is_cast_to_integer(graph, op)]
     angles = dict.fromkeys(_computing_angles(graph), IS_AN_ANGLE)
-    return angles | dict.fromkeys(_becoming_integers(graph), BECOMES_INTEGERS)
+    return (
+        angles
+        | dict.fromkeys({op.index for op in compared}, IS_COMPARED)
+        | dict.fromkeys(_computing_whole(graph, compared, known), IS_COMPARED)
+        | dict.fromkeys(_computing_whole(graph, cast, known), BECOMES_INTEGERS)
+    )
 
 
 def is_whole(graph: Graph, tensor: int, known: dict[int, bool] | None = None) -> bool:
@@ -66,11 +84,10 @@ def is_whole(graph: Graph, tensor: int, known: dict[int, bool] | None = None) ->
     return known[tensor]
 
 
-def _becoming_integers(graph: Graph) -> set[int]:
-    """Ops that compute whole numbers, in float, that a CAST makes integers."""
-    known: dict[int, bool] = {}
+def _computing_whole(graph: Graph, readers: Sequence[Operator], known: dict[int, bool]) -> set[int]:
+    """Ops that compute the whole numbers that some ops read, in float."""
     found: set[int] = set()
-    left = [op.inputs[0] for op in graph.operators if _is_cast_to_integer(graph, op)]
+    left = [tensor for op in readers for tensor in _real(graph, op)]
     while left:
         tensor = left.pop()
         op = graph.producers.get(tensor)
@@ -126,6 +143,11 @@ def _is_plainly_whole(graph: Graph, tensor: Tensor, op: Operator | None) -> bool
     if op is None:
         return False
     return op.name in ROUNDING or (op.name == "CAST" and not _real(graph, op))
+
+
+def _compares_whole(graph: Graph, op: Operator, known: dict[int, bool]) -> bool:
+    real = _real(graph, op)
+    return op.name in COMPARING and bool(real) and all(is_whole(graph, t, known) for t in real)
 
 
 def _is_cast_to_integer(graph: Graph, op: Operator) -> bool:

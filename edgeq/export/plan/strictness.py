@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edgeq.errors import UnsupportedOpError
 from edgeq.export.plan.choices import Choices
-from edgeq.export.plan.exact_numbers import IS_AN_ANGLE
+from edgeq.export.plan.exact_numbers import UNASKED
 from edgeq.flatbuffer import Operator
 from edgeq.model import LiteModel
 from edgeq.recipe import Mode, Recipe, Rule
@@ -75,7 +75,7 @@ def check_strict(
         strict: What holds for rules that do not say.
     """
     found = [s for s in _left_float(model, recipe, float_ops) if _is_strict(s.rule, strict)]
-    found = [s for s in found if s.reason != IS_AN_ANGLE]  # the sine is told, and comes with them
+    found = [s for s in found if s.reason not in UNASKED]
     if found:
         raise UnsupportedOpError(
             f"{len(found)} op(s) cannot be {found[0].rule.mode.value} as the recipe wants: "

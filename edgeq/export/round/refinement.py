@@ -84,7 +84,7 @@ class Refinement:
         """SQNR in dB of each output and its parts, with all that the plan has in integers."""
         model = rounded.model(self.model)
         editor = GraphEditor(model.tree)
-        editor.round_trips(self.plan.tensors)
+        editor.round_trips(self.plan.tensors, self.plan.with_float_activations)
         made = replace(model, tflite=editor.finish())
         seen = PairedRun((self.model, made), threads=self.threads)(samples)
         found = zip(seen.outputs, seen.parts, strict=True)

@@ -11,6 +11,7 @@ import edgeq
 from edgeq.export.plan.exact_numbers import (
     BECOMES_INTEGERS,
     IS_AN_ANGLE,
+    IS_COMPARED,
     exact_ops,
     is_whole,
 )
@@ -81,6 +82,29 @@ def test_what_is_whole_and_becomes_an_integer(
     read = last.inputs[0] if last.name == "CAST" else last.outputs[0]
     assert is_whole(graph, read) == whole
     assert list(exact_ops(graph).values()) == [BECOMES_INTEGERS] * integers
+
+
+def is_below(source: str, limit: float) -> Step:
+    return Step("LESS", (source, number(limit)), {"below": Value(X.shape, "bool")})
+
+
+def test_whole_numbers_are_compared_as_they_are() -> None:
+    """In int8 the 19 of a place is 18.98, and so in the picture."""
+    steps = (
+        real("FLOOR", "x", to="place"),
+        real("ADD", "place", number(1), to="next"),
+        is_below("next", 19),
+    )
+    case = OneOp("inside", {"x": X}, steps)
+    assert set(exact_ops(LiteModel(case.build(), "tflite").graph).values()) == {IS_COMPARED}
+    edge = edgeq.export(case.build(), case.draw(20), recipe="int8", progress=False)
+    assert left_float(edge, IS_COMPARED) == {"ADD", "LESS"}
+    step = 0.1  # of x in int8, which may be the next whole number
+    with edge.session() as session:
+        for sample in case.draw(30)[20:]:
+            is_sure = np.abs(sample["x"] - np.rint(sample["x"])) > step
+            below = session.run(sample)["below"]
+            assert np.array_equal(below[is_sure], np.floor(sample["x"][is_sure]) + 1 < 19)
 
 
 class TimeStep(torch.nn.Module):

@@ -218,8 +218,9 @@ def test_a_transpose_that_is_read_elsewhere_stays() -> None:
 
 def export(traces: Traces, name: str, **options: Any) -> tuple[EdgeModel, Array]:
     float_file, data = traces.get(name, 12)
+    once = edgeq.Recipe("int8", rounding="gptq_once")  # what is shown does not depend on it
     made = edgeq.export(
-        float_file, data, recipe="int8", min_sqnr_db=None, threads=1, progress=False, **options
+        float_file, data, recipe=once, min_sqnr_db=None, threads=1, progress=False, **options
     )
     return made, data
 
