@@ -53,6 +53,8 @@ SLOW = (
     "regnet_y_400mf",
     "efficientnet_lite0",
     "mobilenet_v1",
+    "mobilenet_v2",
+    "shufflenet_v2",
 )
 """Those that show least beside the others; `scripts/test -m slow` runs them."""
 

@@ -86,23 +86,27 @@ class Search:
         prices = PRICES[:: 3 if self._is_large else 1]
         offers = self._worth_trying([cut.candidate(price) for price in prices])
         known = [candidate.choices for candidate in plain]
-        tried = [
-            *self._with_finished(plain),
-            *self._in_turn([c for c in offers if c.choices not in known]),
-        ]
+        tried = [*plain, *self._in_turn([c for c in offers if c.choices not in known])]
         if self._measures:
             tried += self._between(cut, tried)
         tried = [c for c in tried if not c.is_refused] or [self._float(tried[0])]
+        tried = self._with_finished(tried, plain[PLAIN.index(Mode.STATIC_INT8)])
         finals = near_best(tried, self.options.goal_db, FINAL_SLACK)
         tried = self.trials.side_by_side(tried, finals)
         best = best_of(tried, self.options.goal_db)
         better = [c for c in tried if c.sqnr_db > best.sqnr_db]
         return [best, *sorted(better, key=lambda c: c.sqnr_db)]
 
-    def _with_finished(self, plain: Sequence[Candidate]) -> list[Candidate]:
-        """Plans in one mode throughout, the static one as a preset would build it."""
-        static = PLAIN.index(Mode.STATIC_INT8)
-        return [self._finished(c) if i == static else c for i, c in enumerate(plain)]
+    def _with_finished(self, tried: Sequence[Candidate], static: Candidate) -> list[Candidate]:
+        """Tried plans, the static one as a preset would build it where that can make it the best.
+
+        Where others are cheaper and good enough, more fidelity does not.
+        """
+        best = best_of(tried, self.options.goal_db)
+        is_good = best.sqnr_db >= self.options.goal_db
+        if is_good and static.cost > FINAL_SLACK * best.cost:
+            return list(tried)
+        return [self._finished(c) if c is static else c for c in tried]
 
     def _finished(self, candidate: Candidate) -> Candidate:
         """A plan with weights rounded twice, and channels scaled for it, if that is better."""

@@ -227,7 +227,7 @@ def export(traces: Traces, name: str, **options: Any) -> tuple[EdgeModel, Array]
 
 def test_no_transpose_is_left_of_a_classifier_from_pytorch(traces: Traces) -> None:
     """Its mean over height and width had one of its own."""
-    edge, data = export(traces, "mobilenet_v2", layout="nhwc", inputs="int8")
+    edge, data = export(traces, "squeezenet1_1", layout="nhwc", inputs="int8")
     assert edge.report.transposes == 0
     assert edge.report.undelegated == ()
     assert edge.io.inputs[0].shape == (1, 96, 96, 3)
