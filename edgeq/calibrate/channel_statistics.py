@@ -104,7 +104,7 @@ def channel_statistics(
 
 
 def _of(values: FloatArray) -> ChannelStatistics:
-    rows = values.reshape(-1, values.shape[-1])
+    rows = values.reshape(-1, *values.shape[-1:])
     power = np.square(rows, dtype=np.float64).mean(axis=0)
     low, high = np.zeros((2, 2, rows.shape[-1]))
     low[0], high[0] = np.minimum(rows.min(axis=0), 0.0), np.maximum(rows.max(axis=0), 0.0)

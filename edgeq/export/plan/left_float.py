@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from edgeq.calibrate.channel_statistics import channel_statistics
+from edgeq.data.held_out import spread
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.values import Values
@@ -52,15 +53,16 @@ def without_coarse(
         model: The float model.
         choices: What becomes of each op.
         free: Ops that may become float.
-        samples: Inputs, of which the first few are run.
+        samples: Inputs, of which a few are run.
         threads: Samples that run side by side; None takes what this process may use.
     """
     found = dict(choices)
-    steps = {i: _step(model, i, c) for i, c in choices.items() if i in free and c.mode.is_static}
-    written = {i: model.graph.operators[i].outputs[0] for i, step in steps.items() if step}
+    static = (i for i, c in choices.items() if i in free and c.mode.is_static)
+    steps = {i: step for i in static if (step := _step(model, i, choices[i]))}
+    written = {i: model.graph.operators[i].outputs[0] for i in steps}
     if not written:
         return found
-    seen = channel_statistics(model, list(written.values()), samples[:SAMPLES], threads)
+    seen = channel_statistics(model, list(written.values()), spread(samples, SAMPLES), threads)
     for index, tensor in written.items():
         kept = _rounding_db(float(seen[tensor].power.mean()), steps[index])
         if kept < LEAST_DB:
@@ -70,9 +72,13 @@ def without_coarse(
 
 
 def _step(model: LiteModel, index: int, choice: Choice) -> float:
-    """The step that a kernel dictates for its results; 0 where it dictates none."""
-    fixed = OPS[model.graph.operators[index].name].fixed_for(choice.mode.activation_dtype)
-    return fixed.scale[0] if fixed else 0.0
+    """The step that a kernel dictates for its results; 0 without one, or where the model's own
+    parameters stay."""
+    op = model.graph.operators[index]
+    fixed = OPS[op.name].fixed_for(choice.mode.activation_dtype)
+    tensor = model.graph.tensors[op.outputs[0]]
+    is_open = tensor.index not in model.given_qparams and 0 not in tensor.shape
+    return fixed.scale[0] if fixed and is_open else 0.0
 
 
 def _rounding_db(power: float, step: float) -> float:
