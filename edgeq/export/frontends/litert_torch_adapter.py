@@ -179,8 +179,8 @@ def to_stablehlo(
 
 
 def _lower_calls() -> None:
-    """Teaches litert-torch to lower edgeq's own ops: to calls that go through the converter, and to
-    the one op that writes a slice."""
+    """Teaches litert-torch to lower edgeq's own ops: to calls that go through the converter, to
+    the one op that writes a slice, and to nothing."""
     import torch
     from litert_converter.mlir import ir
     from litert_converter.mlir.dialects import stablehlo
@@ -212,6 +212,7 @@ def _lower_calls() -> None:
 
     lowerings.lower(torch.ops.edgeq.sequence_lstm)(lowered)
     lowerings.lower(torch.ops.edgeq.slice_written)(written)
+    lowerings.lower(torch.ops.edgeq.kept_layout)(lambda context, x: x)
 
 
 def _keep_infinities(program: Any) -> None:

@@ -77,6 +77,13 @@ IMAGE, ROW, CUBE, MATRIX = (
 )
 
 
+def correlated(x: Any, template: Any, **options: Any) -> Any:
+    """An image searched for another, both of which were pooled."""
+    return functional.conv2d(
+        functional.max_pool2d(x, 2, 1), functional.max_pool2d(template, 3, 2), **options
+    )
+
+
 def resized(**options: Any) -> Case:
     return of(functools.partial(functional.interpolate, **options), IMAGE)
 
@@ -132,6 +139,12 @@ KINDS: dict[str, dict[str, Case]] = {
         "transposed, dilated": transposed(3, 2, 1, dilation=2),
         "transposed, one axis": layer(
             lambda: nn.ConvTranspose1d(2, 3, 5, 3, 2, output_padding=1), ROW
+        ),
+        "weight computed": of(correlated, floats(1, 2, 9, 8), floats(1, 2, 6, 7)),
+        "weight computed, each channel alone": of(
+            lambda x, template: correlated(x, template.transpose(0, 1), groups=2),
+            floats(1, 2, 9, 8),
+            floats(1, 2, 6, 7),
         ),
     },
     "pools": {

@@ -22,6 +22,20 @@ GROUPS_MAX = 8
 """A transposed convolution of more groups reads zeros between the pixels, in one op for all."""
 
 
+@torch.library.custom_op("edgeq::kept_layout", mutates_args=())  # type: ignore[untyped-decorator]
+def kept_layout(x: Tensor) -> Tensor:
+    """`x` with its axes in PyTorch's order, where litert-torch would put channels last.
+
+    It reads a convolution's weight as PyTorch does, and yet moves the axes of one that is computed.
+    """
+    return x.clone()
+
+
+@kept_layout.register_fake  # type: ignore[untyped-decorator]
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
 def convolution(
     x: Tensor,
     weight: Tensor,

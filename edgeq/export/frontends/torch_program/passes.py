@@ -57,6 +57,8 @@ RULES = {**branches_and_loops.RULES, **lookups.RULES}
 LEFT = {torch.ops.edgeq.last_writer.default: indexing.compared}
 """What is decomposed only where it is no constant."""
 
+_CONVOLUTIONS = (aten.convolution.default, aten.conv2d.default)
+
 _CHECKS = ("_assert", "sym_constrain_range")
 """How ops are called that check values and compute nothing."""
 
@@ -118,7 +120,22 @@ def finish(program: Any, traced_again: Callable[[Any], Any]) -> Any:
         program = traced_again(program)
         fold(program)
     clear()
+    _keep_weights(program)
     return program
+
+
+def _keep_weights(program: Any) -> None:
+    """Keeps the order of the axes of convolutions' weights that are computed from an input."""
+    known = evaluator(program)
+    for node in list(program.graph.nodes):
+        if node.target not in _CONVOLUTIONS or known.is_known(node.args[1]):
+            continue
+        weight = node.args[1]
+        with program.graph.inserting_before(node):
+            kept = program.graph.call_function(torch.ops.edgeq.kept_layout.default, (weight,))
+        kept.meta = dict(weight.meta)
+        node.update_arg(1, kept)
+    program.graph_module.recompile()
 
 
 def _first(own: Callable[..., Any], other: Callable[..., Any] | None) -> Callable[..., Any]:
