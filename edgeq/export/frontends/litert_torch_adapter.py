@@ -28,8 +28,9 @@ _SHOW_PROGRESS = "LITERT_TORCH_SHOW_PROGRESS"
 _LOGGED_NOISE = {
     "torchao": "Failed to load ",
     "torch.utils._pytree": "%s is an Enum subclass and is now natively supported",
+    "torch._subclasses.fake_tensor": "failed while attempting to run meta for",
 }
-"""By logger, how records begin that importing litert-torch brings and no user can act on."""
+"""By logger, how records begin that no user can act on, or that tell again what is raised."""
 
 _WARNED_NOISE = r"`isinstance\(treespec, LeafSpec\)` is deprecated"
 

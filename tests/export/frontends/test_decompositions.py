@@ -69,12 +69,26 @@ def of(function: Callable[..., Any], *inputs: Make) -> Case:
     return Case(lambda: Calling(function), inputs)
 
 
-IMAGE, ROW, CUBE, MATRIX = (
+IMAGE, ROW, CUBE, MATRIX, MATRIX_3 = (
     floats(1, 2, 5, 7),
     floats(1, 2, 9),
     floats(1, 2, 3, 4, 4),
     floats(1, 4, 6),
+    floats(1, 3, 3),
 )
+
+
+def positive(x: Any) -> Any:
+    """A positive definite matrix."""
+    return x @ x.mT + torch.eye(x.shape[-1])
+
+
+def low_frequencies(x: Any) -> Any:
+    """As a Fourier neural operator keeps them: written into zeros of complex type."""
+    spectrum = torch.fft.rfft(x)
+    kept = torch.zeros(spectrum.shape, dtype=torch.complex64)
+    kept[..., :3] = spectrum[..., :3] * 2
+    return torch.fft.irfft(kept, n=x.shape[-1])
 
 
 def correlated(x: Any, template: Any, **options: Any) -> Any:
@@ -218,6 +232,19 @@ KINDS: dict[str, dict[str, Case]] = {
     "linear_algebra": {
         "determinant": of(torch.linalg.det, floats(1, 3, 3)),
         "distances": of(lambda x: functional.pdist(x[0]), MATRIX),
+        "solved": of(lambda x, y: torch.linalg.solve(positive(x), y), MATRIX_3, MATRIX_3),
+        "logarithm": of(lambda x: torch.linalg.slogdet(x)[1], MATRIX_3),
+        "Cholesky factor": of(lambda x: torch.linalg.cholesky(positive(x)), floats(2, 5, 5)),
+        "solved by a factor": of(
+            lambda x, y: torch.cholesky_solve(y, torch.linalg.cholesky(positive(x))),
+            floats(1, 5, 5),
+            floats(1, 5, 2),
+        ),
+        "solved by an upper triangle": of(
+            lambda x, y: torch.linalg.solve_triangular(x.triu() + 5 * torch.eye(4), y, upper=True),
+            floats(1, 4, 4),
+            floats(1, 4, 2),
+        ),
     },
     "pointwise": {
         "square of rank 5": of(lambda x: x**2, CUBE),
@@ -236,6 +263,7 @@ KINDS: dict[str, dict[str, Case]] = {
             lambda x: torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(x.flip(-1)), n=9),
             floats(1, 9),
         ),
+        "low frequencies": of(low_frequencies, floats(1, 2, 10)),
         "complex numbers": of(
             lambda x: (z := torch.complex(x, x.flip(1)), (z / (1 + 2j)).real + z.exp().imag)[1],
             MATRIX,

@@ -627,6 +627,18 @@ def test_sample_that_does_not_fit_is_a_data_error(
         trace(Classifier().eval(), sample)
 
 
+def test_what_is_raised_is_not_logged_as_well(
+    trace: Callable[..., LiteModel], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Adding(Inner):
+        def forward(self, x: Any) -> Any:
+            return x + torch.ones(3, 5)
+
+    with pytest.raises(DataError, match=r"raises RuntimeError"):
+        trace(Adding(torch.relu).eval(), VECTORS[:1])
+    assert not [r for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+
+
 def test_failed_trace_leaves_the_module_alone(trace: Callable[..., LiteModel]) -> None:
     class Counting(Stem):
         def __init__(self) -> None:

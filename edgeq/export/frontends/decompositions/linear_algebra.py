@@ -13,6 +13,9 @@ from edgeq.export.frontends.torch_program.program_constants import constant
 
 aten = torch.ops.aten
 
+ROWS_MAX = 32
+"""Of a matrix that is factored or solved row by row, each of which is a few ops."""
+
 
 def distances_within(x: Tensor, p: float = 2.0) -> Tensor:
     """`pdist`: between all rows and those behind them."""
@@ -81,8 +84,70 @@ def solve_triangular(
     if unitriangular:
         ones = torch.eye(int(x.shape[-1]), dtype=x.dtype)
         triangle = triangle * (1 - ones) + ones
-    turned = aten.linalg_inv_ex.default(triangle)[0]
+    turned = _triangle_inverse(triangle, upper)
     return torch.matmul(turned, y) if left else torch.matmul(y, turned)
+
+
+def _triangle_inverse(x: Tensor, upper: bool) -> Tensor:
+    """The inverse of a triangular matrix, row by row."""
+    size = int(x.shape[-1])
+    if not 3 < size <= ROWS_MAX:
+        found: Tensor = aten.linalg_inv_ex.default(x)[0]
+        return found
+    if upper:
+        return _triangle_inverse(x.mT, False).mT
+    unit = torch.eye(size, dtype=x.dtype).expand(x.shape)
+    rows: list[Tensor] = []
+    for i in range(size):
+        row = unit[..., i : i + 1, :]
+        if rows:
+            row = row - torch.matmul(x[..., i : i + 1, :i], torch.cat(rows, -2))
+        rows.append(row / x[..., i : i + 1, i : i + 1])
+    return torch.cat(rows, -2)
+
+
+def cholesky(x: Tensor, *, upper: bool = False) -> Any:
+    """`linalg_cholesky`, column by column."""
+    size = int(x.shape[-1])
+    if size > ROWS_MAX:
+        return NotImplemented
+    columns: list[Tensor] = []
+    for j in range(size):
+        column = x[..., j:, j : j + 1]
+        if columns:
+            before = torch.cat(columns, -1)
+            column = column - torch.matmul(before[..., j:, :], before[..., j : j + 1, :].mT)
+        column = column / column[..., :1, :].sqrt()
+        columns.append(torch.nn.functional.pad(column, (0, 0, j, 0)))
+    made = torch.cat(columns, -1)
+    return made.mT if upper else made
+
+
+def cholesky_solve(y: Tensor, factor: Tensor, upper: bool = False) -> Tensor:
+    """`cholesky_solve`: two products with the inverse of a triangle."""
+    turned = _triangle_inverse(factor.triu() if upper else factor.tril(), upper)
+    first, second = (turned, turned.mT) if upper else (turned.mT, turned)
+    return torch.matmul(first, torch.matmul(second, y))
+
+
+def solve(x: Tensor, y: Tensor, *, left: bool = True) -> Any:
+    """`linalg_solve` of matrices of up to three rows."""
+    turned = inverse_alone(x)
+    if turned is NotImplemented:
+        return NotImplemented
+    is_vector = y.ndim == 1 or y.shape == x.shape[:-1]
+    right = y.unsqueeze(-1) if is_vector else y
+    made = torch.matmul(turned, right) if left else torch.matmul(right, turned)
+    return made.squeeze(-1) if is_vector else made
+
+
+def logarithm_of_determinant(x: Tensor) -> Any:
+    """`_linalg_slogdet` of matrices of up to three rows, of which two results are read."""
+    made = determinant(x)
+    if made is NotImplemented:
+        return NotImplemented
+    pivots = torch.zeros(x.shape[:-1], dtype=torch.int32)
+    return made.sign(), made.abs().log(), x, pivots
 
 
 def determinant_parts(x: Tensor) -> Any:
@@ -92,9 +157,13 @@ def determinant_parts(x: Tensor) -> Any:
 
 
 TABLE: dict[Any, Callable[..., Any]] = {
+    aten._linalg_slogdet.default: logarithm_of_determinant,
+    aten.cholesky_solve.default: cholesky_solve,
+    aten.linalg_cholesky.default: cholesky,
     aten._linalg_det.default: determinant_parts,
     aten.linalg_inv.default: inverse_alone,
     aten.linalg_inv_ex.default: inverse,
+    aten.linalg_solve.default: solve,
     aten.linalg_solve_triangular.default: solve_triangular,
     aten._pdist_forward.default: distances_within,
 }

@@ -183,6 +183,22 @@ def _einsum(equation: str, operands: Sequence[Any], **options: Any) -> Any:
     return _product(lambda *pair: aten.einsum.default(equation, list(pair)), *operands)
 
 
+def _filled(number: Any, size: Any, *args: Any, **_: Any) -> Pair:
+    """A tensor of one number, which is the last argument where `number` is None.
+
+    Args:
+        number: What it is filled with.
+        size: Its sizes, or the tensor that it is like.
+        args: What the op takes behind them.
+    """
+    like = size.real if isinstance(size, Pair) else size
+    sizes = [int(s) for s in (like.shape if isinstance(like, Tensor) else like)]
+    if isinstance(like, Tensor) and args and isinstance(args[0], list | tuple):
+        sizes = list(args[0])
+    value = as_pair(args[-1] if number is None else number)
+    return Pair(torch.full(sizes, value.real), torch.full(sizes, value.imag))
+
+
 def _equal(x: Any, y: Any) -> Tensor:
     x, y = as_pair(x), as_pair(y)
     return (x.real == y.real) & (x.imag == y.imag)
@@ -191,9 +207,10 @@ def _equal(x: Any, y: Any) -> Tensor:
 LINEAR = frozenset(
     {
         aten.alias.default, aten.as_strided.default, aten.cat.default, aten.clone.default,
-        aten.constant_pad_nd.default, aten.cumsum.default, aten.detach.default,
+        aten.constant_pad_nd.default, aten.copy.default, aten.cumsum.default, aten.detach.default,
         aten.diagonal.default, aten.expand.default, aten.flip.default, aten.gather.default,
-        aten.index.Tensor, aten.index_select.default, aten.lift_fresh_copy.default,
+        aten.index.Tensor, aten.index_add.default, aten.index_put.default,
+        aten.index_select.default, aten.lift_fresh_copy.default,
         aten.mean.dim, aten.mean.default, aten.neg.default, aten.permute.default,
         aten.repeat.default, aten.roll.default, aten.select.int, aten.slice.Tensor,
         aten.slice_scatter.default, aten.select_scatter.default, aten.split.Tensor,
@@ -206,6 +223,14 @@ LINEAR = frozenset(
 )  # fmt: skip
 """Ops that do the same to both parts."""
 
+
+_FILLING = {
+    aten.full.default: None, aten.full_like.default: None, aten.new_full.default: None,
+    aten.zeros.default: 0.0, aten.new_zeros.default: 0.0, aten.empty.memory_format: 0.0,
+    aten.empty_like.default: 0.0, aten.ones.default: 1.0, aten.ones_like.default: 1.0,
+    aten.new_ones.default: 1.0,
+}  # fmt: skip
+"""Ops that make a tensor of one number, and the number; None is that of an argument."""
 
 RULES: dict[Any, Callable[..., Any]] = {
     aten.complex.default: Pair,
@@ -245,5 +270,6 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.bmm.default: functools.partial(_product, aten.bmm.default),
     aten.matmul.default: functools.partial(_product, aten.matmul.default),
     aten.einsum.default: _einsum,
+    **{op: functools.partial(_filled, number) for op, number in _FILLING.items()},
     operator.getitem: operator.getitem,
 }
