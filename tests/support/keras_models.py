@@ -1,4 +1,4 @@
-"""Keras models on PyTorch, traced where Keras has that backend; see `frameworks`."""
+"""Keras models on one of its backends, traced where Keras has that backend; see `frameworks`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,46 @@ import numpy.typing as npt
 from edgeq.converter import start_converter
 from edgeq.data.rep_dataset import RepDataset
 from edgeq.export import frontends
+from edgeq.flatbuffer import parse
 from edgeq.runtime.session import Session
 
 Array = npt.NDArray[Any]
+
+
+def recurrent() -> dict[str, tuple[list[Array], list[Array], int]]:
+    """Outputs of recurrent models, those of their traces, and how many LSTM ops these have."""
+    import keras
+
+    rng = np.random.default_rng(0)
+    made = {}
+    with start_converter() as worker:
+        for name, model in _recurrent_models().items():
+            sample = tuple(rng.normal(size=(1, *i.shape[1:])).astype("f") for i in model.inputs)
+            traced = frontends.trace(model, None, RepDataset([sample]), worker)
+            with Session(traced.tflite, threads=1) as session:
+                session.invoke(sample)
+                found = [output.copy() for output in session.outputs()]
+            outputs = keras.tree.flatten(model(list(sample)))
+            ops = [op.name for op in parse(traced.tflite).graphs[0].operators]
+            expected = [keras.ops.convert_to_numpy(output) for output in outputs]
+            made[name] = (expected, found, ops.count("UNIDIRECTIONAL_SEQUENCE_LSTM"))
+    return made
+
+
+def _recurrent_models() -> dict[str, Any]:
+    import keras
+    from keras import layers
+
+    steps, states = keras.Input((5, 3)), [keras.Input((4,)), keras.Input((4,))]
+    both = layers.Bidirectional(layers.LSTM(4, return_sequences=True))(steps)
+    given = layers.LSTM(4, use_bias=False, return_state=True, go_backwards=True)
+    slow = layers.LSTM(4, recurrent_activation="hard_sigmoid")
+    return {
+        "both ways": keras.Model(steps, layers.LSTM(4)(both)),
+        "states": keras.Model([steps, *states], given(steps, initial_state=states)),
+        "another activation": keras.Model(steps, slow(steps)),
+        "no LSTM": keras.Model(steps, layers.GRU(4)(steps)),
+    }
 
 
 def masked() -> tuple[Array, Array, bool]:

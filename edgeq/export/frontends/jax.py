@@ -29,6 +29,7 @@ from edgeq.export.frontends.composites import with_given_scales
 from edgeq.export.frontends.naming import named_by_layer
 from edgeq.export.frontends.tflite import CHECK_LIMIT_S, KERNEL_CHECK
 from edgeq.export.frontends.trace_check import check_trace
+from edgeq.export.importing.sequence_lstm import SEQUENCE_LSTM, with_sequence_lstms
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import LiteModel
 
@@ -106,7 +107,7 @@ def trace_function(function: Function, sample: Any, worker: Worker) -> LiteModel
         module = lowered.module()
     names = [name for name, _ in lowered.outputs]
     try:
-        tflite = lower_exported(worker, module, list(arguments), names)
+        tflite = with_sequence_lstms(lower_exported(worker, module, list(arguments), names))
         named = named_by_layer(tflite, _LAYER.findall, lowered.layers, dict(lowered.outputs))
         found = with_given_scales(LiteModel(named, function.origin, tuple(notes)))
         _check_kernels(found, worker)
@@ -168,7 +169,9 @@ def _exported(function: Callable[..., Any], specs: Sequence[Any]) -> tuple[int, 
     import jax
     import jax.export
 
-    exported = jax.export.export(jax.jit(function, keep_unused=True), platforms=["cpu"])(*specs)
+    own = jax.export.DisabledSafetyCheck.custom_call(SEQUENCE_LSTM)
+    jitted = jax.jit(function, keep_unused=True)
+    exported = jax.export.export(jitted, platforms=["cpu"], disabled_checks=[own])(*specs)
     return len(exported.out_avals), bytes(exported.mlir_module_serialized)
 
 

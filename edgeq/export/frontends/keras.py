@@ -6,12 +6,11 @@ while a model is traced is set back when it is done.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.metadata
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from edgeq.export.frontends import jax as on_jax
 from edgeq.export.frontends import tensorflow as on_tensorflow
 from edgeq.export.frontends import torch as on_torch
 from edgeq.export.frontends.arguments import Declared, bound, fixed_sizes
+from edgeq.export.frontends.keras_recurrent import without_loops
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 
@@ -58,7 +58,7 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
             "an input, or model.build(input_shape), and load or train its weights"
         )
     found = _Call(model)
-    with _unrolled(found.layers):
+    with without_loops(found.layers, _backend()):
         traced = _traced(found, sample, worker)
     notes = fixed_sizes(found.declared, bound(found.signature, sample, model.name))
     return replace(traced, notes=(*traced.notes, *notes))
@@ -185,38 +185,6 @@ def _identifier(name: str) -> str:
     """A name that a function's parameter can have."""
     text = "".join(c if c.isalnum() else "_" for c in name)
     return text if text.isidentifier() else f"input_{text}"
-
-
-@contextlib.contextmanager
-def _unrolled(layers: Mapping[str, Any]) -> Iterator[None]:
-    """Has recurrent layers compute step by step, without a loop."""
-    loops = [layer for layer in layers.values() if getattr(layer, "unroll", None) is False]
-    for layer in loops:
-        layer.unroll = True
-        if getattr(layer, "go_backwards", False):
-            layer.__dict__["inner_loop"] = functools.partial(_backwards, layer)
-    try:
-        yield
-    finally:
-        for layer in loops:
-            layer.unroll = False
-            layer.__dict__.pop("inner_loop", None)
-
-
-def _backwards(layer: Any, sequences: Any, initial_state: Any, mask: Any, **options: Any) -> Any:
-    """Steps of a recurrent layer from the last to the first, with its mask likewise.
-
-    Keras on PyTorch cannot turn a mask around where steps are unrolled.
-    """
-    import keras
-
-    turned = keras.ops.flip(sequences, 1)
-    mask = None if mask is None else keras.ops.flip(mask, 1)
-    layer.go_backwards = False
-    try:
-        return type(layer).inner_loop(layer, turned, initial_state, mask, **options)
-    finally:
-        layer.go_backwards = True
 
 
 def _jax_function(found: _Call) -> on_jax.Function:

@@ -26,7 +26,9 @@ from edgeq.export.frontends.arguments import (
 )
 from edgeq.export.frontends.naming import named_by_layer
 from edgeq.export.frontends.trace_check import check_trace
-from edgeq.flatbuffer import with_inputs
+from edgeq.export.importing.custom_ops import PREFIX
+from edgeq.export.importing.sequence_lstm import with_sequence_lstms
+from edgeq.flatbuffer import parse, with_inputs
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import LiteModel
 
@@ -180,13 +182,20 @@ def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
             _save(function, loaded, folder, fixed)
             folder = fixed
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SERVING])
+        converter.allow_custom_ops = True  # edgeq's own, and none besides
         try:
-            return bytes(converter.convert())
+            tflite = bytes(converter.convert())
         except Exception as error:  # the converter's own kind is private
             found = _UNSUPPORTED.findall(str(error))
             if not found:
                 raise
             raise _unsupported(function, re.split(r",\s*", found[0].strip())) from None
+    tflite = bytes(with_sequence_lstms(tflite))
+    ops = parse(tflite).graphs[0].operators
+    custom = sorted({op.name.removeprefix(PREFIX) for op in ops if op.name.startswith(PREFIX)})
+    if custom:
+        raise _unsupported(function, custom)
+    return tflite
 
 
 def _saved(

@@ -25,11 +25,19 @@ SEQUENCE_LSTM = "edgeq.sequence_lstm"
 """Target of the calls: `(x, weight, recurrence, bias, state, cell[, projection])` become
 `(outputs, last cell)`, as `sequence_lstm` of the PyTorch front end has them."""
 
+_CUSTOM = f"CUSTOM:{SEQUENCE_LSTM}"
+"""How an op is called that TensorFlow's converter left as it was, before the path of its layer."""
+
 GATES = 4
 
 OPERANDS = 24
 """Of the op: 4 gates each of input and recurrent weights, 3 peepholes, 4 biases, the projection and
 its bias, both states, and 4 for layer normalization."""
+
+
+def of_layer(path: str) -> str:
+    """Name of the custom op that stands for the LSTM layer at a path, with batches first."""
+    return f"{SEQUENCE_LSTM}|{path}"
 
 
 def with_sequence_lstms(tflite: Content) -> Content:
@@ -43,6 +51,9 @@ def with_sequence_lstms(tflite: Content) -> Content:
     calls = {op.index: op for op in graph.operators if _is_call(op)}
     if not calls:
         return tflite
+    for op in calls.values():
+        if op.name.startswith(_CUSTOM):
+            tree.subgraphs[0].tensors[op.outputs[0]].name = _name(graph, op).encode()
     editor = GraphEditor(tree)
 
     def replacement(index: int) -> Sequence[Any] | None:
@@ -56,6 +67,8 @@ def with_sequence_lstms(tflite: Content) -> Content:
 
 
 def _is_call(op: Operator) -> bool:
+    if op.name.startswith(_CUSTOM):
+        return True
     target = getattr(op.options, "callTargetName", None) or b""
     return op.name == "STABLEHLO_CUSTOM_CALL" and bytes(target).decode() == SEQUENCE_LSTM
 
@@ -84,7 +97,7 @@ class _Layer:
             [*inputs, *[-1] * (OPERANDS - len(inputs))],
             [outputs],
             fusedActivationFunction=schema.ActivationFunctionType.TANH,
-            timeMajor=bool(json.loads(bytes(self._call.options.backendConfig))["time_major"]),
+            timeMajor=_is_time_major(self._call),
         ))  # fmt: skip
         if self._graph.uses.get(last_cell) or last_cell in self._graph.outputs:
             self._chain.into(last_cell, self._behind([outputs], states[1]))
@@ -133,7 +146,15 @@ class _Layer:
         return self._chain.op("GATHER_ND", [tensor, place], (1,), "float32")
 
 
+def _is_time_major(call: Operator) -> bool:
+    if call.name.startswith(_CUSTOM):
+        return False
+    return bool(json.loads(bytes(call.options.backendConfig))["time_major"])
+
+
 def _name(graph: Graph, call: Operator) -> str:
     """The name that says the layer: what is an output of the graph is named by the signature."""
+    if call.name.startswith(_CUSTOM):
+        return call.name.removeprefix(f"{_CUSTOM}|") + "/sequence_lstm"
     names = [graph.tensors[t].name for t in call.outputs]
     return next((name for name in names if ";" in name), names[0])

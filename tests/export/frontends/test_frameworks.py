@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import frameworks
+import keras_models
 import numpy as np
 import pytest
 from frameworks import HEAD, UNITS, Exported
@@ -38,16 +39,19 @@ LAYERS = {
 def on_tensorflow(run_folder: Path) -> dict[str, Any]:
     """What needs TensorFlow, from one process: importing it takes longer than most exports."""
     jobs = ("right", "wrong", "open_sizes", "looped", "near")
-    names = ("keras", "saved_model", *(f"tensorflow_models:{job}" for job in jobs))
-    keys = ("keras on tensorflow", "saved_model", *jobs)
+    own = (f"tensorflow_models:{job}" for job in jobs)
+    names = ("keras", "saved_model", "keras_models:recurrent", *own)
+    keys = ("keras on tensorflow", "saved_model", "recurrent", *jobs)
     return dict(zip(keys, frameworks.with_keras(run_folder, "tensorflow", *names), strict=True))
 
 
 @pytest.fixture(scope="module")
 def on_torch(run_folder: Path) -> dict[str, Any]:
     """What needs Keras on PyTorch, from one process."""
-    made = frameworks.with_keras(run_folder, "torch", "keras", "keras_models:masked")
-    return dict(zip(("keras on torch", "masked"), made, strict=True))
+    jobs = ("masked", "recurrent")
+    names = ("keras", *(f"keras_models:{job}" for job in jobs))
+    made = frameworks.with_keras(run_folder, "torch", *names)
+    return dict(zip(("keras on torch", *jobs), made, strict=True))
 
 
 @pytest.fixture(scope="module", params=LAYERS)
@@ -87,6 +91,19 @@ def test_a_masked_recurrent_layer_reads_backwards(on_torch: dict[str, Any]) -> N
     expected, found, is_as_it_was = on_torch["masked"]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert is_as_it_was
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch", "tensorflow"])
+def test_an_lstm_of_keras_is_one_op(backend: str, request: pytest.FixtureRequest) -> None:
+    if backend == "jax":
+        made = keras_models.recurrent()
+    else:
+        made = request.getfixturevalue(f"on_{backend}")["recurrent"]
+    for name, (expected, found, _) in made.items():
+        for one, other in zip(expected, found, strict=True):
+            np.testing.assert_allclose(other, one, atol=1e-5, err_msg=name)
+    counts = {name: count for name, (_, _, count) in made.items()}
+    assert counts == {"both ways": 3, "states": 1, "another activation": 0, "no LSTM": 0}
 
 
 TENSORFLOW = {

@@ -250,21 +250,6 @@ def test_linen_module_is_exported_in_evaluation_mode(trace: Trace) -> None:
     ]  # fmt: skip
 
 
-class Recurrent(linen.Module):  # type: ignore[misc]
-    @linen.compact
-    def __call__(self, x: Any) -> Any:
-        return linen.Dense(3)(linen.RNN(linen.LSTMCell(8), name="rnn")(x)[:, -1])
-
-
-def test_linen_lstm_is_unrolled(trace: Trace) -> None:
-    x, module = normal(1, 3, 8), Recurrent()
-    variables = variables_of(module, x)
-    model = trace(module, x, variables)
-    check_same(model, jax.jit(module.apply)(variables, x), x)
-    edge_model = edgeq.export(module, [normal(1, 3, 8, seed=i) for i in range(8)], params=variables)
-    assert edge_model.report.outputs[0].sqnr_db > 20
-
-
 class Part(nnx.Module):  # type: ignore[misc]
     def __init__(self, rngs: Any) -> None:
         self.conv = nnx.Conv(8, 8, (3, 3), rngs=rngs)
@@ -313,8 +298,8 @@ WRONG: dict[str, tuple[Any, Any, Any, type[Exception], str]] = {
         dense, normal(1, 8), None, DataError, "the sample does not fit dense",
     ),
     "missing params of a module": (
-        Recurrent(), normal(1, 3, 8), None, ModelError,
-        "the linen module Recurrent needs its variables: pass params=variables",
+        linen.Dense(2), normal(1, 3, 8), None, ModelError,
+        "the linen module Dense needs its variables: pass params=variables",
     ),
     "params of what has its own": (
         b"TFL3", normal(1, 8), {}, ModelError, "params are for JAX functions and linen modules",

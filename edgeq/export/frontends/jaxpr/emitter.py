@@ -16,6 +16,7 @@ from edgeq.errors import ModelError, UnsupportedOpError
 from edgeq.export.frontends.jaxpr.calls import BODIES, CALLS, opened
 from edgeq.export.frontends.jaxpr.canonical import CANONICAL, highest_alone, swapped_dot
 from edgeq.export.frontends.jaxpr.exact_gelu import find_gelus, gelu
+from edgeq.export.frontends.jaxpr.lstm_scans import SequenceLstm, find_lstm
 
 OPS_MAX = 50_000
 """Most ops that unrolled loops may come to; the converter needs minutes for more."""
@@ -207,11 +208,14 @@ class Emitter:
         return bool(self.root) and (path == self.root or path.startswith(f"{self.root}/"))
 
     def _unroll(self, eqn: Any, operands: list[_Value], path: str) -> list[_Value]:
-        """A scan as its steps, one behind the other."""
+        """A scan as its steps, one behind the other, or as the layer that it is."""
         params = eqn.params
         fixed, carried = params["num_consts"], params["num_carry"]
         consts, carry = operands[:fixed], operands[fixed : fixed + carried]
         rows = operands[fixed + carried :]
+        lstm = None if any(c.computed for c in consts) else find_lstm(eqn, _arrays(consts))
+        if lstm is not None:
+            return self._sequence_lstm(lstm, eqn, operands, path)
         steps = range(params["length"])
         stacked: list[list[_Value]] = []
         for step in reversed(steps) if params["reverse"] else steps:
@@ -234,6 +238,23 @@ class Emitter:
             self._bind(lambda *a: jnp.stack(a), column, path, "stack") for column in columns
         ]
 
+    def _sequence_lstm(
+        self, lstm: SequenceLstm, eqn: Any, operands: list[_Value], path: str
+    ) -> list[_Value]:
+        """A scan that an LSTM layer is, as one op."""
+        *_, first, second, rows = operands
+        owner = next((o.owner for o in operands if o.owner), "")
+        carry = [second, first] if lstm.cell_first else [first, second]
+        backwards = eqn.params["reverse"]
+
+        def layer(state: Any, cell: Any, rows: Any) -> list[Any]:
+            outputs, last = lstm(state, cell, rows[::-1] if backwards else rows)
+            ends = [last, outputs[-1]] if lstm.cell_first else [outputs[-1], last]
+            stacked = outputs[::-1] if backwards else outputs
+            return [*ends, *[stacked] * (len(eqn.outvars) - len(ends))]
+
+        return self._bind_all(layer, [*carry, rows], path or owner, "sequence_lstm")
+
     def _select(self, eqn: Any, operands: list[_Value], path: str) -> list[_Value]:
         """All branches, of whose results the index selects."""
         index, *arguments = operands
@@ -242,6 +263,10 @@ class Emitter:
             self._bind(_chosen, [index, *results], path, "select")
             for results in zip(*branches, strict=True)
         ]
+
+
+def _arrays(values: Sequence[_Value]) -> list[Any]:
+    return [value.array for value in values]
 
 
 def _as_constant(value: Any) -> _Value:
