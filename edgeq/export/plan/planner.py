@@ -36,6 +36,9 @@ from edgeq.recipe import Mode
 
 INT32_MAX = 2**31 - 1
 
+CENTRED_SHARE = 0.7
+"""Of the integers that zero point 0 must leave to a range, so that a tensor gets it for speed."""
+
 Range = tuple[float, float]
 
 
@@ -258,7 +261,24 @@ class _Planner:
         if root in self._groups.fixed:
             return self._groups.fixed[root]
         found = self._group_ranges.get(root) or self._range(tensor)
+        if root in self._multiplied and _is_near_centre(found):
+            return symmetric(max(map(abs, found)), self._dtypes[tensor])
         return covering(found, self._dtypes[tensor])
+
+    @functools.cached_property
+    def _multiplied(self) -> frozenset[int]:
+        """Groups with a computed right matrix of a product, as keys and values of attention are.
+
+        Kernels of optimised libraries multiply by integers whose zero point is 0, as weights' is.
+        """
+        products = (op for op, _ in self._integer_ops() if op.name == "BATCH_MATMUL")
+        slot = OPS["BATCH_MATMUL"].weight_slot
+        return frozenset(
+            self._groups.root(tensor.index)
+            for op in products
+            for place, tensor in self._activations(op)
+            if place == slot
+        )
 
     @functools.cached_property
     def _group_ranges(self) -> dict[int, Range]:
@@ -322,6 +342,12 @@ class _Planner:
                 f"{self._model.where(op)}: its weight or bias holds NaN or infinite values; "
                 "the float model itself is broken (diverged in training, or a damaged file)"
             )
+
+
+def _is_near_centre(found: Range) -> bool:
+    """Whether a range keeps most of the integers when it is made symmetric."""
+    low, high = found
+    return high - low >= CENTRED_SHARE * 2 * max(-low, high)
 
 
 def _weight_qparams(name: str, data: FloatArray, choice: Choice) -> QParams | BlockQParams | None:

@@ -206,6 +206,21 @@ def test_weights_without_a_channel_axis_take_one_scale() -> None:
     assert found.plan.operands == {(0, 1): symmetric(20.0)}
 
 
+def test_a_computed_right_matrix_is_centred() -> None:
+    square = Value((1, 4, 4))
+    model = build(
+        {"x": square, "k": square},
+        step("RESHAPE", ("k", np.array([1, 4, 4], np.int32)), "keys", square, newShape=[1, 4, 4]),
+        step("BATCH_MATMUL", ("x", "keys"), "y", square),
+    )
+    ranges = {"x": (-1.0, 0.9), "y": (-2.0, 2.0)}
+    found = planned(model, {**ranges, "k": (-2.0, 1.5), "keys": (-2.0, 1.5)})
+    assert found.tensor("keys") == found.tensor("k") == symmetric(2.0)
+    assert found.tensor("x") == affine(-1.0, 0.9)
+    one_sided = planned(model, {**ranges, "k": (-0.1, 1.5), "keys": (-0.1, 1.5)})
+    assert one_sided.tensor("keys") == affine(-0.1, 1.5)
+
+
 def fully_connected(weights: Array, bias: Array | None) -> LiteModel:
     output = Value((1, len(weights)))
     return build({"x": X}, step("FULLY_CONNECTED", ("x", weights, bias), "y", output))
