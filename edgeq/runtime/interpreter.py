@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,19 @@ def plain_interpreter(tflite: Content, **settings: Any) -> Any:
     )
     interpreter.allocate_tensors()
     return interpreter
+
+
+def nodes(interpreter: Any) -> list[Mapping[str, Any]]:
+    """Ops of the main graph, those of delegates at the end, with the tensors that they touch.
+
+    The interpreter's own `_get_ops_details` describes every tensor besides, which for a graph of a
+    thousand ops takes as long as all else that loading it does.
+    """
+    own = interpreter._interpreter
+    return [
+        {"op_name": own.NodeName(i), "inputs": own.NodeInputs(i), "outputs": own.NodeOutputs(i)}
+        for i in range(own.NumNodes())
+    ]
 
 
 def unloadable(backend: Backend, error: Exception, verb: str) -> EdgeqError:

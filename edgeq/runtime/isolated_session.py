@@ -85,7 +85,8 @@ class IsolatedSession:
         """Refuses: the memory is the child's."""
         raise ModelError(f"tensor {index} of an isolated session lies in its process: use outputs")
 
-    def _get_ops_details(self) -> list[Mapping[str, Any]]:
+    def nodes(self) -> list[Mapping[str, Any]]:
+        """Ops of the main graph, those of delegates at the end."""
         return list(self._ops)
 
     def _load(self) -> None:

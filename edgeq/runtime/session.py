@@ -24,6 +24,7 @@ from edgeq.runtime.interpreter import (
     EDGETPU_OP,
     failed_run,
     make_interpreter,
+    nodes,
     read_model,
     unloadable,
 )
@@ -240,8 +241,9 @@ class Session:
 
     def _ops(self) -> list[Mapping[str, Any]]:
         """Ops of the main graph, those of delegates at the end."""
-        found: list[Mapping[str, Any]] = self._interpreter._get_ops_details()
-        return found
+        if isinstance(self._interpreter, IsolatedSession):
+            return self._interpreter.nodes()
+        return nodes(self._interpreter)
 
     def _ordered(self, inputs: Inputs) -> list[Array]:
         # The check for an array is the quickest, and arrays are most of what comes.
