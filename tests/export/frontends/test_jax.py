@@ -184,6 +184,8 @@ LEFT: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "W @ x": (lambda x: WEIGHT @ x, (8, 3)),
     "vmap(W @ row)": (lambda x: jax.vmap(lambda row: WEIGHT @ row)(x), (3, 8)),
     "einsum": (lambda x: jnp.einsum("oi,bti->bot", WEIGHT, x), (2, 3, 8)),
+    "one by one": (lambda x: jnp.einsum("oi,abti->abto", WEIGHT, x), (1, 3, 1, 8)),
+    "pooled": (lambda x: x @ WEIGHT.T, (1, 1, 1, 8)),
 }
 
 

@@ -12,6 +12,24 @@ import jax
 import jax.numpy as jnp
 
 
+def _dot_of_rows(left: Any, right: Any, *, dimension_numbers: Any, **params: Any) -> Any:
+    """A product with a matrix, as a convolution where its rows are one by one in many axes.
+
+    The converter gives its own op another rank than the result then.
+    """
+    (left_dims, right_dims), (left_batch, _) = dimension_numbers
+    is_rows = right.ndim == 2 and not left_batch and tuple(left_dims) == (left.ndim - 1,)
+    if not is_rows or left.ndim < 4 or left.shape[-2] != 1:
+        kind = params.get("preferred_element_type")
+        return jax.lax.dot_general(left, right, dimension_numbers, preferred_element_type=kind)
+    matrix = right if tuple(right_dims) == (0,) else right.T
+    image = left.reshape(1, 1, -1, left.shape[-1])
+    made = jax.lax.conv_general_dilated(
+        image, matrix[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return made.reshape(*left.shape[:-1], made.shape[-1])
+
+
 def swapped_dot(left: Any, right: Any, *, dimension_numbers: Any, **params: Any) -> Any:
     """`dot_general(left, right)`, computed with the weight `left` on the right.
 
@@ -19,10 +37,8 @@ def swapped_dot(left: Any, right: Any, *, dimension_numbers: Any, **params: Any)
     the weight.
     """
     (left_dims, right_dims), (left_batch, right_batch) = dimension_numbers
-    result = jax.lax.dot_general(
-        right, left, ((right_dims, left_dims), (right_batch, left_batch)),
-        preferred_element_type=params.get("preferred_element_type"),
-    )  # fmt: skip
+    numbers = ((right_dims, left_dims), (right_batch, left_batch))
+    result = _dot_of_rows(right, left, dimension_numbers=numbers, **params)
     batch = len(left_batch)
     left_free = left.ndim - batch - len(left_dims)
     right_free = right.ndim - batch - len(right_dims)
@@ -129,7 +145,10 @@ def _scatter_add(target: Any, indices: Any, updates: Any, **params: Any) -> Any:
 
 
 CANONICAL: dict[str, Any] = {
+    "lt_to": jax.lax.lt_p.bind,  # which differ from these for NaN and -0 alone
+    "le_to": jax.lax.le_p.bind,
     "scatter-add": _scatter_add,
+    "dot_general": _dot_of_rows,
     "conv_general_dilated": _cropped_transposed_convolution,
     "reduce_window_max": _max_pool_of_images,
     "gather": _gather_in_bounds,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -15,6 +15,13 @@ import numpy as np
 from edgeq.errors import ModelError, UnsupportedOpError
 from edgeq.export.frontends.jaxpr.calls import BODIES, CALLS, opened
 from edgeq.export.frontends.jaxpr.canonical import CANONICAL, highest_alone, swapped_dot
+from edgeq.export.frontends.jaxpr.complex_parts import (
+    Pair,
+    as_pair,
+    is_complex,
+    on_constants,
+    on_pairs,
+)
 from edgeq.export.frontends.jaxpr.exact_gelu import find_gelus, gelu
 from edgeq.export.frontends.jaxpr.lstm_scans import SequenceLstm, find_lstm
 
@@ -24,7 +31,7 @@ OPS_MAX = 50_000
 _TRANSFORM = re.compile(r"\w+\(([^()]*)\)")
 
 _WEIGHTED = ("dot_general", "conv_general_dilated")
-_WIDE = ("float64", "float16", "bfloat16", "complex64", "complex128")
+_WIDE = ("float64", "float16", "bfloat16")
 
 ABSOLUTE = "@"
 """Stands before the name of a scope that is a whole path, and does not go on from the outer one."""
@@ -156,6 +163,8 @@ class Emitter:
         name = eqn.primitive.name
         layer = self._layer(path, name, operands)
         computed = any(o.computed for o in operands)
+        if any(is_complex(atom) for atom in (*eqn.invars, *eqn.outvars)):
+            return self._on_pairs(eqn, operands, path)
         for var in eqn.outvars:
             if computed and str(getattr(var.aval, "dtype", "")) in _WIDE:
                 raise ModelError(
@@ -166,8 +175,43 @@ class Emitter:
             function: Any = swapped_dot
         else:
             function = CANONICAL.get(name, eqn.primitive.bind)
+        params = eqn.params
+        if computed:
+            operands = _signed(operands)
+            params = {
+                key: np.dtype(np.int32) if _is_unsigned(v) else v for key, v in params.items()
+            }
         emit = self._bind_all if eqn.primitive.multiple_results else self._bind_one
-        return emit(functools.partial(function, **eqn.params), operands, path, name)
+        return emit(functools.partial(function, **params), operands, path, name)
+
+    def _on_pairs(self, eqn: Any, operands: list[_Value], path: str) -> list[_Value]:
+        """An op of complex numbers, as one of their parts."""
+        name = eqn.primitive.name
+        if not any(o.computed or _is_traced(o.array) for o in operands):
+            made = on_constants(eqn.primitive, eqn.params, _arrays(operands))
+            return [_Value(array, False) for array in made]
+        rule = on_pairs(eqn.primitive, eqn.params)
+        if rule is None:
+            raise UnsupportedOpError(
+                f"{name} of complex numbers at {self._layer(path, name, operands)} has no form in "
+                "real numbers here; compute with real and imaginary parts instead"
+            )
+        pairs = [isinstance(o.array, Pair) for o in operands]
+        parts = [
+            replace(o, array=part)
+            for o in operands
+            for part in (o.array if isinstance(o.array, Pair) else (o.array,))
+        ]
+
+        def function(*arrays: Any) -> list[Any]:
+            rest = iter(arrays)
+            given = [Pair(next(rest), next(rest)) if pair else next(rest) for pair in pairs]
+            return [
+                p for made in rule(*given) for p in (made if isinstance(made, Pair) else (made,))
+            ]
+
+        found = iter(self._bind_all(function, parts, path, name))
+        return [_joined_parts(found) if is_complex(var) else next(found) for var in eqn.outvars]
 
     def _bind(self, function: Any, operands: Sequence[_Value], path: str, name: str) -> _Value:
         return self._bind_one(function, operands, path, name)[0]
@@ -269,7 +313,33 @@ def _arrays(values: Sequence[_Value]) -> list[Any]:
     return [value.array for value in values]
 
 
+def _is_traced(array: Any) -> bool:
+    parts = array if isinstance(array, Pair) else (array,)
+    return any(isinstance(part, jax.core.Tracer) for part in parts)
+
+
+def _is_unsigned(param: Any) -> bool:
+    return isinstance(param, np.dtype) and param == np.uint32
+
+
+def _signed(operands: Sequence[_Value]) -> list[_Value]:
+    """Values with int32 in the place of uint32, which kernels do not compute with."""
+    return [
+        replace(o, array=jax.lax.convert_element_type(o.array, np.int32))
+        if getattr(o.array, "dtype", None) == np.uint32
+        else o
+        for o in operands
+    ]
+
+
+def _joined_parts(found: Iterator[_Value]) -> _Value:
+    real, imag = next(found), next(found)
+    return replace(real, array=Pair(real.array, imag.array))
+
+
 def _as_constant(value: Any) -> _Value:
+    if str(getattr(value, "dtype", type(value).__name__)).startswith("complex"):
+        return _Value(as_pair(np.asarray(value)), False)
     return _Value(value if hasattr(value, "dtype") else jnp.asarray(value), False)
 
 
