@@ -54,7 +54,7 @@ def on_torch(run_folder: Path) -> dict[str, Any]:
 
 
 SLOW = ("linen", "keras on torch")
-"""Each is a second way to what another shows: `nnx` of Flax, and the masked layer of Keras on PyTorch."""
+"""Second ways to what others show: `nnx` of Flax, and the masked layer of Keras on PyTorch."""
 
 
 @pytest.fixture(
