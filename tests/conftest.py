@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import lent_workers
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -35,12 +36,8 @@ SAMPLES = 20
 @pytest.fixture(scope="session", autouse=True)
 def lender() -> Iterator[Lender]:
     """Exports of one test after the other use the same children; see `lent_workers`."""
-    made = Lender()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgeq.converter.Worker", made)
-        patch.setattr("edgeq.runtime.file_check.Worker", made)
+    with lent_workers.in_use() as made:
         yield made
-    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,17 @@ FAITHFUL_DB = 20.0
 """The default goal of `recipe="auto"`."""
 
 
-@pytest.mark.parametrize("name", breadth.IN_CI)
+SLOW = ("conformer", "gru", "rotary_decoder", "autoencoder", "segmenter", "generator")
+"""Those whose layers others have too, here or among the tests of the front ends."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n.removeprefix("block:") in SLOW else ())
+        for n in breadth.IN_CI
+    ],
+)
 def test_auto_exports_it_faithfully(name: str) -> None:
     found = breadth.measure(name, ("auto",))
     assert found["state"] == "built"

@@ -15,9 +15,9 @@ from edgeq.flatbuffer import pack, parse, unpack, with_signature
 from edgeq.isolation import MEMORY_USED, JobCrashed, JobFailed, Worker
 from edgeq.model import LiteModel
 
-MUTANTS = 120
+MUTANTS = 60
 DRIVERS = 2
-OTHER_MUTANTS = 160
+OTHER_MUTANTS = 96
 MEMORY_LIMIT_MB = 4096
 SHORTEST_MESSAGE = 20
 

@@ -42,6 +42,7 @@ def test_the_workflow_runs_the_command_of_contributors() -> None:
     oldest, newest = map(int, re.findall(r"3\.(\d+)", wanted))
     tested = [int(python.partition(".")[2]) for python in job["strategy"]["matrix"]["python"]]
     assert (min(tested), max(tested)) == (oldest, newest - 1)
+    assert "scripts/test -m slow" in [step.get("run") for step in jobs["slow"]["steps"]]
     assert ".venv/bin/python scripts/fuzz --minutes 2 --seed 0" in [
         step.get("run") for step in jobs["fuzz"]["steps"]
     ]

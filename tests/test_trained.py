@@ -13,7 +13,9 @@ from edgeq.export.edge_model import EdgeModel
 from edgeq.runtime.session import Session
 
 # Those that are exported within seconds; `scripts/bench fidelity` has them all.
-CHEAP = ["fmnist", "crepe_tiny", "onet", "onet_landmarks", "esrgan_slim"]
+CHEAP = ["fmnist", "onet"]
+# A sound, a regression and a super-resolution network, which the same search decides on.
+DEARER = ["crepe_tiny", "onet_landmarks", "esrgan_slim"]
 
 
 def _load(name: str) -> Case:
@@ -23,7 +25,9 @@ def _load(name: str) -> Case:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize(
+    "name", [*CHEAP, *(pytest.param(name, marks=pytest.mark.slow) for name in DEARER)]
+)
 def test_auto_stays_within_one_point_of_float(name: str) -> None:
     case = _load(name)
     made = edgeq.export(case.model, case.representative, recipe="auto")
@@ -32,14 +36,23 @@ def test_auto_stays_within_one_point_of_float(name: str) -> None:
     assert made.report.size_ratio < 0.6
 
 
-def test_int8_export_keeps_the_task() -> None:
-    case = _load("mnv2_cifar10")
+@pytest.mark.parametrize(
+    ("name", "float_floor", "floor", "sqnr_floor_db"),
+    [
+        ("fmnist", 93, 92, 30.0),
+        pytest.param("mnv2_cifar10", 78, 60, 5.0, marks=pytest.mark.slow),
+    ],
+)
+def test_int8_export_keeps_the_task(
+    name: str, float_floor: float, floor: float, sqnr_floor_db: float
+) -> None:
+    case = _load(name)
     made = edgeq.export(case.model, case.representative, recipe="int8")
     before, after = _compared(made, case)
     assert not made.report.float_ops
-    assert before >= 78
-    assert after > 60
-    assert made.report.sqnr_db > 5.0
+    assert before >= float_floor
+    assert after > floor
+    assert made.report.sqnr_db > sqnr_floor_db
     assert made.report.size_ratio <= 0.30
 
 

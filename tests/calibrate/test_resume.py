@@ -33,7 +33,10 @@ def command(output: str, observer: str, *more: str) -> list[str]:
     return [*start, *options, "--save-every", "0.1", *more]
 
 
-@pytest.mark.parametrize("observer", ["minmax", "moving_average", "mse"])
+@pytest.mark.parametrize(
+    "observer",
+    ["moving_average", *(pytest.param(name, marks=pytest.mark.slow) for name in ("minmax", "mse"))],
+)
 def test_a_killed_run_resumes_to_the_same_file(tmp_path: Path, observer: str) -> None:
     np.save(tmp_path / "images.npy", demo.load_data().calibration[:60])
     (tmp_path / "slow.py").write_text(SLOW_DATA)

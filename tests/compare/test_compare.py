@@ -163,16 +163,21 @@ def test_every_kind_of_float_model(kind: str, exported: EdgeModel, tmp_path: Pat
     assert edgeq.compare(FLOAT_MODELS[kind](exported), path, IMAGES[:10]) == expected
 
 
-def test_a_module_is_traced(exported: EdgeModel) -> None:
+def test_a_module_is_traced() -> None:
     pytest.importorskip("litert_torch")
-    from edgeq.demo.network import load_network
+    import torch
 
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.MaxPool2d(4), torch.nn.Flatten(), torch.nn.Linear(49, 10)
+    ).eval()  # fmt: skip
+    exported = edgeq.export(module, IMAGES, recipe="int8", progress=False)
     items = list(zip(IMAGES[:, None], LABELS, strict=True))
-    found = edgeq.compare(load_network(), exported.tflite, items, metrics=TOP)
+    found = edgeq.compare(module, exported.tflite, items, metrics=TOP)
     expected = edgeq.compare(exported, exported, IMAGES, labels=LABELS, metrics=TOP)
     assert found.metrics == expected.metrics
     assert found.sqnr_db == pytest.approx(expected.sqnr_db, abs=0.01)
-    assert edgeq.evaluate(load_network(), IMAGES, LABELS)["accuracy"] == (
+    assert edgeq.evaluate(module, IMAGES, LABELS)["accuracy"] == (
         expected.metrics["accuracy"].float_value
     )
 

@@ -44,6 +44,7 @@ SQNR_FLOOR_DB = {
 """About 2 dB below what each architecture reached when it was added; the slowest to trace first."""
 
 SLOW = (
+    "mobilenet_v3_large",
     "convnext_tiny",
     "efficientnet_b0",
     "densenet121",

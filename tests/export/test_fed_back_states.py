@@ -21,20 +21,26 @@ KINDS = (GruStep, CausalConv, TanhRnn)
 INT8 = {"recipe": "int8", "inputs": "int8", "outputs": "int8", "progress": False}
 
 
-def export(kind: type[Any], **settings: Any) -> EdgeModel:
-    found = edgeq.export(made(kind), sequences(kind), **{**INT8, **settings})
+def export(kind: type[Any]) -> EdgeModel:
+    found = edgeq.export(made(kind), sequences(kind), **INT8)
     assert isinstance(found, EdgeModel)
     return found
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
-def exported(request: pytest.FixtureRequest) -> tuple[type[Any], EdgeModel]:
-    return request.param, export(request.param)
+def exported(request: pytest.FixtureRequest, gru: EdgeModel) -> tuple[type[Any], EdgeModel]:
+    return request.param, gru if request.param is GruStep else export(request.param)
 
 
 @pytest.fixture(scope="module")
 def gru() -> EdgeModel:
     return export(GruStep)
+
+
+@pytest.fixture(scope="module")
+def gru_file(gru: EdgeModel) -> bytes:
+    """What was traced of it."""
+    return bytes(gru.float_model.tflite)
 
 
 def decibels(real: np.ndarray, other: np.ndarray) -> float:
@@ -101,11 +107,13 @@ def test_an_integer_state_is_fed_back_byte_by_byte(exported: tuple[type[Any], Ed
             assert stream.states[taken].tobytes() == state.tobytes()
 
 
-def test_scales_that_are_not_joined_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scales_that_are_not_joined_differ(
+    monkeypatch: pytest.MonkeyPatch, gru_file: bytes
+) -> None:
     """What the tests above rest on: without the joining, a state has two scales, and a note."""
     monkeypatch.setattr(planner._Planner, "_join_states", lambda self: None)
     monkeypatch.setattr(planner._Planner, "_fix_states", lambda self: None)
-    edge = export(GruStep)
+    edge = edgeq.export(gru_file, sequences(GruStep), **INT8)
     _, h_in = edge.io.inputs
     h_out = next(p for p in edge.io.outputs if p.name == "h_out")
     assert h_in.qparams != h_out.qparams
@@ -133,13 +141,15 @@ def test_each_model_is_judged_by_its_own_states(gru: EdgeModel) -> None:
     assert "tenth of steps" in found.text()
 
 
-def test_the_report_is_of_whole_sequences_that_were_kept_back(gru: EdgeModel) -> None:
+def test_the_report_is_of_whole_sequences_that_were_kept_back(
+    gru: EdgeModel, gru_file: bytes
+) -> None:
     report = gru.report
     assert report.independent
     assert (report.calibrated_samples, report.judged_samples) == (11 * 60, 60)
     assert all(output.drift is not None for output in report.outputs)
     assert "first and last tenth of steps" in report.text()
-    few = edgeq.export(made(GruStep), sequences(GruStep, 2, 30), **INT8).report
+    few = edgeq.export(gru_file, sequences(GruStep, 2, 30), **INT8).report
     assert (few.calibrated_samples, few.judged_samples) == (60, 60)
     assert any("give at least 10 sequences" in warning for warning in few.warnings())
 
@@ -157,9 +167,9 @@ def test_a_cache_of_integers_is_written_in_place() -> None:
     assert edge.report.sqnr_db > 25
 
 
-def test_a_file_knows_the_shapes_of_its_states(gru: EdgeModel) -> None:
+def test_a_file_knows_the_shapes_of_its_states(gru_file: bytes) -> None:
     data = edgeq.Sequences(list(inputs(GruStep, 2, 8)), {1: "h_out"})
-    edge = edgeq.export(bytes(gru.float_model.tflite), data, **INT8)
+    edge = edgeq.export(gru_file, data, **INT8)
     assert edge.io.states == (("h_in", "h_out"),)
 
 
@@ -169,16 +179,16 @@ def test_a_saved_file_with_a_description_names_its_states(gru: EdgeModel, tmp_pa
         assert list(session.stream().states) == ["h_in"]
 
 
-def test_auto_tries_plans_step_by_step() -> None:
-    edge = export(GruStep, recipe="auto", inputs=None, outputs=None)
+def test_auto_tries_plans_step_by_step(gru_file: bytes) -> None:
+    edge = edgeq.export(gru_file, sequences(GruStep), progress=False)
     assert edge.report.sqnr_db > 20
     assert read_states(edge.tflite) == (("h_in", "h_out"),)
     with edge.session(threads=1) as session:
         assert session.stream().run(np.ones((1, 16), np.float32))["y"].shape == (1, 8)
 
 
-def test_states_of_one_signature_stay_with_it() -> None:
-    models = {"gru": made(GruStep), "conv": made(CausalConv)}
+def test_states_of_one_signature_stay_with_it(gru_file: bytes) -> None:
+    models = {"gru": gru_file, "conv": made(CausalConv)}
     data = {"gru": sequences(GruStep, 2, 10), "conv": sequences(CausalConv, 2, 10)}
     edge = edgeq.export(models, data, **INT8)
     assert read_states(edge.tflite, "gru") == (("h_in", "h_out"),)
@@ -189,14 +199,14 @@ def test_states_of_one_signature_stay_with_it() -> None:
         assert (stream.states["past"][..., -1] == 1).all()
 
 
-def test_other_functions_take_sequences_too() -> None:
+def test_other_functions_take_sequences_too(gru_file: bytes) -> None:
     data = sequences(GruStep, 3, 8)
-    planned = edgeq.plan(made(GruStep), data, recipe="int8", progress=False)
+    planned = edgeq.plan(gru_file, data, recipe="int8", progress=False)
     ((taken, given),) = planned.model.state_tensors
     assert planned.plan.tensors[taken] == planned.plan.tensors[given]
-    calibration = edgeq.calibrate(made(GruStep), data, progress=False)
+    calibration = edgeq.calibrate(gru_file, data, progress=False)
     assert calibration.samples == 24
-    edge = export(GruStep, calibration=calibration)
+    edge = edgeq.export(gru_file, sequences(GruStep), calibration=calibration, **INT8)
     assert edgeq.check(edge, edge, data, progress=False).comparison.samples == 24
     diagnosis = edgeq.debug(edge, edge, data, progress=False)
     assert diagnosis.samples == 16
@@ -205,25 +215,25 @@ def test_other_functions_take_sequences_too() -> None:
     assert 0 <= evaluate(edge, labelled, output="y", progress=False)["accuracy"] <= 1
 
 
-def test_a_search_reads_sequences_often() -> None:
+def test_a_search_reads_sequences_often(gru_file: bytes) -> None:
     data = sequences(GruStep, 3, 8)
     once = edgeq.Sequences(iter([iter(s[:, None]) for s in data]), data.states, data.start)
     found = edgeq.search(
-        made(GruStep), once, eval_data=data, metric="retrieval", output="y", max_minutes=0.0,
+        gru_file, once, eval_data=data, metric="retrieval", output="y", max_minutes=0.0,
         progress=False,
     )  # fmt: skip
     assert found.edge_model.io.states == (("h_in", "h_out"),)
 
 
-def test_a_state_has_one_type() -> None:
+def test_a_state_has_one_type(gru_file: bytes) -> None:
     with pytest.raises(edgeq.RecipeError, match="'h_out' is fed back to 'h_in', so that both"):
-        export(GruStep, outputs={"y": "int8"})
+        edgeq.export(gru_file, sequences(GruStep), **{**INT8, "outputs": {"y": "int8"}})
 
 
-def test_calibration_sees_the_states_of_use() -> None:
+def test_calibration_sees_the_states_of_use(gru_file: bytes) -> None:
     data = sequences(GruStep, 2, 40)
-    found = edgeq.calibrate(made(GruStep), data, progress=False)
-    edge = export(GruStep, calibration=found)
+    found = edgeq.calibrate(gru_file, data, progress=False)
+    edge = edgeq.export(gru_file, sequences(GruStep), calibration=found, **INT8)
     taken, _ = edge.rewritten.state_tensors[0]
     low, high = found.ranges[taken]
     with Session(edge.float_model.tflite) as session:

@@ -77,7 +77,10 @@ def trained(recipe: str | Recipe) -> Any:
     return module.eval()
 
 
-@pytest.mark.parametrize("recipe", ["int8", "int16x8", "weight_int8", "weight_int4"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["int8", "int16x8", pytest.param("weight_int8", marks=pytest.mark.slow), "weight_int4"],
+)
 def test_the_export_computes_what_was_trained(recipe: str) -> None:
     module, data = trained(recipe), images(20)
     made = edgeq.export(module, data, recipe=recipe, min_sqnr_db=None, progress=False)
@@ -216,6 +219,26 @@ def test_wrong_use_gets_a_sentence() -> None:
         edgeq.qat.prepare(Network().eval(), images(1), "float16")
 
 
+def test_training_nears_what_few_bits_took_it_from() -> None:
+    """The small network, taught by itself in float."""
+    recipe = replace(as_recipe("weight_int4"), per_channel=False)
+    model, data = Network().eval(), torch.from_numpy(images(64))
+    module = edgeq.qat.prepare(model, images(1), recipe)
+    edgeq.qat.freeze(module)
+    module.train()
+    wanted = model(data).detach()
+    optimizer = torch.optim.Adam(module.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = functional.mse_loss(module(data), wanted)
+        loss.backward()
+        losses.append(loss.item())
+        optimizer.step()
+    assert losses[-1] < losses[0] / 3
+
+
+@pytest.mark.slow
 def test_training_wins_back_what_four_bits_lose() -> None:
     """The tutorial's numbers, from the files that it exports."""
     names = run_blocks(TUTORIAL.partition("## Flax")[0])
@@ -234,6 +257,7 @@ def test_training_wins_back_what_four_bits_lose() -> None:
     assert trained >= by_data
 
 
+@pytest.mark.slow
 def test_training_with_qwix_keeps_the_accuracy_and_the_scales() -> None:
     for package in ("flax", "optax", "qwix"):
         pytest.importorskip(package)

@@ -19,6 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import lent_workers
 import numpy as np
 import numpy.typing as npt
 
@@ -352,7 +353,7 @@ def with_keras(folder: Path, backend: str, *functions: str) -> list[Any]:
 
     Made once, by the first of the processes that share the tests and `folder`.
     """
-    result = folder / f"keras_on_{backend}.pickle"
+    result = folder / f"keras_on_{backend}_{functions[0]}.pickle"
     with result.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not result.exists():
@@ -378,7 +379,8 @@ def write() -> None:
     """What the child of `with_keras` does."""
     *wanted, path = sys.argv[1:]
     found = []
-    for name in wanted:
-        module, _, function = name.rpartition(":")
-        found.append(getattr(importlib.import_module(module or "frameworks"), function)())
+    with lent_workers.in_use():  # so that TensorFlow is imported by one of them, once
+        for name in wanted:
+            module, _, function = name.rpartition(":")
+            found.append(getattr(importlib.import_module(module or "frameworks"), function)())
     Path(path).write_bytes(pickle.dumps(found))

@@ -61,7 +61,7 @@ def masked() -> tuple[Array, Array, bool]:
     model = keras.Sequential(
         [keras.Input((4,), dtype="int32"), layers.Embedding(5, 3, mask_zero=True), backwards]
     )
-    ids = np.array([[3, 1, 0, 0]], np.int32)
+    ids = np.array([[3, 1, 0]], np.int32)
     with start_converter() as worker:
         traced = frontends.trace(model, None, RepDataset([ids]), worker)
     with Session(traced.tflite) as session:

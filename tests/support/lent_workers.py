@@ -7,8 +7,10 @@ with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 from edgeq import isolation
 from edgeq.isolation import JobCrashed, Worker
@@ -66,3 +68,15 @@ class Loan:
         if self._give_back is not None:
             give_back, self._give_back = self._give_back, None
             give_back()
+
+
+@contextlib.contextmanager
+def in_use() -> Iterator[Lender]:
+    """Exports and checks of files borrow their children from one lender."""
+    lender = Lender()
+    with (
+        contextlib.closing(lender),
+        mock.patch("edgeq.converter.Worker", lender),
+        mock.patch("edgeq.runtime.file_check.Worker", lender),
+    ):
+        yield lender

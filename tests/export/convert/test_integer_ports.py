@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import recipes
 from command_line import run
 from one_op import OneOp, Step, Value
 
@@ -36,8 +37,14 @@ def boundary_ops(tflite: bytes) -> list[str]:
 
 
 def export(model: object, data: object, **options: Any) -> EdgeModel:
-    asked = {"recipe": "int8", **options}
+    asked = {"recipe": recipes.NEAREST, **options}
     return edgeq.export(model, data, progress=False, threads=1, **asked)
+
+
+@pytest.fixture(scope="module")
+def exported(demo_model: LiteModel, demo_images: Images) -> EdgeModel:
+    """The demo model with float ports."""
+    return export(demo_model.tflite, demo_images)
 
 
 def dense(name: str, source: str, units: int, seed: int) -> Step:

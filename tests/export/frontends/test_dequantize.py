@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import recipes
 from command_line import run
 from one_op import CASES, OneOp, Step, Value
 from traces import Traces
@@ -78,7 +79,12 @@ def check_float(quantized: bytes, made: bytes) -> None:
 @pytest.mark.parametrize("ports", ["float32", "int8", "uint8", "int16"])
 def test_the_demo_model_comes_back(demo_model: LiteModel, demo_images: Images, ports: str) -> None:
     edge = edgeq.export(
-        demo_model.tflite, demo_images, recipe="int8", inputs=ports, outputs=ports, progress=False
+        demo_model.tflite,
+        demo_images,
+        recipe=recipes.NEAREST,
+        inputs=ports,
+        outputs=ports,
+        progress=False,
     ).tflite
     made = edgeq.dequantize(edge)
     check_float(edge, made)
@@ -107,9 +113,9 @@ def test_the_weights_are_those_that_the_integers_stand_for(exported: EdgeModel) 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "audio_net"])
 def test_architectures_come_back(name: str, traces: Traces) -> None:
-    float_file, data = traces.get(name, 30)
+    float_file, data = traces.get(name, 12)
     edge = edgeq.export(
-        float_file, data, recipe="int8", min_sqnr_db=None, threads=1, progress=False
+        float_file, data, recipe=recipes.NEAREST, min_sqnr_db=None, threads=1, progress=False
     )
     made = edgeq.dequantize(edge.tflite)
     check_float(edge.tflite, made)

@@ -60,7 +60,7 @@ def classifier() -> Any:
     )
 
 
-@pytest.mark.parametrize("recipe", ["auto", "int8"])
+@pytest.mark.parametrize("recipe", [pytest.param("auto", marks=pytest.mark.slow), "int8"])
 def test_an_exported_model_computes_what_onnxruntime_computes(recipe: str, tmp_path: Path) -> None:
     path = tmp_path / "classifier.onnx"
     path.write_bytes(classifier().SerializeToString())

@@ -322,7 +322,7 @@ class Recurrent(nn.Module):  # type: ignore[misc]
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_recurrent_layers_stay_accurate(kind: type) -> None:
-    model, steps = Recurrent(kind).eval(), normal(12, 5, 6)
+    model, steps = Recurrent(kind).eval(), normal(12, 3, 6)
     edge = export(model, steps, recipe="auto")
     check_float(model, edge.float_model, steps[:1], ["steps"], ["output_0"])
     assert edge.report.sqnr_db >= SQNR_FLOOR_DB
@@ -382,7 +382,7 @@ def _program_state(program: Any) -> tuple[Any, ...]:
 
 
 def _compiled_inside(model: Any) -> Any:
-    model.features = torch.compile(model.features)
+    model.features = torch.compile(model.features, backend="eager")  # the module itself is run
     return model
 
 

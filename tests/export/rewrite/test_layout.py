@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import recipes
 from one_op import SAME, OneOp, Step, Value
 from traces import Traces
 
@@ -218,9 +219,14 @@ def test_a_transpose_that_is_read_elsewhere_stays() -> None:
 
 def export(traces: Traces, name: str, **options: Any) -> tuple[EdgeModel, Array]:
     float_file, data = traces.get(name, 12)
-    once = edgeq.Recipe("int8", rounding="gptq_once")  # what is shown does not depend on it
     made = edgeq.export(
-        float_file, data, recipe=once, min_sqnr_db=None, threads=1, progress=False, **options
+        float_file,
+        data,
+        recipe=recipes.NEAREST,
+        min_sqnr_db=None,
+        threads=1,
+        progress=False,
+        **options,
     )
     return made, data
 
