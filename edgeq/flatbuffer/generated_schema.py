@@ -6,15 +6,22 @@ The only module that imports it. Knows nothing of what a file holds.
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 from typing import Any
+
+from edgeq.flatbuffer.table_reader import with_quick_tables
 
 
 def _load_schema() -> Any:
-    """The generated schema; None on a board that has only the runtime."""
+    """A copy of the generated schema of its own; None on a board that has only the runtime."""
     for name in ("ai_edge_litert", "tensorflow.lite.python"):
         with contextlib.suppress(ImportError):
-            return importlib.import_module(f"{name}.schema_py_generated")
+            spec = importlib.util.find_spec(f"{name}.schema_py_generated")
+            if spec is not None and spec.loader is not None:
+                module = importlib.util.module_from_spec(spec)
+                spec.loader.exec_module(module)
+                module.flatbuffers = with_quick_tables()  # type: ignore[attr-defined]
+                return module
     return None
 
 
