@@ -13,9 +13,9 @@ from edgeq.export.edge_model import EdgeModel
 from edgeq.runtime.session import Session
 
 # Those that are exported within seconds; `scripts/bench fidelity` has them all.
-CHEAP = ["fmnist", "onet"]
+CHEAP = ["fmnist"]
 # A sound, a regression and a super-resolution network, which the same search decides on.
-DEARER = ["crepe_tiny", "onet_landmarks", "esrgan_slim"]
+DEARER = ["crepe_tiny", "onet", "onet_landmarks", "esrgan_slim"]
 
 
 def _load(name: str) -> Case:

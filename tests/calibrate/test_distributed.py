@@ -102,7 +102,8 @@ def remove_at_work(cluster: Any, node: Any, notes: Path) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize("observer", ["minmax", pytest.param("mse", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("observer", ["minmax", "mse"])
 def test_a_node_that_dies_changes_nothing(cluster: Any, tmp_path: Path, observer: str) -> None:
     images = demo.load_data().calibration[:96]
     expected = edgeq.calibrate(demo.float_model_path(), images, observer=observer)

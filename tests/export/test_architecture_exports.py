@@ -45,6 +45,8 @@ SQNR_FLOOR_DB = {
 
 SLOW = (
     "mobilenet_v3_large",
+    "unet",
+    "mobileone_s0",
     "convnext_tiny",
     "efficientnet_b0",
     "densenet121",

@@ -8,6 +8,7 @@ public: `pyproject.toml` pins the minor version, and a test says when an upgrade
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import json
@@ -95,6 +96,23 @@ def _globals_kept() -> Iterator[None]:
             os.environ[_SHOW_PROGRESS] = shown
 
 
+@contextlib.contextmanager
+def _composites_listed_once() -> Iterator[None]:
+    """Has PyTorch list its composite ops once, and not for each library of each decomposition.
+
+    It cannot know that no library is loaded while a program is lowered, and spends a quarter of a
+    small trace on it.
+    """
+    from torch._export import utils
+
+    listing = utils._materialize_cpp_cia_ops
+    utils._materialize_cpp_cia_ops = functools.cache(listing)
+    try:
+        yield
+    finally:
+        utils._materialize_cpp_cia_ops = listing
+
+
 def check_installed() -> None:
     """Raises a `DependencyError` unless the `torch` extra is installed and can be imported."""
     if not _is_found():
@@ -133,7 +151,7 @@ def to_stablehlo(
         output_names: Name of each output, or None to number them.
         own_forms: Whether edgeq's own decompositions come before litert-torch's.
     """
-    with _globals_kept():
+    with _globals_kept(), _composites_listed_once():
         from litert_converter.mlir._mlir_libs import converter_api_ext
         from litert_torch import backend, fx_infra
         from litert_torch._convert import core

@@ -233,12 +233,13 @@ KINDS: dict[str, dict[str, Case]] = {
         "determinant": of(torch.linalg.det, floats(1, 3, 3)),
         "distances": of(lambda x: functional.pdist(x[0]), MATRIX),
         "solved": of(lambda x, y: torch.linalg.solve(positive(x), y), MATRIX_3, MATRIX_3),
+        "inverse": of(lambda x: torch.linalg.inv(x + 3 * torch.eye(4)), floats(2, 4, 4)),
         "logarithm": of(lambda x: torch.linalg.slogdet(x)[1], MATRIX_3),
-        "Cholesky factor": of(lambda x: torch.linalg.cholesky(positive(x)), floats(2, 5, 5)),
+        "Cholesky factor": of(lambda x: torch.linalg.cholesky(positive(x)), floats(2, 4, 4)),
         "solved by a factor": of(
             lambda x, y: torch.cholesky_solve(y, torch.linalg.cholesky(positive(x))),
-            floats(1, 5, 5),
-            floats(1, 5, 2),
+            floats(1, 4, 4),
+            floats(1, 4, 2),
         ),
         "solved by an upper triangle": of(
             lambda x, y: torch.linalg.solve_triangular(x.triu() + 5 * torch.eye(4), y, upper=True),
@@ -249,6 +250,9 @@ KINDS: dict[str, dict[str, Case]] = {
     "pointwise": {
         "square of rank 5": of(lambda x: x**2, CUBE),
         "error function": of(lambda x: (x.erfc(), x.expm1(), x.sinh()), MATRIX),
+        "powers and distance": of(
+            lambda x, y: (x.exp2(), torch.dist(x, y), torch.signbit(x).float()), MATRIX, MATRIX
+        ),
         "arc sine": of(lambda x: (x.tanh() * 0.9).asin(), MATRIX),
     },
     "spectra": {

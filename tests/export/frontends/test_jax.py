@@ -170,6 +170,26 @@ REWRITTEN: dict[str, tuple[Callable[..., Any], Array, list[str]]] = {
 }
 
 
+PLACES = np.asarray([0, 0, 3])
+OWN_FORMS: dict[str, Callable[..., Any]] = {
+    "remainders": lambda x: (jnp.fmod(x, 0.3), x // 0.3, jnp.cbrt(x)),
+    "sorted down": lambda x: (jnp.sort(x, 0), jnp.argsort((x * 10).astype(int), 0)),
+    "rows at places": lambda x: (
+        x.at[PLACES].max(0.5), x.at[PLACES].multiply(x[:3]), x.at[PLACES].min(x[:3]),
+    ),
+    "counts": lambda x: jnp.bincount(jnp.clip(x.ravel() * 2, 0, 4).astype(int), length=5),
+    "noise of a key": lambda x: x + jax.random.normal(jax.random.key(0), x.shape, np.float32),
+    "Cholesky factor": lambda x: jnp.linalg.cholesky(x @ x.T + jnp.eye(4)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN_FORMS)
+def test_what_the_converter_lacks_has_a_form(name: str, trace: Trace) -> None:
+    x, other = normal(4, 5), jnp.asarray(normal(4, 5, seed=1))
+    model = trace(lambda x: OWN_FORMS[name](jnp.asarray(x)), x)
+    check_same(model, jax.jit(OWN_FORMS[name])(other), np.asarray(other))
+
+
 @pytest.mark.parametrize("name", REWRITTEN)
 def test_what_the_converter_cannot_is_emitted_otherwise(name: str, trace: Trace) -> None:
     function, x, without = REWRITTEN[name]

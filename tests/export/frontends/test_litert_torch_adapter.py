@@ -41,6 +41,7 @@ USED: dict[str, tuple[str, ...]] = {
     ),
     "litert_torch.backend:export_utils.create_ir_context": (),
     "litert_torch.backend.inline_consts:InlineConstsContext": (),
+    "torch._export.utils:_materialize_cpp_cia_ops": (),
 }
 """Parameters of each Python function, by `module:attribute path`."""
 

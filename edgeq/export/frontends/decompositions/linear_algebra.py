@@ -54,10 +54,32 @@ def _cofactors(m: list[list[Tensor]]) -> list[list[Tensor]]:
     return [[cofactor(i, j) for j in range(3)] for i in range(3)]
 
 
+def _inverse_by_columns(x: Tensor) -> Tensor:
+    """The inverse by columns that are made orthogonal twice, which needs no exchange of rows."""
+    columns: list[Tensor] = []
+    upper: list[Tensor] = []
+    size = int(x.shape[-1])
+    for j in range(size):
+        column, shares = x[..., :, j : j + 1], None
+        for _ in range(2 if columns else 0):
+            before = torch.cat(columns, -1)
+            share = torch.matmul(before.mT, column)
+            column = column - torch.matmul(before, share)
+            shares = share if shares is None else shares + share
+        length = torch.linalg.vector_norm(column, dim=-2, keepdim=True)
+        columns.append(column / length)
+        above = length if shares is None else torch.cat([shares, length], -2)
+        upper.append(torch.nn.functional.pad(above, (0, 0, 0, size - 1 - j)))
+    triangle = _triangle_inverse(torch.cat(upper, -1), upper=True)
+    return torch.matmul(triangle, torch.cat(columns, -1).mT)
+
+
 def inverse(x: Tensor, *, check_errors: bool = False) -> Any:
-    """`linalg_inv_ex` of matrices of up to three rows."""
-    if x.shape[-1] > 3:
+    """`linalg_inv_ex`, of up to three rows by cofactors."""
+    if x.shape[-1] > ROWS_MAX:
         return NotImplemented
+    if x.shape[-1] > 3:
+        return _inverse_by_columns(x), torch.zeros(x.shape[:-2], dtype=torch.int32)
     m, whole = _entries(x), determinant(x)
     if len(m) == 1:
         rows = [[torch.ones_like(whole)]]
@@ -131,7 +153,7 @@ def cholesky_solve(y: Tensor, factor: Tensor, upper: bool = False) -> Tensor:
 
 
 def solve(x: Tensor, y: Tensor, *, left: bool = True) -> Any:
-    """`linalg_solve` of matrices of up to three rows."""
+    """`linalg_solve`: a product with the inverse."""
     turned = inverse_alone(x)
     if turned is NotImplemented:
         return NotImplemented

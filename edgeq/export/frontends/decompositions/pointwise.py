@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -116,6 +117,16 @@ def hypotenuse(x: Tensor, y: Tensor) -> Tensor:
     return (x * x + y * y).sqrt()
 
 
+def distance(x: Tensor, y: Tensor, p: float = 2.0) -> Tensor:
+    """`dist`: between all numbers of two tensors."""
+    return torch.linalg.vector_norm(x - y, p)
+
+
+def power_of_two(x: Tensor) -> Tensor:
+    """`exp2`."""
+    return (x * math.log(2)).exp()
+
+
 def absolute(x: Tensor) -> Any:
     """`abs` of integers."""
     is_integer = not (x.is_floating_point() or x.is_complex())
@@ -125,6 +136,9 @@ def absolute(x: Tensor) -> Any:
 TABLE: dict[Any, Callable[..., Any]] = {
     aten._neg_view.default: torch.neg,
     aten.abs.default: absolute,
+    aten.dist.default: distance,
+    aten.exp2.default: power_of_two,
+    aten.signbit.default: lambda x: x < 0,
     aten.fmax.default: torch.maximum,
     aten.fmin.default: torch.minimum,
     aten.hypot.default: hypotenuse,

@@ -5,11 +5,12 @@ Knows shapes, nothing of layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def _dot_of_rows(left: Any, right: Any, *, dimension_numbers: Any, **params: Any) -> Any:
@@ -106,12 +107,15 @@ def highest_alone(x: Any, *, k: int, **_: Any) -> list[Any]:
 
 
 def _sorted(*operands: Any, dimension: int, num_keys: int, **params: Any) -> list[Any]:
-    """A sort along the last axis by one key as the lowest of all, in order."""
+    """A sort by one key as the lowest of all, in order."""
     key, *others = operands
-    is_last = dimension == key.ndim - 1 and num_keys == 1
-    if not is_last or not jnp.issubdtype(key.dtype, jnp.floating):
+    if num_keys != 1 or key.dtype not in (np.float32, np.int32):
         kept = {"dimension": dimension, "num_keys": num_keys, **params}
         return list(jax.lax.sort_p.bind(*operands, **kept))
+    if dimension != key.ndim - 1:
+        turned = (jnp.moveaxis(operand, dimension, -1) for operand in operands)
+        found = _sorted(*turned, dimension=key.ndim - 1, num_keys=1)
+        return [jnp.moveaxis(operand, -1, dimension) for operand in found]
     size = key.shape[-1]
     if not others:
         return [-highest_alone(-key, k=size)[0]]
@@ -128,20 +132,92 @@ def _gather_in_bounds(table: Any, indices: Any, **params: Any) -> Any:
     return jax.lax.gather_p.bind(table, indices, **{**params, "mode": mode})
 
 
-def _scatter_add(target: Any, indices: Any, updates: Any, **params: Any) -> Any:
-    """Rows that are added where indices say, as a product with a matrix of ones."""
-    numbers = params["dimension_numbers"]
+def _rows_at_places(target: Any, indices: Any, updates: Any, numbers: Any) -> Any:
+    """`(rows, ones)` of a scatter of whole rows along one axis; None of another.
+
+    The rows are `(N, ...)` in the order of the target's other axes, and `ones` says which of them
+    goes where, `(N, size)` bool.
+    """
     axes = numbers.scatter_dims_to_operand_dims
     window = [size for axis, size in enumerate(target.shape) if axis not in axes]
     spread = [axis for axis in range(updates.ndim) if axis not in numbers.update_window_dims]
     is_rows = len(axes) == 1 and numbers.inserted_window_dims == axes
     is_whole = [updates.shape[axis] for axis in numbers.update_window_dims] == window
-    if not (is_rows and is_whole and jnp.issubdtype(target.dtype, jnp.floating)):
-        return jax.lax.scatter_add_p.bind(target, indices, updates, **params)
+    if not (is_rows and is_whole):
+        return None
     rows = jnp.moveaxis(updates, spread, range(len(spread))).reshape(-1, *window)
     places = jnp.arange(target.shape[axes[0]], dtype=indices.dtype)
-    ones = (indices.reshape(-1, 1) == places).astype(target.dtype)
-    return target + jnp.moveaxis(jnp.tensordot(ones, rows, ((0,), (0,))), 0, axes[0])
+    return rows, indices.reshape(-1, 1) == places
+
+
+def _scatter_add(target: Any, indices: Any, updates: Any, **params: Any) -> Any:
+    """Rows that are added where indices say, as a product with a matrix of ones."""
+    numbers = params["dimension_numbers"]
+    found = _rows_at_places(target, indices, updates, numbers)
+    if found is None:
+        return jax.lax.scatter_add_p.bind(target, indices, updates, **params)
+    rows, ones = found
+    summed = jnp.tensordot(ones.astype(np.float32), rows.astype(np.float32), ((0,), (0,)))
+    axis = numbers.scatter_dims_to_operand_dims[0]
+    return target + jnp.moveaxis(summed, 0, axis).astype(target.dtype)
+
+
+def _scatter_with(
+    primitive: Any, reduction: Any, operation: Any, neutral: float
+) -> Callable[..., Any]:
+    """A scatter of rows by another operation, over all rows with the others left out."""
+
+    def scatter(target: Any, indices: Any, updates: Any, **params: Any) -> Any:
+        numbers = params["dimension_numbers"]
+        found = _rows_at_places(target, indices, updates, numbers)
+        if found is None or not jnp.issubdtype(target.dtype, jnp.floating):
+            return primitive.bind(target, indices, updates, **params)
+        rows, ones = found
+        wide = ones.reshape(*ones.shape, *[1] * (rows.ndim - 1))
+        made = reduction(jnp.where(wide, rows[:, None], np.float32(neutral)), axis=0)
+        return operation(target, jnp.moveaxis(made, 0, numbers.scatter_dims_to_operand_dims[0]))
+
+    return scatter
+
+
+def _remainder(x: Any, y: Any, **params: Any) -> Any:
+    """A remainder with the sign of `x`; the converter takes that of `y`."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return jax.lax.rem_p.bind(x, y, **params)
+    quotient = x / y
+    return x - y * jnp.where(quotient < 0, jnp.ceil(quotient), jnp.floor(quotient))
+
+
+def _rounded(x: Any, *, rounding_method: Any) -> Any:
+    if rounding_method == jax.lax.RoundingMethod.AWAY_FROM_ZERO:
+        return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)
+    return jax.lax.round_p.bind(x, rounding_method=rounding_method)
+
+
+def _cube_root(x: Any, **_: Any) -> Any:
+    """Of negative numbers as well; the converter takes a power."""
+    return jnp.sign(x) * jnp.power(jnp.abs(x), np.float32(1 / 3))
+
+
+ROWS_MAX = 32
+"""Of a matrix that is factored or solved row by row, each of which is a few ops."""
+
+
+def _cholesky(x: Any, **params: Any) -> Any:
+    """A Cholesky factor, column by column."""
+    size = x.shape[-1]
+    if size > ROWS_MAX:
+        return jax.lax.linalg.cholesky_p.bind(x, **params)
+    columns: list[Any] = []
+    for j in range(size):
+        column = x[..., j:, j : j + 1]
+        if columns:
+            before = jnp.concatenate(columns, -1)
+            row = jnp.swapaxes(before[..., j : j + 1, :], -1, -2)
+            column = column - before[..., j:, :] @ row
+        column = column / jnp.sqrt(column[..., :1, :])
+        columns.append(jnp.pad(column, [(0, 0)] * (x.ndim - 2) + [(j, 0), (0, 0)]))
+    return jnp.concatenate(columns, -1)
 
 
 CANONICAL: dict[str, Any] = {
@@ -153,5 +229,12 @@ CANONICAL: dict[str, Any] = {
     "reduce_window_max": _max_pool_of_images,
     "gather": _gather_in_bounds,
     "sort": _sorted,
+    "rem": _remainder,
+    "round": _rounded,
+    "cbrt": _cube_root,
+    "cholesky": _cholesky,
+    "scatter-max": _scatter_with(jax.lax.scatter_max_p, jnp.max, jnp.maximum, -3.0e38),
+    "scatter-min": _scatter_with(jax.lax.scatter_min_p, jnp.min, jnp.minimum, 3.0e38),
+    "scatter-mul": _scatter_with(jax.lax.scatter_mul_p, jnp.prod, jnp.multiply, 1.0),
 }
 """Replacements for primitives that the converter has no good form of."""

@@ -33,6 +33,12 @@ _TRANSFORM = re.compile(r"\w+\(([^()]*)\)")
 _WEIGHTED = ("dot_general", "conv_general_dilated")
 _WIDE = ("float64", "float16", "bfloat16")
 
+_MOVING = (
+    "broadcast_in_dim", "copy", "expand_dims", "iota", "reshape", "rev", "slice", "squeeze",
+    "transpose",
+)  # fmt: skip
+"""Primitives that the converter computes of constants itself, which it shares among readers."""
+
 ABSOLUTE = "@"
 """Stands before the name of a scope that is a whole path, and does not go on from the outer one."""
 
@@ -237,8 +243,12 @@ class Emitter:
             (self._weighted if name in _WEIGHTED else self._layers).setdefault(layer)
             specs = tuple(jax.ShapeDtypeStruct(np.shape(o.array), o.array.dtype) for o in operands)
             self.ops.setdefault((name, specs), Emitted(name, layer, function, specs))
-        with jax.named_scope(layer + LAYER_END):
-            arrays = function(*(o.array for o in operands))
+        if name not in _MOVING and not computed and not any(_is_traced(o.array) for o in operands):
+            with jax.ensure_compile_time_eval():
+                arrays = function(*_arrays(operands))
+        else:
+            with jax.named_scope(layer + LAYER_END):
+                arrays = function(*_arrays(operands))
         owner = layer if computed else next((o.owner for o in operands if o.owner), "")
         return [_Value(array, computed, owner) for array in arrays]
 
