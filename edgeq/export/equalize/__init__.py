@@ -78,11 +78,13 @@ def equalize(
     if not outputs_agree(worker, model, made, samples[0]):
         note = "no channels are scaled: with it the model computes something else on a sample"
         return Equalized(replace(model, notes=(*model.notes, note)), calibration)
-    observers = {
-        tensor: Fixed(*_moved(pair, seen[tensor], scaled[tensor], groups.clipped.get(tensor, inf)))
+    ranges = {
+        tensor: _moved(pair, seen[tensor], scaled[tensor], groups.clipped.get(tensor, inf))
         for tensor, pair in calibration.ranges.items()
         if tensor in scaled
     }
+    # What is 0 in all samples, as behind a dead layer, has no range to be moved.
+    observers = {tensor: Fixed(low, high) for tensor, (low, high) in ranges.items() if low < high}
     moved = replace(
         calibration, model=made.digest, observers={**calibration.observers, **observers}
     )

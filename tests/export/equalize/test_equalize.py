@@ -236,3 +236,14 @@ def test_what_samples_to_come_lose_falls_with_the_limit() -> None:
     at_the_end, beyond = (seen.cut_off(np.zeros(1), np.asarray([most]))[0] for most in (5.0, 7.0))
     assert at_the_end == pytest.approx(2 * 1.0**2 / (10 * 100))
     assert beyond == pytest.approx(at_the_end * np.exp(-2))
+
+
+def test_a_dead_layer_in_a_group_stays_dead() -> None:
+    network = copy.deepcopy(WIRED["residual"])
+    network.between = lambda x, conv: x + functional.relu(conv(x))
+    with torch.no_grad():
+        network.first.weight.mul_(torch.logspace(0, 2, 8)[:, None, None, None])
+        network.parts[0].bias.fill_(-1e4)
+    edge = edgeq.export(network.eval(), _images(12), recipe="int8", progress=False)
+    assert any("channels" in note for note in edge.report.notes)
+    assert edge.report.outputs[0].sqnr_db > 25
