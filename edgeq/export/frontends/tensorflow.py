@@ -191,7 +191,7 @@ def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
                 raise
             raise _unsupported(function, re.split(r",\s*", found[0].strip())) from None
     tflite = bytes(with_sequence_lstms(tflite))
-    ops = parse(tflite).graphs[0].operators
+    ops = [op for graph in parse(tflite).graphs for op in graph.operators]
     custom = sorted({op.name.removeprefix(PREFIX) for op in ops if op.name.startswith(PREFIX)})
     if custom:
         raise _unsupported(function, custom)

@@ -64,6 +64,11 @@ def clipped(params: Any, carry: Any, x: Any) -> Any:
     return (state, jnp.clip(cell, -0.5, 0.5)), out
 
 
+def with_a_gate(params: Any, carry: Any, x: Any) -> Any:
+    carry, out = joined(params, carry, x)
+    return carry, out * jax.nn.sigmoid(params["bias"][0])
+
+
 def scanned(step: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     def model(params: Any, x: Any) -> Any:
         zeros = jnp.zeros((BATCH, WIDTH))
@@ -84,6 +89,7 @@ SCANS = {
     "peephole": (scanned(reading_the_cell), 0),
     "cells as outputs": (scanned(showing_cells), 0),
     "clipped": (scanned(clipped), 0),
+    "a gate of one number": (scanned(with_a_gate), 0),
     "computed weights": (computed_weights, 0),
 }
 

@@ -28,6 +28,9 @@ from edgeq.export.frontends.jaxpr.lstm_scans import SequenceLstm, find_lstm
 OPS_MAX = 50_000
 """Most ops that unrolled loops may come to; the converter needs minutes for more."""
 
+NUMBERS_MAX = 1 << 22
+"""Numbers that a computed constant may have, unless what it is made of has as many."""
+
 _TRANSFORM = re.compile(r"\w+\(([^()]*)\)")
 
 _WEIGHTED = ("dot_general", "conv_general_dilated")
@@ -243,10 +246,8 @@ class Emitter:
             (self._weighted if name in _WEIGHTED else self._layers).setdefault(layer)
             specs = tuple(jax.ShapeDtypeStruct(np.shape(o.array), o.array.dtype) for o in operands)
             self.ops.setdefault((name, specs), Emitted(name, layer, function, specs))
-        if name not in _MOVING and not computed and not any(_is_traced(o.array) for o in operands):
-            with jax.ensure_compile_time_eval():
-                arrays = function(*_arrays(operands))
-        else:
+        arrays = None if computed or name in _MOVING else _constants(function, _arrays(operands))
+        if arrays is None:
             with jax.named_scope(layer + LAYER_END):
                 arrays = function(*_arrays(operands))
         owner = layer if computed else next((o.owner for o in operands if o.owner), "")
@@ -326,6 +327,16 @@ def _arrays(values: Sequence[_Value]) -> list[Any]:
 def _is_traced(array: Any) -> bool:
     parts = array if isinstance(array, Pair) else (array,)
     return any(isinstance(part, jax.core.Tracer) for part in parts)
+
+
+def _constants(function: Callable[..., list[Any]], arrays: Sequence[Any]) -> list[Any] | None:
+    """What is computed of constants; None where those are traced, or would make the file large."""
+    if any(_is_traced(array) for array in arrays):
+        return None
+    with jax.ensure_compile_time_eval():
+        made = function(*arrays)
+    most = max([NUMBERS_MAX, *(np.size(array) for array in arrays)])
+    return made if all(np.size(array) <= most for array in made) else None
 
 
 def _is_unsigned(param: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +98,8 @@ def _squashed(jaxpr: Any, width: int) -> Iterator[tuple[str, int]]:
         if name in CALLS:
             yield from _squashed(_body(eqn)[0], width)
         elif name in _SQUASHES:
-            for part in range(max(1, int(eqn.outvars[0].aval.shape[-1]) // width)):
+            columns = math.prod(eqn.outvars[0].aval.shape[-1:])
+            for part in range(max(1, columns // width)):
                 yield name, part
 
 
