@@ -36,11 +36,12 @@ _TRANSFORM = re.compile(r"\w+\(([^()]*)\)")
 _WEIGHTED = ("dot_general", "conv_general_dilated")
 _WIDE = ("float64", "float16", "bfloat16")
 
-_MOVING = (
-    "broadcast_in_dim", "copy", "expand_dims", "iota", "reshape", "rev", "slice", "squeeze",
-    "transpose",
+_LEFT_TO_CONVERTER = (
+    "broadcast_in_dim", "composite", "copy", "expand_dims", "iota", "reshape", "rev", "slice",
+    "squeeze", "transpose",
 )  # fmt: skip
-"""Primitives that the converter computes of constants itself, which it shares among readers."""
+"""Primitives on constants that the converter sees: it moves them itself, and shares what it moved
+among readers; and composites say how a weight was quantized."""
 
 ABSOLUTE = "@"
 """Stands before the name of a scope that is a whole path, and does not go on from the outer one."""
@@ -246,7 +247,8 @@ class Emitter:
             (self._weighted if name in _WEIGHTED else self._layers).setdefault(layer)
             specs = tuple(jax.ShapeDtypeStruct(np.shape(o.array), o.array.dtype) for o in operands)
             self.ops.setdefault((name, specs), Emitted(name, layer, function, specs))
-        arrays = None if computed or name in _MOVING else _constants(function, _arrays(operands))
+        is_left = computed or name in _LEFT_TO_CONVERTER
+        arrays = None if is_left else _constants(function, _arrays(operands))
         if arrays is None:
             with jax.named_scope(layer + LAYER_END):
                 arrays = function(*_arrays(operands))
