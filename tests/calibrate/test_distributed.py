@@ -364,6 +364,7 @@ def ray_data(cluster: Any, edge: EdgeModel) -> Any:
     return data.from_items(rows, override_num_blocks=4).map(slower_from_behind)
 
 
+@pytest.mark.slow
 def test_a_ray_dataset_is_compared_in_its_order(cluster: Any, ray_data: Any, edge: Any) -> None:
     images, labels = demo.load_data().test[:48], demo.load_data().labels[:48]
     expected = edgeq.compare(edge, edge, images, labels=labels, metrics=METRICS)

@@ -79,7 +79,11 @@ def trained(recipe: str | Recipe) -> Any:
 
 @pytest.mark.parametrize(
     "recipe",
-    ["int8", "int16x8", pytest.param("weight_int8", marks=pytest.mark.slow), "weight_int4"],
+    [
+        "int8",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("int16x8", "weight_int8")),
+        "weight_int4",
+    ],
 )
 def test_the_export_computes_what_was_trained(recipe: str) -> None:
     module, data = trained(recipe), images(20)

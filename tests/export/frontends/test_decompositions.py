@@ -235,11 +235,11 @@ KINDS: dict[str, dict[str, Case]] = {
         "solved": of(lambda x, y: torch.linalg.solve(positive(x), y), MATRIX_3, MATRIX_3),
         "inverse": of(lambda x: torch.linalg.inv(x + 3 * torch.eye(4)), floats(2, 4, 4)),
         "logarithm": of(lambda x: torch.linalg.slogdet(x)[1], MATRIX_3),
-        "Cholesky factor": of(lambda x: torch.linalg.cholesky(positive(x)), floats(2, 4, 4)),
+        "Cholesky factor": of(lambda x: torch.linalg.cholesky(positive(x)), MATRIX_3),
         "solved by a factor": of(
             lambda x, y: torch.cholesky_solve(y, torch.linalg.cholesky(positive(x))),
-            floats(1, 4, 4),
-            floats(1, 4, 2),
+            MATRIX_3,
+            floats(1, 3, 2),
         ),
         "solved by an upper triangle": of(
             lambda x, y: torch.linalg.solve_triangular(x.triu() + 5 * torch.eye(4), y, upper=True),

@@ -245,6 +245,7 @@ def test_no_transpose_is_left_of_a_classifier_from_pytorch(traces: Traces) -> No
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.95
 
 
+@pytest.mark.slow
 def test_a_segmenter_from_pytorch_gives_nhwc_as_well(traces: Traces) -> None:
     as_traced, data = export(traces, "unet")
     edge, _ = export(traces, "unet", layout="nhwc")
