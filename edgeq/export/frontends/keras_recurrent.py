@@ -98,11 +98,9 @@ def _lstm(
 
 
 def _torch_call(*operands: Any) -> Any:
-    import torch
+    from edgeq.export.frontends.decompositions.sequence_layers import sequence_lstm
 
-    from edgeq.export.frontends.decompositions import sequence_layers  # noqa: F401  # its op
-
-    return torch.ops.edgeq.sequence_lstm(*operands, None, False)
+    return sequence_lstm(*operands, None, False)
 
 
 def _tensorflow_call(path: str, *operands: Any) -> Any:

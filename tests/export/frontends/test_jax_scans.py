@@ -69,6 +69,12 @@ def with_a_gate(params: Any, carry: Any, x: Any) -> Any:
     return carry, out * jax.nn.sigmoid(params["bias"][0])
 
 
+def bounded(params: Any, carry: Any, x: Any) -> Any:
+    """Far beyond what is tried."""
+    (state, cell), out = joined(params, carry, x)
+    return (state, jnp.clip(cell, -50, 50)), out
+
+
 def scanned(step: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     def model(params: Any, x: Any) -> Any:
         zeros = jnp.zeros((BATCH, WIDTH))
@@ -89,6 +95,7 @@ SCANS = {
     "peephole": (scanned(reading_the_cell), 0),
     "cells as outputs": (scanned(showing_cells), 0),
     "clipped": (scanned(clipped), 0),
+    "bounded": (scanned(bounded), 0),
     "a gate of one number": (scanned(with_a_gate), 0),
     "computed weights": (computed_weights, 0),
 }

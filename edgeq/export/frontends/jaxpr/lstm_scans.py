@@ -28,6 +28,16 @@ _TOLERANCE = 1e-4
 _SQUASHES = {"logistic": 3, "tanh": 2}
 """Activations of a step, and how many of the width of its state."""
 
+_SMOOTH = frozenset(
+    {
+        *_SQUASHES, "add", "add_any", "broadcast_in_dim", "concatenate", "convert_element_type",
+        "copy", "dot_general", "expand_dims", "mul", "neg", "reshape", "slice", "split", "squeeze",
+        "sub", "transpose",
+    }
+)  # fmt: skip
+"""What else a step may be made of. What is alike on a few numbers is then so on all: a bound that
+few numbers reach, as of a clipped cell, is not among it."""
+
 
 @dataclass(frozen=True)
 class SequenceLstm:
@@ -77,6 +87,8 @@ def find_lstm(eqn: Any, constants: Sequence[Any]) -> SequenceLstm | None:
         return None
     if any(str(var.aval.dtype) != "float32" for var in (*variables, *jaxpr.outvars)):
         return None
+    if not _is_smooth(jaxpr):
+        return None
     if sorted(name for name, _ in _squashed(jaxpr, shapes[0][-1])) != sorted(_NAMES):
         return None
 
@@ -89,6 +101,13 @@ def find_lstm(eqn: Any, constants: Sequence[Any]) -> SequenceLstm | None:
 
 
 _NAMES = [name for name, count in _SQUASHES.items() for _ in range(count)]
+
+
+def _is_smooth(jaxpr: Any) -> bool:
+    return all(
+        _is_smooth(_body(eqn)[0]) if eqn.primitive.name in CALLS else eqn.primitive.name in _SMOOTH
+        for eqn in jaxpr.eqns
+    )
 
 
 def _squashed(jaxpr: Any, width: int) -> Iterator[tuple[str, int]]:
@@ -194,8 +213,11 @@ def _affine(
 
     zeros = jnp.zeros(width), jnp.zeros(shapes[2][-1])
     recurrence, weight = jax.jacfwd(gates, (0, 1))(*zeros)
-    parts = (weight, recurrence, gates(*zeros))
-    return tuple(np.asarray(part, np.float32) for part in parts)  # type: ignore[return-value]
+    return (
+        np.asarray(weight, np.float32),
+        np.asarray(recurrence, np.float32),
+        np.asarray(gates(*zeros), np.float32),
+    )
 
 
 def _same(found: SequenceLstm, step: Step, shapes: Sequence[tuple[int, ...]], width: int) -> bool:
