@@ -170,9 +170,14 @@ REWRITTEN: dict[str, tuple[Callable[..., Any], Array, list[str]]] = {
 }
 
 
+def whole(x: Any, factor: int) -> Any:
+    return (x * factor).astype(np.int32)
+
+
 PLACES = np.asarray([0, 0, 3])
 OWN_FORMS: dict[str, Callable[..., Any]] = {
-    "remainders": lambda x: (jnp.fmod(x, 0.3), x // 0.3, jnp.cbrt(x)),
+    "remainders": lambda x: (jnp.fmod(x, 0.3), x // 0.3, jnp.cbrt(x), whole(x, -9) % 4),
+    "remainders like C": lambda x: jax.lax.rem(whole(x, -9), jnp.int32(4)),
     "sorted down": lambda x: (jnp.sort(x, 0), jnp.argsort((x * 10).astype(int), 0)),
     "rows at places": lambda x: (
         x.at[PLACES].max(0.5), x.at[PLACES].multiply(x[:3]), x.at[PLACES].min(x[:3]),

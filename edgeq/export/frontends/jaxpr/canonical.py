@@ -183,7 +183,9 @@ def _scatter_with(
 def _remainder(x: Any, y: Any, **params: Any) -> Any:
     """A remainder with the sign of `x`; the converter takes that of `y`."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        return jax.lax.rem_p.bind(x, y, **params)
+        sizes = (jnp.where(number < 0, -number, number) for number in (x, y))
+        made = jax.lax.rem_p.bind(*sizes, **params)
+        return jnp.where(x < 0, -made, made)
     quotient = x / y
     return x - y * jnp.where(quotient < 0, jnp.ceil(quotient), jnp.floor(quotient))
 
