@@ -7,6 +7,8 @@ import json
 import re
 import resource
 import shlex
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +57,13 @@ def test_every_command_shows_an_example_that_it_accepts(name: str) -> None:
     assert found
     for line in found:
         commands()[name].make_context(name, shlex.split(line)[2:])
+
+
+def test_python_runs_the_package_as_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeq", "--version"], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == run("--version").stdout
 
 
 def test_the_help_of_the_app_shows_an_example_and_every_command() -> None:
