@@ -94,12 +94,16 @@ class Dynamic:
     blocks: bool
 
 
+PASSED = -1
+"""In the place of a slot: weights are what a loop multiplies with, `Operator.multiplied`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Weight:
     """A constant operand that can be stored as integers or float16.
 
     Attributes:
-        slot: Its operand slot.
+        slot: Its operand slot; `PASSED` where that differs from op to op.
         source: Operand slot of what it is multiplied with; of a table, of the indices.
         axis: Its channel axis; None is per-tensor.
         zero_point: Whether integer kernels compute with a zero point of it where it has one scale.
@@ -262,6 +266,11 @@ _LSTM_WEIGHT = Weight(
     dynamic=Dynamic(weights=(DType.INT8,), version=3, version_by_channel=3, blocks=False),
 )  # fmt: skip
 """Of four gates, each for the input and for the output of the step before, and the projection."""
+_LOOP_WEIGHT = Weight(
+    slot=PASSED, source=PASSED, axis=0, zero_point=False,
+    dynamic=Dynamic(weights=(DType.INT8,), version=1, version_by_channel=1, blocks=False),
+)  # fmt: skip
+"""Of the dense layers in its body, which are those of `_DENSE_WEIGHT`."""
 
 
 def _int8(scale: float, zero_point: int) -> QParams:
@@ -374,6 +383,7 @@ _OTHERS = (
     OtherOp("FILL", ELEMENTWISE, ALL, True),
     OtherOp("SCATTER_ND", ELEMENTWISE, SUMS, True),
     OtherOp("UNIDIRECTIONAL_SEQUENCE_LSTM", SEQUENCE, NEW, False, weight=_LSTM_WEIGHT),
+    OtherOp("WHILE", SEQUENCE, NEW, False, weight=_LOOP_WEIGHT),
 )
 
 OTHER_OPS: dict[str, OtherOp] = {row.name: row for row in _OTHERS}

@@ -102,7 +102,7 @@ Source: by experiment; tflite-runtime 2.14 loads an int8 DIV and fails when it r
 """
 
 PER_CHANNEL: dict[str, tuple[Version, Version]] = {
-    "FULLY_CONNECTED": ((2, 10), _SINCE["FULLY_CONNECTED"][12])
+    **dict.fromkeys(("FULLY_CONNECTED", "WHILE"), ((2, 10), _SINCE["FULLY_CONNECTED"][12]))
 }
 """From which run time on an int8 weight may have a scale for each channel, with int8 and with float
 activations; what is not here always could.
@@ -172,9 +172,10 @@ def needed_runtime(graph: Graph, op: Operator) -> Version:
     if graph.tensors[op.outputs[0]].dtype == "int8":
         needed = max(needed, INTEGERS.get(op.name, OLDEST))
     if op.name in PER_CHANNEL:
-        source, weight = (graph.tensors[t] for t in op.inputs[:2])
-        if weight.qparams is not None and weight.qparams.axis is not None:
-            is_static = source.dtype != "float32"
+        slots = op.multiplied if op.name == "WHILE" else (1,)
+        weights = [graph.tensors[op.inputs[slot]] for slot in slots]
+        if any(w.qparams is not None and w.qparams.axis is not None for w in weights):
+            is_static = not op.multiplied and graph.tensors[op.inputs[0]].dtype != "float32"
             return max(needed, per_channel_runtime(op.name, is_static))
     return needed
 

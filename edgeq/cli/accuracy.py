@@ -41,6 +41,7 @@ from edgeq.cli.options import (
     TargetName,
     Threads,
 )
+from edgeq.cli.state_options import States, StateStart
 from edgeq.cli.writing import JSON, PAGE, XML, check_outputs, say, wide_console, write, write_page
 from edgeq.data.readers import open_data
 from edgeq.errors import DataError, DependencyError, EdgeqError, RecipeError
@@ -64,6 +65,8 @@ def compare(
     data: Data,
     data_config: DataConfig = None,
     data_option: DataOptions = None,
+    state: States = None,
+    state_start: StateStart = None,
     labels: LabelsFile = None,
     metric: Metrics = None,
     output_name: OutputName = None,
@@ -78,7 +81,8 @@ def compare(
     with errors_as_sentences():
         check_outputs(overwrite, ("--json", json_file, JSON), ("--report", report, PAGE))
         made = run(
-            load_model(model), edge, load_data(data, data_config, data_option, model),
+            load_model(model), edge,
+            load_data(data, data_config, data_option, model, state, state_start),
             metrics=load_metrics(metric), labels=None if labels is None else open_data(labels),
             output=output_name, threads=threads,
         )  # fmt: skip
@@ -101,6 +105,8 @@ def check(
     data: Data,
     data_config: DataConfig = None,
     data_option: DataOptions = None,
+    state: States = None,
+    state_start: StateStart = None,
     labels: LabelsFile = None,
     metric: Metrics = None,
     output_name: OutputName = None,
@@ -167,7 +173,8 @@ def check(
             ("--junit", junit, XML),
         )  # fmt: skip
         found = run(
-            load_model(model), edge, load_data(data, data_config, data_option, model), wanted,
+            load_model(model), edge,
+            load_data(data, data_config, data_option, model, state, state_start), wanted,
             baseline=None if baseline is None else _read_baseline(baseline),
             metrics=load_metrics(metric), labels=None if labels is None else open_data(labels),
             output=output_name, threads=threads,
@@ -211,6 +218,8 @@ def debug(
     ] = None,
     data_config: DataConfig = None,
     data_option: DataOptions = None,
+    state: States = None,
+    state_start: StateStart = None,
     recipe: Annotated[
         str, typer.Option(help=f"What EDGE was, or is to be, exported with. {RECIPE_HELP}")
     ] = "int8",
@@ -253,7 +262,7 @@ def debug(
             ("--report", report, PAGE),
         )  # fmt: skip
         source: Any = load_model(model)
-        samples = load_data(data, data_config, data_option, model)
+        samples = load_data(data, data_config, data_option, model, state, state_start)
         edge_model: Any = edge
         if edge is None:
             edge_model = source = export_model(
@@ -285,6 +294,8 @@ def explore(
     data: Data,
     data_config: DataConfig = None,
     data_option: DataOptions = None,
+    state: States = None,
+    state_start: StateStart = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -317,7 +328,11 @@ def explore(
                 f"whoever reaches {host} could read files of this machine through Model Explorer: "
                 "pass --expose if that is meant, or leave --host out"
             )
-        found = run(load_model(model), edge, load_data(data, data_config, data_option, model))
+        found = run(
+            load_model(model),
+            edge,
+            load_data(data, data_config, data_option, model, state, state_start),
+        )
         made = overlays(found)
         if output is None:
             _serve(edge, made, host, port, browser)

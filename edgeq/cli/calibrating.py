@@ -28,6 +28,7 @@ from edgeq.cli.options import (
     TargetName,
     Threads,
 )
+from edgeq.cli.state_options import States, StateStart
 from edgeq.cli.writing import JSON, check_outputs, say
 
 
@@ -43,6 +44,8 @@ def calibrate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the .json.")],
     data_config: DataConfig = None,
     data_option: DataOptions = None,
+    state: States = None,
+    state_start: StateStart = None,
     observer: Annotated[str, typer.Option(help=f"One of {', '.join(NAMED)}.")] = "minmax",
     recipe: RecipeName = "auto",
     target: TargetName = "xnnpack",
@@ -73,7 +76,7 @@ def calibrate(
         checkpoint = _Checkpoint(partial, save_every)
         advice: list[str] = []
         made = run(
-            load_model(model), load_data(data, data_config, data_option, model),
+            load_model(model), load_data(data, data_config, data_option, model, state, state_start),
             observer=observer, start=start, checkpoint=checkpoint, on_advice=advice.extend,
             threads=threads, layout=layout, recipe=recipe, target=target,
             inputs=port_spec(inputs, input_range), outputs=port_spec(outputs, output_range),

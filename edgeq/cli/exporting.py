@@ -47,6 +47,7 @@ from edgeq.cli.options import (
     TargetName,
     Threads,
 )
+from edgeq.cli.state_options import States, StateStart
 from edgeq.cli.writing import JSON, MODEL, PAGE, check_outputs, say, wide_console, write, write_page
 from edgeq.data.readers import ImageFiles, ImageLayout
 from edgeq.errors import DataError
@@ -74,6 +75,8 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the .tflite.")],
     data_config: DataConfig = None,
     data_option: DataOptions = None,
+    state: States = None,
+    state_start: StateStart = None,
     recipe: RecipeName = "auto",
     target: TargetName = "xnnpack",
     strict: Strict = None,
@@ -147,7 +150,7 @@ def export(
         names = () if class_names is None else read_labels(class_names)
         if android is not None:
             _check_app(android, names)
-        samples = load_data(data, data_config, data_option, model)
+        samples = load_data(data, data_config, data_option, model, state, state_start)
         loaded = load_model(model)
         asked: dict[str, Any] = {
             "target": target, "layout": layout, "inputs": port_spec(inputs, input_range),
@@ -156,7 +159,7 @@ def export(
         }  # fmt: skip
         found = None
         if goal is not None and eval_data is not None:
-            evaluation = load_data(eval_data, data_config, data_option, model)
+            evaluation = load_data(eval_data, data_config, data_option, model, state, state_start)
             found = goal.search(loaded, samples, evaluation, asked)
         made = found.edge_model if found is not None else run(
             loaded, samples, recipe=recipe, strict=strict, calibration=calibration,
@@ -210,6 +213,8 @@ def plan(
     data: Data,
     data_config: DataConfig = None,
     data_option: DataOptions = None,
+    state: States = None,
+    state_start: StateStart = None,
     recipe: RecipeName = "auto",
     target: TargetName = "xnnpack",
     strict: Strict = None,
@@ -234,8 +239,8 @@ def plan(
     with errors_as_sentences():
         check_outputs(overwrite, ("--json", json_file, JSON))
         made = run(
-            load_model(model), load_data(data, data_config, data_option, model), recipe=recipe,
-            target=target, strict=strict, calibration=calibration, layout=layout,
+            load_model(model), load_data(data, data_config, data_option, model, state, state_start),
+            recipe=recipe, target=target, strict=strict, calibration=calibration, layout=layout,
             inputs=port_spec(inputs, input_range), outputs=port_spec(outputs, output_range),
             min_runtime=min_runtime, measure=measure, goal_db=goal_db, costs=costs, device=device,
             threads=threads,

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from edgeq.cli.state_options import with_states
 from edgeq.data.input_spec import InputSpec
 from edgeq.data.readers import open_with_settings, parse_setting, read_settings
 from edgeq.errors import DataError, EdgeqError, ModelError
@@ -76,7 +77,19 @@ def load_model(text: str) -> Any:
     return made()
 
 
-def load_data(text: str, config: Path | None, options: list[str] | None, model: str) -> Any:
+def load_data(
+    text: str,
+    config: Path | None,
+    options: list[str] | None,
+    model: str,
+    states: list[str] | None = None,
+    start: Path | None = None,
+) -> Any:
+    """What `--data` names, as sequences where `--state` names states."""
+    return with_states(_opened(text, config, options, model), states, start)
+
+
+def _opened(text: str, config: Path | None, options: list[str] | None, model: str) -> Any:
     if is_function(text):
         if config is not None or options:
             raise DataError("--data-config and --data-option are for files, not for a function")

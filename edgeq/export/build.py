@@ -16,6 +16,7 @@ from edgeq.data.rep_dataset import Sample
 from edgeq.errors import ModelError, VerificationError
 from edgeq.export.convert.convert_plan import Converted, convert
 from edgeq.export.convert.integer_ports import Interface
+from edgeq.export.convert.loop_weights import lifted_graph
 from edgeq.export.equalize import equalize
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.choices import Choice, Choices
@@ -25,7 +26,6 @@ from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.rounded import Rounded
 from edgeq.export.round.rounder import Rounder
 from edgeq.files import Content
-from edgeq.flatbuffer import parse
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 from edgeq.ports import read_io
@@ -62,7 +62,7 @@ class Built:
 
     def beside_float(self) -> ExportedGraph:
         """Its graph beside that of the float model that it was made from."""
-        return ExportedGraph(self.model, parse(self.tflite).graphs[0], self.origins)
+        return ExportedGraph(self.model, lifted_graph(self.tflite), self.origins)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 from edgeq.calibrate.calibration import Calibration
 from edgeq.data.readers import ImageLayout
 from edgeq.export.convert.convert_plan import annotated_mlir
+from edgeq.export.convert.loop_weights import lifted_graph
 from edgeq.export.deploy.metadata import Metadata
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.files import write_whole
-from edgeq.flatbuffer import parse
 from edgeq.model import LiteModel
 from edgeq.ports import IO
 from edgeq.report import Report
@@ -94,7 +94,7 @@ class EdgeModel:
 
     def beside_float(self) -> ExportedGraph:
         """The file's graph beside that of `rewritten`."""
-        return ExportedGraph(self.rewritten, parse(self.tflite).graphs[0], self.origins)
+        return ExportedGraph(self.rewritten, lifted_graph(self.tflite), self.origins)
 
     def annotated_mlir(self) -> str:
         """The float model as MLIR with its `quant.fake_quant` composites, constants left out."""

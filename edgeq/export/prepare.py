@@ -13,12 +13,14 @@ from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import ModelError, RecipeError
 from edgeq.export import frontends
 from edgeq.export.convert.integer_ports import Interface, known_ranges
+from edgeq.export.convert.loop_weights import with_lifted_weights
 from edgeq.export.export_options import ExportOptions
 from edgeq.export.first_run import first_run
 from edgeq.export.plan.planner import refuse_quantized
 from edgeq.export.rewrite import rewrite
 from edgeq.export.rewrite.checked import rewrite_checked
 from edgeq.export.rewrite.nhwc_ports import to_nhwc
+from edgeq.flatbuffer import pack
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 from edgeq.progress import Progress
@@ -68,7 +70,7 @@ def prepare(
         sample = data.of(float_model).first_row(input_specs(float_model))
         if sample is not None:
             first_run(converter, float_model, sample, "the float model")
-        rewritten = (
+        rewritten = _lifted(
             float_model
             if float_model.given
             else rewrite_checked(float_model, options.target, sample, converter)
@@ -113,4 +115,10 @@ def _laid_out(model: LiteModel, layout: str | None, target: Target) -> LiteModel
 
 def _rewritten(model: LiteModel, target: Target) -> LiteModel:
     """The model in better ops; one that brought scales is left in the ops that those are for."""
-    return model if model.given else rewrite(model, target)
+    return _lifted(model if model.given else rewrite(model, target))
+
+
+def _lifted(model: LiteModel) -> LiteModel:
+    """The model with the weights of its loops where plans speak of them."""
+    tree = with_lifted_weights(model.tree)
+    return model if tree is model.tree else replace(model, tflite=pack(tree))

@@ -55,6 +55,8 @@ class Operator:
         outputs: Tensor indices.
         options: The schema's own options object, or None.
         version: Op version.
+        multiplied: Of a loop, the operand slots of matrices that each round passes on as they are,
+            and multiplies with alone.
     """
 
     index: int
@@ -63,6 +65,7 @@ class Operator:
     outputs: tuple[int, ...]
     options: Any
     version: int
+    multiplied: tuple[int, ...] = ()
 
     @property
     def fused_activation(self) -> str:

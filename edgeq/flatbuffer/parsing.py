@@ -18,7 +18,7 @@ from edgeq.files import Content
 from edgeq.flatbuffer.generated_schema import IDENTIFIER, OP_NAMES, TYPE_NAMES, schema
 from edgeq.flatbuffer.graph import Graph, Model, Operator, Signature, Tensor
 from edgeq.flatbuffer.sparse import dense
-from edgeq.flatbuffer.subgraphs import bottom_up, called_by
+from edgeq.flatbuffer.subgraphs import bottom_up, called_by, loop_graphs, readers
 from edgeq.qtypes import DType, QParams
 
 TENSOR_BYTES_MAX = 1 << 32
@@ -113,6 +113,7 @@ def _model(tree: Any, size: int) -> Model:
     if not graphs[0].outputs:
         raise _damaged("its main graph has no output")
     _check_calls(tree)
+    graphs = tuple(_with_loops(tree, codes, graph) for graph in graphs)
     signatures = tuple(_signature(entry, graphs) for entry in _list(tree.signatureDefs))
     return Model(graphs, signatures, size)
 
@@ -138,6 +139,45 @@ def _check_calls(tree: Any) -> None:
     circular = set(range(count)) - set(bottom_up(tree))
     if circular:
         raise _damaged(f"graph {_in_circle(tree, circular)} runs itself")
+
+
+def _with_loops(tree: Any, codes: list[tuple[str, int]], graph: Graph) -> Graph:
+    """The graph with what its loops multiply with."""
+    entries = _list(tree.subgraphs[graph.index].operators)
+    found = {
+        op.index: _multiplied(tree, codes, entry, op)
+        for op, entry in zip(graph.operators, entries, strict=True)
+        if op.name == "WHILE"
+    }
+    if not any(found.values()):
+        return graph
+    operators = (replace(op, multiplied=found.get(op.index, ())) for op in graph.operators)
+    return replace(graph, operators=tuple(operators))
+
+
+def _multiplied(
+    tree: Any, codes: list[tuple[str, int]], entry: Any, op: Operator
+) -> tuple[int, ...]:
+    """Operand slots of matrices that a loop passes on as they are, and multiplies with alone."""
+    graphs = loop_graphs(entry)
+    if graphs is None:
+        return ()
+    cond, body = (tree.subgraphs[index] for index in graphs)
+    sides = [_list(side) for side in (cond.inputs, body.inputs, body.outputs)]
+    if any(len(side) != len(op.inputs) for side in sides):
+        return ()
+    return tuple(
+        slot
+        for slot, (asked, own, given) in enumerate(zip(*sides, strict=True))
+        if own == given and not readers(cond, asked) and is_multiplied(body, codes, own)
+    )
+
+
+def is_multiplied(graph: Any, codes: list[tuple[str, int]], tensor: int) -> bool:
+    """Whether a tensor of a subgraph is read, and only as what dense layers multiply with."""
+    found = readers(graph, tensor)
+    names = {(codes[op.opcodeIndex][0], slot) for op, slot in found}
+    return names == {("FULLY_CONNECTED", 1)}
 
 
 def _in_circle(tree: Any, circular: set[int]) -> int:

@@ -6,7 +6,7 @@ Knows the file format, nothing of what the ops mean.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -21,6 +21,23 @@ def called(op: Any) -> Iterator[tuple[Any, str]]:
 def called_by(op: Any) -> tuple[int, ...]:
     """Indices of the subgraphs that an op of an object tree runs."""
     return tuple(int(getattr(options, field)) for options, field in called(op))
+
+
+def loop_graphs(op: Any) -> tuple[int, int] | None:
+    """Indices of the condition and the body of an op that is a loop; None for any other."""
+    options = op.builtinOptions
+    cond = getattr(options, "condSubgraphIndex", None)
+    return None if cond is None else (int(cond), int(options.bodySubgraphIndex))
+
+
+def readers(graph: Any, tensor: int) -> list[tuple[Any, int]]:
+    """`(op, operand slot)` of all that read a tensor of a subgraph of an object tree."""
+    return [
+        (op, slot)
+        for op in graph.operators or ()
+        for slot, read in enumerate(op.inputs)
+        if read == tensor
+    ]
 
 
 def reached(tree: Any, roots: set[int]) -> set[int]:
@@ -71,4 +88,30 @@ def renumbered(op: Any, place: Mapping[int, int]) -> Any:
     made.builtinOptions2 = copy.copy(op.builtinOptions2)
     for options, field in list(called(made)):
         setattr(options, field, place[int(getattr(options, field))])
+    return made
+
+
+def add_subgraphs(tree: Any, original: Any, graphs: Iterable[Any]) -> None:
+    """Puts subgraphs of an object tree behind those of another one."""
+    buffers: dict[int, int] = {}
+    for graph in graphs:
+        made = copy.copy(graph)
+        made.tensors = [_with_buffer(tree, original, t, buffers) for t in graph.tensors]
+        made.operators = [_with_code(tree, original, op) for op in graph.operators or ()]
+        tree.subgraphs.append(made)
+
+
+def _with_buffer(tree: Any, original: Any, tensor: Any, buffers: dict[int, int]) -> Any:
+    made = copy.copy(tensor)
+    if made.buffer not in buffers:
+        tree.buffers.append(original.buffers[made.buffer])
+        buffers[made.buffer] = len(tree.buffers) - 1
+    made.buffer = buffers[made.buffer]
+    return made
+
+
+def _with_code(tree: Any, original: Any, op: Any) -> Any:
+    made = copy.copy(op)
+    tree.operatorCodes.append(copy.copy(original.operatorCodes[op.opcodeIndex]))
+    made.opcodeIndex = len(tree.operatorCodes) - 1
     return made

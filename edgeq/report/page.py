@@ -16,6 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 from edgeq.errors import DependencyError
+from edgeq.fidelity.sqnr import Drift
 from edgeq.foreign.shown import lines, visible
 from edgeq.report import Report
 from edgeq.report.comparison import Comparison
@@ -185,9 +186,18 @@ class Page:
             charts["delegate"] = _delegate(self.ops)
         if self.comparison is not None and self.comparison.worst_samples:
             charts["worst"] = _worst(self.comparison)
+        drifts = self._drifts()
+        if drifts:
+            charts["drift"] = _drift(drifts)
         if self.search is not None:
             charts["trials"] = _trials(self.search)
         return charts
+
+    def _drifts(self) -> dict[str, Drift]:
+        """How the SQNR of each output goes along sequences, where there are any."""
+        judged = self.comparison or self.report
+        outputs = () if judged is None else judged.outputs
+        return {o.name: o.drift for o in outputs if o.drift is not None}
 
     def _histograms(self) -> list[dict[str, Any]]:
         """A figure for each layer, with its name."""
@@ -309,6 +319,27 @@ def _worst(found: Comparison) -> dict[str, Any]:
         marker={"color": color}, hovertemplate="%{x}: %{y:.1f} dB<extra></extra>",
     )  # fmt: skip
     return _figure([bars], yaxis={"title": {"text": "SQNR in dB"}})
+
+
+def _drift(drifts: Mapping[str, Drift]) -> dict[str, Any]:
+    import plotly.graph_objects as go
+
+    traces = []
+    for name, drift in drifts.items():
+        count = len(drift.tenths_db)
+        finite = [value if abs(value) < 200 else None for value in drift.tenths_db]
+        traces.append(
+            go.Scatter(
+                x=[100 * (place + 0.5) / count for place in range(count)], y=finite,
+                name=_hover(name), mode="lines+markers",
+                hovertemplate="%{x:.0f} % of the steps: %{y:.1f} dB",
+            )
+        )  # fmt: skip
+    return _figure(
+        traces, showlegend=True,
+        xaxis={"title": {"text": "place in the sequence, in %"}, "range": [0, 100]},
+        yaxis={"title": {"text": "SQNR in dB"}},
+    )  # fmt: skip
 
 
 def _trials(found: SearchReport) -> dict[str, Any]:

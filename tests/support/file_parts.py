@@ -11,8 +11,8 @@ import numpy.typing as npt
 from flatbuffers import flexbuffers
 from one_op import OneOp, Step, Value
 
-from edgeq.export.convert.shield_float_ops import add_subgraphs
 from edgeq.flatbuffer import pack, schema, unpack
+from edgeq.flatbuffer.subgraphs import add_subgraphs
 
 Array = npt.NDArray[Any]
 
@@ -29,8 +29,7 @@ def with_subgraphs(tflite: bytes, *bodies: bytes) -> bytes:
     tree = unpack(tflite)
     for body in bodies:
         other = unpack(body)
-        other.subgraphs = [None, other.subgraphs[0]]
-        add_subgraphs(tree, other)
+        add_subgraphs(tree, other, other.subgraphs[:1])
     return bytes(pack(tree))
 
 

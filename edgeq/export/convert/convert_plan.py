@@ -12,6 +12,7 @@ from edgeq.errors import ConversionError
 from edgeq.export.convert.annotate import annotate
 from edgeq.export.convert.finish_integer_ops import join_integers, widen_biases
 from edgeq.export.convert.integer_ports import Interface, set_interface
+from edgeq.export.convert.loop_weights import with_sunk_weights
 from edgeq.export.convert.saturate_constants import saturated
 from edgeq.export.convert.shield_float_ops import hide_ops, opaque_ops, restore_ops, stand_ins
 from edgeq.export.convert.store_weights import store_weights
@@ -69,7 +70,7 @@ def convert(
     carry_scales(model.tree, tree)
     write_states(tree, model.states)
     give_back_names(tree, [tensor.name for tensor in model.tree.subgraphs[0].tensors])
-    return Converted(pack(tree), found)
+    return Converted(pack(with_sunk_weights(tree)), found)
 
 
 def _with_integers(worker: Worker, model: LiteModel, plan: Plan) -> Any:

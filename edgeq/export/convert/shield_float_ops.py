@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.flatbuffer import Graph, op_name, schema
-from edgeq.flatbuffer.subgraphs import called_by
+from edgeq.flatbuffer.subgraphs import add_subgraphs, called_by
 from edgeq.mlir import GRAPH_INPUT, Annotation
 from edgeq.qtypes import DType, QParams
 
@@ -90,7 +90,7 @@ def restore_ops(tree: Any, original: Any, stand_ins: Iterable[Annotation]) -> No
             for field in _OPTIONS:
                 setattr(op, field, getattr(old, field))
             _finish_outputs(tree, op, original, old)
-    add_subgraphs(tree, original)
+    add_subgraphs(tree, original, original.subgraphs[1:])
 
 
 _OPTIONS = (
@@ -105,32 +105,6 @@ def _finish_outputs(tree: Any, op: Any, original: Any, old: Any) -> None:
         entry = original.subgraphs[0].tensors[known]
         tree.subgraphs[0].tensors[made].name = entry.name
         tree.subgraphs[0].tensors[made].isVariable = entry.isVariable
-
-
-def add_subgraphs(tree: Any, original: Any) -> None:
-    """Puts the subgraphs that `original` has behind its main graph behind that of `tree`."""
-    buffers: dict[int, int] = {}
-    for graph in original.subgraphs[1:]:
-        made = copy.copy(graph)
-        made.tensors = [_with_buffer(tree, original, t, buffers) for t in graph.tensors]
-        made.operators = [_with_code(tree, original, op) for op in graph.operators or ()]
-        tree.subgraphs.append(made)
-
-
-def _with_buffer(tree: Any, original: Any, tensor: Any, buffers: dict[int, int]) -> Any:
-    made = copy.copy(tensor)
-    if made.buffer not in buffers:
-        tree.buffers.append(original.buffers[made.buffer])
-        buffers[made.buffer] = len(tree.buffers) - 1
-    made.buffer = buffers[made.buffer]
-    return made
-
-
-def _with_code(tree: Any, original: Any, op: Any) -> Any:
-    made = copy.copy(op)
-    tree.operatorCodes.append(copy.copy(original.operatorCodes[op.opcodeIndex]))
-    made.opcodeIndex = len(tree.operatorCodes) - 1
-    return made
 
 
 def _bypass(tree: Any, tensor: int) -> None:

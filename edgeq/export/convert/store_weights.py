@@ -71,7 +71,7 @@ class _Writer:
             inputs[slot] = self._weights[weight.index, stored]
             if stored.dynamic:
                 version = max(_version(op.name, stored), version)
-                chosen = {k: v for k, v in _DYNAMIC_OPTIONS.items() if hasattr(op.options, k)}
+                chosen = {k: v for k, v in DYNAMIC_OPTIONS.items() if hasattr(op.options, k)}
         return [*before, self._editor.copied(index, inputs, op.outputs, version, **chosen)]
 
     def _constant(self, weight: Tensor, stored: Stored) -> int:
@@ -103,7 +103,7 @@ class _Writer:
         ]
 
 
-_DYNAMIC_OPTIONS = {"asymmetricQuantizeInputs": True}
+DYNAMIC_OPTIONS = {"asymmetricQuantizeInputs": True}
 """Options of a dynamic-range op, where its options table has them."""
 
 

@@ -29,7 +29,9 @@ from edgeq.export.frontends.composites import with_given_scales
 from edgeq.export.frontends.naming import named_by_layer
 from edgeq.export.frontends.tflite import CHECK_LIMIT_S, KERNEL_CHECK
 from edgeq.export.frontends.trace_check import check_trace
-from edgeq.export.importing.sequence_lstm import SEQUENCE_LSTM, with_sequence_lstms
+from edgeq.export.importing.recurrent_layers import with_recurrent_layers
+from edgeq.export.importing.sequence_loop import SEQUENCE_LOOP
+from edgeq.export.importing.sequence_lstm import SEQUENCE_LSTM
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import LiteModel
 
@@ -107,7 +109,7 @@ def trace_function(function: Function, sample: Any, worker: Worker) -> LiteModel
         module = lowered.module()
     names = [name for name, _ in lowered.outputs]
     try:
-        tflite = with_sequence_lstms(lower_exported(worker, module, list(arguments), names))
+        tflite = with_recurrent_layers(lower_exported(worker, module, list(arguments), names))
         named = named_by_layer(tflite, _LAYER.findall, lowered.layers, dict(lowered.outputs))
         found = with_given_scales(LiteModel(named, function.origin, tuple(notes)))
         _check_kernels(found, worker)
@@ -169,9 +171,9 @@ def _exported(function: Callable[..., Any], specs: Sequence[Any]) -> tuple[int, 
     import jax
     import jax.export
 
-    own = jax.export.DisabledSafetyCheck.custom_call(SEQUENCE_LSTM)
+    own = [jax.export.DisabledSafetyCheck.custom_call(t) for t in (SEQUENCE_LSTM, SEQUENCE_LOOP)]
     jitted = jax.jit(function, keep_unused=True)
-    exported = jax.export.export(jitted, platforms=["cpu"], disabled_checks=[own])(*specs)
+    exported = jax.export.export(jitted, platforms=["cpu"], disabled_checks=own)(*specs)
     return len(exported.out_avals), bytes(exported.mlir_module_serialized)
 
 

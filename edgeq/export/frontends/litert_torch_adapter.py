@@ -11,7 +11,6 @@ import contextlib
 import functools
 import importlib.util
 import io
-import json
 import logging
 import os
 import warnings
@@ -21,6 +20,8 @@ from typing import Any
 
 from edgeq.errors import DependencyError
 from edgeq.export.frontends.torch_program.source_places import layer_path
+from edgeq.export.importing.layer_calls import call_options
+from edgeq.export.importing.sequence_loop import SEQUENCE_LOOP
 from edgeq.export.importing.sequence_lstm import SEQUENCE_LSTM
 from edgeq.runtime import native_logs
 
@@ -205,19 +206,26 @@ def _lower_calls() -> None:
     from litert_converter.mlir.dialects import stablehlo
     from litert_torch.backend import lowerings
 
-    def lowered(context: Any, *operands: Any) -> Any:
-        *tensors, projection, time_major = operands
-        results = [
-            ir.RankedTensorType.get(list(value.shape), ir.F32Type.get())
-            for value in context.node.meta["val"]
-        ]
+    def called(
+        target: str, values: Sequence[Any], tensors: Sequence[Any], kind: str, time_major: bool
+    ) -> Any:
+        float32 = ir.F32Type.get()
         return stablehlo.custom_call(
-            results,
-            inputs=[*tensors, *([] if projection is None else [projection])],
-            call_target_name=SEQUENCE_LSTM,
-            backend_config=ir.StringAttr.get(json.dumps({"time_major": time_major})),
+            [ir.RankedTensorType.get(list(value.shape), float32) for value in values],
+            inputs=list(tensors),
+            call_target_name=target,
+            backend_config=ir.StringAttr.get(call_options(kind, time_major)),
             has_side_effect=False,
         )
+
+    def sequence_lstm(context: Any, *operands: Any) -> Any:
+        *tensors, projection, time_major = operands
+        tensors += [] if projection is None else [projection]
+        return called(SEQUENCE_LSTM, context.node.meta["val"], tensors, "", time_major)
+
+    def sequence_loop(context: Any, *operands: Any) -> Any:
+        *tensors, kind, time_major = operands
+        return called(SEQUENCE_LOOP, [context.node.meta["val"]], tensors, kind, time_major)
 
     def written(context: Any, x: Any, source: Any, axis: int, place: Any) -> Any:
         integer = ir.IntegerType.get_signless(32)
@@ -229,7 +237,8 @@ def _lower_calls() -> None:
         starts = [place if a == axis else zero for a in range(x.type.rank)]
         return stablehlo.dynamic_update_slice(x, source, starts)
 
-    lowerings.lower(torch.ops.edgeq.sequence_lstm)(lowered)
+    lowerings.lower(torch.ops.edgeq.sequence_lstm)(sequence_lstm)
+    lowerings.lower(torch.ops.edgeq.sequence_loop)(sequence_loop)
     lowerings.lower(torch.ops.edgeq.slice_written)(written)
     lowerings.lower(torch.ops.edgeq.kept_layout)(lambda context, x: x)
 

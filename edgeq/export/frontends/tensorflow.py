@@ -27,7 +27,7 @@ from edgeq.export.frontends.arguments import (
 from edgeq.export.frontends.naming import named_by_layer
 from edgeq.export.frontends.trace_check import check_trace
 from edgeq.export.importing.custom_ops import PREFIX
-from edgeq.export.importing.sequence_lstm import with_sequence_lstms
+from edgeq.export.importing.recurrent_layers import with_recurrent_layers
 from edgeq.flatbuffer import parse, with_inputs
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import LiteModel
@@ -190,7 +190,7 @@ def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
             if not found:
                 raise
             raise _unsupported(function, re.split(r",\s*", found[0].strip())) from None
-    tflite = bytes(with_sequence_lstms(tflite))
+    tflite = bytes(with_recurrent_layers(tflite))
     ops = [op for graph in parse(tflite).graphs for op in graph.operators]
     custom = sorted({op.name.removeprefix(PREFIX) for op in ops if op.name.startswith(PREFIX)})
     if custom:

@@ -34,7 +34,7 @@ from edgeq.export.frontends.torch_program.traced_program import (
     output_names,
 )
 from edgeq.export.frontends.trace_check import check_trace
-from edgeq.export.importing.sequence_lstm import with_sequence_lstms
+from edgeq.export.importing.recurrent_layers import with_recurrent_layers
 from edgeq.files import Content
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
@@ -197,7 +197,7 @@ def _lowered(program: Any, worker: Worker, own_forms: bool) -> Content:
     nodes = sorted(program.graph.nodes, key=lambda n: not _WEIGHTED.search(str(n.target)))
     layers = {node.name: layer_path(node) for node in nodes}
     lowered = _lower(copied(program), layers, own_forms)
-    tflite = with_sequence_lstms(lower_to_float(worker, lowered.bytecode, "PYTORCH"))
+    tflite = with_recurrent_layers(lower_to_float(worker, lowered.bytecode, "PYTORCH"))
     return named_by_layer(tflite, _joined_layers, layers.values(), dict(lowered.outputs))
 
 

@@ -8,25 +8,21 @@ partitions lets it run first.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from edgeq.errors import ModelError
+from edgeq.export.importing.layer_calls import LayerCall, with_calls_written
 from edgeq.export.importing.op_chain import OpChain
 from edgeq.files import Content
-from edgeq.flatbuffer import Graph, Operator, Tensor, pack, parse_tree, schema, unpack
+from edgeq.flatbuffer import Tensor, schema
 from edgeq.flatbuffer.graph_editor import GraphEditor
-from edgeq.flatbuffer.object_tree import prune
 
 SEQUENCE_LSTM = "edgeq.sequence_lstm"
 """Target of the calls: `(x, weight, recurrence, bias, state, cell[, projection])` become
 `(outputs, last cell)`, as `sequence_lstm` of the PyTorch front end has them."""
-
-_CUSTOM = f"CUSTOM:{SEQUENCE_LSTM}"
-"""How an op is called that TensorFlow's converter left as it was, before the path of its layer."""
 
 GATES = 4
 
@@ -35,53 +31,27 @@ OPERANDS = 24
 its bias, both states, and 4 for layer normalization."""
 
 
-def of_layer(path: str) -> str:
-    """Name of the custom op that stands for the LSTM layer at a path, with batches first."""
-    return f"{SEQUENCE_LSTM}|{path}"
-
-
 def with_sequence_lstms(tflite: Content) -> Content:
     """The file with the op in the place of each call; the file itself where it has none.
 
     Raises:
         ModelError: A weight of a call is computed.
     """
-    tree = unpack(tflite)
-    graph = parse_tree(tree).graphs[0]
-    calls = {op.index: op for op in graph.operators if _is_call(op)}
-    if not calls:
-        return tflite
-    for op in calls.values():
-        if op.name.startswith(_CUSTOM):
-            tree.subgraphs[0].tensors[op.outputs[0]].name = _name(graph, op).encode()
-    editor = GraphEditor(tree)
-
-    def replacement(index: int) -> Sequence[Any] | None:
-        return _Layer(editor, graph, calls[index]).ops() if index in calls else None
-
-    editor.replace(replacement)
-    editor.prune()
-    changed = editor.tree
-    prune(changed)  # the run time refuses a file that names an op it does not have
-    return pack(changed)
-
-
-def _is_call(op: Operator) -> bool:
-    if op.name.startswith(_CUSTOM):
-        return True
-    target = getattr(op.options, "callTargetName", None) or b""
-    return op.name == "STABLEHLO_CUSTOM_CALL" and bytes(target).decode() == SEQUENCE_LSTM
+    return with_calls_written(
+        tflite, SEQUENCE_LSTM, lambda editor, call, _: _Layer(editor, call).ops()
+    )
 
 
 class _Layer:
     """The ops that take the place of one call."""
 
-    def __init__(self, editor: GraphEditor, graph: Graph, call: Operator) -> None:
+    def __init__(self, editor: GraphEditor, call: LayerCall) -> None:
         self._editor = editor
-        self._graph = graph
-        self._call = call
-        self._name = _name(graph, call)
-        self._chain = OpChain(editor, self._name, [t.shape for t in graph.tensors])
+        self._graph = call.graph
+        self._call = call.op
+        self._time_major = call.time_major
+        self._name = call.name
+        self._chain = OpChain(editor, self._name, [t.shape for t in call.graph.tensors])
 
     def ops(self) -> list[Any]:
         source, weight, recurrence, bias, state, cell, *projection = self._call.inputs
@@ -97,7 +67,7 @@ class _Layer:
             [*inputs, *[-1] * (OPERANDS - len(inputs))],
             [outputs],
             fusedActivationFunction=schema.ActivationFunctionType.TANH,
-            timeMajor=_is_time_major(self._call),
+            timeMajor=self._time_major,
         ))  # fmt: skip
         if self._graph.uses.get(last_cell) or last_cell in self._graph.outputs:
             self._chain.into(last_cell, self._behind([outputs], states[1]))
@@ -144,17 +114,3 @@ class _Layer:
         """The first number of a tensor, `(1,)`."""
         place = self._chain.constant([[0] * len(self._chain.shape(tensor))], np.int32)
         return self._chain.op("GATHER_ND", [tensor, place], (1,), "float32")
-
-
-def _is_time_major(call: Operator) -> bool:
-    if call.name.startswith(_CUSTOM):
-        return False
-    return bool(json.loads(bytes(call.options.backendConfig))["time_major"])
-
-
-def _name(graph: Graph, call: Operator) -> str:
-    """The name that says the layer: what is an output of the graph is named by the signature."""
-    if call.name.startswith(_CUSTOM):
-        return call.name.removeprefix(f"{_CUSTOM}|") + "/sequence_lstm"
-    names = [graph.tensors[t].name for t in call.outputs]
-    return next((name for name in names if ";" in name), names[0])

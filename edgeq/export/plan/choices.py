@@ -16,7 +16,7 @@ from edgeq.export.plan.exact_numbers import exact_ops
 from edgeq.export.rewrite import REWRITES
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import LiteModel, layer
-from edgeq.ops import OPS, Int16, Kind, is_table, kind_of, storable
+from edgeq.ops import OPS, PASSED, Int16, Kind, is_table, kind_of, storable
 from edgeq.qtypes import DType
 from edgeq.recipe import DEFAULT_SCHEME, Mode, Recipe, Rule, WeightScheme
 
@@ -105,6 +105,8 @@ def static_obstacle(graph: Graph, op: Operator, mode: Mode) -> str:
         return "its sizes are known only when the model runs"
     if op.name == "SELECT_V2" and op.inputs[1] == op.inputs[2]:
         return "it only says what comes first"
+    if op.multiplied:
+        return "what a loop carries is float"
     row = OPS.get(op.name)
     if row is None:
         return "no int8 form in the converter"
@@ -128,15 +130,20 @@ def _has_int16(graph: Graph, op: Operator, form: Int16) -> bool:
 def weight_slot(graph: Graph, op: Operator) -> int | None:
     """Operand slot of a constant weight that can be stored as integers; None without one."""
     weight = storable(op.name)
-    if weight is None or weight.slot >= len(op.inputs):
+    if weight is None:
         return None
-    if op.inputs[weight.slot] < 0:
-        return None
-    tensor = graph.tensors[op.inputs[weight.slot]]
+    slots = op.multiplied if weight.slot == PASSED else (weight.slot,)
+    return next((slot for slot in slots if _is_storable(graph, op, slot)), None)
+
+
+def _is_storable(graph: Graph, op: Operator, slot: int) -> bool:
+    if slot >= len(op.inputs) or op.inputs[slot] < 0:
+        return False
+    tensor = graph.tensors[op.inputs[slot]]
     stored = tensor.is_constant and tensor.dtype == "float32" and len(tensor.shape) >= 2
     if is_table(op.name):
         stored = stored and len(tensor.shape) == 2 and getattr(op.options, "axis", 0) == 0
-    return weight.slot if stored else None
+    return stored
 
 
 def weight_slots(graph: Graph, op: Operator) -> tuple[int, ...]:
@@ -144,6 +151,8 @@ def weight_slots(graph: Graph, op: Operator) -> tuple[int, ...]:
     slot, weight = weight_slot(graph, op), storable(op.name)
     if slot is None or weight is None:
         return ()
+    if weight.slot == PASSED:
+        return tuple(slot for slot in op.multiplied if _is_storable(graph, op, slot))
     present = {s for s, tensor in graph.operands(op) if tensor.is_constant}
     return (slot, *(s for s in weight.beside if s in present))
 

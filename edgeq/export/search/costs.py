@@ -210,7 +210,7 @@ def macs(graph: Graph, op: Operator, channels: int = 1) -> int:
         left = graph.tensors[op.inputs[0]].shape
         return output * left[-2 if op.options and op.options.adjX else -1]
     if found is Kind.SEQUENCE:
-        return output // graph.tensors[op.outputs[0]].shape[-1] * _weights(graph, op)
+        return _steps(graph, op) * _weights(graph, op)
     shape = _weight_shape(graph, op)
     if shape is None:
         return 0
@@ -235,8 +235,20 @@ def elements(graph: Graph, op: Operator) -> int:
     return sum(math.prod(t.shape) for t in (*read, *written))
 
 
+def _steps(graph: Graph, op: Operator) -> int:
+    """How often a recurrent layer multiplies a row with its weights."""
+    if not op.multiplied:
+        return math.prod(graph.tensors[op.outputs[0]].shape[:-1])
+    width = graph.tensors[op.inputs[op.multiplied[0]]].shape[-1]
+    made = [t for slot, t in enumerate(op.outputs) if slot not in op.multiplied]
+    shapes = [graph.tensors[t].shape for t in made]
+    return max((math.prod(s) // width for s in shapes if s and s[-1] == width), default=0)
+
+
 def _weights(graph: Graph, op: Operator) -> int:
     weight = storable(op.name)
+    if op.multiplied:
+        return sum(math.prod(graph.tensors[op.inputs[slot]].shape) for slot in op.multiplied)
     if weight is not None and weight.beside:
         slots = {weight.slot, *weight.beside}
         return sum(math.prod(t.shape) for s, t in graph.operands(op) if s in slots)

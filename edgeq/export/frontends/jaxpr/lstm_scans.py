@@ -7,7 +7,6 @@ The call goes through the converter and is made UNIDIRECTIONAL_SEQUENCE_LSTM beh
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.export.frontends.jaxpr.calls import BODIES, CALLS, opened
+from edgeq.export.importing.layer_calls import call_options
 from edgeq.export.importing.sequence_lstm import GATES, SEQUENCE_LSTM
 
 Array = npt.NDArray[np.float32]
@@ -64,7 +64,7 @@ class SequenceLstm:
         ]
         call = jax.ffi.ffi_call(
             SEQUENCE_LSTM, kinds, custom_call_api_version=1,
-            legacy_backend_config=json.dumps({"time_major": True}),
+            legacy_backend_config=call_options("", True),
         )  # fmt: skip
         return list(call(steps, self.weight, self.recurrence, self.bias, state, cell))
 
