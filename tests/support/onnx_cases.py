@@ -348,9 +348,11 @@ RESIZES = [
 ]  # fmt: skip
 
 
-def _recurrent(op: str, gates: int, note: str = "", directions: int = 1, **attributes: Any) -> Case:
+def _recurrent(
+    op: str, gates: int, note: str = "", directions: int = 1, steps: int = 5, **attributes: Any
+) -> Case:
     reads: list[Any] = [
-        x(5, 2, 3), draw(directions, gates * 4, 3), draw(directions, gates * 4, 4, seed=1),
+        x(steps, 2, 3), draw(directions, gates * 4, 3), draw(directions, gates * 4, 4, seed=1),
         draw(directions, 2 * gates * 4, seed=2), None, x(directions, 2, 4, seed=3),
     ]  # fmt: skip
     if op == "LSTM":
@@ -363,7 +365,11 @@ RECURRENT = [
     _recurrent("LSTM", 4, "both", 2, direction="bidirectional"),
     _recurrent("GRU", 3),
     _recurrent("GRU", 3, "linear", 2, direction="bidirectional", linear_before_reset=1),
+    _recurrent("GRU", 3, "loop", steps=9),
+    _recurrent("GRU", 3, "linear-loop", 2, 9, direction="bidirectional", linear_before_reset=1),
+    _recurrent("GRU", 3, "relu", steps=9, activations=["Sigmoid", "Relu"]),
     _recurrent("RNN", 1, "reverse", direction="reverse"),
+    _recurrent("RNN", 1, "loop", steps=9, direction="reverse"),
     _recurrent("RNN", 1, "relu", activations=["Relu"]),
     Case("LSTM", [x(5, 2, 3), draw(1, 16, 3), draw(1, 16, 4, seed=1), None,
          np.asarray([3, 3], np.int32), None, None, draw(1, 12)], {"hidden_size": 4}, outputs=3,

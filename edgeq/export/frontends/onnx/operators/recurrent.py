@@ -1,6 +1,6 @@
-"""ONNX's recurrent layers, computed step by step.
+"""ONNX's recurrent layers: one op each where the runtime has it or a loop of it, else step by step.
 
-The products with the inputs of all steps are one product ahead of the loop.
+Written out, the products with the inputs of all steps are one product ahead of the steps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from edgeq.export.frontends.decompositions.sequence_layers import sequence_loop
 from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, op
+from edgeq.export.importing.sequence_loop import GRU, GRU_BEFORE, LEAST_STEPS, RNN_RELU, RNN_TANH
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu,
@@ -194,6 +196,9 @@ def _run(
     """The states of every step `(T, B, H)`, and the last ones."""
     if step is _lstm_step and _is_plain(node, direction):
         return _plain_lstm(direction, values, states, reverse)
+    kind = _loop_kind(node, direction)
+    if kind and values.shape[0] >= LEAST_STEPS and values.dtype == torch.float32:
+        return _looped(kind, direction, values, states, reverse)
     projected = functional.linear(values, direction.weight, direction.biases[0])
     inputs: Any = projected.unbind(0)
     rows = []
@@ -220,6 +225,32 @@ def _plain_lstm(
         False,
     )  # fmt: skip
     return rows.flip(0) if reverse else rows, tuple(end.squeeze(0) for end in ends)
+
+
+def _loop_kind(node: Node, layer: _Direction) -> str:
+    """Which of the layers that are a loop a GRU or simple layer is; empty if it is none."""
+    tanh, relu, sigmoid = (_ACTIVATIONS[name] for name in ("tanh", "relu", "sigmoid"))
+    if node.op == "GRU" and layer.activations == [sigmoid, tanh]:
+        return GRU if node.get("linear_before_reset") else GRU_BEFORE
+    simple = {tanh: RNN_TANH, relu: RNN_RELU}
+    return simple.get(layer.activations[0], "") if node.op == "RNN" else ""
+
+
+def _looped(
+    kind: str, layer: _Direction, values: Tensor, states: States, reverse: bool
+) -> tuple[Tensor, States]:
+    steps = values.flip(0) if reverse else values
+    parameters = [layer.weight, layer.recurrence, *layer.biases]
+    if kind in (GRU, GRU_BEFORE):
+        parameters = [_reset_first(p) for p in parameters]
+    rows = sequence_loop(steps, *parameters, states[0], kind, True)
+    return rows.flip(0) if reverse else rows, (rows[-1],)
+
+
+def _reset_first(gates: Tensor) -> Tensor:
+    """Gates in PyTorch's order: reset, update, new state."""
+    update, reset, new = gates.chunk(3)
+    return torch.cat([reset, update, new])
 
 
 def _reordered(gates: Tensor) -> Tensor:
