@@ -81,3 +81,27 @@ def test_an_exported_model_computes_what_onnxruntime_computes(recipe: str, tmp_p
         assert not edge.report.float_ops
         layers = {edge.rewritten.layer(op) for op in edge.rewritten.graph.operators}
         assert {"stem", "depthwise", "pointwise", "head"} <= layers
+
+
+@pytest.mark.slow
+def test_a_gru_is_a_loop_with_integer_weights() -> None:
+    """ONNX's own order of gates, and its reset ahead of the product."""
+    from onnx import helper
+
+    constants = {"w": weights(1, 192, 16, seed=1), "r": weights(1, 192, 64, seed=2)}
+    nodes = [
+        helper.make_node("GRU", ["x", "w", "r"], ["rows", "last"], name="gru", hidden_size=64),
+        helper.make_node("Squeeze", ["last"], ["y"], name="squeeze"),
+    ]
+    model = model_of(nodes, {"x": draw(12, 1, 16)}, ["y"], constants)
+    data = np.random.default_rng(0).normal(size=(24, 12, 1, 16)).astype(np.float32)
+    edge = edgeq.export(model, list(data[:16]), recipe="dynamic_int8", progress=False)
+    names = [op.name for op in edge.rewritten.graph.operators]
+    assert names.count("WHILE") == 1
+    assert len(edge.tflite) < 0.5 * len(edge.float_model.tflite)
+    original = onnxruntime.InferenceSession(model.SerializeToString())
+    wanted = np.concatenate([original.run(None, {"x": x})[0] for x in data[16:]])
+    with edge.session() as session:
+        found = np.concatenate([next(iter(session.run(x).values())) for x in data[16:]])
+    noise = np.square(wanted - found.reshape(wanted.shape)).sum()
+    assert 10 * np.log10(np.square(wanted).sum() / noise) > 35
