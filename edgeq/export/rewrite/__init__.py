@@ -119,8 +119,11 @@ def _applied(
 
 
 def _is_plain(graph: Graph, op: Operator) -> bool:
-    """Whether an op computes real numbers, and all shapes are known."""
-    return all(graph.tensors[t].dtype == "float32" for t in op.outputs) and all(
+    """Whether what is read of an op are real numbers, and all shapes are known."""
+    read = [
+        t for t in op.outputs if len(op.outputs) == 1 or graph.uses.get(t) or t in graph.outputs
+    ]
+    return all(graph.tensors[t].dtype == "float32" for t in read) and all(
         -1 not in graph.tensors[t].shape for t in _tensors(op)
     )
 
