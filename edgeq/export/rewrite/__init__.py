@@ -21,8 +21,9 @@ from edgeq.export.rewrite import (
     unrolled,
 )
 from edgeq.export.rewrite.base import Rewrite, Site
-from edgeq.flatbuffer import Graph, Operator, parse_tree
+from edgeq.flatbuffer import Graph, Operator, pack, parse_tree
 from edgeq.flatbuffer.graph_editor import GraphEditor
+from edgeq.flatbuffer.subgraphs import without_unreached
 from edgeq.model import LiteModel, layer
 from edgeq.targets import HOST, Target
 
@@ -72,7 +73,9 @@ def rewrite(
             break
         graph = parse_tree(editor.tree, len(model.tflite)).graphs[0]
     noted = replace(model, notes=(*model.notes, *failed.values())) if failed else model
-    return noted if graph is model.graph else replace(noted, tflite=editor.finish())
+    if graph is model.graph:
+        return noted
+    return replace(noted, tflite=pack(without_unreached(editor.tree)))
 
 
 def _pass(site: Site, rewrites: Sequence[Rewrite], failed: dict[str, str]) -> bool:
