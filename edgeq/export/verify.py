@@ -48,7 +48,7 @@ def verify(
     """
     rewritten, plan, tflite = built.model, built.plan, built.tflite
     edge_model, io = LiteModel(tflite, "edgeq"), read_io(tflite)
-    exported = ExportedGraph(rewritten, edge_model.graph, built.origins)
+    exported = built.beside_float()
     folded = check_promises(built)
     outputs, coverage, latency = _run(
         PairedRun((float_model, edge_model)), samples, min_sqnr_db, built.least_db

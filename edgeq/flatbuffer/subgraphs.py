@@ -79,6 +79,25 @@ def keep_subgraphs(tree: Any, kept: set[int]) -> None:
     tree.subgraphs = [tree.subgraphs[old] for old in place]
 
 
+def without_unreached(tree: Any) -> Any:
+    """The object tree without subgraphs that nothing runs; itself where there are none."""
+    kept = reached(tree, {0, *(s.subgraphIndex for s in tree.signatureDefs or ())})
+    if len(kept) == len(tree.subgraphs):
+        return tree
+    made = copy.copy(tree)
+    made.subgraphs = [copy.copy(graph) for graph in tree.subgraphs]
+    made.signatureDefs = [copy.copy(entry) for entry in tree.signatureDefs or ()]
+    gone = {t.buffer for i, g in enumerate(tree.subgraphs) if i not in kept for t in g.tensors}
+    keep_subgraphs(made, kept)
+    used = {t.buffer for graph in made.subgraphs for t in graph.tensors}
+    used |= {entry.buffer for entry in tree.metadata or ()}
+    made.buffers = [
+        type(buffer)() if index in gone - used else buffer
+        for index, buffer in enumerate(tree.buffers)
+    ]
+    return made
+
+
 def renumbered(op: Any, place: Mapping[int, int]) -> Any:
     """An op that runs the subgraphs at other places; the op itself if it runs none."""
     if not called_by(op):

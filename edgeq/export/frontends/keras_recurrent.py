@@ -134,11 +134,11 @@ def _packed(
     import keras
 
     ops = keras.ops
-    mask = ops.reshape(mask, sequences.shape[:2])
+    mask = ops.reshape(ops.cast(mask, "int32"), sequences.shape[:2])
     if layer.go_backwards:
         sequences, mask = ops.flip(sequences, 1), ops.flip(mask, 1)
     steps = sequences.shape[1]
-    counts = ops.cumsum(ops.cast(mask, "int32"), 1)
+    counts = ops.cumsum(mask, 1)
     earlier = counts[:, None] <= ops.reshape(ops.arange(steps), (1, steps, 1))
     order = ops.sum(ops.cast(earlier, "int32"), -1)
     with _whole_outputs(layer):
@@ -149,7 +149,7 @@ def _packed(
     if not layer.return_sequences:
         counts, mask = counts[:, -1:], mask[:, -1:]
     seen = _rows(outputs, ops.maximum(counts - 1, 0))
-    shown = mask if getattr(layer, "zero_output_for_mask", False) else counts > 0
+    shown = (mask if getattr(layer, "zero_output_for_mask", False) else counts) > 0
     axes = (*shown.shape, *[1] * (len(seen.shape) - 2))
     made = seen * ops.reshape(ops.cast(shown, seen.dtype), axes)
     if _has_one_state(layer):

@@ -160,7 +160,7 @@ def to_stablehlo(
 
         from edgeq.export.frontends.torch_program import passes
 
-        _keep_infinities(program)
+        _own_constants(program)
         program = fx_infra.graph_utils.reset_from_node_meta(program)
         table = fx_infra.decomp.pre_convert_decomp()
 
@@ -243,18 +243,28 @@ def _lower_calls() -> None:
     lowerings.lower(torch.ops.edgeq.kept_layout)(lambda context, x: x)
 
 
-def _keep_infinities(program: Any) -> None:
-    """Copies infinite tensors: litert-torch clamps them in place, which is in the user's model."""
+def _own_constants(program: Any) -> None:
+    """Copies tensors that litert-torch would change, or take for one another.
+
+    It clamps infinite ones in place, which are the user's. And it tells constants by their address,
+    which of one that is not contiguous is that of a copy, and another's soon after.
+    """
     import torch
 
+    made: dict[tuple[Any, ...], Any] = {}
     for values in (program.state_dict, program.constants):
         for name, value in values.items():
-            if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            if not isinstance(value, torch.Tensor):
                 continue
-            if bool(value.isinf().any()):
-                own = value.detach().clone()
-                is_parameter = isinstance(value, torch.nn.Parameter)
-                values[name] = torch.nn.Parameter(own, False) if is_parameter else own
+            is_infinite = value.is_floating_point() and bool(value.isinf().any())
+            if value.is_contiguous() and not is_infinite:
+                continue
+            is_parameter = isinstance(value, torch.nn.Parameter)
+            key = (is_parameter, value.data_ptr(), value.shape, value.stride(), value.dtype)
+            if key not in made:
+                own = value.detach().contiguous().clone()
+                made[key] = torch.nn.Parameter(own, False) if is_parameter else own
+            values[name] = made[key]
 
 
 def _output_layers(program: Any) -> list[str]:

@@ -21,8 +21,9 @@ from edgeq.export.rewrite import (
     unrolled,
 )
 from edgeq.export.rewrite.base import Rewrite, Site
-from edgeq.flatbuffer import Graph, Operator, parse_tree
+from edgeq.flatbuffer import Graph, Operator, pack, parse_tree
 from edgeq.flatbuffer.graph_editor import GraphEditor
+from edgeq.flatbuffer.subgraphs import without_unreached
 from edgeq.model import LiteModel, layer
 from edgeq.targets import HOST, Target
 
@@ -72,7 +73,9 @@ def rewrite(
             break
         graph = parse_tree(editor.tree, len(model.tflite)).graphs[0]
     noted = replace(model, notes=(*model.notes, *failed.values())) if failed else model
-    return noted if graph is model.graph else replace(noted, tflite=editor.finish())
+    if graph is model.graph:
+        return noted
+    return replace(noted, tflite=pack(without_unreached(editor.tree)))
 
 
 def _pass(site: Site, rewrites: Sequence[Rewrite], failed: dict[str, str]) -> bool:
@@ -119,8 +122,11 @@ def _applied(
 
 
 def _is_plain(graph: Graph, op: Operator) -> bool:
-    """Whether an op computes real numbers, and all shapes are known."""
-    return all(graph.tensors[t].dtype == "float32" for t in op.outputs) and all(
+    """Whether what is read of an op are real numbers, and all shapes are known."""
+    read = [
+        t for t in op.outputs if len(op.outputs) == 1 or graph.uses.get(t) or t in graph.outputs
+    ]
+    return all(graph.tensors[t].dtype == "float32" for t in read) and all(
         -1 not in graph.tensors[t].shape for t in _tensors(op)
     )
 

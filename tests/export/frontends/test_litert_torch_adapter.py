@@ -98,7 +98,7 @@ def test_progress_is_switched_by_the_same_variable(monkeypatch: pytest.MonkeyPat
 
 
 def test_infinite_constants_are_still_clamped_in_place() -> None:
-    """Once this fails, `_keep_infinities` can go."""
+    """Once this fails, `_own_constants` may leave them."""
     torch = pytest.importorskip("torch")
     clamp = _find("litert_torch.backend.inline_consts:_clamp_inf_values")
     values = torch.tensor([float("-inf")])

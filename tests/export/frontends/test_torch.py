@@ -436,6 +436,26 @@ def test_training_mode_is_exported_in_evaluation_mode(trace: Callable[..., LiteM
     check_float(model.eval(), found, IMAGE, ["input"], ["output_0"])
 
 
+def test_parameters_that_are_not_contiguous_are_told_apart(
+    trace: Callable[..., LiteModel],
+) -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.all = nn.ParameterList(nn.Parameter(torch.randn(8, 8).t()) for _ in range(6))
+
+        def forward(self, x: Any) -> Any:
+            for weight in self.all:
+                x = torch.tanh(x @ weight)
+            return x
+
+    torch.manual_seed(0)
+    model = Turned().eval()
+    found = trace(model, VECTORS[:1])
+    assert not found.notes
+    check_float(model, found, VECTORS[:1], ["x"], ["output_0"])
+
+
 def test_infinite_buffers_of_the_caller_stay_infinite(trace: Callable[..., LiteModel]) -> None:
     class Masked(nn.Module):
         def __init__(self) -> None:
