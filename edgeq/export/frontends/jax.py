@@ -273,8 +273,9 @@ class _Lowering:
         """What JAX computes of inputs, by the names of the outputs."""
         import jax
 
-        with without_x64():
-            made = jax.tree_util.tree_leaves(self._called(self._parameters, inputs))
+        with without_x64():  # on JAX's own arrays, which have what NumPy's lack
+            given = jax.tree_util.tree_map(jax.numpy.asarray, (self._parameters, list(inputs)))
+            made = jax.tree_util.tree_leaves(self._called(*given))
         names = (name for name, _ in self.outputs)
         return {name: np.asarray(array) for name, array in zip(names, made, strict=True)}
 

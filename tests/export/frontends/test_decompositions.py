@@ -46,6 +46,11 @@ def ints(high: int, *shape: int) -> Make:
     return lambda rng: rng.integers(0, high, shape).astype(np.int32)
 
 
+def bits(*shape: int) -> Make:
+    limits = np.iinfo(np.int32)
+    return lambda rng: rng.integers(limits.min, limits.max, shape, np.int32, endpoint=True)
+
+
 def flags(*shape: int) -> Make:
     return lambda rng: rng.random(shape) < 0.5
 
@@ -247,7 +252,21 @@ KINDS: dict[str, dict[str, Case]] = {
             floats(1, 4, 2),
         ),
     },
+    "factorizations": {
+        "determinant of five rows": of(
+            lambda x: (torch.linalg.det(x), torch.linalg.slogdet(x)[1]), floats(2, 5, 5)
+        ),
+        "exchanged rows": of(torch.linalg.lu_factor, floats(2, 4, 4)),
+        "orthogonal columns": of(torch.linalg.qr, floats(2, 5, 3)),
+        "orthogonal rows": of(lambda x: torch.linalg.qr(x, "complete"), floats(3, 5)),
+        "pseudoinverse": of(torch.linalg.pinv, floats(3, 5)),
+    },
     "pointwise": {
+        "bits": of(
+            lambda x, y: (x & y, x | y, x ^ y, ~x, y & 7, x << (y % 5), x >> (y % 5)),
+            bits(4, 6), bits(4, 6),
+        ),
+        "bits of 64": of(lambda x, y: x.long() & y.long() | 6, bits(4, 6), bits(4, 6)),
         "square of rank 5": of(lambda x: x**2, CUBE),
         "error function": of(lambda x: (x.erfc(), x.expm1(), x.sinh()), MATRIX),
         "powers and distance": of(

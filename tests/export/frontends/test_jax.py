@@ -165,7 +165,7 @@ REWRITTEN: dict[str, tuple[Callable[..., Any], Array, list[str]]] = {
         normal(4, 8),
         [],
     ),
-    "a column added to": (lambda x: jnp.asarray(x).at[:, 2].add(x[:, 0]), normal(2, 8), []),
+    "a column added to": (lambda x: x.at[:, 2].add(x[:, 0]), normal(2, 8), []),
     "lookup": (lambda x: jnp.take(WEIGHT, x, axis=0), np.array([[4, -1, 0]], np.int32), []),
 }
 
@@ -175,6 +175,63 @@ def whole(x: Any, factor: int) -> Any:
 
 
 PLACES = np.asarray([0, 0, 3])
+
+
+def bits(x: Any) -> Any:
+    """Whole numbers of all lengths and both signs."""
+    return (x * 1000).astype(np.int32) * np.int32(123_457)
+
+
+def of_bits(x: Any) -> Any:
+    one, other = bits(x), bits(x[::-1])
+    joined = (one & other, one | other, one ^ other, ~one, one << 3, one >> 3)
+    return (*joined, jax.lax.population_count(one), jax.lax.clz(one), (x > 0) ^ (x[::-1] > 0))
+
+
+def halved(x: Any, limit: Any = 9) -> Any:
+    """Until a computed value is small, in no more steps than a counter allows."""
+    return jax.lax.while_loop(
+        lambda c: (jnp.abs(c[1]).max() > 0.4) & (c[0] < limit),
+        lambda c: (c[0] + 1, c[1] / 2),
+        (0, x * 3),
+    )
+
+
+def counted(x: Any) -> Any:
+    """By a counter alone, from constants that JAX does not see as such."""
+    steps = jnp.asarray(3)
+    return jax.lax.while_loop(lambda c: c[0] < steps, lambda c: (c[0] + 1, jnp.sin(c[1])), (0, x))
+
+
+def squares(x: Any) -> Any:
+    return x[:, :4] + 2 * jnp.eye(4)
+
+
+def factors(x: Any) -> Any:
+    square = squares(x)
+    return (
+        jax.scipy.linalg.lu(square), jax.scipy.linalg.lu_factor(square), jnp.linalg.qr(x),
+        jnp.linalg.solve(square, x),
+        jnp.linalg.inv(square), jnp.linalg.det(square),
+        jax.scipy.linalg.solve_triangular(square, x, trans=1),
+    )  # fmt: skip
+
+
+def outside(x: Any) -> Any:
+    index = (x * 4).astype(np.int32)[:, :3]
+    return (
+        jnp.take(x, index, axis=0, mode="clip"),
+        jnp.take(x, index, axis=1, mode="fill", fill_value=7),
+        x.at[index].get(mode="fill", fill_value=0),
+    )
+
+
+def into_several(x: Any) -> Any:
+    index = jnp.clip((x * 2).astype(np.int32), 0, 3)[:, :3]
+    rows = jax.vmap(lambda row, place: row.at[place].add(1.5).at[place[:1]].max(2))(x, index)
+    return rows, x.at[index[0], index[1]].add(x[0, :3]), jax.ops.segment_max(x, index[:, 0], 4)
+
+
 OWN_FORMS: dict[str, Callable[..., Any]] = {
     "remainders": lambda x: (jnp.fmod(x, 0.3), x // 0.3, jnp.cbrt(x), whole(x, -9) % 4),
     "remainders like C": lambda x: jax.lax.rem(whole(x, -9), jnp.int32(4)),
@@ -185,6 +242,17 @@ OWN_FORMS: dict[str, Callable[..., Any]] = {
     "counts": lambda x: jnp.bincount(jnp.clip(x.ravel() * 2, 0, 4).astype(int), length=5),
     "noise of a key": lambda x: x + jax.random.normal(jax.random.key(0), x.shape, np.float32),
     "Cholesky factor": lambda x: jnp.linalg.cholesky(x @ x.T + jnp.eye(4)),
+    "other factors": factors,
+    "bits": of_bits,
+    "loop with a bound": halved,
+    "loop of known length": counted,
+    "places outside": outside,
+    "rows of a batch": into_several,
+    "diagonal": lambda x: jnp.einsum("ii->i", x[:, :4]),
+    "sums of exponentials": lambda x: (
+        jax.lax.cumlogsumexp(x * 9, 1), jax.lax.cumlogsumexp(x, 0, reverse=True),
+    ),
+    "sorted by two": lambda x: jnp.lexsort((x[0], (x[1] * 1.5).astype(int))),
 }  # fmt: skip
 
 

@@ -29,10 +29,8 @@ def _entries(x: Tensor) -> list[list[Tensor]]:
     return [[x[..., i, j] for j in range(x.shape[-1])] for i in range(x.shape[-2])]
 
 
-def determinant(x: Tensor) -> Any:
+def determinant(x: Tensor) -> Tensor:
     """`linalg_det` of matrices of up to three rows."""
-    if x.shape[-1] > 3:
-        return NotImplemented
     m = _entries(x)
     if len(m) == 1:
         return m[0][0]
@@ -163,26 +161,9 @@ def solve(x: Tensor, y: Tensor, *, left: bool = True) -> Any:
     return made.squeeze(-1) if is_vector else made
 
 
-def logarithm_of_determinant(x: Tensor) -> Any:
-    """`_linalg_slogdet` of matrices of up to three rows, of which two results are read."""
-    made = determinant(x)
-    if made is NotImplemented:
-        return NotImplemented
-    pivots = torch.zeros(x.shape[:-1], dtype=torch.int32)
-    return made.sign(), made.abs().log(), x, pivots
-
-
-def determinant_parts(x: Tensor) -> Any:
-    """`_linalg_det`, of which the first result is read."""
-    made = determinant(x)
-    return made if made is NotImplemented else (made, x, torch.zeros(1, dtype=torch.int32))
-
-
 TABLE: dict[Any, Callable[..., Any]] = {
-    aten._linalg_slogdet.default: logarithm_of_determinant,
     aten.cholesky_solve.default: cholesky_solve,
     aten.linalg_cholesky.default: cholesky,
-    aten._linalg_det.default: determinant_parts,
     aten.linalg_inv.default: inverse_alone,
     aten.linalg_inv_ex.default: inverse,
     aten.linalg_solve.default: solve,

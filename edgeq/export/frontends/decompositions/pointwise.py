@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgeq.export.frontends.torch_program.program_constants import constant
+
 aten = torch.ops.aten
 
 BROADCAST_RANK = 4
@@ -89,14 +91,71 @@ def remainder_like_c(x: Tensor, y: Any) -> Any:
     return torch.where(x < 0, -rest, rest)
 
 
-def left_shift(x: Tensor, count: int) -> Tensor:
-    """`bitwise_left_shift` by a number."""
-    return x * (1 << int(count))
+def _powers_of_two(count: Any) -> Any:
+    """2 to whole numbers from 0 to 30, int32."""
+    if not isinstance(count, Tensor):
+        return 1 << int(count)
+    table = constant(lambda: torch.bitwise_left_shift(1, torch.arange(31, dtype=torch.int32)))
+    return table.index_select(0, count.reshape(-1).long()).reshape(count.shape)
 
 
-def right_shift(x: Tensor, count: int) -> Tensor:
-    """`bitwise_right_shift` by a number."""
-    return torch.div(x, 1 << int(count), rounding_mode="floor")
+def left_shift(x: Tensor, count: Any) -> Tensor:
+    """`bitwise_left_shift`."""
+    return x * _powers_of_two(count)
+
+
+def right_shift(x: Tensor, count: Any) -> Tensor:
+    """`bitwise_right_shift`."""
+    return torch.div(x, _powers_of_two(count), rounding_mode="floor")
+
+
+def bitwise_and(x: Any, y: Any) -> Any:
+    """`bitwise_and` of whole numbers of up to 32 bits.
+
+    The sum of two numbers counts the bits that both have twice, and those that one has once. The
+    halves are summed, so that nothing overflows.
+    """
+    if _is_bool(x) or _is_bool(y):
+        return NotImplemented
+    if isinstance(y, int) and y & (y + 1) == 0 and 0 < y < (1 << 30):
+        return torch.remainder(x, y + 1)
+    kind = torch.result_type(x, y)
+    first, second = _as_int32(x), _as_int32(y)
+    half, other = (torch.div(number, 2, rounding_mode="floor") for number in (first, second))
+    above = half + other - torch.bitwise_xor(half, other)
+    return (above + (first - half * 2) * (second - other * 2)).to(kind)
+
+
+def bitwise_or(x: Any, y: Any) -> Any:
+    """`bitwise_or` of whole numbers of up to 32 bits."""
+    if _is_bool(x) or _is_bool(y):
+        return NotImplemented
+    kind = torch.result_type(x, y)
+    first, second = _as_int32(x), _as_int32(y)
+    return (torch.bitwise_xor(first, second) + bitwise_and(first, second)).to(kind)
+
+
+def bitwise_xor(x: Any, y: Any) -> Any:
+    """`bitwise_xor`, which kernels have of 32 bits."""
+    if _is_bool(x) or _is_bool(y) or torch.result_type(x, y) == torch.int32:
+        return NotImplemented
+    kind = torch.result_type(x, y)
+    return torch.bitwise_xor(_as_int32(x), _as_int32(y)).to(kind)
+
+
+def bitwise_not(x: Tensor) -> Any:
+    """`bitwise_not`."""
+    return NotImplemented if _is_bool(x) else -1 - x
+
+
+def _is_bool(x: Any) -> bool:
+    return isinstance(x, bool) or (isinstance(x, Tensor) and x.dtype == torch.bool)
+
+
+def _as_int32(x: Any) -> Tensor:
+    if isinstance(x, Tensor):
+        return x.to(torch.int32)
+    return torch.full((), x, dtype=torch.int32)
 
 
 def rrelu(
@@ -158,5 +217,16 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.__rshift__.Scalar: right_shift,
     aten.bitwise_left_shift.Tensor_Scalar: left_shift,
     aten.bitwise_right_shift.Tensor_Scalar: right_shift,
+    aten.bitwise_left_shift.Tensor: left_shift,
+    aten.bitwise_right_shift.Tensor: right_shift,
+    aten.__lshift__.Tensor: left_shift,
+    aten.__rshift__.Tensor: right_shift,
+    aten.bitwise_and.Tensor: bitwise_and,
+    aten.bitwise_and.Scalar: bitwise_and,
+    aten.bitwise_or.Tensor: bitwise_or,
+    aten.bitwise_or.Scalar: bitwise_or,
+    aten.bitwise_xor.Tensor: bitwise_xor,
+    aten.bitwise_xor.Scalar: bitwise_xor,
+    aten.bitwise_not.default: bitwise_not,
     aten.rrelu.default: rrelu,
 }

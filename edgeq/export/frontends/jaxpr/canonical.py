@@ -5,12 +5,14 @@ Knows shapes, nothing of layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from edgeq.export.frontends.jaxpr import matrix_factors, places, whole_numbers
 
 
 def _dot_of_rows(left: Any, right: Any, *, dimension_numbers: Any, **params: Any) -> Any:
@@ -107,15 +109,23 @@ def highest_alone(x: Any, *, k: int, **_: Any) -> list[Any]:
 
 
 def _sorted(*operands: Any, dimension: int, num_keys: int, **params: Any) -> list[Any]:
-    """A sort by one key as the lowest of all, in order."""
-    key, *others = operands
-    if num_keys != 1 or key.dtype not in (np.float32, np.int32):
+    """A sort as the lowest of all, in order, by the last key first: equals stay in order."""
+    if any(key.dtype not in (np.float32, np.int32, bool) for key in operands[:num_keys]):
         kept = {"dimension": dimension, "num_keys": num_keys, **params}
         return list(jax.lax.sort_p.bind(*operands, **kept))
-    if dimension != key.ndim - 1:
-        turned = (jnp.moveaxis(operand, dimension, -1) for operand in operands)
-        found = _sorted(*turned, dimension=key.ndim - 1, num_keys=1)
-        return [jnp.moveaxis(operand, -1, dimension) for operand in found]
+    found = [jnp.moveaxis(operand, dimension, -1) for operand in operands]
+    for number in reversed(range(num_keys)):
+        key, *others = found[number], *found[:number], *found[number + 1 :]
+        values, *others = _sorted_by(key, others)
+        found = [*others[:number], values, *others[number:]]
+    return [jnp.moveaxis(operand, -1, dimension) for operand in found]
+
+
+def _sorted_by(key: Any, others: Sequence[Any]) -> list[Any]:
+    """Arrays in the order of one of them along the last axis."""
+    if key.dtype == bool:
+        values, *rest = _sorted_by(key.astype(np.int32), others)
+        return [values > 0, *rest]
     size = key.shape[-1]
     if not others:
         return [-highest_alone(-key, k=size)[0]]
@@ -124,60 +134,6 @@ def _sorted(*operands: Any, dimension: int, num_keys: int, **params: Any) -> lis
         jnp.take_along_axis(other, places, axis=-1, mode="promise_in_bounds") for other in others
     ]
     return [-values, *taken]
-
-
-def _gather_in_bounds(table: Any, indices: Any, **params: Any) -> Any:
-    """A gather without the check of its indices, which kernels do themselves."""
-    mode = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
-    return jax.lax.gather_p.bind(table, indices, **{**params, "mode": mode})
-
-
-def _rows_at_places(target: Any, indices: Any, updates: Any, numbers: Any) -> Any:
-    """`(rows, ones)` of a scatter of whole rows along one axis; None of another.
-
-    The rows are `(N, ...)` in the order of the target's other axes, and `ones` says which of them
-    goes where, `(N, size)` bool.
-    """
-    axes = numbers.scatter_dims_to_operand_dims
-    window = [size for axis, size in enumerate(target.shape) if axis not in axes]
-    spread = [axis for axis in range(updates.ndim) if axis not in numbers.update_window_dims]
-    is_rows = len(axes) == 1 and numbers.inserted_window_dims == axes
-    is_whole = [updates.shape[axis] for axis in numbers.update_window_dims] == window
-    if not (is_rows and is_whole):
-        return None
-    rows = jnp.moveaxis(updates, spread, range(len(spread))).reshape(-1, *window)
-    places = jnp.arange(target.shape[axes[0]], dtype=indices.dtype)
-    return rows, indices.reshape(-1, 1) == places
-
-
-def _scatter_add(target: Any, indices: Any, updates: Any, **params: Any) -> Any:
-    """Rows that are added where indices say, as a product with a matrix of ones."""
-    numbers = params["dimension_numbers"]
-    found = _rows_at_places(target, indices, updates, numbers)
-    if found is None:
-        return jax.lax.scatter_add_p.bind(target, indices, updates, **params)
-    rows, ones = found
-    summed = jnp.tensordot(ones.astype(np.float32), rows.astype(np.float32), ((0,), (0,)))
-    axis = numbers.scatter_dims_to_operand_dims[0]
-    return target + jnp.moveaxis(summed, 0, axis).astype(target.dtype)
-
-
-def _scatter_with(
-    primitive: Any, reduction: Any, operation: Any, neutral: float
-) -> Callable[..., Any]:
-    """A scatter of rows by another operation, over all rows with the others left out."""
-
-    def scatter(target: Any, indices: Any, updates: Any, **params: Any) -> Any:
-        numbers = params["dimension_numbers"]
-        found = _rows_at_places(target, indices, updates, numbers)
-        if found is None or not jnp.issubdtype(target.dtype, jnp.floating):
-            return primitive.bind(target, indices, updates, **params)
-        rows, ones = found
-        wide = ones.reshape(*ones.shape, *[1] * (rows.ndim - 1))
-        made = reduction(jnp.where(wide, rows[:, None], np.float32(neutral)), axis=0)
-        return operation(target, jnp.moveaxis(made, 0, numbers.scatter_dims_to_operand_dims[0]))
-
-    return scatter
 
 
 def _remainder(x: Any, y: Any, **params: Any) -> Any:
@@ -201,42 +157,49 @@ def _cube_root(x: Any, **_: Any) -> Any:
     return jnp.sign(x) * jnp.power(jnp.abs(x), np.float32(1 / 3))
 
 
-ROWS_MAX = 32
-"""Of a matrix that is factored or solved row by row, each of which is a few ops."""
-
-
-def _cholesky(x: Any, **params: Any) -> Any:
-    """A Cholesky factor, column by column."""
-    size = x.shape[-1]
-    if size > ROWS_MAX:
-        return jax.lax.linalg.cholesky_p.bind(x, **params)
-    columns: list[Any] = []
-    for j in range(size):
-        column = x[..., j:, j : j + 1]
-        if columns:
-            before = jnp.concatenate(columns, -1)
-            row = jnp.swapaxes(before[..., j : j + 1, :], -1, -2)
-            column = column - before[..., j:, :] @ row
-        column = column / jnp.sqrt(column[..., :1, :])
-        columns.append(jnp.pad(column, [(0, 0)] * (x.ndim - 2) + [(j, 0), (0, 0)]))
-    return jnp.concatenate(columns, -1)
+def _cumulative_logsumexp(x: Any, *, axis: int, reverse: bool) -> Any:
+    """Logarithms of the sums so far, in steps that double what is joined."""
+    if reverse:
+        return jnp.flip(_cumulative_logsumexp(jnp.flip(x, axis), axis=axis, reverse=False), axis)
+    length, step = x.shape[axis], 1
+    while step < length:
+        rest = jax.lax.slice_in_dim(x, 0, length - step, axis=axis)
+        shape = [step if a == axis else size for a, size in enumerate(x.shape)]
+        before = jnp.full(shape, jnp.finfo(x.dtype).min, x.dtype)
+        other = jnp.concatenate([before, rest], axis)
+        x = jnp.maximum(x, other) + jnp.log1p(jnp.exp(-jnp.abs(x - other)))
+        step *= 2
+    return x
 
 
 CANONICAL: dict[str, Any] = {
     "lt_to": jax.lax.lt_p.bind,  # which differ from these for NaN and -0 alone
     "le_to": jax.lax.le_p.bind,
-    "scatter-add": _scatter_add,
+    "scatter-add": places.scatter_add,
     "dot_general": _dot_of_rows,
     "conv_general_dilated": _cropped_transposed_convolution,
     "reduce_window_max": _max_pool_of_images,
-    "gather": _gather_in_bounds,
+    "gather": places.gather,
     "sort": _sorted,
     "rem": _remainder,
+    "cumlogsumexp": _cumulative_logsumexp,
     "round": _rounded,
     "cbrt": _cube_root,
-    "cholesky": _cholesky,
-    "scatter-max": _scatter_with(jax.lax.scatter_max_p, jnp.max, jnp.maximum, -3.0e38),
-    "scatter-min": _scatter_with(jax.lax.scatter_min_p, jnp.min, jnp.minimum, 3.0e38),
-    "scatter-mul": _scatter_with(jax.lax.scatter_mul_p, jnp.prod, jnp.multiply, 1.0),
+    "cholesky": matrix_factors.cholesky,
+    "lu": matrix_factors.lu,
+    "lu_pivots_to_permutation": matrix_factors.order_of_exchanges,
+    "triangular_solve": matrix_factors.triangular_solve,
+    "qr": matrix_factors.qr,
+    "householder_product": matrix_factors.householder_product,
+    "and": whole_numbers.bitwise_and,
+    "or": whole_numbers.bitwise_or,
+    "xor": whole_numbers.bitwise_xor,
+    "not": whole_numbers.bitwise_not,
+    "shift_left": whole_numbers.shift_left,
+    "population_count": whole_numbers.population_count,
+    "clz": whole_numbers.leading_zeros,
+    "scatter-max": places.scatter_with(jax.lax.scatter_max_p, jnp.max, jnp.maximum, -3.0e38),
+    "scatter-min": places.scatter_with(jax.lax.scatter_min_p, jnp.min, jnp.minimum, 3.0e38),
+    "scatter-mul": places.scatter_with(jax.lax.scatter_mul_p, jnp.prod, jnp.multiply, 1.0),
 }
 """Replacements for primitives that the converter has no good form of."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,23 +13,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from edgeq.errors import ModelError, UnsupportedOpError
-from edgeq.export.frontends.jaxpr.calls import BODIES, CALLS, opened
+from edgeq.export.frontends.jaxpr.bounded_loops import unrolled
+from edgeq.export.frontends.jaxpr.calls import BODIES, CALLS, LINEAR_SOLVE, opened, solving
 from edgeq.export.frontends.jaxpr.canonical import CANONICAL, highest_alone, swapped_dot
 from edgeq.export.frontends.jaxpr.complex_parts import (
     Pair,
-    as_pair,
     is_complex,
     on_constants,
     on_pairs,
 )
 from edgeq.export.frontends.jaxpr.exact_gelu import find_gelus, gelu
 from edgeq.export.frontends.jaxpr.lstm_scans import SequenceLstm, find_lstm
+from edgeq.export.frontends.jaxpr.traced_values import (
+    Value,
+    arrays_of,
+    as_constant,
+    computed_now,
+    is_traced,
+    is_unsigned,
+    joined_parts,
+    known,
+    looked_up,
+    signed,
+    unsigned_iota,
+)
 
 OPS_MAX = 50_000
 """Most ops that unrolled loops may come to; the converter needs minutes for more."""
-
-NUMBERS_MAX = 1 << 22
-"""Numbers that a computed constant may have, unless what it is made of has as many."""
 
 _TRANSFORM = re.compile(r"\w+\(([^()]*)\)")
 
@@ -48,21 +58,6 @@ ABSOLUTE = "@"
 
 LAYER_END = "|"
 """Stands behind the path of the layer in the name of every op that is emitted."""
-
-
-@dataclass(frozen=True)
-class _Value:
-    """Value of a variable while the program is emitted.
-
-    Attributes:
-        array: The traced or given array.
-        computed: Whether it depends on the model's inputs; otherwise it is a constant.
-        owner: Path of the layer that owns the parameter that it is made of, where known.
-    """
-
-    array: Any
-    computed: bool
-    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,39 +117,42 @@ class Emitter:
             UnsupportedOpError: A loop without a known end, or one that is too long.
             ModelError: An op computes in another type than float32.
         """
-        arguments = [_Value(a, False, owner) for owner, a in parameters]
-        arguments += [_Value(a, True) for a in inputs]
+        arguments = [Value(a, False, owner) for owner, a in parameters]
+        arguments += [Value(a, True) for a in inputs]
         found = self._run(program.jaxpr, program.consts, arguments, "")
         return [value.array for value in found], [value.owner for value in found]
 
     def _run(
-        self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[_Value], scope: str
-    ) -> list[_Value]:
-        values: dict[Any, _Value] = {}
-        values.update(zip(jaxpr.constvars, (_as_constant(c) for c in consts), strict=True))
+        self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Value], scope: str
+    ) -> list[Value]:
+        values: dict[Any, Value] = {}
+        values.update(zip(jaxpr.constvars, (as_constant(c) for c in consts), strict=True))
         values.update(zip(jaxpr.invars, arguments, strict=True))
         gelus = find_gelus(jaxpr.eqns)
         used = (*(atom for eqn in jaxpr.eqns for atom in eqn.invars), *jaxpr.outvars)
         read = {atom for atom in used if not hasattr(atom, "val")}
         for eqn in jaxpr.eqns:
-            operands = [_read(values, atom) for atom in eqn.invars]
+            operands = [looked_up(values, atom) for atom in eqn.invars]
             path = _joined(scope, str(eqn.source_info.name_stack))
             source = gelus.get(eqn.outvars[0]) if eqn.outvars else None
             if source is not None:
-                found = [self._bind(gelu, [_read(values, source)], path, "gelu")]
+                found = [self._bind(gelu, [looked_up(values, source)], path, "gelu")]
             elif eqn.primitive.name == "top_k" and eqn.outvars[1] not in read:
                 alone = functools.partial(highest_alone, **eqn.params)
                 found = self._bind_all(alone, operands, path, "top_k")
             else:
                 found = self._eqn(eqn, operands, path)
             values.update(zip(eqn.outvars, found, strict=True))
-        return [_read(values, atom) for atom in jaxpr.outvars]
+        return [looked_up(values, atom) for atom in jaxpr.outvars]
 
-    def _eqn(self, eqn: Any, operands: list[_Value], path: str) -> list[_Value]:
+    def _eqn(self, eqn: Any, operands: list[Value], path: str) -> list[Value]:
         name = eqn.primitive.name
         if name in CALLS:
             program = next(eqn.params[key] for key in BODIES if key in eqn.params)
             return self._run(*opened(program), operands, path)
+        if name == LINEAR_SOLVE:
+            program, given = solving(eqn.params, operands)
+            return self._run(*opened(program), given, path)
         if name == "copy":
             return operands
         if name == "scan":
@@ -162,14 +160,14 @@ class Emitter:
         if name == "cond":
             return self._select(eqn, operands, path)
         if name == "while":
-            raise UnsupportedOpError(
-                f"the loop at {self._layer(path, name, operands)} runs until a computed value says "
-                "so (while_loop, or fori_loop with bounds that are traced); give jax.lax.scan or "
-                "fori_loop a trip count that is a Python int"
-            )
+            return self._bounded(eqn, operands, path)
+        if name == "iota" and is_unsigned(eqn.params["dtype"]):
+            return [Value(unsigned_iota(**eqn.params), False)]  # the converter has none to compare
+        if name == "and" and any(_is_false(operand) for operand in operands):
+            return [Value(np.zeros(eqn.outvars[0].aval.shape, bool), False)]
         return self._plain(eqn, operands, path)
 
-    def _plain(self, eqn: Any, operands: list[_Value], path: str) -> list[_Value]:
+    def _plain(self, eqn: Any, operands: list[Value], path: str) -> list[Value]:
         name = eqn.primitive.name
         layer = self._layer(path, name, operands)
         computed = any(o.computed for o in operands)
@@ -187,19 +185,17 @@ class Emitter:
             function = CANONICAL.get(name, eqn.primitive.bind)
         params = eqn.params
         if computed:
-            operands = _signed(operands)
-            params = {
-                key: np.dtype(np.int32) if _is_unsigned(v) else v for key, v in params.items()
-            }
+            operands = signed(operands)
+            params = {key: np.dtype(np.int32) if is_unsigned(v) else v for key, v in params.items()}
         emit = self._bind_all if eqn.primitive.multiple_results else self._bind_one
         return emit(functools.partial(function, **params), operands, path, name)
 
-    def _on_pairs(self, eqn: Any, operands: list[_Value], path: str) -> list[_Value]:
+    def _on_pairs(self, eqn: Any, operands: list[Value], path: str) -> list[Value]:
         """An op of complex numbers, as one of their parts."""
         name = eqn.primitive.name
-        if not any(o.computed or _is_traced(o.array) for o in operands):
-            made = on_constants(eqn.primitive, eqn.params, _arrays(operands))
-            return [_Value(array, False) for array in made]
+        if not any(o.computed or is_traced(o.array) for o in operands):
+            made = on_constants(eqn.primitive, eqn.params, arrays_of(operands))
+            return [Value(array, False) for array in made]
         rule = on_pairs(eqn.primitive, eqn.params)
         if rule is None:
             raise UnsupportedOpError(
@@ -221,19 +217,19 @@ class Emitter:
             ]
 
         found = iter(self._bind_all(function, parts, path, name))
-        return [_joined_parts(found) if is_complex(var) else next(found) for var in eqn.outvars]
+        return [joined_parts(found) if is_complex(var) else next(found) for var in eqn.outvars]
 
-    def _bind(self, function: Any, operands: Sequence[_Value], path: str, name: str) -> _Value:
+    def _bind(self, function: Any, operands: Sequence[Value], path: str, name: str) -> Value:
         return self._bind_one(function, operands, path, name)[0]
 
     def _bind_one(
-        self, function: Any, operands: Sequence[_Value], path: str, name: str
-    ) -> list[_Value]:
+        self, function: Any, operands: Sequence[Value], path: str, name: str
+    ) -> list[Value]:
         return self._bind_all(lambda *a: [function(*a)], operands, path, name)
 
     def _bind_all(
-        self, function: Any, operands: Sequence[_Value], path: str, name: str
-    ) -> list[_Value]:
+        self, function: Any, operands: Sequence[Value], path: str, name: str
+    ) -> list[Value]:
         """Emits one op under the path of its layer."""
         self._count += 1
         if self._count > OPS_MAX:
@@ -248,14 +244,14 @@ class Emitter:
             specs = tuple(jax.ShapeDtypeStruct(np.shape(o.array), o.array.dtype) for o in operands)
             self.ops.setdefault((name, specs), Emitted(name, layer, function, specs))
         is_left = computed or name in _LEFT_TO_CONVERTER
-        arrays = None if is_left else _constants(function, _arrays(operands))
+        arrays = None if is_left else computed_now(function, arrays_of(operands))
         if arrays is None:
             with jax.named_scope(layer + LAYER_END):
-                arrays = function(*_arrays(operands))
+                arrays = function(*arrays_of(operands))
         owner = layer if computed else next((o.owner for o in operands if o.owner), "")
-        return [_Value(array, computed, owner) for array in arrays]
+        return [Value(array, computed, owner) for array in arrays]
 
-    def _layer(self, path: str, name: str, operands: Sequence[_Value]) -> str:
+    def _layer(self, path: str, name: str, operands: Sequence[Value]) -> str:
         """Path of the scope, or of the owner of a parameter that is read, or the op's own name."""
         scope = path.removeprefix(self.root).lstrip("/") if self._in_root(path) else path
         owned = (o.owner for o in operands if o.owner and not o.computed)
@@ -264,17 +260,17 @@ class Emitter:
     def _in_root(self, path: str) -> bool:
         return bool(self.root) and (path == self.root or path.startswith(f"{self.root}/"))
 
-    def _unroll(self, eqn: Any, operands: list[_Value], path: str) -> list[_Value]:
+    def _unroll(self, eqn: Any, operands: list[Value], path: str) -> list[Value]:
         """A scan as its steps, one behind the other, or as the layer that it is."""
         params = eqn.params
         fixed, carried = params["num_consts"], params["num_carry"]
         consts, carry = operands[:fixed], operands[fixed : fixed + carried]
         rows = operands[fixed + carried :]
-        lstm = None if any(c.computed for c in consts) else find_lstm(eqn, _arrays(consts))
+        lstm = None if any(c.computed for c in consts) else find_lstm(eqn, arrays_of(consts))
         if lstm is not None:
             return self._sequence_lstm(lstm, eqn, operands, path)
         steps = range(params["length"])
-        stacked: list[list[_Value]] = []
+        stacked: list[list[Value]] = []
         for step in reversed(steps) if params["reverse"] else steps:
             items = [
                 self._bind(
@@ -295,9 +291,30 @@ class Emitter:
             self._bind(lambda *a: jnp.stack(a), column, path, "stack") for column in columns
         ]
 
+    def _bounded(self, eqn: Any, operands: list[Value], path: str) -> list[Value]:
+        """A loop that ends by its condition, as its steps."""
+        params = eqn.params
+        first, last = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+        of_condition, of_body, carry = operands[:first], operands[first:last], operands[last:]
+        found = unrolled(
+            carry,
+            lambda view: self._run(*opened(params["cond_jaxpr"]), [*of_condition, *view], path)[0],
+            lambda view: self._run(*opened(params["body_jaxpr"]), [*of_body, *view], path),
+            known,
+            lambda function, values: self._bind(function, values, path, "select"),
+        )
+        if found is None:
+            raise UnsupportedOpError(
+                f"the loop at {self._layer(path, 'while', operands)} runs until a computed value "
+                "says so (while_loop, or fori_loop with bounds that are traced); give "
+                "jax.lax.scan or fori_loop a trip count that is a Python int, or bound the steps "
+                "of while_loop by a counter in its condition"
+            )
+        return found
+
     def _sequence_lstm(
-        self, lstm: SequenceLstm, eqn: Any, operands: list[_Value], path: str
-    ) -> list[_Value]:
+        self, lstm: SequenceLstm, eqn: Any, operands: list[Value], path: str
+    ) -> list[Value]:
         """A scan that an LSTM layer is, as one op."""
         *_, first, second, rows = operands
         owner = next((o.owner for o in operands if o.owner), "")
@@ -312,7 +329,7 @@ class Emitter:
 
         return self._bind_all(layer, [*carry, rows], path or owner, "sequence_lstm")
 
-    def _select(self, eqn: Any, operands: list[_Value], path: str) -> list[_Value]:
+    def _select(self, eqn: Any, operands: list[Value], path: str) -> list[Value]:
         """All branches, of whose results the index selects."""
         index, *arguments = operands
         branches = [self._run(*opened(b), arguments, path) for b in eqn.params["branches"]]
@@ -322,52 +339,9 @@ class Emitter:
         ]
 
 
-def _arrays(values: Sequence[_Value]) -> list[Any]:
-    return [value.array for value in values]
-
-
-def _is_traced(array: Any) -> bool:
-    parts = array if isinstance(array, Pair) else (array,)
-    return any(isinstance(part, jax.core.Tracer) for part in parts)
-
-
-def _constants(function: Callable[..., list[Any]], arrays: Sequence[Any]) -> list[Any] | None:
-    """What is computed of constants; None where those are traced, or would make the file large."""
-    if any(_is_traced(array) for array in arrays):
-        return None
-    with jax.ensure_compile_time_eval():
-        made = function(*arrays)
-    most = max([NUMBERS_MAX, *(np.size(array) for array in arrays)])
-    return made if all(np.size(array) <= most for array in made) else None
-
-
-def _is_unsigned(param: Any) -> bool:
-    return isinstance(param, np.dtype) and param == np.uint32
-
-
-def _signed(operands: Sequence[_Value]) -> list[_Value]:
-    """Values with int32 in the place of uint32, which kernels do not compute with."""
-    return [
-        replace(o, array=jax.lax.convert_element_type(o.array, np.int32))
-        if getattr(o.array, "dtype", None) == np.uint32
-        else o
-        for o in operands
-    ]
-
-
-def _joined_parts(found: Iterator[_Value]) -> _Value:
-    real, imag = next(found), next(found)
-    return replace(real, array=Pair(real.array, imag.array))
-
-
-def _as_constant(value: Any) -> _Value:
-    if str(getattr(value, "dtype", type(value).__name__)).startswith("complex"):
-        return _Value(as_pair(np.asarray(value)), False)
-    return _Value(value if hasattr(value, "dtype") else jnp.asarray(value), False)
-
-
-def _read(values: Mapping[Any, _Value], atom: Any) -> _Value:
-    return _as_constant(atom.val) if hasattr(atom, "val") else values[atom]
+def _is_false(value: Value) -> bool:
+    number = known(value)
+    return number is not None and number.dtype == bool and not number.any()
 
 
 def _joined(scope: str, stack: str) -> str:

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from edgeq.errors import UnsupportedOpError
 from edgeq.export.frontends.decompositions import (
     convolution_forms,
+    factorizations,
     grids,
     indexing,
     linear_algebra,
@@ -46,6 +47,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     **indexing.TABLE,
     **grids.TABLE,
     **linear_algebra.TABLE,
+    **factorizations.TABLE,
     **lookups.TABLE,
     **sequence_layers.TABLE,
     **spectra.TABLE,
