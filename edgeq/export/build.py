@@ -6,7 +6,7 @@ Plans, rounds, converts, sets the ports, and has the file run once; builds nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -18,6 +18,7 @@ from edgeq.export.convert.convert_plan import Converted, convert
 from edgeq.export.convert.integer_ports import Interface
 from edgeq.export.equalize import equalize
 from edgeq.export.exported_graph import ExportedGraph
+from edgeq.export.noise.gross_tensors import without_gross
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.placement import check_loads, refused_ops
 from edgeq.export.plan.planner import make_plan
@@ -32,6 +33,7 @@ from edgeq.ports import read_io
 from edgeq.progress import Advance, nothing
 from edgeq.recipe import Mode
 from edgeq.targets import HOST, Target
+from edgeq.versions import Version
 
 _Key: TypeAlias = frozenset[tuple[int, Choice]]
 
@@ -157,6 +159,13 @@ class Builder:
         if key not in self._plans:
             self._plans[key] = make_plan(self.model, self._with.calibration, choices)
         return self._plans[key]
+
+    def without_gross(
+        self, choices: Choices, free: Collection[int], oldest: Version | None
+    ) -> dict[int, Choice]:
+        """The choices without integers that alone would ruin the outputs, where ops are free."""
+        own, plan = self._with, self._plan(choices)
+        return without_gross(self.model, plan, choices, free, own.samples, oldest, own.threads)
 
     def rounding_runs(self, choices: Choices) -> int:
         """How often `build` will run a sample to round weights by, or round one once more."""
