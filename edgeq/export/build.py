@@ -82,6 +82,7 @@ class Workshop:
         sample: An input that each file must run on.
         refines: Whether weights are rounded a second time, by what reaches them in integers.
         threads: Samples that run side by side; None takes what this process may use.
+        notes: What is to be said of what was done before, one sentence each.
     """
 
     model: LiteModel
@@ -94,6 +95,7 @@ class Workshop:
     sample: Sample
     refines: bool = False
     threads: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Builder:
@@ -134,7 +136,7 @@ class Builder:
             own.model, own.calibration, choices, own.samples, own.converter, own.threads
         )
         if made.model is own.model:
-            return Builder(own, self._rounder)
+            return Builder(replace(own, notes=made.notes), self._rounder)
         return Builder(replace(own, model=made.model, calibration=made.calibration))
 
     def plan(self, choices: Choices) -> Plan:
@@ -205,7 +207,13 @@ class Builder:
         made, fitted = self._converted(plan, advance)
         self.model.release()
         self._check_runs(made.tflite)
-        notes = (*self._rounder.notes, *plan.untied(self.model))
+        once = [self._rounder.not_refined] if self._with.refines else []
+        notes = (
+            *self._with.notes,
+            *self._rounder.notes,
+            *filter(None, once),
+            *plan.untied(self.model),
+        )
         return Built(self.model, plan, fitted, made.tflite, made.origins, notes)
 
     def _converted(self, plan: Plan, advance: Advance) -> tuple[Converted, int]:
