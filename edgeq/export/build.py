@@ -6,7 +6,7 @@ Plans, rounds, converts, sets the ports, and has the file run once; builds nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -19,6 +19,7 @@ from edgeq.export.convert.integer_ports import Interface
 from edgeq.export.convert.loop_weights import lifted_graph
 from edgeq.export.equalize import equalize
 from edgeq.export.exported_graph import ExportedGraph
+from edgeq.export.noise.gross_tensors import without_gross
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.placement import check_loads, refused_ops
 from edgeq.export.plan.planner import make_plan
@@ -32,6 +33,7 @@ from edgeq.ports import read_io
 from edgeq.progress import Advance, nothing
 from edgeq.recipe import Mode
 from edgeq.targets import HOST, Target
+from edgeq.versions import Version
 
 _Key: TypeAlias = frozenset[tuple[int, Choice]]
 
@@ -80,6 +82,7 @@ class Workshop:
         sample: An input that each file must run on.
         refines: Whether weights are rounded a second time, by what reaches them in integers.
         threads: Samples that run side by side; None takes what this process may use.
+        notes: What is to be said of what was done before, one sentence each.
     """
 
     model: LiteModel
@@ -92,6 +95,7 @@ class Workshop:
     sample: Sample
     refines: bool = False
     threads: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Builder:
@@ -132,7 +136,7 @@ class Builder:
             own.model, own.calibration, choices, own.samples, own.converter, own.threads
         )
         if made.model is own.model:
-            return Builder(own, self._rounder)
+            return Builder(replace(own, notes=made.notes), self._rounder)
         return Builder(replace(own, model=made.model, calibration=made.calibration))
 
     def plan(self, choices: Choices) -> Plan:
@@ -157,6 +161,13 @@ class Builder:
         if key not in self._plans:
             self._plans[key] = make_plan(self.model, self._with.calibration, choices)
         return self._plans[key]
+
+    def without_gross(
+        self, choices: Choices, free: Collection[int], oldest: Version | None
+    ) -> dict[int, Choice]:
+        """The choices without integers that alone would ruin the outputs, where ops are free."""
+        own, plan = self._with, self._plan(choices)
+        return without_gross(self.model, plan, choices, free, own.samples, oldest, own.threads)
 
     def rounding_runs(self, choices: Choices) -> int:
         """How often `build` will run a sample to round weights by, or round one once more."""
@@ -196,7 +207,13 @@ class Builder:
         made, fitted = self._converted(plan, advance)
         self.model.release()
         self._check_runs(made.tflite)
-        notes = (*self._rounder.notes, *plan.untied(self.model))
+        once = [self._rounder.not_refined] if self._with.refines else []
+        notes = (
+            *self._with.notes,
+            *self._rounder.notes,
+            *filter(None, once),
+            *plan.untied(self.model),
+        )
         return Built(self.model, plan, fitted, made.tflite, made.origins, notes)
 
     def _converted(self, plan: Plan, advance: Advance) -> tuple[Converted, int]:

@@ -342,7 +342,7 @@ def make_ready(
     )  # fmt: skip
     ladder = Ladder(Builder(workshop), free)
     if not judging.searched:  # a search finishes what it has decided
-        ladder = ladder.finished(choices, options.recipe.equalize) or ladder
+        choices, ladder = ladder.readied(choices, options.recipe.equalize, options.oldest)
     return Ready(prepared, choices, ranges, judging, ladder)
 
 

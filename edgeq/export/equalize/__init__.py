@@ -17,7 +17,7 @@ from edgeq.calibrate.observers import Fixed, Range
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.equalize.absorb import absorb
 from edgeq.export.equalize.channel_groups import channel_groups
-from edgeq.export.equalize.channel_scales import channel_scales, scaled_range
+from edgeq.export.equalize.channel_scales import LEAST_GAIN_DB, channel_scales, scaled_range
 from edgeq.export.plan.choices import Choices
 from edgeq.export.rewrite.checked import outputs_agree
 from edgeq.isolation import Worker
@@ -28,6 +28,9 @@ from edgeq.recipe import Mode
 NOTE = "channels of {} tensors are scaled, so that quiet ones get more of the integers"
 
 
+NOT_SCALED = f"no channels are scaled: by estimate none of them would win {LEAST_GAIN_DB:.0f} dB"
+
+
 @dataclass(frozen=True)
 class Equalized:
     """A model with scaled channels.
@@ -36,11 +39,13 @@ class Equalized:
         model: The model; ops and tensors keep their indices.
         calibration: Ranges of its tensors.
         tensors: Those of which channels were scaled.
+        notes: Why none were, in a sentence, where the model itself does not say it.
     """
 
     model: LiteModel
     calibration: Calibration
     tensors: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def equalize(
@@ -72,7 +77,7 @@ def equalize(
     scales = channel_scales(groups, seen)
     scaled = {t: scales[groups.of(t)] for t in seen if (scales[groups.of(t)] != 1).any()}
     if not scaled:
-        return same
+        return replace(same, notes=(NOT_SCALED,) if seen else ())
     note = NOTE.format(len(scaled))
     made = replace(absorb(model, groups, scales), notes=(*model.notes, note))
     if not outputs_agree(worker, model, made, samples[0]):

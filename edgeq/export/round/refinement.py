@@ -58,27 +58,41 @@ class Refinement:
     samples: Sequence[Sample]
     threads: int | None
 
-    def best(self, rounded: Rounded, sites: Sequence[Site], advance: Callable[[], None]) -> Rounded:
+    def best(
+        self, rounded: Rounded, sites: Sequence[Site], advance: Callable[[], None]
+    ) -> tuple[Rounded, str]:
         """The weights as they are or rounded once more, whichever leaves the outputs nearer.
 
         Args:
             rounded: The weights as the first pass has them.
             sites: Those that are rounded again.
             advance: Called after each of them.
+
+        Returns:
+            The weights, and why they are as they were; empty if they are not, or none could change.
         """
-        judged = self.samples[len(self.samples) - len(self.samples) // JUDGED :]
+        count = len(self.samples)
+        judged = self.samples[count - count // JUDGED :]
         room = MEMORY_BYTES // max(1, bytes_held(self.model.graph, sites))
-        fitted = self.samples[: min(MOST_SAMPLES, room, len(self.samples) - len(judged))]
-        if not sites or len(fitted) < LEAST_SAMPLES:
-            return rounded
+        fitted = self.samples[: min(MOST_SAMPLES, room, count - len(judged))]
+        if not sites:
+            return rounded, ""
+        if len(fitted) < LEAST_SAMPLES:
+            if room < LEAST_SAMPLES:
+                return rounded, "activations take too much memory for a second time"
+            return rounded, f"a second time takes {LEAST_SAMPLES} samples and some to judge by"
         kept_db = self._parts_db(rounded, judged)
         if min(kept_db) >= ENOUGH_DB:
-            return rounded
+            return rounded, f"every output keeps {min(kept_db):.0f} dB with that"
         again = SecondPass(self.model, self.plan, sites, fitted, self.threads).run(rounded, advance)
         gains = self._parts_db(again, judged) - kept_db
         chance = CHANCE_DB / math.sqrt(len(judged))
-        is_worse = np.mean(gains) < -chance / 2 or min(gains) < -2 * chance
-        return rounded if is_worse else again
+        if np.mean(gains) < -chance / 2 or min(gains) < -2 * chance:
+            return rounded, (
+                f"a second time changed outputs by {np.mean(gains):+.1f} dB on average, at worst "
+                f"by {min(gains):+.1f} dB, on {len(judged)} samples that it had not seen"
+            )
+        return again, ""
 
     def _parts_db(self, rounded: Rounded, samples: Sequence[Sample]) -> FloatArray:
         """SQNR in dB of each output and its parts, with all that the plan has in integers."""

@@ -53,6 +53,9 @@ class Rounder:
         choices: Of each op; tells which weights are rounded to nearest.
         samples: Inputs to run.
         threads: Samples that run side by side; None takes what this process may use.
+
+    Attributes:
+        not_refined: Why the last call of `refined` left the weights as they were, in a sentence.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class Rounder:
         self._nearest = set(choices) if trained else set(to_nearest)
         self._known: dict[tuple[int, AnyQParams], tuple[IntArray, FloatArray]] = {}
         self._failed: dict[tuple[int, AnyQParams], str] = {}
-        self._not_refined = ""
+        self.not_refined = ""
 
     def round(self, plan: Plan, advance: Callable[[], None] = lambda: None) -> Rounded:
         """Every weight that the plan stores as integers.
@@ -102,13 +105,17 @@ class Rounder:
         """
         refinement = Refinement(self._model, plan, self._all_samples, self._threads)
         try:
-            return refinement.best(rounded, self._refinable(plan, rounded), advance)
+            found, why = refinement.best(rounded, self._refinable(plan, rounded), advance)
         except Exception as error:
-            self._not_refined = (
-                "weights are rounded once alone: doing it again by what the integers before them "
-                f"give failed with {type(error).__name__}: {error}"
+            found, why = (
+                rounded,
+                (
+                    "doing it again by what the integers before them give failed with "
+                    f"{type(error).__name__}: {error}"
+                ),
             )
-            return rounded
+        self.not_refined = why and f"weights are rounded once alone: {why}"
+        return found
 
     def _refinable(self, plan: Plan, rounded: Rounded) -> list[Site]:
         """Weights that a second pass may change: none without integers that reach them."""
@@ -120,7 +127,7 @@ class Rounder:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is to be said of weights that could not be rounded by what they compute."""
-        return (*self._failed.values(), *filter(None, [self._not_refined]))
+        return tuple(self._failed.values())
 
     def _fit_apart(self, sites: Sequence[Site], advance: Callable[[], None]) -> None:
         """Rounds the weights of new sites; where that fails, each alone, to tell which it is."""

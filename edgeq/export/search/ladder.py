@@ -22,6 +22,7 @@ from edgeq.export.verify import breaking_ops, check_promises
 from edgeq.model import LiteModel
 from edgeq.progress import Advance, nothing
 from edgeq.recipe import Mode
+from edgeq.versions import Version
 
 MOST_STEPS = 16
 """Steps down before all that is left becomes float."""
@@ -62,6 +63,23 @@ class Ladder:
         """The ladder of the builder that takes more time for these choices; None without one."""
         builder = self.builder.finished(choices, scales)
         return None if builder is None else Ladder(builder, self._free)
+
+    def readied(
+        self, choices: Choices, scales: bool, oldest: Version | None
+    ) -> tuple[dict[int, Choice], Ladder]:
+        """The choices without what would ruin the outputs, and the ladder that finishes them.
+
+        Args:
+            choices: What becomes of each op.
+            scales: Whether channels may be scaled for them.
+            oldest: The oldest run time that is to read the file, if that matters.
+        """
+        ladder = self.finished(choices, scales)
+        if ladder is None:
+            return dict(choices), self
+        found = dict(ladder.loadable(choices))
+        sound = ladder.builder.without_gross(found, self._free, oldest)
+        return (found, ladder) if sound == found else (sound, self.finished(sound, scales) or self)
 
     def built(self, choices: Choices, advance: Advance = nothing) -> Rung:
         """The file of these choices, or of the first below them that there is a sound file of.

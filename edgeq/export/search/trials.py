@@ -25,6 +25,11 @@ MEASURE_S = 4.0
 MOST_RUNS = 400
 """Most timed runs of each."""
 
+NOT_FINISHED = (
+    "channels are as they are and weights rounded once: scaling channels and rounding a second "
+    "time made outputs worse on the samples that plans are judged by"
+)
+
 MOST_FINALS = 4
 """Most plans that are measured once more, side by side."""
 
@@ -91,7 +96,10 @@ class Trials:
 
     def built(self, offer: Candidate) -> Built:
         """The file of a tried offer."""
-        return self._ladder(offer).builder.build(offer.choices)
+        built = self._ladder(offer).builder.build(offer.choices)
+        if offer.is_finished or _key(offer.choices) not in self.ladders:
+            return built
+        return replace(built, notes=(*built.notes, NOT_FINISHED))
 
     def _ladder(self, offer: Candidate) -> Ladder:
         return self.ladders[_key(offer.choices)] if offer.is_finished else self.ladder

@@ -29,6 +29,7 @@ from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
 from edgeq.ops import OPS, Kind
 from edgeq.recipe import INT8, Mode, Recipe, Rule
+from edgeq.report import Report
 from edgeq.runtime.session import Session
 
 Array = npt.NDArray[np.float32]
@@ -160,7 +161,7 @@ def test_pieces_hold_what_the_whole_model_does(case: Case, places: tuple[int, ..
 def test_the_second_pass_leaves_less_noise_on_unseen_samples(case: Case) -> None:
     unseen = samples_of(case.model, rows_of(40, 13))
     again = case.rounder.refined(case.plan, case.first)
-    assert case.rounder.notes == ()
+    assert case.rounder.not_refined == ""
     assert set(again.weights) == set(case.first.weights)
     assert case.noise(again, unseen) < 0.9 * case.noise(case.first, unseen)
 
@@ -189,13 +190,17 @@ def test_samples_that_speak_against_it_keep_the_first_pass(case: Case) -> None:
     others = samples_of(case.model, [rows / 3 for rows in rows_of(32, 14)])
     rounder = Rounder(case.model, case.choices, [*case.samples, *others], threads=1)
     assert rounder.refined(case.plan, case.first) is case.first
-    assert rounder.notes == ()
+    assert "a second time changed outputs by -" in rounder.not_refined
+    assert "samples that it had not seen" in rounder.not_refined
 
 
 def test_few_samples_are_not_enough_for_a_second_pass(case: Case) -> None:
     few = case.samples[: LEAST_SAMPLES + 1]
     rounder = Rounder(case.model, case.choices, few, threads=1)
     assert rounder.refined(case.plan, case.first) is case.first
+    assert rounder.not_refined == (
+        "weights are rounded once alone: a second time takes 8 samples and some to judge by"
+    )
 
 
 def test_a_recipe_can_have_weights_rounded_once(case: Case) -> None:
@@ -208,6 +213,7 @@ def test_a_recipe_can_have_weights_rounded_once(case: Case) -> None:
     assert set(changed) == named - {1}
     once = Rounder(case.model, choose(case.model, INT8.with_rounding("gptq_once")), case.samples)
     assert once.refined(case.plan, case.first) is case.first
+    assert once.not_refined == ""
 
 
 def test_activations_that_take_much_memory_leave_the_first_pass(
@@ -215,6 +221,7 @@ def test_activations_that_take_much_memory_leave_the_first_pass(
 ) -> None:
     monkeypatch.setattr(refinement, "MEMORY_BYTES", 1 << 16)
     assert case.rounder.refined(case.plan, case.first) is case.first
+    assert case.rounder.not_refined.endswith("take too much memory for a second time")
 
 
 def test_a_second_pass_that_fails_leaves_the_first_one_with_a_note(
@@ -224,22 +231,26 @@ def test_a_second_pass_that_fails_leaves_the_first_one_with_a_note(
     row = OPS["FULLY_CONNECTED"]
     monkeypatch.setitem(OPS, row.name, replace(row, kind=Kind.DEPTHWISE))
     assert case.rounder.refined(case.plan, case.first) is case.first
-    (note,) = case.rounder.notes
+    note = case.rounder.not_refined
     assert note.startswith("weights are rounded once alone: doing it again by what the integers")
 
 
 def test_an_export_has_the_weights_of_the_second_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def export() -> float:
+    def export() -> Report:
         return edgeq.export(
             network().build(),
             rows_of(SAMPLES, 12),
             recipe="int8",
             min_sqnr_db=None,
             progress=False,
-        ).report.sqnr_db
+        ).report
 
-    refined_db = export()
+    refined = export()
+    assert not any("rounded once alone" in note for note in refined.notes)
     monkeypatch.setattr(refinement, "LEAST_SAMPLES", SAMPLES)
-    assert refined_db > export()
+    once = export()
+    assert refined.sqnr_db > once.sqnr_db
+    assert any("rounded once alone" in note for note in once.notes)
+    assert any("no channels are scaled: by estimate" in note for note in refined.notes)

@@ -29,7 +29,7 @@ from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, mac
 from edgeq.export.search.ladder import Ladder
 from edgeq.export.search.plan_cut import PLAIN
 from edgeq.export.search.sensitivity import measure_noise
-from edgeq.export.search.trials import Trials
+from edgeq.export.search.trials import NOT_FINISHED, Trials
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
@@ -136,6 +136,14 @@ def test_a_finished_plan_is_taken_where_it_is_better(worker: Worker) -> None:
     built = next(job.run())
     assert read_scales(built.model.tree)
     assert built.tflite == job.trials.built(finished).tflite
+    assert NOT_FINISHED not in built.notes
+
+
+def test_a_plan_that_finishing_makes_worse_stays_with_a_note(worker: Worker) -> None:
+    job = search(sabotaged(), worker, AUTO, goal_db=10.0)
+    plain = replace(job.trials.tried(job.cut().plain(Mode.STATIC_INT8)), sqnr_db=200.0)
+    assert job.trials.finished(plain, scales=True) is plain
+    assert NOT_FINISHED in job.trials.built(plain).notes
 
 
 def test_plans_are_offered_from_the_fastest_to_the_most_faithful(worker: Worker) -> None:
