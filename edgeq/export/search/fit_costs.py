@@ -36,9 +36,12 @@ _WEIGHT = QParams(DType.INT8, (0.01,), (0,))
 
 CONVOLUTIONS: tuple[Shape, ...] = (
     (32, 1, 16, 16), (32, 1, 8, 96), (16, 1, 64, 64), (8, 1, 256, 256), (16, 3, 32, 32),
-    (8, 3, 96, 96),
+    (8, 3, 96, 96), (24, 3, 64, 64), (12, 3, 192, 192), (64, 3, 32, 32), (96, 3, 16, 16),
 )  # fmt: skip
-"""Height and width, taps a side, input and output channels; the others are as telling."""
+"""Height and width, taps a side, input and output channels; the others are as telling.
+
+The last ones are large: where multiplications are nearly free, small ones do not show their time.
+"""
 
 DEPTHWISE: tuple[Shape, ...] = ((48, 16, 3, 1), (32, 64, 3, 1), (32, 64, 3, 2), (24, 64, 5, 1))
 LARGE_DEPTHWISE: tuple[Shape, ...] = ((32, 32, 7, 1), (16, 128, 7, 1), (32, 64, 7, 2))
@@ -50,10 +53,13 @@ DENSE: tuple[Shape, ...] = (
     (64, 64, 64),
     (32, 256, 256),
     (128, 128, 16),
+    (128, 384, 1536),
+    (197, 192, 768),
 )
 """Rows, input and output columns."""
 
-MATMUL: tuple[Shape, ...] = ((1, 64, 64, 64), (4, 64, 32, 64), (4, 128, 16, 128), (1, 196, 196, 64))
+MATMUL: tuple[Shape, ...] = ((1, 64, 64, 64), (4, 64, 32, 64), (4, 128, 16, 128), (1, 196, 196, 64),
+                             (6, 197, 64, 197))  # fmt: skip
 """Batch, rows, inner and output columns."""
 
 IMAGES: tuple[Shape, ...] = ((1, 16, 16, 16), (1, 32, 32, 32), (1, 48, 48, 64))

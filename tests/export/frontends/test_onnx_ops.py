@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_cases import ALL, Array, Case, single
+from onnx_cases import ALL, Array, Case, model_of, single
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
+from edgeq.errors import ConversionError  # noqa: E402
 from edgeq.export.frontends.onnx import child  # noqa: E402
 from edgeq.export.frontends.onnx.fusions import fused, pruned  # noqa: E402
 from edgeq.export.frontends.onnx.graph_interpreter import specialised  # noqa: E402
+from edgeq.export.frontends.onnx.reference import check  # noqa: E402
 from edgeq.export.frontends.onnx.replay import Replay  # noqa: E402
 
 
@@ -55,3 +57,64 @@ def test_an_op_computes_what_onnxruntime_computes(case: Case) -> None:
     for wanted, found in zip(expected, made, strict=True):
         assert wanted.shape == found.shape
         np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-5)
+
+
+def repeated_rows() -> tuple[Any, dict[str, Array]]:
+    """Rows, each as often as a length says: what speech models make frames of phonemes with."""
+    from onnx import helper
+
+    node = helper.make_node
+    constants = {
+        "zero": np.array(0, np.int64), "one": np.array(1, np.int64), "last": np.array([1]),
+        "first": np.array([0]),
+    }  # fmt: skip
+    nodes = [
+        node("Round", ["lengths"], ["rounded"]),
+        node("Cast", ["rounded"], ["counts"], to=7),
+        node("CumSum", ["counts", "zero"], ["ends"]),
+        node("ReduceSum", ["counts"], ["total"], keepdims=0),
+        node("Range", ["zero", "total", "one"], ["frames"]),
+        node("Unsqueeze", ["frames", "last"], ["each"]),
+        node("Unsqueeze", ["ends", "first"], ["against"]),
+        node("GreaterOrEqual", ["each", "against"], ["passed"]),
+        node("Cast", ["passed"], ["ones"], to=7),
+        node("ReduceSum", ["ones", "last"], ["places"], keepdims=0),
+        node("Gather", ["rows", "places"], ["y"], axis=0),
+    ]
+    sample = {
+        "lengths": np.array([2, 3, 1], np.float32), "rows": np.arange(6, dtype=np.float32)
+        .reshape(3, 2),
+    }  # fmt: skip
+    return model_of(nodes, sample, ["y"], constants), sample
+
+
+def test_rows_beyond_a_size_of_the_sample_are_filled_up() -> None:
+    model, sample = repeated_rows()
+    for lengths in ([1, 2, 1], [1, 0, 5]):
+        other = {**sample, "lengths": np.array(lengths, np.float32)}
+        (found,) = replayed(model, sample, other)
+        (wanted,) = by_onnxruntime(model, other)
+        assert found.shape == (6, 2)
+        np.testing.assert_array_equal(found[: len(wanted)], wanted)
+        np.testing.assert_array_equal(found[len(wanted) :], sample["rows"][[2] * (6 - len(wanted))])
+
+
+def test_a_size_that_integers_round_otherwise_is_no_other_output() -> None:
+    model, sample = repeated_rows()
+    read = child.read_model(model.SerializeToString())
+    arguments = {"lengths": np.array([1, 2, 1], np.float32), "rows": sample["rows"]}
+    tensors = {n: torch.from_numpy(a) for n, a in sample.items()}
+    program = specialised(read, tensors)
+    with pytest.raises(ConversionError, match="output 'y' of the ONNX model with -inf dB"):
+        check(read, arguments, program)
+    model.graph.node.extend([rounding_nobody_reads()])
+    read = child.read_model(model.SerializeToString())
+    (resized, rounds) = check(read, arguments, specialised(read, tensors))
+    assert "integers of the ONNX model round them to (4, 2), where the file has (6, 2)" in resized
+    assert "quantized" in rounds
+
+
+def rounding_nobody_reads() -> Any:
+    from onnx import helper
+
+    return helper.make_node("DynamicQuantizeLinear", ["rows"], ["q", "scale", "zero_point"])

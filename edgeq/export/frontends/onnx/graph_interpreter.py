@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import ChainMap
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx
@@ -167,6 +167,7 @@ class Interpreter:
         self._fixed = fixed
         self._count = 0
         self._run = 0
+        self._is_cut = False
         self.program = Program()
 
     def run(self) -> Program:
@@ -266,6 +267,7 @@ class Interpreter:
 
     def compute(self, node: Node, row: Row, given: Sequence[Value | None]) -> list[Value]:
         """Runs a node by its row of the table; a step is kept where its inputs are not known."""
+        node = replace(node, is_cut=self._is_cut)
         arguments = [self._argument(node, row, slot, v) for slot, v in enumerate(given)]
         step = Step(node, tuple(arguments), row.compute, ())
         operands = step.operands()
@@ -323,6 +325,7 @@ class Interpreter:
         return self._count - 1
 
     def _note_sampled(self, node: Node) -> None:
+        self._is_cut = True
         note = (
             f"the number of values of {node.where} depends on the input; in the file it is that of "
             "the sample, and inputs that want another are cut or filled up"

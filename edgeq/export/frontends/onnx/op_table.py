@@ -34,6 +34,8 @@ class Node:
         inputs: Names of the values that it reads; empty where an input is left out.
         outputs: Names of the values that it computes, likewise.
         proto: The node in the file; None of one that was made here.
+        is_cut: Whether a size before it was taken from the sample; of another input it may look up
+            what lies beyond an end.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     proto: Any = None
+    is_cut: bool = False
 
     def get(self, name: str, default: Any = None) -> Any:
         """An attribute, or what stands for it where the node has none."""

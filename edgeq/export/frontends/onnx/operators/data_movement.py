@@ -148,7 +148,7 @@ def _stop(end: int, size: int, step: int) -> int | None:
 @op("Gather", keeps_grid=True)
 def gather(node: Node, values: Tensor, indices: Tensor) -> Tensor:
     axis = node.get("axis", 0) % values.ndim
-    wanted = torch.where(indices < 0, indices + values.shape[axis], indices)
+    wanted = _positive(node, indices, values.shape[axis])
     if axis == 0 and values.ndim == 2 and values.is_floating_point() and indices.ndim:
         return functional.embedding(wanted, values)
     found = torch.index_select(values, axis, wanted.reshape(-1))
@@ -158,17 +158,19 @@ def gather(node: Node, values: Tensor, indices: Tensor) -> Tensor:
 @op("GatherElements", keeps_grid=True)
 def gather_elements(node: Node, values: Tensor, indices: Tensor) -> Tensor:
     axis = node.get("axis", 0)
-    return torch.gather(values, axis, _positive(indices, values.shape[axis]))
+    return torch.gather(values, axis, _positive(node, indices, values.shape[axis]).long())
 
 
-def _positive(indices: Tensor, size: int) -> Tensor:
-    return torch.where(indices < 0, indices + size, indices).long()
+def _positive(node: Node, indices: Tensor, size: int) -> Tensor:
+    """Indices counted from the front, and none beyond the end where a size was cut."""
+    found = torch.where(indices < 0, indices + size, indices)
+    return found.clamp(0, size - 1) if node.is_cut else found
 
 
 @op("GatherND", keeps_grid=True)
 def gather_nd(node: Node, values: Tensor, indices: Tensor) -> Tensor:
     batch, depth = node.get("batch_dims", 0), indices.shape[-1]
-    flat = _flat_indices(indices, values.shape[batch : batch + depth])
+    flat = _flat_indices(node, indices, values.shape[batch : batch + depth])
     rest = values.shape[batch + depth :]
     leading = values.shape[:batch]
     if not batch:
@@ -181,18 +183,18 @@ def gather_nd(node: Node, values: Tensor, indices: Tensor) -> Tensor:
     return found.reshape([*indices.shape[:-1], *rest])
 
 
-def _flat_indices(indices: Tensor, shape: torch.Size) -> Tensor:
+def _flat_indices(node: Node, indices: Tensor, shape: torch.Size) -> Tensor:
     """One number for each index tuple, counted through the axes that it addresses."""
     flat = torch.zeros_like(indices[..., 0])
     for axis, size_ in enumerate(shape):
-        flat = flat * size_ + _positive(indices[..., axis], size_)
+        flat = flat * size_ + _positive(node, indices[..., axis], size_).long()
     return flat
 
 
 @op("Scatter", "ScatterElements")
 def scatter_elements(node: Node, values: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     axis, how = node.get("axis", 0), node.get("reduction", "none")
-    where = _positive(indices, values.shape[axis])
+    where = _positive(node, indices, values.shape[axis]).long()
     if how == "none":
         return torch.scatter(values, axis, where, updates)
     return torch.scatter_reduce(values, axis, where, updates, _REDUCTIONS[how])
@@ -204,7 +206,7 @@ _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 @op("ScatterND")
 def scatter_nd(node: Node, values: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     depth, how = indices.shape[-1], node.get("reduction", "none")
-    flat = _flat_indices(indices, values.shape[:depth]).reshape(-1)
+    flat = _flat_indices(node, indices, values.shape[:depth]).reshape(-1)
     rest = values.shape[depth:]
     rows = values.reshape(-1, *rest)
     new = updates.reshape(-1, *rest)
@@ -265,7 +267,7 @@ def one_hot(node: Node, indices: Tensor, depth: Known, values: Tensor) -> Tensor
     count, axis = int(depth.item()), node.get("axis", -1)
     axis = axis + indices.ndim + 1 if axis < 0 else axis
     classes = torch.arange(count).reshape([-1 if i == axis else 1 for i in range(indices.ndim + 1)])
-    found = _positive(indices, count).unsqueeze(axis) == classes
+    found = torch.where(indices < 0, indices + count, indices).unsqueeze(axis) == classes
     return torch.where(found, values[1], values[0])
 
 
