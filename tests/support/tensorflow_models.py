@@ -100,6 +100,42 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
     return found
 
 
+def own_forms() -> dict[str, tuple[Array, Array]]:
+    """By op, what a folder computes without it, and what TensorFlow does with it."""
+    import tensorflow as tf
+
+    class Module(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = tf.Variable(3.0)
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 40), tf.float32, "x")])
+        def __call__(self, x: Any) -> Any:
+            wide, unit, whole = x * self.scale, tf.tanh(x) * 0.99, tf.cast(x * 9e8, tf.int32)
+            other = tf.reverse(whole, [1])
+            any_number = (
+                "asinh", "atan", "cosh", "digamma", "erf", "erfc", "lgamma", "sinh", "tan",
+            )  # fmt: skip
+            made = {name: getattr(tf.math, name)(wide) for name in any_number}
+            for name in ("acos", "asin", "atanh", "erfinv"):
+                made[name] = getattr(tf.math, name)(unit)
+            made["acosh"] = tf.math.acosh(1 + tf.abs(wide))
+            made["ndtri"] = tf.math.ndtri(0.5 + unit / 2)
+            made["remainder"] = tf.truncatemod(wide, 0.7)
+            made["and"] = tf.bitwise.bitwise_and(whole, other)
+            made["or"] = tf.bitwise.bitwise_or(whole, other)
+            made["not"] = tf.bitwise.invert(whole)
+            return made
+
+    module, x, other = Module(), normal(1, 40), normal(1, 40, seed=1)
+    with tempfile.TemporaryDirectory() as folder, start_converter() as worker:
+        tf.saved_model.save(module, folder)
+        traced = _trace(folder, {"x": x}, worker)
+    with Session(traced.tflite) as session:
+        found = session.run(other)
+    return {name: (found[name], array.numpy()) for name, array in module(other).items()}
+
+
 def open_sizes() -> dict[str, tuple[str, ...]]:
     """By kind of model, the notes on sizes that it leaves open."""
     import tensorflow as tf

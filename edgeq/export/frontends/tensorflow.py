@@ -175,6 +175,7 @@ def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
     loaded = _loaded(folder)
     function = _served(loaded, folder)
     specs = function.structured_input_signature[1]
+<<<<<<< HEAD
     with tempfile.TemporaryDirectory() as fixed:
         if any(declared != shapes[name] for name, declared in _shapes(specs).items()):
             static = {n: tf.TensorSpec(shapes[n], s.dtype, name=n) for n, s in specs.items()}
@@ -191,11 +192,46 @@ def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
                 raise
             raise _unsupported(function, re.split(r",\s*", found[0].strip())) from None
     tflite = bytes(with_recurrent_layers(tflite))
+=======
+    if any(declared != shapes[name] for name, declared in _shapes(specs).items()):
+        static = {n: tf.TensorSpec(shapes[n], s.dtype, name=n) for n, s in specs.items()}
+        function = _concrete(function, static)
+        made = _saved_and_converted(function, loaded, folder)
+    else:
+        made = _converted_folder(folder)
+    if not isinstance(made, bytes):
+        from edgeq.export.frontends.tensorflow_graph.own_forms import with_own_forms
+
+        replaced = with_own_forms(function, made)
+        made = made if replaced is None else _saved_and_converted(replaced, loaded, folder)
+    if not isinstance(made, bytes):
+        raise _unsupported(function, made)
+    return made
+
+
+def _converted_folder(folder: str) -> bytes | list[str]:
+    """A SavedModel as a float .tflite file, or the kinds of ops that have no form in it."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SERVING])
+    converter.allow_custom_ops = True  # edgeq's own, and none besides
+    try:
+        tflite = bytes(with_sequence_lstms(bytes(converter.convert())))
+    except Exception as error:  # the converter's own kind is private
+        found = _UNSUPPORTED.findall(str(error))
+        if not found:
+            raise
+        return re.split(r",\s*", found[0].strip())
+>>>>>>> h-breadth
     ops = [op for graph in parse(tflite).graphs for op in graph.operators]
     custom = sorted({op.name.removeprefix(PREFIX) for op in ops if op.name.startswith(PREFIX)})
-    if custom:
-        raise _unsupported(function, custom)
-    return tflite
+    return custom or tflite
+
+
+def _saved_and_converted(function: Any, owner: Any, name: str) -> bytes | list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        _save(function, owner, name, folder)
+        return _converted_folder(folder)
 
 
 def _saved(

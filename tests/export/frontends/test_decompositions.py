@@ -272,6 +272,10 @@ KINDS: dict[str, dict[str, Case]] = {
         "powers and distance": of(
             lambda x, y: (x.exp2(), torch.dist(x, y), torch.signbit(x).float()), MATRIX, MATRIX
         ),
+        "logarithm of a density": of(
+            lambda x, y: torch.distributions.Normal(x, y.exp()).log_prob(torch.tensor(0.3)),
+            MATRIX, MATRIX,
+        ),
         "arc sine": of(lambda x: (x.tanh() * 0.9).asin(), MATRIX),
     },
     "spectra": {

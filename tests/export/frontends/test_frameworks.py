@@ -38,7 +38,7 @@ LAYERS = {
 @pytest.fixture(scope="module")
 def on_tensorflow(run_folder: Path) -> dict[str, Any]:
     """What needs TensorFlow, from one process: importing it takes longer than most exports."""
-    jobs = ("right", "wrong", "open_sizes", "looped", "near")
+    jobs = ("right", "wrong", "open_sizes", "looped", "near", "own_forms")
     own = (f"tensorflow_models:{job}" for job in jobs)
     names = ("keras", "saved_model", "keras_models:recurrent", *own)
     keys = ("keras on tensorflow", "saved_model", "recurrent", *jobs)
@@ -147,6 +147,14 @@ def test_sizes_that_a_model_leaves_open_are_noted(name: str, on_tensorflow: dict
         "the sample"
         for each, axis, size in (("x", 0, 2), ("y", 0, 1), ("y", 1, 4))
     )
+
+
+def test_what_tensorflows_converter_lacks_has_a_form(on_tensorflow: dict[str, Any]) -> None:
+    for name, (found, expected) in on_tensorflow["own_forms"].items():
+        if expected.dtype.kind == "f":
+            assert Fidelity.of(expected, found).sqnr_db > 90, name
+        else:
+            np.testing.assert_array_equal(found, expected, err_msg=name)
 
 
 def test_what_a_loop_leaves_without_a_size_stays_float(on_tensorflow: dict[str, Any]) -> None:

@@ -99,10 +99,12 @@ def _rows(target: Any, indices: Any, updates: Any, numbers: Any) -> Any:
         return None
     spread = _spread(updates, numbers)
     rows = jnp.moveaxis(updates, spread, range(len(spread))).reshape(-1, *window)
-    sizes = [target.shape[axis] for axis in axes]
-    ones = _named(indices[..., 0].reshape(-1), sizes[0])
-    for number, size in enumerate(sizes[1:], 1):
-        other = _named(indices[..., number].reshape(-1), size)
+    named = [
+        _named(indices[..., number].reshape(-1), target.shape[axis])
+        for number, axis in enumerate(axes)
+    ]
+    ones = named[0] if named else jnp.ones((len(rows), 1), bool)
+    for other in named[1:]:
         ones = (ones[:, :, None] & other[:, None]).reshape(len(rows), -1)
     return rows, ones
 
