@@ -23,7 +23,7 @@ from edgeq.export.frontends.jaxpr.complex_parts import (
     on_pairs,
 )
 from edgeq.export.frontends.jaxpr.exact_gelu import find_gelus, gelu
-from edgeq.export.frontends.jaxpr.lstm_scans import SequenceLstm, find_lstm
+from edgeq.export.frontends.jaxpr.recurrent_scans import RecurrentLayer, find_layer
 
 OPS_MAX = 50_000
 """Most ops that unrolled loops may come to; the converter needs minutes for more."""
@@ -270,9 +270,9 @@ class Emitter:
         fixed, carried = params["num_consts"], params["num_carry"]
         consts, carry = operands[:fixed], operands[fixed : fixed + carried]
         rows = operands[fixed + carried :]
-        lstm = None if any(c.computed for c in consts) else find_lstm(eqn, _arrays(consts))
-        if lstm is not None:
-            return self._sequence_lstm(lstm, eqn, operands, path)
+        layer = None if any(c.computed for c in consts) else find_layer(eqn, _arrays(consts))
+        if layer is not None:
+            return self._recurrent(layer, eqn, operands, path)
         steps = range(params["length"])
         stacked: list[list[_Value]] = []
         for step in reversed(steps) if params["reverse"] else steps:
@@ -295,22 +295,21 @@ class Emitter:
             self._bind(lambda *a: jnp.stack(a), column, path, "stack") for column in columns
         ]
 
-    def _sequence_lstm(
-        self, lstm: SequenceLstm, eqn: Any, operands: list[_Value], path: str
+    def _recurrent(
+        self, layer: RecurrentLayer, eqn: Any, operands: list[_Value], path: str
     ) -> list[_Value]:
-        """A scan that an LSTM layer is, as one op."""
-        *_, first, second, rows = operands
+        """A scan that a recurrent layer is, as one call."""
         owner = next((o.owner for o in operands if o.owner), "")
-        carry = [second, first] if lstm.cell_first else [first, second]
-        backwards = eqn.params["reverse"]
+        turn = -1 if eqn.params["reverse"] else 1
 
-        def layer(state: Any, cell: Any, rows: Any) -> list[Any]:
-            outputs, last = lstm(state, cell, rows[::-1] if backwards else rows)
-            ends = [last, outputs[-1]] if lstm.cell_first else [outputs[-1], last]
-            stacked = outputs[::-1] if backwards else outputs
-            return [*ends, *[stacked] * (len(eqn.outvars) - len(ends))]
+        def scan(*arrays: Any) -> list[Any]:
+            *states, rows = arrays
+            outputs, ends = layer.scanned(states, rows[::turn])
+            return [*ends, *[outputs[::turn]] * (len(eqn.outvars) - len(ends))]
 
-        return self._bind_all(layer, [*carry, rows], path or owner, "sequence_lstm")
+        return self._bind_all(
+            scan, operands[-1 - eqn.params["num_carry"] :], path or owner, "recurrent_layer"
+        )
 
     def _select(self, eqn: Any, operands: list[_Value], path: str) -> list[_Value]:
         """All branches, of whose results the index selects."""
