@@ -96,15 +96,10 @@ def _masked_models() -> dict[str, Any]:
             found = layer(found)
         return keras.Model(inputs, found)
 
-    gates = layers.GRU(4, return_sequences=True, go_backwards=True)
+    both = layers.Bidirectional(layers.GRU(4, return_sequences=True))
     before = layers.GRU(3, reset_after=False, return_state=True)
-    both = layers.Bidirectional(layers.LSTM(4, return_sequences=True))
-    simple = layers.Bidirectional(layers.SimpleRNN(4, activation="relu"))
-    states = layers.LSTM(4, return_state=True)
-    return {
-        "gru": model(9, gates, before), "both ways": model(9, both, simple),
-        "few steps": model(4, layers.GRU(4)), "cell as output": model(3, states),
-    }  # fmt: skip
+    backwards = layers.LSTM(4, return_sequences=True, go_backwards=True)
+    return {"loops": model(8, both, before), "ops": model(3, backwards, layers.LSTM(3))}
 
 
 def masked() -> tuple[Array, Array, bool]:

@@ -114,7 +114,9 @@ def test_an_lstm_of_keras_is_one_op(backend: str, request: pytest.FixtureRequest
     assert counts == {"both ways": 3, "states": 1, "another activation": 0}
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch", "tensorflow"])
+@pytest.mark.parametrize(
+    "backend", [pytest.param("jax", marks=pytest.mark.slow), "torch", "tensorflow"]
+)
 def test_masked_layers_of_keras_are_ops_and_loops(
     backend: str, request: pytest.FixtureRequest
 ) -> None:
@@ -126,7 +128,7 @@ def test_masked_layers_of_keras_are_ops_and_loops(
         for one, other in zip(expected, found, strict=True):
             np.testing.assert_allclose(other, one, atol=1e-5, err_msg=name)
     counts = {name: count for name, (_, _, count) in made.items()}
-    assert counts == {"gru": 2, "both ways": 4, "few steps": 0, "cell as output": 0}
+    assert counts == {"loops": 3, "ops": 2}
 
 
 TENSORFLOW = {
