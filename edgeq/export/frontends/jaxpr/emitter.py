@@ -31,6 +31,9 @@ OPS_MAX = 50_000
 NUMBERS_MAX = 1 << 22
 """Numbers that a computed constant may have, unless what it is made of has as many."""
 
+SMALL = 1 << 14
+"""Numbers of a constant whose parts are computed here, where what reads them may be looked into."""
+
 _TRANSFORM = re.compile(r"\w+\(([^()]*)\)")
 
 _WEIGHTED = ("dot_general", "conv_general_dilated")
@@ -247,7 +250,7 @@ class Emitter:
             (self._weighted if name in _WEIGHTED else self._layers).setdefault(layer)
             specs = tuple(jax.ShapeDtypeStruct(np.shape(o.array), o.array.dtype) for o in operands)
             self.ops.setdefault((name, specs), Emitted(name, layer, function, specs))
-        is_left = computed or name in _LEFT_TO_CONVERTER
+        is_left = computed or (name in _LEFT_TO_CONVERTER and not _is_small_part(name, operands))
         arrays = None if is_left else _constants(function, _arrays(operands))
         if arrays is None:
             with jax.named_scope(layer + LAYER_END):
@@ -319,6 +322,11 @@ class Emitter:
             self._bind(_chosen, [index, *results], path, "select")
             for results in zip(*branches, strict=True)
         ]
+
+
+def _is_small_part(name: str, operands: Sequence[_Value]) -> bool:
+    """Whether an op picks a bias, for example, of a few that are stored as one."""
+    return name in ("slice", "squeeze") and all(np.size(o.array) <= SMALL for o in operands)
 
 
 def _arrays(values: Sequence[_Value]) -> list[Any]:

@@ -69,7 +69,13 @@ def find_lstm(eqn: Any, constants: Sequence[Any]) -> SequenceLstm | None:
     if step is None or sorted(step.squashed) != sorted(_NAMES):
         return None
     with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
-        return _read_from(step.both, step.state_shape, step.input_shape)
+        run = jax.jit(step.arrays)  # one program is compiled sooner than each of its ops
+
+        def both(*values: Any) -> tuple[list[Any], Read]:
+            results, read = run(*values)
+            return results, list(zip(step.squashed, read, strict=True))
+
+        return _read_from(both, step.state_shape, step.input_shape)
 
 
 _NAMES = ["logistic"] * 3 + ["tanh"] * 2
