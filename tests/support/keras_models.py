@@ -51,6 +51,57 @@ def _recurrent_models() -> dict[str, Any]:
     }
 
 
+def with_gaps() -> dict[str, tuple[list[Array], list[Array], int]]:
+    """Outputs of recurrent models on steps that are masked anywhere, those of their traces, and how
+    many recurrent ops these have."""
+    import keras
+
+    rng = np.random.default_rng(0)
+    made = {}
+    with start_converter() as worker:
+        for name, model in _masked_models().items():
+            for variable in model.weights:  # biases are zeros otherwise
+                variable.assign(rng.normal(size=variable.shape, scale=0.5).astype("f"))
+            samples = [_with_gaps(rng, model.inputs[0].shape[1]) for _ in range(6)]
+            samples.append(np.zeros_like(samples[0]))
+            traced = frontends.trace(model, None, RepDataset(samples[:1]), worker)
+            expected: list[Array] = []
+            found: list[Array] = []
+            with Session(traced.tflite, threads=1) as session:
+                for sample in samples:
+                    session.invoke((sample,))
+                    found += [output.copy() for output in session.outputs()]
+                    outputs = keras.tree.flatten(model(sample))
+                    expected += map(keras.ops.convert_to_numpy, outputs)
+            ops = [op.name for op in parse(traced.tflite).graphs[0].operators]
+            kinds = ("UNIDIRECTIONAL_SEQUENCE_LSTM", "WHILE")
+            made[name] = (expected, found, sum(map(ops.count, kinds)))
+    return made
+
+
+def _with_gaps(rng: np.random.Generator, steps: int) -> Array:
+    values: Array = rng.normal(size=(1, steps, 3)).astype("f")
+    values[0, rng.random(steps) < 0.5] = 0
+    return values
+
+
+def _masked_models() -> dict[str, Any]:
+    import keras
+    from keras import layers
+
+    def model(steps: int, *made: Any) -> Any:
+        inputs = keras.Input((steps, 3))
+        found = layers.Masking()(inputs)
+        for layer in made:
+            found = layer(found)
+        return keras.Model(inputs, found)
+
+    both = layers.Bidirectional(layers.GRU(4, return_sequences=True))
+    before = layers.GRU(3, reset_after=False, return_state=True)
+    backwards = layers.LSTM(4, return_sequences=True, go_backwards=True)
+    return {"loops": model(8, both, before), "ops": model(3, backwards, layers.LSTM(3))}
+
+
 def masked() -> tuple[Array, Array, bool]:
     """Outputs of a masked model that reads both ways, those of its trace, and if it stayed so."""
     import keras

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from file_parts import edited, set_custom
 from one_op import (
     INFINITY,
     RELU,
@@ -17,6 +18,9 @@ from one_op import (
     Step,
     Value,
 )
+
+from edgeq.export.importing.layer_calls import of_layer
+from edgeq.export.importing.sequence_loop import RNN_TANH, SEQUENCE_LOOP, with_sequence_loops
 
 IMAGE = Value((1, 8, 8, 4))
 POSITIVE = Value((1, 8, 8, 4), low=0.1, high=4.0)
@@ -347,6 +351,25 @@ def _lstm(*, time_major: bool = False) -> OneOp:
     ))  # fmt: skip
 
 
+class _Looped(OneOp):
+    """A call of a recurrent layer, as the loop that is made of it."""
+
+    def build(self) -> bytes:
+        name = of_layer(SEQUENCE_LOOP, RNN_TANH, "layer")
+        called = edited(super().build(), lambda tree: set_custom(tree, name, b""))
+        return bytes(with_sequence_loops(called))
+
+
+def _loop() -> OneOp:
+    """Six steps of a simple layer, two rounds of three."""
+    weights = [_weights(8, 4), _weights(8, 8), _weights(8), _weights(8), np.zeros((1, 8), "f4")]
+    called = Step("ADD_N", ("x", *weights), {"y": Value((1, 6, 8))})
+    return _Looped("WHILE", {"x": Value((1, 6, 4))}, (called,))
+
+
+_ROUND = (
+    "RESHAPE", *("SLICE", "FULLY_CONNECTED", "ADD", "TANH") * 3, "CONCATENATION", "RESHAPE",
+)  # fmt: skip
 _FIRST_STEP = (
     "RESHAPE", "CONV_2D", "RESHAPE", "SLICE", "SLICE", "SLICE", "SLICE", "LOGISTIC", "TANH",
     "LOGISTIC", "MUL", "TANH", "MUL",
@@ -362,6 +385,13 @@ CASES: tuple[Rewritten, ...] = (
               target="edgetpu"),
     Rewritten("unrolled LSTM", _lstm(time_major=True), (*_FIRST_STEP, *_SECOND_STEP),
               has_int8=False, situation="time first", target="portable"),
+    Rewritten("dense layer on several rows",
+              _one("FULLY_CONNECTED", ("x", _weights(5, 16), _weights(5)), Value((2, 5)), ROWS,
+                   keepNumDims=True),
+              ("RESHAPE", "CONV_2D", "RESHAPE"), target="edgetpu"),
+    Rewritten("unrolled loop", _loop(),
+              ("RESHAPE", "CONV_2D", "RESHAPE", "SLICE", "SLICE", *_ROUND, *_ROUND,
+               "CONCATENATION", "RESHAPE"), has_int8=False, target="portable"),
     Rewritten("renamed dimensions",
               _one("SQUEEZE", ("x",), Value((8, 4)), Value((1, 8, 1, 4)), squeezeDims=_ints(0, 2)),
               ("RESHAPE",)),

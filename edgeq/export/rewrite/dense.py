@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from edgeq.export.rewrite.base import Rewrite, Site
-from edgeq.flatbuffer import Operator
+from edgeq.flatbuffer import Operator, schema
+from edgeq.targets import Purpose
 
 _KEEPS_DIMENSIONS = 5
 """Version from which FULLY_CONNECTED keeps all dimensions but the last."""
@@ -47,6 +51,34 @@ def _flat_bias(site: Site, op: Operator) -> Sequence[Any] | None:
     return [site.editor.copied(op.index, inputs, op.outputs)]
 
 
+def _rows(site: Site, op: Operator) -> Sequence[Any] | None:
+    """A dense layer on several rows as a convolution of 1x1."""
+    source, slot, *rest = op.inputs
+    weight, output = site.value(slot), op.outputs[0]
+    shape = site.shape(output)
+    rows = math.prod(shape[:-1])
+    bias = rest[0] if rest and rest[0] >= 0 else None
+    if weight is None or rows < 2 or op.options.weightsFormat:
+        return None
+    if bias is not None and (site.value(bias) is None or len(site.shape(bias)) != 1):
+        return None
+    count, depth = weight.shape
+    laid_out, mixed = (site.tensor(op, (1, 1, rows, n)) for n in (depth, count))
+    if bias is None:
+        bias = site.constant(op, "bias", np.zeros(count))
+    kernel = site.constant(op, "weight", weight[:, None, None])
+    convolution = site.editor.op(
+        "CONV_2D", [laid_out, kernel, bias], [mixed],
+        padding=schema.Padding.VALID, strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1,
+        fusedActivationFunction=op.options.fusedActivationFunction,
+    )  # fmt: skip
+    return [
+        site.reshape(op, source, laid_out, (1, 1, rows, depth)),
+        convolution,
+        site.reshape(op, mixed, output, shape),
+    ]
+
+
 REWRITES = (
     Rewrite(
         "product with a constant matrix", ("BATCH_MATMUL",),
@@ -57,5 +89,9 @@ REWRITES = (
     Rewrite(
         "bias of many dimensions", ("FULLY_CONNECTED",), "FULLY_CONNECTED with a flat bias",
         "in int8 no other is delegated", True, _flat_bias,
+    ),
+    Rewrite(
+        "dense layer on several rows", ("FULLY_CONNECTED",), "CONV_2D of 1x1 between RESHAPEs",
+        "the Edge TPU has FULLY_CONNECTED with one row alone", True, _rows, Purpose.MAPPING,
     ),
 )  # fmt: skip

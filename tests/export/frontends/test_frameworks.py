@@ -40,15 +40,16 @@ def on_tensorflow(run_folder: Path) -> dict[str, Any]:
     """What needs TensorFlow, from one process: importing it takes longer than most exports."""
     jobs = ("right", "wrong", "open_sizes", "looped", "near", "own_forms")
     own = (f"tensorflow_models:{job}" for job in jobs)
-    names = ("keras", "saved_model", "keras_models:recurrent", *own)
-    keys = ("keras on tensorflow", "saved_model", "recurrent", *jobs)
+    shared = ("recurrent", "with_gaps")
+    names = ("keras", "saved_model", *(f"keras_models:{job}" for job in shared), *own)
+    keys = ("keras on tensorflow", "saved_model", *shared, *jobs)
     return dict(zip(keys, frameworks.with_keras(run_folder, "tensorflow", *names), strict=True))
 
 
 @pytest.fixture(scope="module")
 def on_torch(run_folder: Path) -> dict[str, Any]:
     """What needs Keras on PyTorch, from one process; the network is made in another."""
-    jobs = ("masked", "recurrent")
+    jobs = ("masked", "recurrent", "with_gaps")
     names = (f"keras_models:{job}" for job in jobs)
     return dict(zip(jobs, frameworks.with_keras(run_folder, "torch", *names), strict=True))
 
@@ -111,6 +112,23 @@ def test_an_lstm_of_keras_is_one_op(backend: str, request: pytest.FixtureRequest
             np.testing.assert_allclose(other, one, atol=1e-5, err_msg=name)
     counts = {name: count for name, (_, _, count) in made.items()}
     assert counts == {"both ways": 3, "states": 1, "another activation": 0}
+
+
+@pytest.mark.parametrize(
+    "backend", [pytest.param("jax", marks=pytest.mark.slow), "torch", "tensorflow"]
+)
+def test_masked_layers_of_keras_are_ops_and_loops(
+    backend: str, request: pytest.FixtureRequest
+) -> None:
+    if backend == "jax":
+        made = keras_models.with_gaps()
+    else:
+        made = request.getfixturevalue(f"on_{backend}")["with_gaps"]
+    for name, (expected, found, _) in made.items():
+        for one, other in zip(expected, found, strict=True):
+            np.testing.assert_allclose(other, one, atol=1e-5, err_msg=name)
+    counts = {name: count for name, (_, _, count) in made.items()}
+    assert counts == {"loops": 3, "ops": 2}
 
 
 TENSORFLOW = {

@@ -145,3 +145,27 @@ def check_same(model: LiteModel, expected: list[Any], x: Array) -> None:
         session.invoke([x])
         for found, wanted in zip(session.outputs(), expected, strict=True):
             np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+class Celled(linen.Module):  # type: ignore[misc]
+    """A layer of a cell, from the last step to the first."""
+
+    cell: Any
+
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        return linen.RNN(self.cell, reverse=True, keep_order=True)(x)
+
+
+@pytest.mark.parametrize(
+    ("cell", "count"), [(linen.GRUCell(5), 1), (linen.SimpleCell(5), 1), (linen.MGUCell(5), 0)],
+    ids=lambda value: getattr(type(value), "__name__", ""),
+)  # fmt: skip
+def test_a_scan_that_is_another_layer_is_a_loop(cell: Any, count: int, converter: Worker) -> None:
+    x, module = normal(1, 9, 4), Celled(cell)
+    variables = module.init(jax.random.key(0), x)
+    noise = iter(range(100))
+    variables = jax.tree.map(lambda a: a + 0.3 * normal(*a.shape, seed=next(noise)), variables)
+    traced = frontends.trace(module, None, RepDataset([x]), converter, variables)
+    check_same(traced, [module.apply(variables, x)], x)
+    assert [op.name for op in traced.graph.operators].count("WHILE") == count

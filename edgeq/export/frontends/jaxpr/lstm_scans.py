@@ -7,36 +7,19 @@ The call goes through the converter and is made UNIDIRECTIONAL_SEQUENCE_LSTM beh
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
-from edgeq.export.frontends.jaxpr.calls import BODIES, CALLS, opened
+from edgeq.export.frontends.jaxpr.scan_steps import Array, Read, equal, scan_step
 from edgeq.export.importing.layer_calls import call_options
 from edgeq.export.importing.sequence_lstm import GATES, SEQUENCE_LSTM
 
-Array = npt.NDArray[np.float32]
-Step = Callable[..., tuple[list[Any], list[tuple[str, Any]]]]
-
-_TOLERANCE = 1e-4
-_SQUASHES = {"logistic": 3, "tanh": 2}
-"""Activations of a step, and how many of the width of its state."""
-
-_SMOOTH = frozenset(
-    {
-        *_SQUASHES, "add", "add_any", "broadcast_in_dim", "concatenate", "convert_element_type",
-        "copy", "dot_general", "expand_dims", "mul", "neg", "reshape", "slice", "split", "squeeze",
-        "sub", "transpose",
-    }
-)  # fmt: skip
-"""What else a step may be made of. What is alike on a few numbers is then so on all: a bound that
-few numbers reach, as of a clipped cell, is not among it."""
+Step = Callable[..., tuple[list[Any], Read]]
 
 
 @dataclass(frozen=True)
@@ -68,6 +51,12 @@ class SequenceLstm:
         )  # fmt: skip
         return list(call(steps, self.weight, self.recurrence, self.bias, state, cell))
 
+    def scanned(self, states: Sequence[Any], steps: Any) -> tuple[Any, list[Any]]:
+        """All outputs, and the states behind the last step in the scan's order."""
+        state, cell = reversed(states) if self.cell_first else states
+        outputs, last = self(state, cell, steps)
+        return outputs, [last, outputs[-1]] if self.cell_first else [outputs[-1], last]
+
 
 def find_lstm(eqn: Any, constants: Sequence[Any]) -> SequenceLstm | None:
     """The LSTM that a scan over `(T, B, I)` computes; None where it does something else.
@@ -76,76 +65,21 @@ def find_lstm(eqn: Any, constants: Sequence[Any]) -> SequenceLstm | None:
         eqn: The scan.
         constants: What each step reads beside states and inputs.
     """
-    params = eqn.params
-    jaxpr, consts = opened(params["jaxpr"])
-    if any(isinstance(value, jax.core.Tracer) for value in (*constants, *consts)):
+    step = scan_step(eqn, constants, states=2)
+    if step is None or sorted(step.squashed) != sorted(_NAMES):
         return None
-    variables = jaxpr.invars[len(constants) :]
-    shapes = [tuple(var.aval.shape) for var in (*variables, *jaxpr.outvars)]
-    is_like = params["num_carry"] == 2 and len(variables) == 3 and len(set(map(len, shapes))) == 1
-    if not is_like or len(shapes[0]) != 2 or {*shapes[:2], *shapes[3:]} != {shapes[0]}:
-        return None
-    if any(str(var.aval.dtype) != "float32" for var in (*variables, *jaxpr.outvars)):
-        return None
-    if not _is_smooth(jaxpr):
-        return None
-    if sorted(name for name, _ in _squashed(jaxpr, shapes[0][-1])) != sorted(_NAMES):
-        return None
-
-    def step(*values: Any) -> tuple[list[Any], list[tuple[str, Any]]]:
-        read: list[tuple[str, Any]] = []
-        return _evaluated(jaxpr, consts, [*constants, *values], read), read
-
     with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
-        return _read_from(step, shapes[0], shapes[2])
+        run = jax.jit(step.arrays)  # one program is compiled sooner than each of its ops
+
+        def both(*values: Any) -> tuple[list[Any], Read]:
+            results, read = run(*values)
+            return results, list(zip(step.squashed, read, strict=True))
+
+        return _read_from(both, step.state_shape, step.input_shape)
 
 
-_NAMES = [name for name, count in _SQUASHES.items() for _ in range(count)]
-
-
-def _is_smooth(jaxpr: Any) -> bool:
-    return all(
-        _is_smooth(_body(eqn)[0]) if eqn.primitive.name in CALLS else eqn.primitive.name in _SMOOTH
-        for eqn in jaxpr.eqns
-    )
-
-
-def _squashed(jaxpr: Any, width: int) -> Iterator[tuple[str, int]]:
-    """Each activation of a step, once for every `width` of it."""
-    for eqn in jaxpr.eqns:
-        name = eqn.primitive.name
-        if name in CALLS:
-            yield from _squashed(_body(eqn)[0], width)
-        elif name in _SQUASHES:
-            columns = math.prod(eqn.outvars[0].aval.shape[-1:])
-            for part in range(max(1, columns // width)):
-                yield name, part
-
-
-def _body(eqn: Any) -> tuple[Any, Sequence[Any]]:
-    return opened(next(eqn.params[key] for key in BODIES if key in eqn.params))
-
-
-def _evaluated(
-    jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any], read: list[tuple[str, Any]]
-) -> list[Any]:
-    """Results of a program; what its activations read is added to `read`."""
-    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
-
-    def value(atom: Any) -> Any:
-        return atom.val if hasattr(atom, "val") else values[atom]
-
-    for eqn in jaxpr.eqns:
-        operands = [value(atom) for atom in eqn.invars]
-        if eqn.primitive.name in CALLS:
-            made = _evaluated(*_body(eqn), operands, read)
-        else:
-            if eqn.primitive.name in _SQUASHES:
-                read.append((eqn.primitive.name, operands[0]))
-            found = eqn.primitive.bind(*operands, **eqn.params)
-            made = list(found) if eqn.primitive.multiple_results else [found]
-        values.update(zip(eqn.outvars, made, strict=True))
-    return [value(atom) for atom in jaxpr.outvars]
+_NAMES = ["logistic"] * 3 + ["tanh"] * 2
+"""Activations of a step, each of the width of its state."""
 
 
 def _read_from(
@@ -156,26 +90,17 @@ def _read_from(
     shapes = (state_shape, state_shape, input_shape)
     tried = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
     results, read = step(*tried)
-    gates, width = _parts(read, state_shape[-1]), state_shape[-1]
+    gates = read
     for cell_first in (False, True):
         state, cell = reversed(results[:2]) if cell_first else results[:2]
-        if any(not _equal(made, state) for made in results[2:]):
+        if any(not equal(made, state) for made in results[2:]):
             continue
         order = _order(gates, tried[0 if cell_first else 1], state, cell)
         if order is not None:
             weights = _affine(step, shapes, order, cell_first)
             found = SequenceLstm(*weights, cell_first)
-            return found if _same(found, step, shapes, width) else None
+            return found if _same(found, step, shapes) else None
     return None
-
-
-def _parts(read: Sequence[tuple[str, Any]], width: int) -> list[tuple[str, Any]]:
-    """What activations read, each of the width of the state."""
-    return [
-        (name, part)
-        for name, values in read
-        for part in jnp.split(values, max(1, values.shape[-1] // width), -1)
-    ]
 
 
 def _order(
@@ -184,13 +109,13 @@ def _order(
     """Which activations are the input, forget, cell and output gate; None if they are not."""
     squashes = [i for i, (name, _) in enumerate(gates) if name == "logistic"]
     bounded = [i for i, (name, read) in enumerate(gates) if name == "tanh"]
-    cells = [i for i in bounded if not _equal(gates[i][1], cell)]
+    cells = [i for i in bounded if not equal(gates[i][1], cell)]
     if len(cells) != 1:
         return None
     new = jnp.tanh(gates[cells[0]][1])
     for i, f, o in itertools.permutations(squashes):
         open_in, kept, shown = (jax.nn.sigmoid(gates[k][1]) for k in (i, f, o))
-        if _equal(kept * before + open_in * new, cell) and _equal(shown * jnp.tanh(cell), state):
+        if equal(kept * before + open_in * new, cell) and equal(shown * jnp.tanh(cell), state):
             return [i, f, cells[0], o]
     return None
 
@@ -208,7 +133,7 @@ def _affine(
         inputs = jnp.concatenate([inputs[None], jnp.zeros((rest, inputs.size))])
         cell = jnp.zeros(shapes[0])
         carry = (cell, state) if cell_first else (state, cell)
-        parts = _parts(step(*carry, inputs)[1], width)
+        parts = step(*carry, inputs)[1]
         return jnp.concatenate([parts[k][1][0] for k in order])
 
     zeros = jnp.zeros(width), jnp.zeros(shapes[2][-1])
@@ -220,7 +145,7 @@ def _affine(
     )
 
 
-def _same(found: SequenceLstm, step: Step, shapes: Sequence[tuple[int, ...]], width: int) -> bool:
+def _same(found: SequenceLstm, step: Step, shapes: Sequence[tuple[int, ...]]) -> bool:
     """Whether an LSTM of the weights computes what the step does."""
     rng = np.random.default_rng(1)
     first, second, inputs = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
@@ -232,8 +157,4 @@ def _same(found: SequenceLstm, step: Step, shapes: Sequence[tuple[int, ...]], wi
     cell = kept * cell + opened_in * np.tanh(gates[2])
     made = [shown * jnp.tanh(cell), cell]
     carried = made[::-1] if found.cell_first else made
-    return all(map(_equal, results[:2], carried))
-
-
-def _equal(x: Any, y: Any) -> bool:
-    return x.shape == y.shape and bool(np.allclose(x, y, _TOLERANCE, _TOLERANCE))
+    return all(map(equal, results[:2], carried))
