@@ -18,6 +18,7 @@ from edgeq.data.rep_dataset import Sample
 from edgeq.export.equalize.absorb import absorb
 from edgeq.export.equalize.channel_groups import channel_groups
 from edgeq.export.equalize.channel_scales import LEAST_GAIN_DB, channel_scales, scaled_range
+from edgeq.export.equalize.whole_weights import whole_weights
 from edgeq.export.plan.choices import Choices
 from edgeq.export.rewrite.checked import outputs_agree
 from edgeq.isolation import Worker
@@ -73,8 +74,12 @@ def equalize(
     if not is_static or not samples or model.given or model.learned:
         return same
     groups = channel_groups(model.graph, _kept(choices), lambda op: _is_static(choices, op.index))
-    seen = channel_statistics(model, groups.free_tensors(), samples, threads)
-    scales = channel_scales(groups, seen)
+    free = groups.free_tensors()
+    in_one = [a for a in groups.absorbers if not choices[a.op.index].weights.per_channel]
+    read = dict.fromkeys([*free, *(a.source for a in in_one)])
+    everything = channel_statistics(model, list(read), samples, threads)
+    seen = {t: everything[t] for t in free}
+    scales = channel_scales(groups, seen, whole_weights(groups, in_one, everything))
     scaled = {t: scales[groups.of(t)] for t in seen if (scales[groups.of(t)] != 1).any()}
     if not scaled:
         return replace(same, notes=(NOT_SCALED,) if seen else ())

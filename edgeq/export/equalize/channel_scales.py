@@ -6,14 +6,16 @@ A channel that is quieter than others has few of their common integers. Dividing
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from edgeq.calibrate.channel_statistics import ChannelStatistics
 from edgeq.export.deploy.scales_entry import on_grid
 from edgeq.export.equalize.channel_groups import Absorber, ChannelGroups, Indices
+from edgeq.export.equalize.whole_weights import WholeWeight
 from edgeq.ops import OPS, Kind, ScaleRule
 from edgeq.qtypes import FloatArray
 
@@ -38,23 +40,42 @@ Source:
     Models", 2023, with the two powers apart.
 """
 
+WHOLE_POWERS = (0.0, 0.25, 0.5)
+"""Powers that are tried of a channel's range, of the rows that write it, and of the columns that
+read it, where weights have one scale.
+
+Source:
+    Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019,
+    with a half for rows and columns.
+"""
+
+SWEEPS = 3
+"""How often all channels are gone through where weights have one scale: each changes the next."""
+
 _TINY = 1e-30
 
 
-def channel_scales(groups: ChannelGroups, seen: Mapping[int, ChannelStatistics]) -> FloatArray:
+def channel_scales(
+    groups: ChannelGroups,
+    seen: Mapping[int, ChannelStatistics],
+    whole: Sequence[WholeWeight] = (),
+) -> FloatArray:
     """Finds the scale that each group of channels is to be divided by; 1 where too little is won.
 
     Args:
         groups: The channels.
-        seen: What they hold, by tensor.
+        seen: What those that may be scaled hold, by tensor.
+        whole: Weights with one scale for all of their channels.
 
     Returns:
         `(groups,)`.
     """
     scales: FloatArray = np.ones(len(groups.is_free))
-    for cluster in _clusters(groups, seen):
-        best = _best(_Estimate(groups, seen, cluster), scales)
-        scales = scales if best is None else best
+    clusters = list(_clusters(groups, seen, whole))
+    for sweep in range(SWEEPS if whole else 1):
+        for cluster in clusters:
+            best = _best(_Estimate(groups, seen, cluster), scales, sweep == 0)
+            scales = scales if best is None else best
     return scales
 
 
@@ -82,18 +103,21 @@ class _Cluster:
 
     tensors: tuple[int, ...]
     readers: tuple[Reader, ...]
+    whole: tuple[WholeWeight, ...] = ()
 
 
-def _best(estimate: _Estimate, present: FloatArray) -> FloatArray | None:
-    """Scales with the least noise; None where that is not much less than now."""
-    limit = estimate.noise(present) * 10 ** (-LEAST_GAIN_DB / 10)
+def _best(estimate: _Estimate, present: FloatArray, is_first: bool) -> FloatArray | None:
+    """Scales with the least noise; None where that is not less than now, at first much less."""
+    limit = estimate.noise(present) * (10 ** (-LEAST_GAIN_DB / 10) if is_first else 1.0)
     candidates = list(estimate.candidates(present))
     noises = [estimate.noise(candidate) for candidate in candidates]
     best = int(np.argmin(noises))
     return candidates[best] if noises[best] < limit else None
 
 
-def _clusters(groups: ChannelGroups, seen: Mapping[int, ChannelStatistics]) -> Iterator[_Cluster]:
+def _clusters(
+    groups: ChannelGroups, seen: Mapping[int, ChannelStatistics], whole: Sequence[WholeWeight]
+) -> Iterator[_Cluster]:
     """The tensors that must be decided on together, where an op with a weight reads them."""
     key: dict[int, int] = {}
     members: dict[int, list[int]] = {}
@@ -112,7 +136,8 @@ def _clusters(groups: ChannelGroups, seen: Mapping[int, ChannelStatistics]) -> I
             readers.setdefault(key[absorber.source], []).append(one)
     for last, tensors in members.items():
         if last in readers:
-            yield _Cluster(tuple(tensors), tuple(readers[last]))
+            touching = (w for w in whole if w.source in tensors or w.output in tensors)
+            yield _Cluster(tuple(tensors), tuple(readers[last]), tuple(touching))
 
 
 def _reader(groups: ChannelGroups, absorber: Absorber, seen: ChannelStatistics) -> Reader:
@@ -161,7 +186,7 @@ class _Estimate:
         for reader in cluster.readers:
             group = groups.of(reader.tensor)
             np.add.at(self._energy, group, reader.energy)
-            if reader.largest is not None:
+            if reader.largest is not None and not cluster.whole:
                 largest = reader.largest.max(axis=0)
                 np.maximum.at(self._weight, group, largest / max(largest.max(), _TINY))
         used = np.unique(np.concatenate([groups.of(t) for t in cluster.tensors]))
@@ -182,19 +207,51 @@ class _Estimate:
         loudness, weight = (
             np.maximum(values[self._free], QUIETEST) for values in (self._loudness, self._weight)
         )
-        for power in LOUDNESS_POWERS:
-            for other in WEIGHT_POWERS:
-                wanted = loudness**power / weight**other
-                scales = present.copy()
-                scales[self._free] = on_grid(
-                    np.clip(wanted / wanted.max(), self._least[self._free], self._most[self._free])
-                )
-                yield scales
+        if self._cluster.whole:
+            rows, columns = self._even_weights(present)
+            wanted = [
+                loudness**power * rows**written / columns**read
+                for power, written, read in product(WHOLE_POWERS, repeat=3)
+            ]
+        else:
+            pairs = product(LOUDNESS_POWERS, WEIGHT_POWERS)
+            wanted = [loudness**power / weight**other for power, other in pairs]
+        for found in wanted:
+            scales = present.copy()
+            scales[self._free] = on_grid(
+                np.clip(found / found.max(), self._least[self._free], self._most[self._free])
+            )
+            yield scales
+
+    def _even_weights(self, present: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Of each free group the largest in rows that write it and in columns that read it, with
+        the scales that other channels have, as shares of the weight's largest."""
+        rows, columns = np.zeros((2, len(present)))
+        others = present.copy()
+        others[self._free] = 1.0
+        for one in self._cluster.whole:
+            source, output = self._groups.of(one.source), self._groups.of(one.output)
+            found = one.scaled(others[source], others[output])
+            found = found / max(float(found.max(initial=0.0)), _TINY)
+            np.maximum.at(rows, output, one.rows(found))
+            np.maximum.at(columns, source, found.max(axis=1 if one.is_depthwise else 0))
+        is_written, is_read = rows[self._free] > 0, columns[self._free] > 0
+        return (
+            np.where(is_written, np.maximum(rows[self._free], QUIETEST), 1.0),
+            np.where(is_read, np.maximum(columns[self._free], QUIETEST), 1.0),
+        )
 
     def noise(self, scales: FloatArray) -> float:
         """Noise over signal in what the readers compute, summed over them."""
         tensors = sum(self._lost(t, scales) for t in self._cluster.tensors if self._is_rounded(t))
+        if self._cluster.whole:
+            return tensors + sum(self._in_whole(one, scales) for one in self._cluster.whole)
         return tensors + sum(self._in_weight(reader, scales) for reader in self._cluster.readers)
+
+    def _in_whole(self, one: WholeWeight, scales: FloatArray) -> float:
+        """By rounding a weight that has one scale."""
+        of = self._groups.of
+        return GPTQ_SHARE * one.noise(scales[of(one.source)], scales[of(one.output)])
 
     def _is_rounded(self, tensor: int) -> bool:
         """Whether a tensor has a scale of its own."""

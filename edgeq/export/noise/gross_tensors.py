@@ -22,6 +22,7 @@ from edgeq.export.plan.min_runtime import form_runtime
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.rounded import Rounded
 from edgeq.export.search.sensitivity import measure_noise
+from edgeq.files import is_large
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
@@ -116,7 +117,9 @@ def _suspects(
         session.invoke(sample)
         return [_kept_db(session.view(t), plan.tensors[t].scale[0]) for t in looked_at]
 
-    with Crew(lambda: Session(tflite, threads=1, trusted=True), threads) as crew:
+    # Each session has weights of its own, of which a large model has room for one.
+    each, members = (threads, 1) if is_large(len(tflite)) else (1, threads)
+    with Crew(lambda: Session(tflite, threads=each, trusted=True), members) as crew:
         least = np.min(list(crew.map(samples, kept)), axis=0)
     return frozenset(t for t, db in zip(looked_at, least, strict=True) if db < SUSPECT_DB)
 

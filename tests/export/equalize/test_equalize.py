@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import ModelError
 from edgeq.export.deploy.scales_entry import ENTRY, read_scales
 from edgeq.export.edge_model import EdgeModel
+from edgeq.export.equalize import equalize
 from edgeq.export.equalize.absorb import absorb, scaled_as
 from edgeq.export.equalize.channel_groups import channel_groups
+from edgeq.export.equalize.whole_weights import WholeWeight
 from edgeq.export.frontends import trace
 from edgeq.export.rewrite import rewrite
 from edgeq.flatbuffer import Operator
@@ -23,6 +26,7 @@ from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 from edgeq.runtime.session import outputs_of
 
+equalizing = sys.modules[equalize.__module__]
 torch = pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
 
@@ -168,8 +172,10 @@ class Uneven(nn.Module):  # type: ignore[misc]
         return self.last(functional.relu(self.deep(hidden))).mean((2, 3))
 
 
-def _int8(module: Any, equalize: bool = True, rounding: str = "gptq") -> EdgeModel:
-    recipe = edgeq.Recipe("scaled", equalize=equalize, rounding=rounding)
+def _int8(
+    module: Any, equalize: bool = True, rounding: str = "gptq", per_channel: bool = True
+) -> EdgeModel:
+    recipe = edgeq.Recipe("scaled", equalize=equalize, rounding=rounding, per_channel=per_channel)
     return edgeq.export(module.eval(), _images(60), recipe=recipe, progress=False)
 
 
@@ -247,3 +253,29 @@ def test_a_dead_layer_in_a_group_stays_dead() -> None:
     edge = edgeq.export(network.eval(), _images(12), recipe="int8", progress=False)
     assert any("channels" in note for note in edge.report.notes)
     assert edge.report.outputs[0].sqnr_db > 25
+
+
+def _whole(is_depthwise: bool) -> WholeWeight:
+    largest = np.array([[1.0, 8.0], [2.0, 4.0]])
+    largest = largest[:, :1] if is_depthwise else largest
+    return WholeWeight(0, 1, largest, np.array([3.0, 5.0]), 9, is_depthwise)
+
+
+@pytest.mark.parametrize("is_depthwise", [False, True])
+def test_a_weight_with_one_scale_is_rounded_by_its_largest_number(is_depthwise: bool) -> None:
+    source, output = np.array([0.5, 0.25]), np.array([1.0, 0.5])
+    step = (1.0 if is_depthwise else 2.0) / 127
+    read = 9 * np.array([3.0 / 0.5**2, 5.0 / 0.25**2])
+    written = (step * output) ** 2 / 12
+    expected = (read * written).sum() if is_depthwise else read.sum() * written.sum()
+    assert _whole(is_depthwise).noise(source, output) == pytest.approx(expected)
+
+
+def test_rows_and_columns_of_weights_with_one_scale_are_made_even(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = Uneven(50.0, functional.relu)
+    even_db = _int8(module, rounding="gptq_once", per_channel=False).report.sqnr_db
+    monkeypatch.setattr(equalizing, "whole_weights", lambda *_: ())
+    before_db = _int8(module, rounding="gptq_once", per_channel=False).report.sqnr_db
+    assert even_db > before_db + 2
