@@ -175,24 +175,6 @@ def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
     loaded = _loaded(folder)
     function = _served(loaded, folder)
     specs = function.structured_input_signature[1]
-<<<<<<< HEAD
-    with tempfile.TemporaryDirectory() as fixed:
-        if any(declared != shapes[name] for name, declared in _shapes(specs).items()):
-            static = {n: tf.TensorSpec(shapes[n], s.dtype, name=n) for n, s in specs.items()}
-            function = _concrete(function, static)
-            _save(function, loaded, folder, fixed)
-            folder = fixed
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SERVING])
-        converter.allow_custom_ops = True  # edgeq's own, and none besides
-        try:
-            tflite = bytes(converter.convert())
-        except Exception as error:  # the converter's own kind is private
-            found = _UNSUPPORTED.findall(str(error))
-            if not found:
-                raise
-            raise _unsupported(function, re.split(r",\s*", found[0].strip())) from None
-    tflite = bytes(with_recurrent_layers(tflite))
-=======
     if any(declared != shapes[name] for name, declared in _shapes(specs).items()):
         static = {n: tf.TensorSpec(shapes[n], s.dtype, name=n) for n, s in specs.items()}
         function = _concrete(function, static)
@@ -216,13 +198,12 @@ def _converted_folder(folder: str) -> bytes | list[str]:
     converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SERVING])
     converter.allow_custom_ops = True  # edgeq's own, and none besides
     try:
-        tflite = bytes(with_sequence_lstms(bytes(converter.convert())))
+        tflite = bytes(with_recurrent_layers(bytes(converter.convert())))
     except Exception as error:  # the converter's own kind is private
         found = _UNSUPPORTED.findall(str(error))
         if not found:
             raise
         return re.split(r",\s*", found[0].strip())
->>>>>>> h-breadth
     ops = [op for graph in parse(tflite).graphs for op in graph.operators]
     custom = sorted({op.name.removeprefix(PREFIX) for op in ops if op.name.startswith(PREFIX)})
     return custom or tflite

@@ -23,8 +23,7 @@ from edgeq.export.frontends.jaxpr.complex_parts import (
     on_pairs,
 )
 from edgeq.export.frontends.jaxpr.exact_gelu import find_gelus, gelu
-<<<<<<< HEAD
-from edgeq.export.frontends.jaxpr.lstm_scans import SequenceLstm, find_lstm
+from edgeq.export.frontends.jaxpr.recurrent_scans import RecurrentLayer, find_layer
 from edgeq.export.frontends.jaxpr.traced_values import (
     Value,
     arrays_of,
@@ -38,22 +37,13 @@ from edgeq.export.frontends.jaxpr.traced_values import (
     signed,
     unsigned_iota,
 )
-=======
-from edgeq.export.frontends.jaxpr.recurrent_scans import RecurrentLayer, find_layer
->>>>>>> h-memory
 
 OPS_MAX = 50_000
 """Most ops that unrolled loops may come to; the converter needs minutes for more."""
 
-<<<<<<< HEAD
-=======
-NUMBERS_MAX = 1 << 22
-"""Numbers that a computed constant may have, unless what it is made of has as many."""
-
 SMALL = 1 << 14
 """Numbers of a constant whose parts are computed here, where what reads them may be looked into."""
 
->>>>>>> h-memory
 _TRANSFORM = re.compile(r"\w+\(([^()]*)\)")
 
 _WEIGHTED = ("dot_general", "conv_general_dilated")
@@ -256,13 +246,8 @@ class Emitter:
             (self._weighted if name in _WEIGHTED else self._layers).setdefault(layer)
             specs = tuple(jax.ShapeDtypeStruct(np.shape(o.array), o.array.dtype) for o in operands)
             self.ops.setdefault((name, specs), Emitted(name, layer, function, specs))
-<<<<<<< HEAD
-        is_left = computed or name in _LEFT_TO_CONVERTER
-        arrays = None if is_left else computed_now(function, arrays_of(operands))
-=======
         is_left = computed or (name in _LEFT_TO_CONVERTER and not _is_small_part(name, operands))
-        arrays = None if is_left else _constants(function, _arrays(operands))
->>>>>>> h-memory
+        arrays = None if is_left else computed_now(function, arrays_of(operands))
         if arrays is None:
             with jax.named_scope(layer + LAYER_END):
                 arrays = function(*arrays_of(operands))
@@ -284,15 +269,9 @@ class Emitter:
         fixed, carried = params["num_consts"], params["num_carry"]
         consts, carry = operands[:fixed], operands[fixed : fixed + carried]
         rows = operands[fixed + carried :]
-<<<<<<< HEAD
-        lstm = None if any(c.computed for c in consts) else find_lstm(eqn, arrays_of(consts))
-        if lstm is not None:
-            return self._sequence_lstm(lstm, eqn, operands, path)
-=======
-        layer = None if any(c.computed for c in consts) else find_layer(eqn, _arrays(consts))
+        layer = None if any(c.computed for c in consts) else find_layer(eqn, arrays_of(consts))
         if layer is not None:
             return self._recurrent(layer, eqn, operands, path)
->>>>>>> h-memory
         steps = range(params["length"])
         stacked: list[list[Value]] = []
         for step in reversed(steps) if params["reverse"] else steps:
@@ -315,7 +294,6 @@ class Emitter:
             self._bind(lambda *a: jnp.stack(a), column, path, "stack") for column in columns
         ]
 
-<<<<<<< HEAD
     def _bounded(self, eqn: Any, operands: list[Value], path: str) -> list[Value]:
         """A loop that ends by its condition, as its steps."""
         params = eqn.params
@@ -337,17 +315,10 @@ class Emitter:
             )
         return found
 
-    def _sequence_lstm(
-        self, lstm: SequenceLstm, eqn: Any, operands: list[Value], path: str
-    ) -> list[Value]:
-        """A scan that an LSTM layer is, as one op."""
-        *_, first, second, rows = operands
-=======
     def _recurrent(
-        self, layer: RecurrentLayer, eqn: Any, operands: list[_Value], path: str
-    ) -> list[_Value]:
+        self, layer: RecurrentLayer, eqn: Any, operands: list[Value], path: str
+    ) -> list[Value]:
         """A scan that a recurrent layer is, as one call."""
->>>>>>> h-memory
         owner = next((o.owner for o in operands if o.owner), "")
         turn = -1 if eqn.params["reverse"] else 1
 
@@ -370,63 +341,14 @@ class Emitter:
         ]
 
 
-<<<<<<< HEAD
 def _is_false(value: Value) -> bool:
     number = known(value)
     return number is not None and number.dtype == bool and not number.any()
-=======
-def _is_small_part(name: str, operands: Sequence[_Value]) -> bool:
+
+
+def _is_small_part(name: str, operands: Sequence[Value]) -> bool:
     """Whether an op picks a bias, for example, of a few that are stored as one."""
     return name in ("slice", "squeeze") and all(np.size(o.array) <= SMALL for o in operands)
-
-
-def _arrays(values: Sequence[_Value]) -> list[Any]:
-    return [value.array for value in values]
-
-
-def _is_traced(array: Any) -> bool:
-    parts = array if isinstance(array, Pair) else (array,)
-    return any(isinstance(part, jax.core.Tracer) for part in parts)
-
-
-def _constants(function: Callable[..., list[Any]], arrays: Sequence[Any]) -> list[Any] | None:
-    """What is computed of constants; None where those are traced, or would make the file large."""
-    if any(_is_traced(array) for array in arrays):
-        return None
-    with jax.ensure_compile_time_eval():
-        made = function(*arrays)
-    most = max([NUMBERS_MAX, *(np.size(array) for array in arrays)])
-    return made if all(np.size(array) <= most for array in made) else None
-
-
-def _is_unsigned(param: Any) -> bool:
-    return isinstance(param, np.dtype) and param == np.uint32
-
-
-def _signed(operands: Sequence[_Value]) -> list[_Value]:
-    """Values with int32 in the place of uint32, which kernels do not compute with."""
-    return [
-        replace(o, array=jax.lax.convert_element_type(o.array, np.int32))
-        if getattr(o.array, "dtype", None) == np.uint32
-        else o
-        for o in operands
-    ]
-
-
-def _joined_parts(found: Iterator[_Value]) -> _Value:
-    real, imag = next(found), next(found)
-    return replace(real, array=Pair(real.array, imag.array))
-
-
-def _as_constant(value: Any) -> _Value:
-    if str(getattr(value, "dtype", type(value).__name__)).startswith("complex"):
-        return _Value(as_pair(np.asarray(value)), False)
-    return _Value(value if hasattr(value, "dtype") else jnp.asarray(value), False)
-
-
-def _read(values: Mapping[Any, _Value], atom: Any) -> _Value:
-    return _as_constant(atom.val) if hasattr(atom, "val") else values[atom]
->>>>>>> h-memory
 
 
 def _joined(scope: str, stack: str) -> str:
