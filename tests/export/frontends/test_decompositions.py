@@ -276,6 +276,9 @@ KINDS: dict[str, dict[str, Case]] = {
             lambda x, y: torch.distributions.Normal(x, y.exp()).log_prob(torch.tensor(0.3)),
             MATRIX, MATRIX,
         ),
+        "gamma function": of(
+            lambda x: (x.exp().lgamma(), (x.sigmoid() / 3).lgamma(), x.exp().digamma()), MATRIX
+        ),
         "arc sine": of(lambda x: (x.tanh() * 0.9).asin(), MATRIX),
     },
     "spectra": {

@@ -10,22 +10,12 @@ import torch
 from torch import Tensor
 
 from edgeq.export.frontends.torch_program.program_constants import constant
+from edgeq.export.special_functions import DIGAMMA_STEPS, ERFINV_FAR, ERFINV_NEAR, LANCZOS
 
 aten = torch.ops.aten
 
 BROADCAST_RANK = 4
 """Kernels of POW join tensors of up to so many axes. Source: tflite/kernels/pow.cc"""
-
-_ERFINV_NEAR = (
-    2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087,
-    -0.00125372503, -0.00417768164, 0.246640727, 1.50140941,
-)  # fmt: skip
-_ERFINV_FAR = (
-    -0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
-    -0.0076224613, 0.00943887047, 1.00167406, 2.83297682,
-)  # fmt: skip
-"""Polynomials in `-log(1 - x * x)`, below and above 5. Source: M. Giles, "Approximating the erfinv
-function", GPU Computing Gems, 2012, the single-precision version."""
 
 
 def power(x: Tensor, exponent: float) -> Any:
@@ -47,7 +37,7 @@ def erfinv(x: Tensor) -> Tensor:
     """`erfinv`."""
     w = -torch.log((1 - x) * (1 + x))
     near, far = w - 2.5, w.clamp(min=5).sqrt() - 3
-    low, high = _polynomial(_ERFINV_NEAR, near), _polynomial(_ERFINV_FAR, far)
+    low, high = _polynomial(ERFINV_NEAR, near), _polynomial(ERFINV_FAR, far)
     return torch.where(w < 5, low, high) * x
 
 
@@ -56,6 +46,38 @@ def _polynomial(factors: tuple[float, ...], x: Tensor) -> Tensor:
     for factor in factors[1:]:
         made = made * x + factor
     return made
+
+
+def log_gamma(x: Tensor) -> Any:
+    """`lgamma`; of numbers below a half by the reflection of those above."""
+    if x.dtype != torch.float32:
+        return NotImplemented
+    is_low = x < 0.5
+    z = torch.where(is_low, 1 - x, x) - 1
+    series = torch.ones_like(z)
+    for number, factor in enumerate(LANCZOS, 1):
+        series = series + factor / (z + number)
+    base = z + 7.5
+    above = 0.5 * math.log(2 * math.pi) + (z + 0.5) * torch.log(base) - base + torch.log(series)
+    mirrored = math.log(math.pi) - torch.log(torch.sin(math.pi * x).abs()) - above
+    return torch.where(is_low, mirrored, above)
+
+
+def digamma(x: Tensor) -> Any:
+    """`digamma`, likewise."""
+    if x.dtype != torch.float32:
+        return NotImplemented
+    is_low = x < 0.5
+    z = torch.where(is_low, 1 - x, x)
+    behind = torch.zeros_like(z)
+    for step in range(DIGAMMA_STEPS):
+        behind = behind + 1 / (z + step)
+    z = z + DIGAMMA_STEPS
+    square = 1 / (z * z)
+    tail = square * (1 / 12 - square * (1 / 120 - square / 252))
+    above = torch.log(z) - 0.5 / z - tail - behind
+    angle = math.pi * x
+    return torch.where(is_low, above - math.pi * torch.cos(angle) / torch.sin(angle), above)
 
 
 def is_nan(x: Tensor) -> Tensor:
@@ -206,6 +228,11 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.special_erfc.default: erfc,
     aten.erfinv.default: erfinv,
     aten.special_erfinv.default: erfinv,
+    aten.lgamma.default: log_gamma,
+    aten.special_gammaln.default: log_gamma,
+    aten.digamma.default: digamma,
+    aten.special_digamma.default: digamma,
+    aten.special_psi.default: digamma,
     aten.isnan.default: is_nan,
     aten.trunc.default: truncated,
     aten.fix.default: truncated,

@@ -11,29 +11,14 @@ from typing import Any
 
 import tensorflow as tf
 
-_ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
-"""In `1 / (1 + 0.3275911 |x|)`, to 1.5e-7. Source: Abramowitz and Stegun, 7.1.26."""
-
-_ERFINV_NEAR = (
-    2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087,
-    -0.00125372503, -0.00417768164, 0.246640727, 1.50140941,
-)  # fmt: skip
-_ERFINV_FAR = (
-    -0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
-    -0.0076224613, 0.00943887047, 1.00167406, 2.83297682,
-)  # fmt: skip
-"""Polynomials in `-log(1 - x * x)`, below and above 5. Source: M. Giles, "Approximating the erfinv
-function", GPU Computing Gems, 2012, the single-precision version."""
-
-_LANCZOS = (
-    676.520368121885, -1259.1392167224, 771.323428777653, -176.61502916214,
-    12.507343278687, -0.13857109526572, 9.98436957801957e-06, 1.50563273514931e-07,
-)  # fmt: skip
-"""Lanczos' series for g = 7, to 1e-15. Source: P. Godfrey, "A note on the computation of the
-convergent Lanczos complex Gamma approximation", 2001."""
-
-_DIGAMMA_STEPS = 6
-"""By how much the argument grows before its asymptotic series is taken, then to 1e-8."""
+from edgeq.export.special_functions import (
+    DIGAMMA_STEPS,
+    ERF,
+    ERF_SCALE,
+    ERFINV_FAR,
+    ERFINV_NEAR,
+    LANCZOS,
+)
 
 
 def _polynomial(factors: Sequence[float], x: Any) -> Any:
@@ -45,14 +30,14 @@ def _polynomial(factors: Sequence[float], x: Any) -> Any:
 
 def _erf(x: Any) -> Any:
     size = tf.abs(x)
-    part = 1.0 / (1.0 + 0.3275911 * size)
-    return tf.sign(x) * (1.0 - part * _polynomial(_ERF, part) * tf.exp(-x * x))
+    part = 1.0 / (1.0 + ERF_SCALE * size)
+    return tf.sign(x) * (1.0 - part * _polynomial(ERF, part) * tf.exp(-x * x))
 
 
 def _erfinv(x: Any) -> Any:
     w = -tf.math.log((1.0 - x) * (1.0 + x))
     near, far = w - 2.5, tf.sqrt(tf.maximum(w, 5.0)) - 3.0
-    return tf.where(w < 5.0, _polynomial(_ERFINV_NEAR, near), _polynomial(_ERFINV_FAR, far)) * x
+    return tf.where(w < 5.0, _polynomial(ERFINV_NEAR, near), _polynomial(ERFINV_FAR, far)) * x
 
 
 def _other_leg(x: Any) -> Any:
@@ -71,7 +56,7 @@ def _lgamma(x: Any) -> Any:
     is_low = x < 0.5
     z = tf.where(is_low, 1.0 - x, x) - 1.0
     series = tf.ones_like(z)
-    for number, factor in enumerate(_LANCZOS, 1):
+    for number, factor in enumerate(LANCZOS, 1):
         series += factor / (z + float(number))
     base = z + 7.5
     above = 0.5 * math.log(2 * math.pi) + (z + 0.5) * tf.math.log(base) - base
@@ -84,9 +69,9 @@ def _digamma(x: Any) -> Any:
     is_low = x < 0.5
     z = tf.where(is_low, 1.0 - x, x)
     behind = tf.zeros_like(z)
-    for step in range(_DIGAMMA_STEPS):
+    for step in range(DIGAMMA_STEPS):
         behind += 1.0 / (z + float(step))
-    z += float(_DIGAMMA_STEPS)
+    z += float(DIGAMMA_STEPS)
     square = 1.0 / (z * z)
     tail = square * (1 / 12 - square * (1 / 120 - square / 252))
     above = tf.math.log(z) - 0.5 / z - tail - behind
