@@ -466,7 +466,7 @@ def test_accuracy_with_loud_samples(name: str, observer: object, least: float, m
     data = demo.load_data()
     images = data.calibration.copy()
     images[[20, 120]] *= 100
-    recipe = Recipe("observed", observer=observer, rounding="nearest")
+    recipe = Recipe("observed", observer=observer, rounding="nearest", strict=True)
     edge = edgeq.export(
         demo.float_model_path(),
         images,

@@ -165,7 +165,8 @@ def folder(
     (path / "model.tflite").write_bytes(demo_model.tflite)
     exported.save(path / "good.tflite")
     data = demo.load_data().calibration[:20]
-    recipe = Recipe("int8", equalize=False)  # or the spoilt channel would cost nothing
+    # With scaled channels, or the layer float, the spoilt one would cost nothing.
+    recipe = Recipe("int8", equalize=False, strict=True)
     bad = edgeq.export(sabotaged(demo_model), data, recipe=recipe, min_sqnr_db=None)
     bad.save(path / "bad.tflite")
     np.save(path / "images.npy", IMAGES)

@@ -42,9 +42,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, demo_model: LiteModel) -> P
     path = tmp_path_factory.mktemp("page")
     (path / "model.tflite").write_bytes(sabotaged(demo_model))
     np.save(path / "images.npy", demo.load_data().calibration[:20])
-    # With scaled channels the spoilt one would cost nothing.
+    # With scaled channels, or the layer float, the spoilt one would cost nothing.
     (path / "recipe.json").write_text(
-        Recipe("int8", equalize=False, rounding="gptq_once").to_json()
+        Recipe("int8", equalize=False, rounding="gptq_once", strict=True).to_json()
     )
     start = [sys.executable, "-c", "from edgeq.cli import main; main()"]
     found = subprocess.run(
