@@ -115,7 +115,7 @@ def test_an_lstm_of_keras_is_one_op(backend: str, request: pytest.FixtureRequest
 
 
 @pytest.mark.parametrize(
-    "backend", [pytest.param("jax", marks=pytest.mark.slow), "torch", "tensorflow"]
+    "backend", [*(pytest.param(b, marks=pytest.mark.slow) for b in ("jax", "torch")), "tensorflow"]
 )
 def test_masked_layers_of_keras_are_ops_and_loops(
     backend: str, request: pytest.FixtureRequest

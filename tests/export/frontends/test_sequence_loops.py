@@ -102,7 +102,9 @@ def tagger(converter: Worker) -> tuple[LiteModel, Array]:
     return frontends.trace(Tagger().eval(), data[:1], RepDataset(data), converter), data
 
 
-@pytest.mark.parametrize("recipe", ["auto", "dynamic_int8", "int8"])
+@pytest.mark.parametrize(
+    "recipe", [pytest.param("auto", marks=pytest.mark.slow), "dynamic_int8", "int8"]
+)
 def test_the_weights_of_a_loop_are_integers_in_every_recipe(
     recipe: str, tagger: tuple[LiteModel, Array]
 ) -> None:
