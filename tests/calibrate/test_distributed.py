@@ -266,6 +266,7 @@ def right_logit(outputs: Images, targets: npt.NDArray[np.int64]) -> float:
 METRICS: dict[str, Any] = {"accuracy": "accuracy", "top5": "top5", "own": right_logit}
 
 
+@pytest.mark.slow
 def test_a_comparison_is_that_of_one_process_though_a_node_dies(
     cluster: Any, tmp_path: Path, edge: EdgeModel
 ) -> None:
@@ -378,6 +379,7 @@ def test_a_ray_dataset_is_compared_in_its_order(cluster: Any, ray_data: Any, edg
     assert evaluated == {"accuracy": expected.metrics["accuracy"].edge_value}
 
 
+@pytest.mark.slow
 def test_a_ray_dataset_calibrates_like_an_array(cluster: Any, ray_data: Any) -> None:
     images = demo.load_data().test[:48]
     model = demo.float_model_path()
@@ -386,11 +388,13 @@ def test_a_ray_dataset_calibrates_like_an_array(cluster: Any, ray_data: Any) -> 
     assert found.samples == 48
 
 
+@pytest.mark.slow
 def test_a_ray_dataset_with_other_columns_is_refused(cluster: Any, ray_data: Any) -> None:
     with pytest.raises(DataError, match="sample 0 names the input 'class', which the model"):
         edgeq.calibrate(demo.float_model_path(), ray_data, engine="ray")
 
 
+@pytest.mark.slow
 def test_nan_in_a_ray_dataset_is_named_by_its_row(cluster: Any, ray_data: Any, edge: Any) -> None:
     name = edge.io.inputs[0].name
 
@@ -402,11 +406,13 @@ def test_nan_in_a_ray_dataset_is_named_by_its_row(cluster: Any, ray_data: Any, e
         edgeq.compare(edge, edge, ray_data.map(spoilt), engine="ray")
 
 
+@pytest.mark.slow
 def test_an_empty_ray_dataset_is_refused(cluster: Any, ray_data: Any, edge: Any) -> None:
     with pytest.raises(DataError, match="the representative data is empty"):
         edgeq.compare(edge, edge, ray_data.filter(lambda row: False), engine="ray")
 
 
+@pytest.mark.slow
 def test_a_ray_dataset_goes_with_ray(cluster: Any, ray_data: Any, edge: Any) -> None:
     with pytest.raises(DataError, match=r"cannot be iterated: .*iter_rows"):
         edgeq.compare(edge, edge, ray_data)

@@ -148,6 +148,26 @@ REWRITTEN: dict[str, tuple[Callable[..., Any], Array, list[str]]] = {
         normal(1, 4, 4, 3),
         [],
     ),
+    "transposed convolution of volumes": (
+        lambda x: (
+            jax.lax.conv_transpose(x, np.resize(WEIGHT, (3, 2, 3, 2, 4)), (2, 2, 2), "SAME"),
+            jax.lax.conv_transpose(x, np.resize(WEIGHT, (2, 2, 1, 2, 4)), (3, 1, 2), "VALID"),
+        ),
+        normal(1, 3, 4, 3, 2),
+        [],
+    ),
+    "convolution of volumes in groups": (
+        lambda x: jax.lax.conv_general_dilated(
+            x,
+            np.resize(WEIGHT, (3, 2, 3, 1, 4)),
+            (1, 2, 1),
+            "SAME",
+            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+            feature_group_count=2,
+        ),
+        normal(1, 3, 4, 3, 2),
+        [],
+    ),
     "highest values": (
         lambda x: jax.lax.top_k(x, 3)[0],
         normal(2, 8),

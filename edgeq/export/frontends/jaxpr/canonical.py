@@ -5,6 +5,7 @@ Knows shapes, nothing of layers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,10 +59,14 @@ def _cropped_transposed_convolution(image: Any, kernel: Any, **params: Any) -> A
 
     The converter computes another shape than it should where the two sides differ, and has no form
     where they are the same, but neither those of all that overlaps nor of as many results as pixels
-    with what is between them.
+    with what is between them. It has none for dilated volumes at all, nor for volumes in groups.
     """
     padding, dilation = params["padding"], params["lhs_dilation"]
     numbers = params["dimension_numbers"]
+    if image.ndim > 4 and params["feature_group_count"] > 1:
+        return _convolution_by_groups(image, kernel, **params)
+    if image.ndim > 4 and any(step > 1 for step in dilation):
+        return _convolution_of_spread(image, kernel, **params)
     taps = [kernel.shape[axis] for axis in numbers.rhs_spec[2:]]
     dilated = [(t - 1) * d for t, d in zip(taps, params["rhs_dilation"], strict=True)]
     if _has_form(padding, dilated, dilation):
@@ -73,6 +78,42 @@ def _cropped_transposed_convolution(image: Any, kernel: Any, **params: Any) -> A
         end = result.shape[axis] - (size - high)
         result = jax.lax.slice_in_dim(result, size - low, end, axis=axis)
     return result
+
+
+def _convolution_by_groups(image: Any, kernel: Any, **params: Any) -> Any:
+    """Convolutions of the groups' channels, one after the other."""
+    groups, numbers = params["feature_group_count"], params["dimension_numbers"]
+    images = jnp.split(image, groups, numbers.lhs_spec[1])
+    kernels = jnp.split(kernel, groups, numbers.rhs_spec[0])
+    single = {**params, "feature_group_count": 1}
+    made = [
+        _cropped_transposed_convolution(*pair, **single)
+        for pair in zip(images, kernels, strict=True)
+    ]
+    return jnp.concatenate(made, numbers.out_spec[1])
+
+
+def _convolution_of_spread(image: Any, kernel: Any, **params: Any) -> Any:
+    """A convolution of a dilated image whose zeros are written out."""
+    axes = params["dimension_numbers"].lhs_spec[2:]
+    pads = params["padding"]
+    for axis, step, (low, high) in zip(axes, params["lhs_dilation"], pads, strict=True):
+        spread = _spread(image, axis, step)
+        image = jax.lax.slice_in_dim(
+            spread, max(-low, 0), spread.shape[axis] - max(-high, 0), axis=axis
+        )
+    wider = tuple((max(low, 0), max(high, 0)) for low, high in pads)
+    plain = {**params, "padding": wider, "lhs_dilation": (1,) * len(axes)}
+    return jax.lax.conv_general_dilated_p.bind(image, kernel, **plain)
+
+
+def _spread(image: Any, axis: int, step: int) -> Any:
+    """`step - 1` zeros between the entries of an axis; of rank 3 inside, which all kernels take."""
+    shape = image.shape
+    single = image.reshape(math.prod(shape[: axis + 1]), 1, math.prod(shape[axis + 1 :]))
+    wide = jnp.pad(single, ((0, 0), (0, step - 1), (0, 0)))
+    made = wide.reshape(*shape[:axis], shape[axis] * step, *shape[axis + 1 :])
+    return jax.lax.slice_in_dim(made, 0, shape[axis] * step - (step - 1), axis=axis)
 
 
 def _has_form(padding: Any, dilated: Sequence[int], steps: Sequence[int]) -> bool:
