@@ -100,6 +100,50 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
     return found
 
 
+def _of_tensors(x: Any) -> dict[str, Any]:
+    """What TensorFlow makes of `(1, 40)` by ops of whole tensors."""
+    import tensorflow as tf
+
+    rows, ids = tf.reshape(x, (8, 5)), (0, 0, 1, 1, 1, 3, 3, 4)
+    made = {name: getattr(tf.math, f"segment_{name}")(rows, ids) for name in ("max", "mean", "min")}
+    made["products"] = tf.math.cumprod(rows, 1)
+    made["products before"] = tf.math.cumprod(rows, 0, exclusive=True, reverse=True)
+    made["length"] = tf.math.reduce_euclidean_norm(rows, 1)
+    parts = tf.signal.stft(rows[:1], 4, 2)
+    made["transformed back"] = tf.signal.inverse_stft(parts, 4, 2)
+    return made
+
+
+def _of_images(x: Any) -> dict[str, Any]:
+    """What TensorFlow makes of `(1, 40)` by ops of images and volumes."""
+    import tensorflow as tf
+
+    image, volume = tf.reshape(x, (1, 4, 5, 2)), tf.reshape(x, (1, 5, 2, 4, 1))
+    colours = tf.sigmoid(tf.reshape(x[:, :36], (1, 4, 3, 3)))
+    kernel, boxes = tf.ones((2, 3, 3, 2)) * (0.1, 0.7), [[0.1, -0.2, 0.7, 0.9], [0.8, 0.1, 0, 0.5]]
+    transposed, resize = tf.nn.conv2d_transpose, tf.image.resize
+    return {
+        "highest of volumes": tf.nn.max_pool3d(volume, (2, 1, 3), (2, 1, 1), "SAME"),
+        "mean of volumes": tf.nn.avg_pool3d(volume, 2, 2, "SAME"),
+        "dilated": transposed(image, kernel, (1, 6, 9, 3), 1, "VALID", dilations=2),
+        "undilated": transposed(image, kernel, (1, 4, 5, 3), 1, "SAME"),
+        "bicubic": resize(image, (7, 4), "bicubic"),
+        "area": resize(image, (3, 2), "area"),
+        "smoothed": resize(image, (3, 9), "lanczos3", antialias=True),
+        "crops": tf.image.crop_and_resize(image, boxes, [0, 0], (3, 4)),
+        "nearest crops": tf.image.crop_and_resize(image, boxes, [0, 0], (3, 4), "nearest"),
+        "patches": tf.image.extract_patches(
+            image, (1, 2, 3, 1), (1, 1, 2, 1), (1, 2, 1, 1), "SAME"
+        ),
+        "grown": tf.nn.dilation2d(image, kernel[:, :, 0], (1, 2, 1, 1), "SAME", "NHWC", [1] * 4),
+        "hue": tf.image.adjust_hue(colours, 0.3),
+        "saturation": tf.image.adjust_saturation(colours, 1.7),
+        "contrast": tf.image.adjust_contrast(colours, 1.7),
+        "hsv": tf.image.rgb_to_hsv(colours),
+        "rgb": tf.image.hsv_to_rgb(colours),
+    }
+
+
 def own_forms() -> dict[str, tuple[Array, Array]]:
     """By op, what a folder computes without it, and what TensorFlow does with it."""
     import tensorflow as tf
@@ -125,7 +169,7 @@ def own_forms() -> dict[str, tuple[Array, Array]]:
             made["and"] = tf.bitwise.bitwise_and(whole, other)
             made["or"] = tf.bitwise.bitwise_or(whole, other)
             made["not"] = tf.bitwise.invert(whole)
-            return made
+            return {**made, **_of_tensors(x), **_of_images(x)}
 
     module, x, other = Module(), normal(1, 40), normal(1, 40, seed=1)
     with tempfile.TemporaryDirectory() as folder, start_converter() as worker:

@@ -168,6 +168,7 @@ REWRITTEN: dict[str, tuple[Callable[..., Any], Array, list[str]]] = {
         normal(1, 3, 4, 3, 2),
         [],
     ),
+    "finite numbers": (lambda x: jnp.isfinite(1 / jnp.maximum(x, 0)), normal(2, 8), []),
     "highest values": (
         lambda x: jax.lax.top_k(x, 3)[0],
         normal(2, 8),

@@ -224,6 +224,7 @@ CANONICAL: dict[str, Any] = {
     "sort": _sorted,
     "rem": _remainder,
     "cumlogsumexp": _cumulative_logsumexp,
+    "is_finite": lambda x: jnp.abs(x) <= jnp.finfo(x.dtype).max,
     "round": _rounded,
     "cbrt": _cube_root,
     "cholesky": matrix_factors.cholesky,

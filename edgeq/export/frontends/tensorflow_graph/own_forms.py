@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from edgeq.export.frontends.tensorflow_graph import tensor_forms
 from edgeq.export.frontends.tensorflow_graph.elementwise_forms import FORMS
+
+_OWN = "_own"
+"""Ends the names of nodes of forms; another node may be called as they would be."""
 
 
 def with_own_forms(function: Any, kinds: Sequence[str]) -> Any:
@@ -20,7 +24,7 @@ def with_own_forms(function: Any, kinds: Sequence[str]) -> Any:
         function: A concrete function of tensors by name.
         kinds: Kinds of ops that it shall not have.
     """
-    if any(kind not in FORMS for kind in kinds):
+    if any(kind not in FORMS and kind not in tensor_forms.kinds() for kind in kinds):
         return None
     try:
         frozen = convert_variables_to_constants_v2(function)
@@ -28,7 +32,11 @@ def with_own_forms(function: Any, kinds: Sequence[str]) -> Any:
         return None
     graph = frozen.graph.as_graph_def()
     for node in [node for node in graph.node if node.op in kinds]:
-        graph.node.extend(_replaced(node, frozen.graph.get_operation_by_name(node.name)))
+        op = frozen.graph.get_operation_by_name(node.name)
+        form = FORMS.get(node.op) or tensor_forms.form_of(op)
+        if form is None:
+            return None
+        graph.node.extend(_replaced(node, op, form))
     specs = function.structured_input_signature[1]
     places = {name: spec.name or name for name, spec in specs.items()}
     outputs = function.structured_outputs
@@ -43,19 +51,24 @@ def with_own_forms(function: Any, kinds: Sequence[str]) -> Any:
     return tf.function(imported, autograph=False).get_concrete_function(**specs)
 
 
-def _replaced(node: Any, op: Any) -> list[Any]:
+def _replaced(node: Any, op: Any, compute: Callable[..., Any]) -> list[Any]:
     """The nodes that compute what one did, which becomes their result."""
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in op.inputs]
-    form = tf.function(FORMS[node.op], autograph=False).get_concrete_function(*specs)
-    given = {tensor.op.name: own for tensor, own in zip(form.inputs, node.input, strict=False)}
+    form = tf.function(compute, autograph=False).get_concrete_function(*specs)
+    given: dict[str, str] = {
+        tensor.op.name: own for tensor, own in zip(form.inputs, node.input, strict=False)
+    }
 
     def moved(source: str) -> str:
-        return given.get(source.partition(":")[0]) or f"{node.name}/{source}"
+        name, colon, place = source.partition(":")
+        if name in given:
+            return given[name]
+        return f"{node.name}/{name}{_OWN}{colon}{place}"
 
     made = [part for part in form.graph.as_graph_def().node if part.name not in given]
     for part in made:
-        part.name = f"{node.name}/{part.name}"
-        part.input[:] = [moved(source) for source in part.input]
+        part.name = f"{node.name}/{part.name}{_OWN}"
+        part.input[:] = [moved(source) for source in part.input if not source.startswith("^")]
     (result,) = form.outputs
     node.op, node.input[:] = "Identity", [moved(result.name)]
     node.attr.clear()

@@ -1,0 +1,45 @@
+"""What a graph tells before it runs, and tensors of fixed sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+Form = Callable[..., Any]
+"""A function of an op's inputs that computes its result."""
+
+_OF_SHAPES = ("Shape", "ShapeN", "Size", "Rank")
+
+
+def constant(tensor: Any) -> Any:
+    """The value of a tensor that depends on shapes alone; None of any other."""
+    value = tf.get_static_value(tensor)
+    if value is not None:
+        return value
+    found, rest = {tensor.op}, [tensor.op]
+    while rest:
+        op = rest.pop()
+        if op.type == "Placeholder":
+            return None
+        parents = {x.op for x in op.inputs} if op.type not in _OF_SHAPES else set()
+        rest += parents - found
+        found |= parents
+    feeds = {
+        op.outputs[0].name: np.zeros(op.outputs[0].shape, op.outputs[0].dtype.as_numpy_dtype)
+        for op in tensor.graph.get_operations()
+        if op.type == "Placeholder"
+    }
+    with tf.compat.v1.Session(graph=tensor.graph) as session:
+        return session.run(tensor, feeds)
+
+
+def padded(x: Any, axis: int, low: int, high: int) -> Any:
+    """Zeros at both ends of an axis; less than none cut it."""
+    pads = [(max(low, 0), max(high, 0)) if a == axis else (0, 0) for a in range(len(x.shape))]
+    x = tf.pad(x, pads)
+    cut = [slice(None)] * len(x.shape)
+    cut[axis] = slice(max(-low, 0), x.shape[axis] - max(-high, 0))
+    return x[tuple(cut)]

@@ -1,0 +1,116 @@
+"""Functions of whole tensors, by those that the runtime has.
+
+Each is made for one op of a graph, by its attributes and constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from edgeq.export.frontends.tensorflow_graph import image_forms
+from edgeq.export.frontends.tensorflow_graph.static_values import Form, constant, padded
+
+_CHANNELS_LAST = ("NHWC", "NDHWC")
+
+
+def form_of(op: Any) -> Form | None:
+    """A function of the inputs of an op that computes its result; None where there is none."""
+    make = _MAKERS.get(op.type)
+    if make is None or not _is_channels_last(op):
+        return None
+    return make(op)
+
+
+def kinds() -> frozenset[str]:
+    """The kinds of ops that `form_of` knows."""
+    return frozenset(_MAKERS)
+
+
+def _is_channels_last(op: Any) -> bool:
+    attributes = op.node_def.attr
+    return "data_format" not in attributes or (
+        attributes["data_format"].s.decode() in _CHANNELS_LAST
+    )
+
+
+def _cumulative_product(op: Any) -> Form | None:
+    """Products so far, in steps that double what is joined."""
+    axis = constant(op.inputs[1])
+    if axis is None:
+        return None
+    axis = int(axis) % len(op.inputs[0].shape)
+    reverse, exclusive = op.get_attr("reverse"), op.get_attr("exclusive")
+
+    def moved(x: Any, step: int) -> Any:
+        ones = tf.ones([step if a == axis else size for a, size in enumerate(x.shape)], x.dtype)
+        return tf.concat([ones, padded(x, axis, 0, -step)], axis)
+
+    def product(x: Any, _: Any) -> Any:
+        x, step = tf.reverse(x, [axis]) if reverse else x, 1
+        x = moved(x, 1) if exclusive else x
+        while step < x.shape[axis]:
+            x, step = x * moved(x, step), 2 * step
+        return tf.reverse(x, [axis]) if reverse else x
+
+    return product
+
+
+def _segments(op: Any) -> Form | None:
+    """By the op that takes segments in any order; those without rows are 0."""
+    ids = constant(op.inputs[1])
+    if ids is None:
+        return None
+    counts = np.bincount(ids).reshape(-1, *[1] * (len(op.inputs[0].shape) - 1))
+    name = {"SegmentMean": "sum"}.get(op.type, op.type.removeprefix("Segment").lower())
+    joined = getattr(tf.math, f"unsorted_segment_{name}")
+
+    def segmented(x: Any, _: Any) -> Any:
+        made = joined(x, ids, len(counts))
+        if op.type == "SegmentMean":
+            return made / tf.constant(np.maximum(counts, 1), x.dtype)
+        return made if counts.all() else tf.where(counts > 0, made, tf.zeros_like(made))
+
+    return segmented
+
+
+def _length(op: Any) -> Form | None:
+    """The root of the sum of squares."""
+    axes, keeps = constant(op.inputs[1]), op.get_attr("keep_dims")
+    if axes is None:
+        return None
+    return lambda x, _: tf.sqrt(tf.reduce_sum(x * x, axes, keeps))
+
+
+def _inverse_real_transform(op: Any) -> Form | None:
+    """A product with cosines and sines."""
+    length = constant(op.inputs[1])
+    if length is None or op.outputs[0].dtype != tf.float32:
+        return None
+    size = int(length[0])
+    bins = min(size // 2 + 1, op.inputs[0].shape[-1])
+    units = np.eye(bins)
+    cosines, sines = (
+        np.fft.irfft(part, size, -1).astype(np.float32) for part in (units, 1j * units)
+    )
+
+    def transformed(x: Any, _: Any) -> Any:
+        real, imaginary = tf.math.real(x)[..., :bins], tf.math.imag(x)[..., :bins]
+        return tf.tensordot(real, cosines, 1) + tf.tensordot(imaginary, sines, 1)
+
+    return transformed
+
+
+_MAKERS: dict[str, Callable[[Any], Form | None]] = {
+    **image_forms.MAKERS,
+    "Cumprod": _cumulative_product,
+    "EuclideanNorm": _length,
+    "IRFFT": _inverse_real_transform,
+    "SegmentMax": _segments,
+    "SegmentMean": _segments,
+    "SegmentMin": _segments,
+}
+"""By the kind of op that they stand for."""
