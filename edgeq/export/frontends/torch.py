@@ -27,7 +27,11 @@ from edgeq.export.frontends import litert_torch_adapter as adapter
 from edgeq.export.frontends.arguments import first_line, without_labels
 from edgeq.export.frontends.composites import with_given_scales
 from edgeq.export.frontends.naming import named_by_layer
-from edgeq.export.frontends.torch_program.source_places import layer_path, line_in
+from edgeq.export.frontends.torch_program.source_places import (
+    layer_path,
+    raised_line,
+    refused_place,
+)
 from edgeq.export.frontends.torch_program.traced_program import (
     check_program,
     copied,
@@ -40,7 +44,6 @@ from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 
 _LAYER = re.compile(r"([^;]+);")
-_NODE = re.compile(r"While executing %(\w+)")
 _WEIGHTED = re.compile(r"\.(conv|linear|mm|addmm|bmm|matmul)")
 
 
@@ -313,7 +316,8 @@ def _export_error(
             f"{type(refused).__name__}: {first_line(refused)}. Received: {received}"
         )
     return ModelError(
-        f"torch.export could not trace {name} with inputs {received}: {first_line(error)}. "
+        f"torch.export could not trace {name}{raised_line(error)} with inputs {received}: "
+        f"{first_line(error)}. "
         "The forward pass must not branch on tensor values, and must return tensors in tuples, "
         "lists, dicts or registered dataclasses; torch.export.export(model.eval(), ...) shows the "
         "line, and its result can be exported as well"
@@ -391,9 +395,8 @@ def _describe(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> str:
 
 def _lowering_error(layers: Mapping[str, str], error: Exception) -> ModelError:
     """An `UnsupportedOpError` that names the layer, from what the lowering raised."""
-    node = _NODE.search(str(error))
-    place = f" at {layers.get(node[1], node[1])}{line_in(str(error))}" if node else ""
+    place, reason = refused_place(str(error), layers)
     return UnsupportedOpError(
-        f"litert-torch cannot lower an op of the model{place}: {first_line(error)}. "
+        f"litert-torch cannot lower an op of the model{place}: {reason or first_line(error)}. "
         "Replace that op in the module by ones it knows"
     )
