@@ -27,11 +27,7 @@ from edgeq.export.frontends import litert_torch_adapter as adapter
 from edgeq.export.frontends.arguments import first_line, without_labels
 from edgeq.export.frontends.composites import with_given_scales
 from edgeq.export.frontends.naming import named_by_layer
-from edgeq.export.frontends.torch_program.source_places import (
-    layer_path,
-    raised_line,
-    refused_place,
-)
+from edgeq.export.frontends.torch_program import source_places
 from edgeq.export.frontends.torch_program.traced_program import (
     check_program,
     copied,
@@ -198,7 +194,7 @@ def _lowered(program: Any, worker: Worker, own_forms: bool) -> Content:
     """The float .tflite file of a program, with or without edgeq's own forms of ops."""
     # What is fused into a weighted op goes by its name.
     nodes = sorted(program.graph.nodes, key=lambda n: not _WEIGHTED.search(str(n.target)))
-    layers = {node.name: layer_path(node) for node in nodes}
+    layers = {node.name: source_places.layer_path(node) for node in nodes}
     lowered = _lower(copied(program), layers, own_forms)
     tflite = with_recurrent_layers(lower_to_float(worker, lowered.bytecode, "PYTORCH"))
     return named_by_layer(tflite, _joined_layers, layers.values(), dict(lowered.outputs))
@@ -316,9 +312,8 @@ def _export_error(
             f"{type(refused).__name__}: {first_line(refused)}. Received: {received}"
         )
     return ModelError(
-        f"torch.export could not trace {name}{raised_line(error)} with inputs {received}: "
-        f"{first_line(error)}. "
-        "The forward pass must not branch on tensor values, and must return tensors in tuples, "
+        f"torch.export could not trace {name}{source_places.raised_line(error)} with inputs "
+        f"{received}: {first_line(error)}. The forward pass must not branch on tensor values, and must return tensors in tuples, "
         "lists, dicts or registered dataclasses; torch.export.export(model.eval(), ...) shows the "
         "line, and its result can be exported as well"
     )
@@ -395,7 +390,7 @@ def _describe(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> str:
 
 def _lowering_error(layers: Mapping[str, str], error: Exception) -> ModelError:
     """An `UnsupportedOpError` that names the layer, from what the lowering raised."""
-    place, reason = refused_place(str(error), layers)
+    place, reason = source_places.refused_place(str(error), layers)
     return UnsupportedOpError(
         f"litert-torch cannot lower an op of the model{place}: {reason or first_line(error)}. "
         "Replace that op in the module by ones it knows"
