@@ -313,9 +313,9 @@ def _export_error(
         )
     return ModelError(
         f"torch.export could not trace {name}{source_places.raised_line(error)} with inputs "
-        f"{received}: {first_line(error)}. The forward pass must not branch on tensor values, and must return tensors in tuples, "
-        "lists, dicts or registered dataclasses; torch.export.export(model.eval(), ...) shows the "
-        "line, and its result can be exported as well"
+        f"{received}: {first_line(error)}. The forward pass must not branch on tensor values, and "
+        "must return tensors in tuples, lists, dicts or registered dataclasses; "
+        "torch.export.export(model.eval(), ...) shows the line, and its result can be exported too"
     )
 
 
