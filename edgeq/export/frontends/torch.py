@@ -276,28 +276,13 @@ def _prepared(module: Any, notes: list[str]) -> Any:
 
 
 def _export(module: Any, sample: Any) -> Any:
-    import torch
+    from edgeq.export.frontends.torch_program.tracing import exported
 
     arguments, keywords = _arguments(module, sample)
     try:
-        with torch.no_grad(), _without_checks_of_values():
-            return torch.export.export(module, arguments, keywords, strict=False)
+        return exported(module, arguments, keywords)
     except Exception as error:  # torch.export raises dozens of kinds
         raise _export_error(module, arguments, keywords, error) from None
-
-
-@contextlib.contextmanager
-def _without_checks_of_values() -> Iterator[None]:
-    """Has distributions take their parameters as they are: a trace has no values to check."""
-    import torch
-
-    kind = torch.distributions.Distribution
-    before = kind._validate_args
-    kind.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        kind.set_default_validate_args(before)
 
 
 def _export_error(

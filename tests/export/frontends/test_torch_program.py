@@ -175,6 +175,27 @@ def test_a_number_that_only_a_check_reads_is_none_of_the_program(
     assert trace(Calling(counted).eval(), ROWS).notes == ()
 
 
+class Framed(nn.Module):
+    """An audio codec's layer: a stride that is a buffer decides how much is padded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("stride", torch.tensor(4), persistent=False)
+        self.conv = nn.Conv1d(4, 3, 4, 4)
+
+    def forward(self, x: Any) -> Any:
+        count = torch.ceil(x.shape[-1] / self.stride)
+        missing = (count * self.stride).to(torch.int64) - x.shape[-1]
+        return self.conv(nn.functional.pad(x, (0, missing) if missing > 0 else (0, 0)))
+
+
+def test_a_size_that_a_buffer_decides_is_known(trace: Callable[..., LiteModel]) -> None:
+    model = Framed().eval()
+    assert trace(model, ROWS).notes == ()
+    assert type(model) is Framed
+    assert "stride" in dict(model.named_buffers())
+
+
 @torch.library.custom_op("edgeq_tests::by_group", mutates_args=())  # type: ignore[untyped-decorator]
 def by_group(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     parts = zip(x.tensor_split(ends[:-1]), weight, strict=True)
