@@ -133,10 +133,12 @@ TORCHVISION = {
 def names() -> list[str]:
     """Every model, the quickest groups first."""
     from benchmarks.breadth_blocks import BLOCKS
+    from benchmarks.breadth_families import FAMILIES
 
     made = [f"block:{name}" for name in BLOCKS]
     for kind, models in TRANSFORMERS.items():
         made += [f"transformers-{kind}:{name}" for name in models]
+    made += [f"transformers:{name}" for name in FAMILIES]
     made += [f"timm:{name}" for models in TIMM.values() for name in models.split()]
     made += [f"torchvision:{name}" for name in TORCHVISION]
     return made + [f"keras:{name}" for name in KERAS]
@@ -153,6 +155,11 @@ def build(name: str) -> Built:
         from benchmarks.breadth_blocks import BLOCKS
 
         return BLOCKS[model]()
+    if group == "transformers":
+        from benchmarks.breadth_families import family
+
+        _import_torchvision()
+        return family(model)
     if group == "timm":
         return _timm(model)
     if group == "torchvision":

@@ -27,7 +27,7 @@ from edgeq.export.frontends import litert_torch_adapter as adapter
 from edgeq.export.frontends.arguments import first_line, without_labels
 from edgeq.export.frontends.composites import with_given_scales
 from edgeq.export.frontends.naming import named_by_layer
-from edgeq.export.frontends.torch_program.source_places import layer_path, line_in
+from edgeq.export.frontends.torch_program import source_places
 from edgeq.export.frontends.torch_program.traced_program import (
     check_program,
     copied,
@@ -40,7 +40,6 @@ from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 
 _LAYER = re.compile(r"([^;]+);")
-_NODE = re.compile(r"While executing %(\w+)")
 _WEIGHTED = re.compile(r"\.(conv|linear|mm|addmm|bmm|matmul)")
 
 
@@ -195,7 +194,7 @@ def _lowered(program: Any, worker: Worker, own_forms: bool) -> Content:
     """The float .tflite file of a program, with or without edgeq's own forms of ops."""
     # What is fused into a weighted op goes by its name.
     nodes = sorted(program.graph.nodes, key=lambda n: not _WEIGHTED.search(str(n.target)))
-    layers = {node.name: layer_path(node) for node in nodes}
+    layers = {node.name: source_places.layer_path(node) for node in nodes}
     lowered = _lower(copied(program), layers, own_forms)
     tflite = with_recurrent_layers(lower_to_float(worker, lowered.bytecode, "PYTORCH"))
     return named_by_layer(tflite, _joined_layers, layers.values(), dict(lowered.outputs))
@@ -277,28 +276,13 @@ def _prepared(module: Any, notes: list[str]) -> Any:
 
 
 def _export(module: Any, sample: Any) -> Any:
-    import torch
+    from edgeq.export.frontends.torch_program.tracing import exported
 
     arguments, keywords = _arguments(module, sample)
     try:
-        with torch.no_grad(), _without_checks_of_values():
-            return torch.export.export(module, arguments, keywords, strict=False)
+        return exported(module, arguments, keywords)
     except Exception as error:  # torch.export raises dozens of kinds
         raise _export_error(module, arguments, keywords, error) from None
-
-
-@contextlib.contextmanager
-def _without_checks_of_values() -> Iterator[None]:
-    """Has distributions take their parameters as they are: a trace has no values to check."""
-    import torch
-
-    kind = torch.distributions.Distribution
-    before = kind._validate_args
-    kind.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        kind.set_default_validate_args(before)
 
 
 def _export_error(
@@ -313,10 +297,10 @@ def _export_error(
             f"{type(refused).__name__}: {first_line(refused)}. Received: {received}"
         )
     return ModelError(
-        f"torch.export could not trace {name} with inputs {received}: {first_line(error)}. "
-        "The forward pass must not branch on tensor values, and must return tensors in tuples, "
-        "lists, dicts or registered dataclasses; torch.export.export(model.eval(), ...) shows the "
-        "line, and its result can be exported as well"
+        f"torch.export could not trace {name}{source_places.raised_line(error)} with inputs "
+        f"{received}: {first_line(error)}. The forward pass must not branch on tensor values, and "
+        "must return tensors in tuples, lists, dicts or registered dataclasses; "
+        "torch.export.export(model.eval(), ...) shows the line, and its result can be exported too"
     )
 
 
@@ -391,9 +375,8 @@ def _describe(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> str:
 
 def _lowering_error(layers: Mapping[str, str], error: Exception) -> ModelError:
     """An `UnsupportedOpError` that names the layer, from what the lowering raised."""
-    node = _NODE.search(str(error))
-    place = f" at {layers.get(node[1], node[1])}{line_in(str(error))}" if node else ""
+    place, reason = source_places.refused_place(str(error), layers)
     return UnsupportedOpError(
-        f"litert-torch cannot lower an op of the model{place}: {first_line(error)}. "
+        f"litert-torch cannot lower an op of the model{place}: {reason or first_line(error)}. "
         "Replace that op in the module by ones it knows"
     )

@@ -23,6 +23,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
 
 from edgeq.export.frontends import torch as frontend  # noqa: E402  # only where torch is
+from edgeq.export.frontends.decompositions import lookups  # noqa: E402
 
 nn, functional = torch.nn, torch.nn.functional
 Array = npt.NDArray[Any]
@@ -225,6 +226,10 @@ KINDS: dict[str, dict[str, Case]] = {
         "bag, mean": bag(),
         "bag, padding": bag(padding_idx=0),
         "shortened rows": layer(lambda: nn.Embedding(7, 3, max_norm=1.0), ints(7, 1, 4)),
+        "each row by its group's matrix": of(
+            lambda x, w, i: lookups.grouped_product(x, w, i.cumsum(0)),
+            floats(6, 4), floats(3, 4, 5), lambda rng: np.array([2, 0, 4]),
+        ),
         "bilinear": layer(lambda: nn.Bilinear(3, 4, 2), floats(1, 3), floats(1, 4)),
     },
     "overlaps": {
@@ -261,11 +266,22 @@ KINDS: dict[str, dict[str, Case]] = {
         "orthogonal rows": of(lambda x: torch.linalg.qr(x, "complete"), floats(3, 5)),
         "pseudoinverse": of(torch.linalg.pinv, floats(3, 5)),
     },
+    "padding": {
+        "numbers of several types joined": of(
+            lambda x, i: (torch.cat([i, x], 1), torch.stack([i, i.long()]), torch.cat([i, i > 4])),
+            MATRIX, ints(9, 1, 4, 6),
+        ),
+    },
     "pointwise": {
         "bits": of(
             lambda x, y: (x & y, x | y, x ^ y, ~x, y & 7, x << (y % 5), x >> (y % 5)),
             bits(4, 6), bits(4, 6),
         ),
+        "one of two flags": of(
+            lambda x, y: (((x > 0) ^ (y > 0)).float(), torch.logical_xor(x > 0, y).float()),
+            MATRIX, MATRIX,
+        ),
+        "to whole numbers": of(lambda i: (2.5**i.long(), 2**i), ints(9, 4, 6)),
         "bits of 64": of(lambda x, y: x.long() & y.long() | 6, bits(4, 6), bits(4, 6)),
         "square of rank 5": of(lambda x: x**2, CUBE),
         "error function": of(lambda x: (x.erfc(), x.expm1(), x.sinh()), MATRIX),

@@ -20,6 +20,7 @@ from edgeq.model import LiteModel
 torch = pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
 
+from edgeq.export.frontends.decompositions import lookups  # noqa: E402  # with torch
 from edgeq.export.frontends.torch_program import passes, source_places  # noqa: E402  # with torch
 
 nn, aten = torch.nn, torch.ops.aten
@@ -70,8 +71,13 @@ def run_until_small(x: Any) -> Any:
             UnsupportedOpError,
             "cannot lower an op of the model at part (test_torch_program.py:",
         ),
+        (
+            lambda x: x if x.sum() > 0 else -x,
+            ModelError,
+            "could not trace Sequential (test_torch_program.py:",
+        ),
     ],
-    ids=["random", "sized by values", "endless loop", "complex output", "unknown op"],
+    ids=["random", "sized by values", "endless loop", "complex output", "unknown op", "branch"],
 )
 def test_an_error_names_the_layer_the_line_and_the_way_out(
     function: Callable[..., Any], error: type[EdgeqError], said: str, trace: Callable[..., Any]
@@ -83,6 +89,16 @@ def test_an_error_names_the_layer_the_line_and_the_way_out(
     assert said in str(refused.value)
 
 
+def test_an_op_that_is_refused_names_its_layer_and_line() -> None:
+    message = (
+        'Verification failed:\nerror: "net.encoder;"("cat_2"("/home/me/net.py":68:0)): '
+        "'stablehlo.concatenate' op requires the same element type for all operands"
+    )
+    place, reason = source_places.refused_place(message, {})
+    assert place == " at net.encoder (net.py:68)"
+    assert reason.startswith("'stablehlo.concatenate' op requires")
+
+
 def test_the_line_is_the_innermost_of_the_user() -> None:
     traceback = (
         '  File "/home/me/net.py", line 7, in forward\n    return self.act(x)\n'
@@ -90,6 +106,8 @@ def test_the_line_is_the_innermost_of_the_user() -> None:
     )
     assert source_places.line_in(traceback) == " (net.py:7: return self.act(x))"
     assert source_places.line_in("") == ""
+    without_code = '  File "<stdin>", line 3, in forward\n  File "<stdin>", line 1, in <lambda>\n'
+    assert source_places.line_in(without_code) == " (<stdin>:1)"
 
 
 def fails(*_: Any) -> Any:
@@ -143,6 +161,64 @@ def test_padded_places_are_traced_like_all_others(trace: Callable[..., LiteModel
     padded = np.array([[False, False, True, True]])
     assert trace(Encoder().eval(), (ROWS, padded)).notes == ()
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_number_that_only_a_check_reads_is_none_of_the_program(
+    trace: Callable[..., LiteModel],
+) -> None:
+    """Multimodal models count the places of their pictures."""
+
+    def counted(x: Any) -> Any:
+        torch._check((x > 99).sum().item() == 0)
+        return x * 2
+
+    assert trace(Calling(counted).eval(), ROWS).notes == ()
+
+
+class Framed(nn.Module):
+    """An audio codec's layer: a stride that is a buffer decides how much is padded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("stride", torch.tensor(4), persistent=False)
+        self.conv = nn.Conv1d(4, 3, 4, 4)
+
+    def forward(self, x: Any) -> Any:
+        count = torch.ceil(x.shape[-1] / self.stride)
+        missing = (count * self.stride).to(torch.int64) - x.shape[-1]
+        return self.conv(nn.functional.pad(x, (0, missing) if missing > 0 else (0, 0)))
+
+
+def test_a_size_that_a_buffer_decides_is_known(trace: Callable[..., LiteModel]) -> None:
+    model = Framed().eval()
+    assert trace(model, ROWS).notes == ()
+    assert type(model) is Framed
+    assert "stride" in dict(model.named_buffers())
+
+
+@torch.library.custom_op("edgeq_tests::by_group", mutates_args=())  # type: ignore[untyped-decorator]
+def by_group(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    parts = zip(x.tensor_split(ends[:-1]), weight, strict=True)
+    return torch.cat([rows @ matrix for rows, matrix in parts])
+
+
+@by_group.register_fake  # type: ignore[untyped-decorator]
+def _(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    return x.new_empty(x.shape[0], weight.shape[2])
+
+
+def test_an_op_of_a_package_is_known_by_its_name(
+    trace: Callable[..., LiteModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trace is held against what the op itself computes."""
+    known = lookups.OF_PACKAGES
+    assert known["transformers.grouped_mm_fallback.default"] is lookups.grouped_product
+    monkeypatch.setitem(known, "edgeq_tests.by_group.default", lookups.grouped_product)
+    weight = torch.randn(3, 6, 5)
+    ends = np.array([1, 1, 4])
+    model = Calling(lambda x, ends: by_group(x[0], weight, ends)).eval()
+    made = trace(model, (ROWS, ends))
+    assert (made.notes, made.doubts) == ((), ())
 
 
 def test_a_model_of_such_ops_is_exported_in_int8() -> None:

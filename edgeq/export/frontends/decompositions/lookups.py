@@ -1,4 +1,4 @@
-"""Embeddings of bags, tables whose rows are shortened, and products of two inputs."""
+"""Embeddings of bags, tables whose rows are shortened, products of two inputs and of experts."""
 
 from __future__ import annotations
 
@@ -119,12 +119,39 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -
     return made if bias is None else made + bias
 
 
+def grouped_product(
+    x: Tensor, weight: Tensor, offs: Tensor | None, bias: Any = None, out_dtype: Any = None
+) -> Any:
+    """`grouped_mm`: rows of each group times the group's own matrix, as experts are computed.
+
+    All rows go through all matrices in one product, of which each row keeps its group's: where a
+    group ends is computed, and a file has fixed sizes.
+
+    Args:
+        x: `(rows, K)`, group after group.
+        weight: `(groups, K, N)`.
+        offs: `(groups,)`, behind which row each group ends.
+        bias: Not known here.
+        out_dtype: Likewise.
+    """
+    if offs is None or bias is not None or out_dtype is not None or (x.ndim, weight.ndim) != (2, 3):
+        return NotImplemented
+    groups, inner, outer = (int(size) for size in weight.shape)
+    wide = weight.permute(1, 0, 2).reshape(inner, groups * outer)
+    products = torch.matmul(x, wide).unflatten(-1, (groups, outer))  # (rows, groups, N)
+    row = torch.arange(int(x.shape[0]), dtype=offs.dtype).unsqueeze(-1)
+    started = torch.cat([torch.ones_like(row, dtype=torch.bool), row >= offs[:-1]], 1)
+    is_own = started & (row < offs)
+    return (products * is_own.to(x.dtype).unsqueeze(-1)).sum(1)
+
+
 TABLE: dict[Any, Callable[..., Any]] = {
     aten.embedding_bag.default: embedding_bag,
     aten.embedding_bag.padding_idx: embedding_bag,
     aten._embedding_bag_forward_only.default: embedding_bag,
     aten.embedding_renorm.default: renormed,
     aten.bilinear.default: bilinear,
+    aten._grouped_mm.default: grouped_product,
 }
 
 RULES = {
@@ -132,3 +159,8 @@ RULES = {
     aten.embedding_bag.padding_idx: evenly,
 }
 """What replaces a node of an op."""
+
+OF_PACKAGES: dict[str, Callable[..., Any]] = {
+    "transformers.grouped_mm_fallback.default": grouped_product,
+}
+"""What replaces a node of an op that a package defines, by the op's name."""

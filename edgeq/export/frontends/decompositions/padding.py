@@ -1,7 +1,8 @@
-"""Padding by what an image holds itself, in slices and the runtime's own mirror."""
+"""Padding by what an image holds itself, in slices and the runtime's own mirror; joins."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,10 +56,20 @@ def _by_axis(x: Tensor, pads: Sequence[int]) -> list[tuple[int, int, int]]:
     return [(axis, a, b) for axis, a, b in found if a or b]
 
 
+def joined(parts: Sequence[Tensor], axis: int = 0) -> Any:
+    """`cat` of several types, which litert-torch joins as they are."""
+    kinds = {part.dtype for part in parts}
+    if len(kinds) == 1:
+        return NotImplemented
+    kind = functools.reduce(torch.promote_types, kinds)
+    return torch.cat([part.to(kind) for part in parts], axis)
+
+
 TABLE: dict[Any, Callable[..., Any]] = {
     aten._pad_circular.default: circular,
     aten.replication_pad1d.default: replicated,
     aten.replication_pad2d.default: replicated,
     aten.replication_pad3d.default: replicated,
     aten.reflection_pad1d.default: reflected_1d,
+    aten.cat.default: joined,
 }

@@ -28,6 +28,19 @@ def power(x: Tensor, exponent: float) -> Any:
     return aten.pow.Tensor_Scalar(x.flatten(), exponent).reshape(x.shape)
 
 
+def power_of_number(base: Any, exponent: Tensor) -> Any:
+    """`pow.Scalar` to whole numbers, which litert-torch computes in 64 bits."""
+    if exponent.is_floating_point():
+        return NotImplemented
+    made = aten.pow.Scalar(float(base), exponent.to(torch.float32))
+    return made.round().to(exponent.dtype) if isinstance(base, int) else made
+
+
+def either(x: Tensor, y: Tensor) -> Tensor:
+    """`logical_xor`."""
+    return torch.ne(x != 0, y != 0)
+
+
 def erfc(x: Tensor) -> Tensor:
     """`erfc`."""
     return 1 - torch.erf(x)
@@ -159,6 +172,8 @@ def bitwise_or(x: Any, y: Any) -> Any:
 
 def bitwise_xor(x: Any, y: Any) -> Any:
     """`bitwise_xor`, which kernels have of 32 bits."""
+    if _is_bool(x) and _is_bool(y):
+        return torch.ne(x, y)
     if _is_bool(x) or _is_bool(y) or torch.result_type(x, y) == torch.int32:
         return NotImplemented
     kind = torch.result_type(x, y)
@@ -224,6 +239,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.fmin.default: torch.minimum,
     aten.hypot.default: hypotenuse,
     aten.pow.Tensor_Scalar: power,
+    aten.pow.Scalar: power_of_number,
     aten.erfc.default: erfc,
     aten.special_erfc.default: erfc,
     aten.erfinv.default: erfinv,
@@ -254,6 +270,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.bitwise_or.Scalar: bitwise_or,
     aten.bitwise_xor.Tensor: bitwise_xor,
     aten.bitwise_xor.Scalar: bitwise_xor,
+    aten.logical_xor.default: either,
     aten.bitwise_not.default: bitwise_not,
     aten.rrelu.default: rrelu,
 }

@@ -74,11 +74,15 @@ def prepare(program: Any) -> None:
     Raises:
         UnsupportedOpError: A loop that cannot be unrolled, or a number that shapes depend on.
     """
+    _drop_checks(program)
+    program.graph.eliminate_dead_code()
     known = evaluator(program)
     for node in list(program.graph.nodes):
         if node.op != "call_function":
             continue
-        if node.target in RULES:
+        if str(node.target) in lookups.OF_PACKAGES:
+            node.target = lookups.OF_PACKAGES[str(node.target)]
+        elif node.target in RULES:
             RULES[node.target](node, known)
         elif node.target in pools.WITH_PLACES and _reads_second(node):
             node.target = pools.WITH_PLACES[node.target]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 _REPEATED_CALL = re.compile(r"@\d+$")
-_FRAME = re.compile(r'File "([^"]+)", line (\d+), in \S+\n\s*(.*)')
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in \S+(?:\n {4,}(.*))?')
+_EXECUTED = re.compile(r"While executing %(\w+)")
+_REFUSED = re.compile(r'error: "([^"]*?);*"\("\w+"\("([^"]+)":(\d+):\d+\)\)?\)?: (.+)')
 _PACKAGE = Path(__file__).parents[3]
 
 
@@ -34,14 +38,39 @@ def source_line(node: Any) -> str:
     return line_in(node.meta.get("stack_trace") or "")
 
 
-def line_in(traceback: str) -> str:
+def raised_line(error: BaseException) -> str:
+    """The innermost line of the user's that an error came through, as errors show it."""
+    return line_in("".join(traceback.format_exception(error)))
+
+
+def refused_place(message: str, layers: Mapping[str, str]) -> tuple[str, str]:
+    """Where lowering stopped, as errors show it, and what an op of StableHLO was refused for.
+
+    Args:
+        message: That of litert-torch's error.
+        layers: Layer path of each node of the program.
+
+    Returns:
+        Place and reason, each empty where the message does not tell it.
+    """
+    node, refused = _EXECUTED.search(message), _REFUSED.search(message)
+    if node:
+        return f" at {layers.get(node[1], node[1])}{line_in(message)}", ""
+    if refused:
+        layer, file, line, reason = refused.groups()
+        return f" at {layer or 'the model'} ({Path(file).name}:{line})", reason.rstrip(".")
+    return "", ""
+
+
+def line_in(trace: str) -> str:
     """The innermost line of a traceback that is the user's, as errors show it."""
     import torch
 
     packages = (_PACKAGE, Path(torch.__file__).parent)
-    for file, line, code in reversed(_FRAME.findall(traceback)):
+    for file, line, code in reversed(_FRAME.findall(trace)):
         if "litert_torch" not in file and not any(p in Path(file).parents for p in packages):
-            return f" ({Path(file).name}:{line}: {code.strip()[:100]})"
+            shown = f": {code.strip()[:100]}" if code else ""
+            return f" ({Path(file).name}:{line}{shown})"
     return ""
 
 

@@ -1,0 +1,70 @@
+"""Traces a module by `torch.export`, where it must with the whole numbers it keeps as constants."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+
+def exported(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+    """The `torch.export.ExportedProgram` of a module.
+
+    A buffer is an input of the program, so that a size computed from one (a stride, a padding) is
+    unknown to the trace. Where that fails, such numbers are traced as constants.
+
+    Raises:
+        Exception: That of the module as it is; torch.export raises dozens of kinds.
+    """
+    with torch.no_grad(), _without_checks_of_values():
+        try:
+            return torch.export.export(module, arguments, dict(keywords), strict=False)
+        except Exception:
+            with contextlib.suppress(Exception):  # what the user reads is of the module as it is
+                fixed = _with_fixed_numbers(module)
+                if fixed is not None:
+                    return torch.export.export(fixed, arguments, dict(keywords), strict=False)
+            raise
+
+
+def _with_fixed_numbers(module: Any) -> Any:
+    """A copy in which single whole numbers are made in `forward`; None if it keeps none."""
+    if not any(_numbers(part) for part in module.modules()):
+        return None
+    module = copy.deepcopy(module)
+    for part in module.modules():
+        numbers = _numbers(part)
+        if not numbers:
+            continue
+        for name in numbers:
+            delattr(part, name)
+        kind = type(part)
+        constants = {name: _constant(value) for name, value in numbers.items()}
+        part.__class__ = type(kind.__name__, (kind,), {"__module__": kind.__module__, **constants})
+    return module
+
+
+def _numbers(part: Any) -> dict[str, Any]:
+    """Buffers of a module that are single whole numbers."""
+    buffers = part.named_buffers(recurse=False)
+    return {n: b for n, b in buffers if b.ndim == 0 and not b.is_floating_point()}
+
+
+def _constant(value: Any) -> property:
+    number, kind = value.item(), value.dtype
+    return property(lambda self: torch.tensor(number, dtype=kind))
+
+
+@contextlib.contextmanager
+def _without_checks_of_values() -> Iterator[None]:
+    """Has distributions take their parameters as they are: a trace has no values to check."""
+    kind = torch.distributions.Distribution
+    before = kind._validate_args
+    kind.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        kind.set_default_validate_args(before)
