@@ -17,6 +17,7 @@ import numpy as np
 from edgeq.data.held_out import spread
 from edgeq.export.build import Builder, Built
 from edgeq.export.export_options import ExportOptions
+from edgeq.export.noise.sensitivity import MOST_SAMPLES, measure_noise
 from edgeq.export.plan.choices import (
     LARGE,
     Choice,
@@ -27,7 +28,6 @@ from edgeq.export.plan.choices import (
 from edgeq.export.plan.min_runtime import newer_ops
 from edgeq.export.search.candidates import Candidate, best_of, near_best, pareto_front
 from edgeq.export.search.plan_cut import PLAIN, PlanCut
-from edgeq.export.search.sensitivity import MOST_SAMPLES, measure_noise
 from edgeq.export.search.trials import Trials
 from edgeq.model import LiteModel
 from edgeq.ops import BOUNDARY

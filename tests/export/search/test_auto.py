@@ -20,6 +20,7 @@ from edgeq.export.build import Builder, Workshop
 from edgeq.export.convert.integer_ports import Interface
 from edgeq.export.deploy.scales_entry import read_scales
 from edgeq.export.export_options import ExportOptions
+from edgeq.export.noise.sensitivity import measure_noise
 from edgeq.export.plan.choices import Choice, choose
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.round.rounded import Rounded
@@ -28,7 +29,6 @@ from edgeq.export.search.candidates import Candidate, best_of, pareto_front
 from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, macs
 from edgeq.export.search.ladder import Ladder
 from edgeq.export.search.plan_cut import PLAIN
-from edgeq.export.search.sensitivity import measure_noise
 from edgeq.export.search.trials import NOT_FINISHED, Trials
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
