@@ -20,9 +20,9 @@ from edgeq.errors import ModelError
 from edgeq.export.deploy.scales_entry import read_scales
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.equalize.absorb import scaled_as
+from edgeq.export.noise.sensitivity import Noise, measure_noise
 from edgeq.export.pipeline import export
 from edgeq.export.rewrite import rewrite
-from edgeq.export.search.sensitivity import Noise, measure_noise
 from edgeq.fidelity.paired_run import PairedRun
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel

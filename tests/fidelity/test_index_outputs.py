@@ -7,7 +7,7 @@ import pytest
 from one_op import INT32, OneOp, Step, Value
 
 import edgeq
-from edgeq.export.search.sensitivity import _relative_noise
+from edgeq.export.noise.sensitivity import powers
 from edgeq.fidelity.index_outputs import holds_indices
 from edgeq.fidelity.parts import Kind
 from edgeq.model import LiteModel
@@ -73,4 +73,5 @@ def test_indices_are_judged_by_their_agreement() -> None:
 
 def test_an_index_that_differs_is_noise_however_near_it_is() -> None:
     one, other = np.asarray([7.0, 8, 9, 10]), np.asarray([7.0, 8, 9, 11])
-    assert _relative_noise([[one]], [[other]], [[Kind(None)]], [True]) == 0.25
+    assert powers([one], [other], [None]).tolist() == [0.25]
+    assert powers([one], [other], [[Kind(None)]]).tolist() == [1.0]

@@ -337,7 +337,7 @@ def _pad_conv(size: int, kernel: int, stride: int) -> OneOp:
 _TRANSPOSED = Value((1, 4, 8, 8))
 
 
-def _lstm(*, time_major: bool = False) -> OneOp:
+def lstm(*, time_major: bool = False) -> OneOp:
     """Two steps of an LSTM that begins with zeros."""
     state = Value((1, 8), is_state=True)
     shape = (2, 1) if time_major else (1, 2)
@@ -381,9 +381,9 @@ _SECOND_STEP = (
 
 
 CASES: tuple[Rewritten, ...] = (
-    Rewritten("unrolled LSTM", _lstm(), (*_FIRST_STEP, *_SECOND_STEP), has_int8=False,
+    Rewritten("unrolled LSTM", lstm(), (*_FIRST_STEP, *_SECOND_STEP), has_int8=False,
               target="edgetpu"),
-    Rewritten("unrolled LSTM", _lstm(time_major=True), (*_FIRST_STEP, *_SECOND_STEP),
+    Rewritten("unrolled LSTM", lstm(time_major=True), (*_FIRST_STEP, *_SECOND_STEP),
               has_int8=False, situation="time first", target="portable"),
     Rewritten("dense layer on several rows",
               _one("FULLY_CONNECTED", ("x", _weights(5, 16), _weights(5)), Value((2, 5)), ROWS,

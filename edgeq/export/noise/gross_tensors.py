@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from edgeq.data.held_out import spread
 from edgeq.data.rep_dataset import Sample
+from edgeq.export.noise.sensitivity import measure_noise
 from edgeq.export.plan.choices import Choice, Choices, nearest_form, weight_slot
 from edgeq.export.plan.min_runtime import form_runtime
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.rounded import Rounded
-from edgeq.export.search.sensitivity import measure_noise
 from edgeq.files import is_large
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor

@@ -6,7 +6,6 @@ rounds to the nearest integer, which is the one that was chosen here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -196,11 +195,10 @@ class Rounder:
         editor = GraphEditor(self._model.tree)
         editor.add_outputs([t for t in dict.fromkeys(read) if t not in self._graph.inputs])
         tflite = editor.finish()
-        share = math.ceil(MOST_ROWS / max(1, len(self._samples)))
 
         def rows(session: Session, sample: Any) -> list[Matrix]:
             session.invoke(sample)
-            return [site.rows(session.view, share) for site in sites]
+            return [site.rows(session.view, MOST_ROWS, len(self._samples)) for site in sites]
 
         moments = [Moments() for _ in sites]
         # Each session has weights of its own, of which a large model has room for one.

@@ -12,7 +12,6 @@ Source:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
@@ -54,7 +53,7 @@ class SecondPass:
     ) -> None:
         self._graph = model.graph
         self._plan = plan
-        self._share = math.ceil(MOST_ROWS / len(samples))
+        self._samples = len(samples)
         self._placed = sorted(((_place(model.graph, s), s) for s in sites), key=lambda p: p[0])
         end = _end(sites)
         self._wanted = Pieces(model, {}, samples, end, threads)
@@ -88,7 +87,7 @@ class SecondPass:
         return rounded.with_site(self._graph, self._plan, site, *found)
 
     def _rows(self, site: Site, values: Sequence[Mapping[int, FloatArray]]) -> Matrix:
-        found = [site.rows(v.__getitem__, self._share) for v in values]
+        found = [site.rows(v.__getitem__, MOST_ROWS, self._samples) for v in values]
         return np.concatenate(found, axis=1)
 
 

@@ -34,6 +34,9 @@ MOST_COLUMNS = 4608
 
 AnyQParams = QParams | BlockQParams | None
 
+ROWS_EACH = 64
+"""Rows of data that are enough for each column of a weight: a few columns need few."""
+
 LAID_OUT = (Kind.CONVOLUTION, Kind.DEPTHWISE, Kind.TRANSPOSED_CONVOLUTION, Kind.DENSE)
 """Kinds of ops whose weights are known as rows and columns here."""
 
@@ -104,9 +107,16 @@ class Site:
         groups, _, columns = map(int, self._laid_out(self._weight).shape)
         return 4 * (sum(map(_elements, self._shapes)) + groups * columns**2)
 
-    def rows(self, view: Callable[[int], Any], most: int) -> Matrix:
-        """Rows of a sample that the weight is multiplied with, `(groups, positions, columns)`."""
-        each = max(1, most // len(self.ops))
+    def rows(self, view: Callable[[int], Any], most: int, samples: int) -> Matrix:
+        """Rows of a sample that the weight is multiplied with, `(groups, positions, columns)`.
+
+        Args:
+            view: Gives what a tensor holds.
+            most: Rows that are wanted from all samples, at most.
+            samples: How many samples there are.
+        """
+        enough = min(most, ROWS_EACH * self._columns)
+        each = max(1, math.ceil(enough / samples) // len(self.ops))
         found = [self._rows(op, view(t), each) for op, t in zip(self.ops, self.inputs, strict=True)]
         return np.concatenate(found, axis=1)
 
@@ -131,6 +141,11 @@ class Site:
         """Parts of the channels that do not see each other."""
         depth = self._shapes[0][-1]
         return depth if self._is_depthwise else depth // self._weight.shape[-1]
+
+    @property
+    def _columns(self) -> int:
+        """Numbers of a row that are multiplied and added up together."""
+        return math.prod(self._weight.shape[1:3] if self._is_depthwise else self._weight.shape[1:])
 
     @property
     def _is_depthwise(self) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 from edgeq.data.held_out import spread
 from edgeq.export.build import Builder, Built
 from edgeq.export.export_options import ExportOptions
+from edgeq.export.noise.sensitivity import MOST_SAMPLES, measure_noise
 from edgeq.export.plan.choices import (
     LARGE,
     Choice,
@@ -25,9 +26,8 @@ from edgeq.export.plan.choices import (
     static_obstacle,
 )
 from edgeq.export.plan.min_runtime import newer_ops
-from edgeq.export.search.candidates import Candidate, best_of, near_best, pareto_front
+from edgeq.export.search.candidates import SLACK, Candidate, best_of, near_best, pareto_front
 from edgeq.export.search.plan_cut import PLAIN, PlanCut
-from edgeq.export.search.sensitivity import MOST_SAMPLES, measure_noise
 from edgeq.export.search.trials import Trials
 from edgeq.model import LiteModel
 from edgeq.ops import BOUNDARY
@@ -104,7 +104,8 @@ class Search:
         """
         best = best_of(tried, self.options.goal_db)
         is_good = best.sqnr_db >= self.options.goal_db
-        if is_good and static.cost > FINAL_SLACK * best.cost:
+        slack = FINAL_SLACK if self._measures else SLACK
+        if is_good and static.cost > slack * best.cost:
             return list(tried)
         return [self._finished(c) if c is static else c for c in tried]
 

@@ -13,12 +13,12 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from edgeq.export.export_options import ExportOptions
+from edgeq.export.noise.sensitivity import Noise
 from edgeq.export.plan.choices import Choice, Choices, decided_together, weight_slot, weight_slots
 from edgeq.export.plan.min_runtime import form_runtime
 from edgeq.export.search.candidates import Candidate
 from edgeq.export.search.costs import estimate_ns
 from edgeq.export.search.min_cut import Network, Node
-from edgeq.export.search.sensitivity import Noise
 from edgeq.flatbuffer import Operator
 from edgeq.model import LiteModel
 from edgeq.ops import is_table, storable

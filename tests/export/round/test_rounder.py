@@ -161,7 +161,7 @@ def test_rows_times_weight_is_what_the_op_computes(name: str) -> None:
     with Session(editor.finish()) as session:
         session.invoke(samples[0])
         expected = session.view(op.outputs[0]).copy()
-        rows = found.rows(session.view, MOST_ROWS)
+        rows = found.rows(session.view, MOST_ROWS, 1)
     weight, bias = graph.tensors[op.inputs[1]].data, graph.tensors[op.inputs[2]].data
     assert weight is not None
     assert bias is not None
@@ -169,6 +169,17 @@ def test_rows_times_weight_is_what_the_op_computes(name: str) -> None:
     flat = made.transpose(1, 0, 2).reshape(-1, expected.shape[-1]) + bias
     assert flat == pytest.approx(expected.reshape(flat.shape), rel=1e-3, abs=1e-3)
     assert np.array_equal(found._restored(found._laid_out(weight)), weight)
+
+
+def test_a_few_columns_are_told_by_few_rows() -> None:
+    image = np.random.default_rng(0).normal(size=(1, 40, 40, 6)).astype(np.float32)
+    x, kernel = Value((1, 40, 40, 6)), np.ones((1, 3, 3, 6), np.float32)
+    options = {"strideW": 1, "strideH": 1, "depthMultiplier": 1}
+    step = Step("DEPTHWISE_CONV_2D", ("x", kernel, np.zeros(6, np.float32)), {"y": x}, options)
+    graph = LiteModel(OneOp("depthwise", {"x": x}, (step,)).build(), "tflite").graph
+    found = Site(graph, (graph.operators[0],), None)
+    assert found.rows(lambda _: image, 4096, 4).shape == (6, 64 * 9 / 4, 9)
+    assert found.rows(lambda _: image, 100, 4).shape == (6, 25, 9)
 
 
 @pytest.mark.parametrize("name", CASES)

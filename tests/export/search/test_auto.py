@@ -20,6 +20,7 @@ from edgeq.export.build import Builder, Workshop
 from edgeq.export.convert.integer_ports import Interface
 from edgeq.export.deploy.scales_entry import read_scales
 from edgeq.export.export_options import ExportOptions
+from edgeq.export.noise.sensitivity import measure_noise
 from edgeq.export.plan.choices import Choice, choose
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.round.rounded import Rounded
@@ -28,7 +29,6 @@ from edgeq.export.search.candidates import Candidate, best_of, pareto_front
 from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, macs
 from edgeq.export.search.ladder import Ladder
 from edgeq.export.search.plan_cut import PLAIN
-from edgeq.export.search.sensitivity import measure_noise
 from edgeq.export.search.trials import NOT_FINISHED, Trials
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
@@ -125,6 +125,19 @@ def test_the_guilty_tensor_stays_float_and_the_rest_does_not(worker: Worker) -> 
     assert found[1].mode is not Mode.STATIC_INT8
     assert found[2].mode in (Mode.WEIGHT_INT8, Mode.FLOAT)
     assert "fidelity" in found[2].reason
+
+
+@pytest.mark.parametrize(("cost", "finished"), [(0.99, True), (1.02, True), (1.05, False)])
+def test_static_is_finished_where_it_may_be_the_best(cost: float, finished: bool) -> None:
+    class Finishing(Trials):
+        def finished(self, offer: Candidate, scales: bool) -> Candidate:
+            return replace(offer, is_finished=True)
+
+    trials = Finishing(None, None, (), measure=False, advance=lambda: None)  # type: ignore[arg-type]
+    cheapest = Candidate({}, 1.0, 0.0, 30.0)
+    static = Candidate({}, cost, 0.0, 10.0)
+    found = Search(trials, {}, ExportOptions.read())._with_finished([cheapest, static], static)
+    assert [c.is_finished for c in found] == [False, finished]
 
 
 def test_a_finished_plan_is_taken_where_it_is_better(worker: Worker) -> None:
