@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from edgeq.flatbuffer import Graph, Operator, schema
 from edgeq.flatbuffer.graph_editor import GraphEditor
+from edgeq.flatbuffer.subgraphs import add_subgraphs
 from edgeq.model import layer
 from edgeq.ops import OPS, is_non_negative
 from edgeq.targets import Purpose
+from edgeq.versions import OLDEST, Version
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -167,6 +169,11 @@ class Site:
         places = [self.ints(op, "begin", begin), self.ints(op, "size", size)]
         return self.editor.op("SLICE", [source, *places], [output])
 
+    def subgraph(self, tree: Any) -> int:
+        """Index of a new subgraph, given as the only one of an object tree."""
+        add_subgraphs(self.editor.tree, tree, tree.subgraphs)
+        return len(self.editor.tree.subgraphs) - 1
+
     def ints(self, op: Operator, name: str, values: object) -> int:
         """An int32 constant in the layer of `op`."""
         return self.constant(op, name, values, np.int32)
@@ -193,6 +200,8 @@ class Rewrite:
         exact: Whether the float numbers stay the same bit for bit; otherwise up to rounding.
         apply: Does it.
         purpose: What it is for; targets list the purposes that serve them.
+        since: The first run time that computes right what it gives.
+        said: What a report says of so many ops that it was applied to; None is nothing.
     """
 
     name: str
@@ -202,3 +211,5 @@ class Rewrite:
     exact: bool
     apply: Apply
     purpose: Purpose = Purpose.FEWER_OPS
+    since: Version = OLDEST
+    said: Callable[[int], str] | None = None
