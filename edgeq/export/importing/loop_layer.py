@@ -8,7 +8,7 @@ body.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from edgeq.export.importing.loop_steps import GATES, GRU, Array, RecurrentLayer, Steps, Subgraph
 from edgeq.export.importing.op_chain import OpChain
 from edgeq.flatbuffer.graph_editor import GraphEditor
+from edgeq.flatbuffer.subgraph_adder import SubgraphAdder
 
 LEAST_STEPS = 8
 """A shorter sequence is better written out."""
@@ -77,20 +78,20 @@ class LayerLoop:
         editor: What they are made with.
         chain: What builds them.
         name: What their tensors are named by.
-        added: Adds a subgraph to the file and gives its index.
+        subgraphs: Adds the graphs that a loop runs.
         layer: The layer.
         shape: Steps and batch of what it reads.
         keeps_cell: Whether the cell state behind the last step is wanted.
     """
 
     def __init__(
-        self, editor: GraphEditor, chain: OpChain, name: str, added: Callable[[Any], int],
+        self, editor: GraphEditor, chain: OpChain, name: str, subgraphs: SubgraphAdder,
         layer: RecurrentLayer, shape: tuple[int, int], keeps_cell: bool = False,
     ) -> None:  # fmt: skip
         self._editor = editor
         self._chain = chain
         self._name = name
-        self._added = added
+        self._subgraphs = subgraphs
         self._layer = layer
         self._count, self._batch = shape
         gates = layer.width * (GATES[layer.kind] - 1)
@@ -110,7 +111,7 @@ class LayerLoop:
             time_major: Whether time is first.
         """
         tensors = self._products(self._rows(source, time_major))
-        cond, body = self._added(self._condition()), self._added(self._body())
+        cond, body = self._subgraphs.indices(self._condition(), self._body())
         made: list[list[int]] = []
         for loop in range(self._rounds.loops):
             parts = [self._part(tensor, loop) for tensor in tensors]
@@ -223,12 +224,12 @@ class LayerLoop:
         return [(1,), *states, *(self._rows_shape(count) for count in columns)]
 
     def _condition(self) -> Any:
-        graph = Subgraph(self._name, self._shapes())
+        graph = Subgraph("step", self._shapes())
         most = graph.chain.constant((self._rounds.rounds,), np.int32)
         return graph.tree([graph.chain.op("LESS", [graph.inputs[0], most], (1,), "bool")])
 
     def _body(self) -> Any:
-        graph = Subgraph(self._name, self._shapes())
+        graph = Subgraph("step", self._shapes())
         chain, count = graph.chain, len(self._layer.states)
         round_, *others = graph.inputs
         states, carried = others[:count], others[count:]

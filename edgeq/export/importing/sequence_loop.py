@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from edgeq.errors import ModelError
@@ -12,6 +11,7 @@ from edgeq.export.importing.loop_steps import Array, RecurrentLayer
 from edgeq.export.importing.op_chain import OpChain
 from edgeq.files import Content
 from edgeq.flatbuffer.graph_editor import GraphEditor
+from edgeq.flatbuffer.subgraph_adder import SubgraphAdder
 
 SEQUENCE_LOOP = "edgeq.sequence_loop"
 """Target of the calls: `(x, weight, recurrence, bias, recurrent_bias, state)` become the outputs of
@@ -27,7 +27,7 @@ def with_sequence_loops(tflite: Content) -> Content:
     return with_calls_written(tflite, SEQUENCE_LOOP, _loop)
 
 
-def _loop(editor: GraphEditor, call: LayerCall, added: Callable[[Any], int]) -> list[Any]:
+def _loop(editor: GraphEditor, call: LayerCall, subgraphs: SubgraphAdder) -> list[Any]:
     """The ops that take the place of a call."""
     tensors, (source, *_, state) = call.graph.tensors, call.op.inputs
     weight, recurrence, bias, added_bias = (_constant(call, slot) for slot in range(1, 5))
@@ -35,7 +35,7 @@ def _loop(editor: GraphEditor, call: LayerCall, added: Callable[[Any], int]) -> 
     chain = OpChain(editor, call.name, [t.shape for t in tensors])
     shape = tensors[source].shape
     steps, batch = shape[:2] if call.time_major else shape[1::-1]
-    loop = LayerLoop(editor, chain, call.name, added, layer, (steps, batch))
+    loop = LayerLoop(editor, chain, call.name, subgraphs, layer, (steps, batch))
     rows, _ = loop.outputs(source, [state], call.time_major)
     return loop.written(rows, call.op.outputs[0], call.time_major)
 

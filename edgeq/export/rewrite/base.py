@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgeq.flatbuffer import Graph, Operator, schema
 from edgeq.flatbuffer.graph_editor import GraphEditor
-from edgeq.flatbuffer.subgraphs import add_subgraphs
+from edgeq.flatbuffer.subgraph_adder import SubgraphAdder
 from edgeq.model import layer
 from edgeq.ops import OPS, is_non_negative
 from edgeq.targets import Purpose
@@ -33,6 +33,7 @@ class Site:
         editor: What the new ops, tensors and constants are made with.
         same: Tensors that are not needed any more, each with the one that takes its place.
         gone: Ops further on that go, by index: what they compute is among `same`.
+        subgraphs: Adds graphs that new ops run.
     """
 
     def __init__(self, graph: Graph, editor: GraphEditor) -> None:
@@ -40,6 +41,7 @@ class Site:
         self.editor = editor
         self.same: dict[int, int] = {}
         self.gone: set[int] = set()
+        self.subgraphs = SubgraphAdder(editor.tree)
         self._non_negative: dict[int, bool] = {}
 
     def shape(self, tensor: int) -> Shape:
@@ -168,11 +170,6 @@ class Site:
         """A new SLICE."""
         places = [self.ints(op, "begin", begin), self.ints(op, "size", size)]
         return self.editor.op("SLICE", [source, *places], [output])
-
-    def subgraph(self, tree: Any) -> int:
-        """Index of a new subgraph, given as the only one of an object tree."""
-        add_subgraphs(self.editor.tree, tree, tree.subgraphs)
-        return len(self.editor.tree.subgraphs) - 1
 
     def ints(self, op: Operator, name: str, values: object) -> int:
         """An int32 constant in the layer of `op`."""

@@ -159,3 +159,28 @@ def test_rows_of_different_sizes_keep_their_numbers_in_integers() -> None:
     }
     assert "WHILE" in names[None]
     assert "UNIDIRECTIONAL_SEQUENCE_LSTM" in names["2.14"]  # which reads no scale for a row
+
+
+def called_twice() -> OneOp:
+    """The uneven layer on two inputs."""
+    case = uneven()
+    first, again = case.steps, []
+    for step in first:
+        operands = tuple(f"{o}2" if isinstance(o, str) else o for o in step.operands)
+        again.append(Step(
+            step.name, operands, {f"{name}2": v for name, v in step.outputs.items()}, step.options
+        ))  # fmt: skip
+    x, y = case.inputs["x"], first[-1].outputs["y"]
+    both = Step("ADD", ("y", "y2"), {"sum": y})
+    return OneOp("twice", {"x": x, "x2": x}, (*first, *again, both))
+
+
+def test_a_layer_that_is_called_twice_has_one_body() -> None:
+    case = called_twice()
+    edge = edgeq.export(case.build(), case.draw(20), recipe="dynamic_int8")
+    main, *others = parse(edge.tflite).graphs
+    assert Counter(op.name for op in main.operators)["WHILE"] == 2
+    _, body = others
+    dense = [op for op in body.operators if op.name == "FULLY_CONNECTED"]
+    assert {body.tensors[op.inputs[1]].dtype for op in dense} == {"int8"}
+    assert edge.report.sqnr_db > 30

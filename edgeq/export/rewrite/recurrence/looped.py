@@ -37,7 +37,7 @@ def _looped(site: Site, op: Operator) -> Sequence[Any] | None:
         for start, width in zip(found.states, (found.state_width, found.width), strict=True)
     ]
     loop = LayerLoop(
-        site.editor, chain, name, site.subgraph, _numbers(found), (found.steps, found.batch),
+        site.editor, chain, name, site.subgraphs, _numbers(found), (found.steps, found.batch),
         bool(found.copies),
     )  # fmt: skip
     rows, cell = loop.outputs(found.source, states, found.time_major)
