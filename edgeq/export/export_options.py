@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 
 from edgeq.calibrate.calibration import Calibration
@@ -30,7 +30,7 @@ class ExportOptions:
         params: See `export`.
         sample: See `export`.
         recipe: What becomes of each op; `Mode.AUTO` where the search decides.
-        target: Where the file is to run.
+        target: Where the file is to run, with the oldest run time that is to read it.
         strict: Whether an op that cannot be in integers as a rule wants is an error, where the rule
             does not say.
         calibration: Ranges that are known already, or None.
@@ -38,7 +38,6 @@ class ExportOptions:
         outputs: What the app gets.
         layout: See `export`.
         min_sqnr_db: See `export`.
-        oldest: The oldest run time that will read the file; None is the newest.
         measure: See `export`.
         goal_db: See `export`.
         costs: Rates of the processor that a search plans for.
@@ -55,7 +54,6 @@ class ExportOptions:
     outputs: PortSpecs
     layout: str | None
     min_sqnr_db: float | None
-    oldest: Version | None
     measure: bool
     goal_db: float
     costs: Costs
@@ -95,19 +93,23 @@ class ExportOptions:
             params=params,
             sample=sample,
             recipe=_recipe_for(place, recipe),
-            target=place,
+            target=replace(place, oldest_runtime=_runtime_for(place, min_runtime)),
             strict=_strict_for(place, strict),
             calibration=_calibration(calibration),
             inputs=_ports_for(place, inputs, "inputs"),
             outputs=_ports_for(place, outputs, "outputs"),
             layout=layout,
             min_sqnr_db=min_sqnr_db,
-            oldest=_runtime_for(place, min_runtime),
             measure=measure,
             goal_db=goal_db,
             costs=_costs(measure, costs, device),
             threads=threads,
         )
+
+    @property
+    def oldest(self) -> Version | None:
+        """The oldest run time that will read the file; None is the newest."""
+        return self.target.oldest_runtime
 
 
 def _check_kinds(measure: object, goal_db: object, min_sqnr_db: object, threads: object) -> None:

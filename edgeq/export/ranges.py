@@ -11,6 +11,7 @@ from edgeq.calibrate import distributed
 from edgeq.calibrate.advice import MOST_SAMPLES, advise, spread_out
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.run import Calibrator, Checkpoint
+from edgeq.calibrate.state_growth import StateGrowth
 from edgeq.converter import check_runs
 from edgeq.data import cluster
 from edgeq.data.held_out import HeldOut, HeldOutSequences, spread
@@ -67,7 +68,8 @@ def ranges_for(
         ModelError: The calibration that was given is of another model.
     """
     kind = HeldOutSequences if prepared.float_model.states else HeldOut
-    held = kind(_samples(prepared, data, advance))
+    growth = StateGrowth()
+    held = kind(growth.watched(_samples(prepared, data, advance)))
     given = options.calibration
     if given is not None:
         given = replace(given, observers={**given.observers, **prepared.known})
@@ -81,8 +83,9 @@ def ranges_for(
         held.exhaust()
     few = spread(held.samples, MOST_SAMPLES)
     advice = advise(prepared.rewritten, found, few) if found.samples else ()
+    grows = growth.advice([name for name, _ in prepared.float_model.input_tensors()])
     independent = held.independent and options.calibration is None
-    return Ranges(found, held, independent, tuple(advice))
+    return Ranges(found, held, independent, (*advice, *([grows] if grows else [])))
 
 
 def measured_ranges(

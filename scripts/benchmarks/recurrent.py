@@ -79,7 +79,7 @@ def write_files(network: str, framework: str, folder: Path) -> None:
     """Job of the child: every form of a network, and how long its export took."""
     import edgeq
     from edgeq.export.rewrite import rewrite
-    from edgeq.export.rewrite.unrolled import REWRITES
+    from edgeq.export.rewrite.recurrence.unrolled import REWRITES
     from edgeq.targets import TARGETS
 
     model, data = _network(network, framework)

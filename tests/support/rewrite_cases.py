@@ -20,7 +20,8 @@ from one_op import (
 )
 
 from edgeq.export.importing.layer_calls import of_layer
-from edgeq.export.importing.sequence_loop import RNN_TANH, SEQUENCE_LOOP, with_sequence_loops
+from edgeq.export.importing.loop_steps import RNN_TANH
+from edgeq.export.importing.sequence_loop import SEQUENCE_LOOP, with_sequence_loops
 
 IMAGE = Value((1, 8, 8, 4))
 POSITIVE = Value((1, 8, 8, 4), low=0.1, high=4.0)
@@ -337,11 +338,17 @@ def _pad_conv(size: int, kernel: int, stride: int) -> OneOp:
 _TRANSPOSED = Value((1, 4, 8, 8))
 
 
+<<<<<<< HEAD
 def lstm(*, time_major: bool = False) -> OneOp:
     """Two steps of an LSTM that begins with zeros."""
+=======
+def _lstm(steps: int = 2, *, time_major: bool = False, spread: float = 0.0) -> OneOp:
+    """An LSTM that begins with zeros; a spread makes the rows of a gate's weights differ."""
+>>>>>>> h18
     state = Value((1, 8), is_state=True)
-    shape = (2, 1) if time_major else (1, 2)
-    weights = [_weights(8, size) for size in (4, 8) for _ in range(4)]
+    shape = (steps, 1) if time_major else (1, steps)
+    rows = np.exp(-spread * np.arange(8, dtype="f4"))[:, None]
+    weights = [_weights(8, size) * rows for size in (4, 8) for _ in range(4)]
     operands = ("x", *weights, *[None] * 3, *[_weights(8)] * 4, None, None, "h", "c", *[None] * 4)
     return OneOp("UNIDIRECTIONAL_SEQUENCE_LSTM", {"x": Value((*shape, 4))}, (
         Step("FILL", (_ints(1, 8), _scalar(0.0)), {"h": state}),
@@ -371,9 +378,9 @@ _ROUND = (
     "RESHAPE", *("SLICE", "FULLY_CONNECTED", "ADD", "TANH") * 3, "CONCATENATION", "RESHAPE",
 )  # fmt: skip
 _FIRST_STEP = (
-    "RESHAPE", "CONV_2D", "RESHAPE", "SLICE", "SLICE", "SLICE", "SLICE", "LOGISTIC", "TANH",
-    "LOGISTIC", "MUL", "TANH", "MUL",
+    "SLICE", "SLICE", "SLICE", "SLICE", "LOGISTIC", "TANH", "LOGISTIC", "MUL", "TANH", "MUL",
 )  # fmt: skip
+_CONVOLVED = ("RESHAPE", "CONV_2D", "RESHAPE")
 _SECOND_STEP = (
     "SLICE", "FULLY_CONNECTED", "ADD", "SLICE", "SLICE", "SLICE", "SLICE", "LOGISTIC", "LOGISTIC",
     "TANH", "LOGISTIC", "MUL", "MUL", "ADD", "TANH", "MUL", "CONCATENATION", "RESHAPE",
@@ -381,9 +388,22 @@ _SECOND_STEP = (
 
 
 CASES: tuple[Rewritten, ...] = (
+<<<<<<< HEAD
     Rewritten("unrolled LSTM", lstm(), (*_FIRST_STEP, *_SECOND_STEP), has_int8=False,
               target="edgetpu"),
     Rewritten("unrolled LSTM", lstm(time_major=True), (*_FIRST_STEP, *_SECOND_STEP),
+=======
+    Rewritten("looped LSTM", _lstm(10, spread=1.0),
+              ("RESHAPE", "FULLY_CONNECTED", "FULLY_CONNECTED", "RESHAPE", "RESHAPE", "WHILE",
+               "RESHAPE"), has_int8=False, is_delegated=False),
+    Rewritten("looped LSTM", _lstm(10), ("FILL", "FILL", "UNIDIRECTIONAL_SEQUENCE_LSTM"),
+              has_int8=False, is_delegated=False, situation="a small one of even rows stays"),
+    Rewritten("LSTM of few steps", _lstm(),
+              ("RESHAPE", "FULLY_CONNECTED", *_FIRST_STEP, *_SECOND_STEP), has_int8=False),
+    Rewritten("unrolled LSTM", _lstm(), (*_CONVOLVED, *_FIRST_STEP, *_SECOND_STEP), has_int8=False,
+              target="edgetpu"),
+    Rewritten("unrolled LSTM", _lstm(time_major=True), (*_CONVOLVED, *_FIRST_STEP, *_SECOND_STEP),
+>>>>>>> h18
               has_int8=False, situation="time first", target="portable"),
     Rewritten("dense layer on several rows",
               _one("FULLY_CONNECTED", ("x", _weights(5, 16), _weights(5)), Value((2, 5)), ROWS,

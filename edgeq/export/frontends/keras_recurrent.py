@@ -11,15 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from edgeq.export.importing.layer_calls import of_layer
-from edgeq.export.importing.sequence_loop import (
-    GATES,
-    GRU,
-    GRU_BEFORE,
-    LEAST_STEPS,
-    RNN_RELU,
-    RNN_TANH,
-    SEQUENCE_LOOP,
-)
+from edgeq.export.importing.loop_layer import LEAST_STEPS
+from edgeq.export.importing.loop_steps import GATES, GRU, GRU_BEFORE, RNN_RELU, RNN_TANH
+from edgeq.export.importing.sequence_loop import SEQUENCE_LOOP
 from edgeq.export.importing.sequence_lstm import SEQUENCE_LSTM
 
 

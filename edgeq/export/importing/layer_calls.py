@@ -13,7 +13,7 @@ from edgeq.files import Content
 from edgeq.flatbuffer import Graph, Operator, pack, parse_tree, unpack
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.flatbuffer.object_tree import prune
-from edgeq.flatbuffer.subgraphs import add_subgraphs
+from edgeq.flatbuffer.subgraph_adder import SubgraphAdder
 
 _CUSTOM = "CUSTOM:"
 _MARK = "|"
@@ -38,8 +38,8 @@ class LayerCall(NamedTuple):
     time_major: bool
 
 
-Writer = Callable[[GraphEditor, LayerCall, Callable[[Any], int]], Sequence[Any]]
-"""Gives the ops for a call; what it is given besides adds a subgraph and tells its index."""
+Writer = Callable[[GraphEditor, LayerCall, SubgraphAdder], Sequence[Any]]
+"""Gives the ops for a call; what it is given besides adds graphs that they run."""
 
 
 def of_layer(target: str, kind: str, path: str) -> str:
@@ -67,22 +67,15 @@ def with_calls_written(tflite: Content, target: str, write: Writer) -> Content:
         if call.op.name.startswith(_CUSTOM):
             tree.subgraphs[0].tensors[call.op.outputs[0]].name = call.name.encode()
     editor = GraphEditor(tree)
-    added: list[Any] = []
-
-    def subgraph(made: Any) -> int:
-        added.append(made)
-        return len(tree.subgraphs) + len(added) - 1
+    subgraphs = SubgraphAdder(editor.tree)
 
     def replacement(index: int) -> Sequence[Any] | None:
-        return write(editor, calls[index], subgraph) if index in calls else None
+        return write(editor, calls[index], subgraphs) if index in calls else None
 
     editor.replace(replacement)
     editor.prune()
-    changed = editor.tree
-    for made in added:
-        add_subgraphs(changed, made, made.subgraphs)
-    prune(changed)  # the run time refuses a file that names an op it does not have
-    return pack(changed)
+    prune(editor.tree)  # the run time refuses a file that names an op it does not have
+    return pack(editor.tree)
 
 
 def _call(graph: Graph, op: Operator, target: str) -> LayerCall | None:

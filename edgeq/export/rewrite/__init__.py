@@ -5,8 +5,9 @@ Each rewrite is exact up to float rounding. Knows the graph, nothing of quantiza
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgeq.export.rewrite import (
@@ -18,9 +19,9 @@ from edgeq.export.rewrite import (
     layout,
     pooling,
     softmaxes,
-    unrolled,
 )
 from edgeq.export.rewrite.base import Rewrite, Site
+from edgeq.export.rewrite.recurrence import looped, unrolled
 from edgeq.flatbuffer import Graph, Operator, pack, parse_tree
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.flatbuffer.subgraphs import without_unreached
@@ -28,6 +29,7 @@ from edgeq.model import LiteModel, layer
 from edgeq.targets import HOST, Target
 
 REWRITES: tuple[Rewrite, ...] = (
+    *looped.REWRITES,
     *unrolled.REWRITES,
     *softmaxes.REWRITES,
     *layout.REWRITES,
@@ -66,24 +68,48 @@ def rewrite(
     """
     editor, graph = GraphEditor(model.tree), model.graph
     rows = all_rewrites() if rewrites is None else rewrites
-    rows = [row for row in rows if row.purpose in target.rewrites]
-    failed: dict[str, str] = {}
+    rows = [row for row in rows if row.purpose in target.rewrites and _is_read(row, target)]
+    record = _Record()
     for _ in range(PASSES_MAX):
-        if not _pass(Site(graph, editor), rows, failed):
+        if not _pass(Site(graph, editor), rows, record):
             break
         graph = parse_tree(editor.tree, len(model.tflite)).graphs[0]
-    noted = replace(model, notes=(*model.notes, *failed.values())) if failed else model
+    notes = record.notes()
+    noted = replace(model, notes=(*model.notes, *notes)) if notes else model
     if graph is model.graph:
         return noted
     return replace(noted, tflite=pack(without_unreached(editor.tree)))
 
 
-def _pass(site: Site, rewrites: Sequence[Rewrite], failed: dict[str, str]) -> bool:
+@dataclass(frozen=True)
+class _Record:
+    """What was done to a model.
+
+    Attributes:
+        failed: A sentence for each rewrite that failed, by its name.
+        applied: How many ops each took the place of.
+    """
+
+    failed: dict[str, str] = field(default_factory=dict)
+    applied: Counter[Rewrite] = field(default_factory=Counter)
+
+    def notes(self) -> list[str]:
+        """What a report says of it."""
+        said = [row.said(count) for row, count in self.applied.items() if row.said is not None]
+        return [*self.failed.values(), *said]
+
+
+def _is_read(row: Rewrite, target: Target) -> bool:
+    """Whether every run time that is to read the file reads what a rewrite gives."""
+    return target.oldest_runtime is None or row.since <= target.oldest_runtime
+
+
+def _pass(site: Site, rewrites: Sequence[Rewrite], record: _Record) -> bool:
     """Applies what fits each op once; tells whether anything did."""
     changed = []
 
     def replacement(index: int) -> Sequence[Any] | None:
-        new = _first(site, site.graph.operators[index], rewrites, failed)
+        new = _first(site, site.graph.operators[index], rewrites, record)
         changed.append(new is not None)
         return new
 
@@ -94,26 +120,28 @@ def _pass(site: Site, rewrites: Sequence[Rewrite], failed: dict[str, str]) -> bo
 
 
 def _first(
-    site: Site, op: Operator, rewrites: Sequence[Rewrite], failed: dict[str, str]
+    site: Site, op: Operator, rewrites: Sequence[Rewrite], record: _Record
 ) -> Sequence[Any] | None:
     if op.index in site.gone:
         return []
     if not _is_plain(site.graph, op):
         return None
-    found = (_applied(r, site, op, failed) for r in rewrites if op.name in r.ops)
-    return next((new for new in found if new is not None), None)
+    for row in rewrites:
+        new = _applied(row, site, op, record) if op.name in row.ops else None
+        if new is not None:
+            record.applied[row] += 1
+            return new
+    return None
 
 
-def _applied(
-    row: Rewrite, site: Site, op: Operator, failed: dict[str, str]
-) -> Sequence[Any] | None:
+def _applied(row: Rewrite, site: Site, op: Operator, record: _Record) -> Sequence[Any] | None:
     """The ops in an op's place; None where the rewrite does not fit it, or fails."""
     same = dict(site.same)
     try:
         return row.apply(site, op)
     except Exception as error:
         site.same = same
-        failed.setdefault(
+        record.failed.setdefault(
             row.name,
             f"the rewrite {row.name!r} is left out for {op.name} at {layer(site.graph, op)}: it "
             f"failed with {type(error).__name__}: {error}",

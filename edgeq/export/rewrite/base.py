@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from edgeq.flatbuffer import Graph, Operator, schema
 from edgeq.flatbuffer.graph_editor import GraphEditor
+from edgeq.flatbuffer.subgraph_adder import SubgraphAdder
 from edgeq.model import layer
 from edgeq.ops import OPS, is_non_negative
 from edgeq.targets import Purpose
+from edgeq.versions import OLDEST, Version
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -31,6 +33,7 @@ class Site:
         editor: What the new ops, tensors and constants are made with.
         same: Tensors that are not needed any more, each with the one that takes its place.
         gone: Ops further on that go, by index: what they compute is among `same`.
+        subgraphs: Adds graphs that new ops run.
     """
 
     def __init__(self, graph: Graph, editor: GraphEditor) -> None:
@@ -38,6 +41,7 @@ class Site:
         self.editor = editor
         self.same: dict[int, int] = {}
         self.gone: set[int] = set()
+        self.subgraphs = SubgraphAdder(editor.tree)
         self._non_negative: dict[int, bool] = {}
 
     def shape(self, tensor: int) -> Shape:
@@ -193,6 +197,8 @@ class Rewrite:
         exact: Whether the float numbers stay the same bit for bit; otherwise up to rounding.
         apply: Does it.
         purpose: What it is for; targets list the purposes that serve them.
+        since: The first run time that computes right what it gives.
+        said: What a report says of so many ops that it was applied to; None is nothing.
     """
 
     name: str
@@ -202,3 +208,5 @@ class Rewrite:
     exact: bool
     apply: Apply
     purpose: Purpose = Purpose.FEWER_OPS
+    since: Version = OLDEST
+    said: Callable[[int], str] | None = None

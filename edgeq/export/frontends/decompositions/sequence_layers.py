@@ -13,7 +13,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from edgeq.export.importing.sequence_loop import GRU, LEAST_STEPS, RNN_RELU, RNN_TANH
+from edgeq.export.importing.loop_layer import LEAST_STEPS
+from edgeq.export.importing.loop_steps import GRU, RNN_RELU, RNN_TANH
 
 aten = torch.ops.aten
 
@@ -86,7 +87,7 @@ def sequence_loop(
         bias: `(G * H,)`, added to the products of `weight`.
         recurrent_bias: `(G * H,)`, added to those of `recurrence`.
         state: `(B, H)`, what the first step reads as the output before it.
-        kind: A key of `edgeq.export.importing.sequence_loop.GATES`.
+        kind: A key of `edgeq.export.importing.loop_steps.GATES`.
         time_major: Whether time is the first axis of `x`.
 
     Returns:

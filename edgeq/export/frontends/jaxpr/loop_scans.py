@@ -18,13 +18,9 @@ from edgeq.export.frontends.jaxpr.scan_steps import (
     scan_step,
 )
 from edgeq.export.importing.layer_calls import call_options
-from edgeq.export.importing.sequence_loop import (
-    GRU,
-    GRU_BEFORE,
-    LEAST_STEPS,
-    RNN_TANH,
-    SEQUENCE_LOOP,
-)
+from edgeq.export.importing.loop_layer import LEAST_STEPS
+from edgeq.export.importing.loop_steps import GRU, GRU_BEFORE, RNN_TANH
+from edgeq.export.importing.sequence_loop import SEQUENCE_LOOP
 
 _ACTIVATIONS = {("logistic", "logistic", "tanh"): (GRU, GRU_BEFORE), ("tanh",): (RNN_TANH,)}
 """Kinds of layers by what their step squashes."""

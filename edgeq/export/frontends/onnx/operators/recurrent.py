@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from edgeq.export.frontends.decompositions.sequence_layers import sequence_loop
 from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, op
-from edgeq.export.importing.sequence_loop import GRU, GRU_BEFORE, LEAST_STEPS, RNN_RELU, RNN_TANH
+from edgeq.export.importing.loop_layer import LEAST_STEPS
+from edgeq.export.importing.loop_steps import GRU, GRU_BEFORE, RNN_RELU, RNN_TANH
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu,

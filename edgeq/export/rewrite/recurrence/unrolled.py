@@ -8,127 +8,70 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.export.rewrite.base import Array, Rewrite, Site
-from edgeq.flatbuffer import Graph, Operator, parse_tree, schema
+from edgeq.export.importing.loop_layer import LEAST_STEPS
+from edgeq.export.rewrite.base import Rewrite, Site
+from edgeq.export.rewrite.recurrence.lstm_operands import NOTHING, LstmOperands
+from edgeq.flatbuffer import Graph, Operator, parse_tree
 from edgeq.targets import Purpose
-
-_NOTHING = -1
-"""In the place of a bias that there is none of, and of a state of zeros."""
-
-_GATES = slice(1, 5), slice(5, 9)
-"""Operand slots of the weights of the four gates: input, forget, cell, output."""
-
-_BIASES = slice(12, 16)
-
-_PROJECTION, _STATE, _CELL = 16, 18, 19
-"""Operand slots of what outputs are multiplied with, and of the two states."""
-
-_OTHERS = (9, 10, 11, 17, 20, 21, 22, 23)
-"""Operand slots that are not written out: peepholes, and layer normalization."""
-
 
 MOST_UNROLLED = 50_000
 """More ops than that are no use to a target."""
 
 
+def _few(site: Site, op: Operator) -> Sequence[Any] | None:
+    """An LSTM of so few steps that a loop is not worth it, such as one that is fed its states."""
+    found = LstmOperands.of(site, op)
+    return None if found is None or found.steps >= LEAST_STEPS else _unrolled(site, op)
+
+
 def _unrolled(site: Site, op: Operator) -> Sequence[Any] | None:
     """An LSTM whose states begin each run as zeros or as some tensor."""
-    if any(slot < len(op.inputs) and op.inputs[slot] >= 0 for slot in _OTHERS):
+    layer = LstmOperands.of(site, op)
+    if layer is None or layer.cell_clip or layer.state_clip:
         return None
-    starts = [_start(site, op.inputs[slot]) for slot in (_STATE, _CELL)]
-    weights = [_joined(site, op, slots) for slots in (*_GATES, _BIASES)]
-    options = op.options
-    is_put_out = any(r.outputs[0] in site.graph.outputs for r in _last_cells(site, op))
-    if None in starts or is_put_out or options.cellClip or options.projClip:
-        return None
-    if any(weight is None for weight in weights):
-        return None
-    return _Steps(site, op, *weights).ops(*(start for start in starts if start is not None))
-
-
-def _start(site: Site, state: int) -> int | None:
-    """The tensor that a state begins each run as, `_NOTHING` for zeros; None if it lasts."""
-    writer = site.producer(state, "FILL", "SELECT_V2")
-    if writer is None:
-        return None
-    if writer.name == "SELECT_V2":
-        return writer.inputs[1]
-    value = site.value(writer.inputs[1])
-    return None if value is None or value.any() else _NOTHING
-
-
-def _joined(site: Site, op: Operator, slots: slice) -> Array | None:
-    parts = [site.value(t) for t in op.inputs[slots]]
-    known = [part for part in parts if part is not None]
-    return np.concatenate(known) if len(known) == len(parts) else None
-
-
-def _last_cells(site: Site, op: Operator) -> list[Operator]:
-    """Copies of the cell state that are made behind an LSTM."""
-    readers = {reader.index: reader for reader, _ in site.graph.uses[op.inputs[_CELL]]}
-    return [reader for reader in readers.values() if reader.name == "SELECT_V2"]
+    return _Steps(site, op, layer).ops()
 
 
 class _Steps:
     """Builds the steps of one layer; each method returns the tensor that it writes."""
 
-    def __init__(self, site: Site, op: Operator, weight: Any, recurrence: Any, bias: Any) -> None:
+    def __init__(self, site: Site, op: Operator, layer: LstmOperands) -> None:
         self._site = site
         self._op = op
+        self._layer = layer
         self._ops: list[Any] = []
-        self._weight = site.constant(op, "weight", weight[:, None, None])
-        self._recurrence = site.constant(op, "recurrence", recurrence)
-        self._bias = site.constant(op, "bias", bias)
-        self._hidden = len(bias) // 4
-        self._width = recurrence.shape[1]
-        shape = site.shape(op.outputs[0])
-        time = 0 if op.options.timeMajor else 1
-        self._steps, self._batch = shape[time], shape[1 - time]
-        self._is_turned = time == 1 and self._batch > 1
+        self._weight = site.constant(op, "weight", layer.weight)
+        self._recurrence = site.constant(op, "recurrence", layer.recurrence)
+        self._bias = site.constant(op, "bias", layer.bias)
+        self._hidden, self._width = layer.width, layer.state_width
+        self._steps, self._batch = layer.steps, layer.batch
+        self._is_turned = not layer.time_major and self._batch > 1
 
-    def ops(self, state: int, cell: int) -> list[Any]:
-        inputs = self._inputs()
+    def ops(self) -> list[Any]:
+        inputs, (state, cell) = self._inputs(), self._layer.states
         made = []
         for step in range(self._steps):
             gates = self._slice(inputs, (step * self._batch, 0), 4 * self._hidden)
-            if state != _NOTHING:
-                again = self._dense(state, self._recurrence, _NOTHING, 4 * self._hidden)
+            if state != NOTHING:
+                again = self._dense(state, self._recurrence, NOTHING, 4 * self._hidden)
                 gates = self._binary("ADD", gates, again, 4 * self._hidden)
             state, cell = self._step(gates, cell)
             made.append(state)
         self._outputs(made)
-        for reader in _last_cells(self._site, self._op):
-            self._site.gone.add(reader.index)
-            self._site.same[reader.outputs[0]] = cell
-        return self._ops
+        return [*self._ops, *self._layer.gone(self._site, cell)]
 
     def _inputs(self) -> int:
         """What all steps add to their gates, `(T * B, 4 * H)`."""
-        site, source = self._site, self._op.inputs[0]
-        ordered = site.producer(source, "SELECT_V2")
-        if ordered is not None and ordered.inputs[1] == ordered.inputs[2]:
-            source = ordered.inputs[1]
+        site, source = self._site, self._layer.source
         depth = site.shape(source)[-1]
         if self._is_turned:
             turned = site.tensor(self._op, (self._steps, self._batch, depth))
             self._ops.append(site.transpose(self._op, source, turned, (1, 0, 2)))
             source = turned
-        rows, columns = self._steps * self._batch, 4 * self._hidden
-        laid_out, mixed = (site.tensor(self._op, (1, 1, rows, n)) for n in (depth, columns))
-        flat = self._made(columns, rows)
-        self._ops += [
-            site.reshape(self._op, source, laid_out, (1, 1, rows, depth)),
-            self._convolution(laid_out, mixed),
-            site.reshape(self._op, mixed, flat, (rows, columns)),
-        ]
-        return flat
-
-    def _convolution(self, source: int, output: int) -> Any:
-        """A product of many rows; the Edge TPU has no FULLY_CONNECTED of more than one."""
-        return self._site.editor.op(
-            "CONV_2D", [source, self._weight, self._bias], [output], padding=schema.Padding.VALID,
-            strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1, fusedActivationFunction=0,
-        )  # fmt: skip
+        shape = self._steps * self._batch, depth
+        rows = site.tensor(self._op, shape)
+        self._ops.append(site.reshape(self._op, source, rows, shape))
+        return self._dense(rows, self._weight, self._bias, 4 * self._hidden, shape[0])
 
     def _step(self, gates: int, cell: int) -> tuple[int, int]:
         """State and cell state behind a step, from the sums of its gates."""
@@ -137,12 +80,12 @@ class _Steps:
         names = ("LOGISTIC", "LOGISTIC", "TANH", "LOGISTIC")
         let_in, kept, new, out = map(self._unary, names, parts)
         added = self._binary("MUL", let_in, new, width)
-        if cell != _NOTHING:
+        if cell != NOTHING:
             added = self._binary("ADD", self._binary("MUL", kept, cell, width), added, width)
         state = self._binary("MUL", out, self._unary("TANH", added), width)
-        projection = self._op.inputs[_PROJECTION]
-        if projection >= 0:
-            state = self._dense(state, projection, _NOTHING, self._width)
+        if self._layer.projection is not None:
+            projection = self._site.constant(self._op, "projection", self._layer.projection)
+            state = self._dense(state, projection, NOTHING, self._width)
         return state, added
 
     def _outputs(self, made: Sequence[int]) -> None:
@@ -163,8 +106,8 @@ class _Steps:
     def _made(self, columns: int, rows: int = 0) -> int:
         return self._site.tensor(self._op, (rows or self._batch, columns))
 
-    def _dense(self, source: int, weight: int, bias: int, columns: int) -> int:
-        made = self._made(columns)
+    def _dense(self, source: int, weight: int, bias: int, columns: int, rows: int = 0) -> int:
+        made = self._made(columns, rows)
         inputs = [source, weight, bias]
         self._ops.append(self._site.editor.op(
             "FULLY_CONNECTED", inputs, [made], fusedActivationFunction=0, keepNumDims=False
@@ -312,6 +255,12 @@ def _is_known(value: Any) -> bool:
 
 
 REWRITES = (
+    Rewrite(
+        "LSTM of few steps", ("UNIDIRECTIONAL_SEQUENCE_LSTM",),
+        "the ops of each step, where there are fewer than 8",
+        "the delegate runs them, in int8 as well, and gives each row of a weight a scale", False,
+        _few, Purpose.DELEGATION_ALONE,
+    ),
     Rewrite(
         "unrolled LSTM", ("UNIDIRECTIONAL_SEQUENCE_LSTM",),
         "the ops of each step, the inputs of all of them multiplied at once",

@@ -1,0 +1,1 @@
+"""Recurrent layers in other ops: as loops, and written out."""
