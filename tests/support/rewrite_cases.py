@@ -338,13 +338,8 @@ def _pad_conv(size: int, kernel: int, stride: int) -> OneOp:
 _TRANSPOSED = Value((1, 4, 8, 8))
 
 
-<<<<<<< HEAD
-def lstm(*, time_major: bool = False) -> OneOp:
-    """Two steps of an LSTM that begins with zeros."""
-=======
-def _lstm(steps: int = 2, *, time_major: bool = False, spread: float = 0.0) -> OneOp:
+def lstm(steps: int = 2, *, time_major: bool = False, spread: float = 0.0) -> OneOp:
     """An LSTM that begins with zeros; a spread makes the rows of a gate's weights differ."""
->>>>>>> h18
     state = Value((1, 8), is_state=True)
     shape = (steps, 1) if time_major else (1, steps)
     rows = np.exp(-spread * np.arange(8, dtype="f4"))[:, None]
@@ -388,22 +383,16 @@ _SECOND_STEP = (
 
 
 CASES: tuple[Rewritten, ...] = (
-<<<<<<< HEAD
-    Rewritten("unrolled LSTM", lstm(), (*_FIRST_STEP, *_SECOND_STEP), has_int8=False,
-              target="edgetpu"),
-    Rewritten("unrolled LSTM", lstm(time_major=True), (*_FIRST_STEP, *_SECOND_STEP),
-=======
-    Rewritten("looped LSTM", _lstm(10, spread=1.0),
+    Rewritten("looped LSTM", lstm(10, spread=1.0),
               ("RESHAPE", "FULLY_CONNECTED", "FULLY_CONNECTED", "RESHAPE", "RESHAPE", "WHILE",
                "RESHAPE"), has_int8=False, is_delegated=False),
-    Rewritten("looped LSTM", _lstm(10), ("FILL", "FILL", "UNIDIRECTIONAL_SEQUENCE_LSTM"),
+    Rewritten("looped LSTM", lstm(10), ("FILL", "FILL", "UNIDIRECTIONAL_SEQUENCE_LSTM"),
               has_int8=False, is_delegated=False, situation="a small one of even rows stays"),
-    Rewritten("LSTM of few steps", _lstm(),
+    Rewritten("LSTM of few steps", lstm(),
               ("RESHAPE", "FULLY_CONNECTED", *_FIRST_STEP, *_SECOND_STEP), has_int8=False),
-    Rewritten("unrolled LSTM", _lstm(), (*_CONVOLVED, *_FIRST_STEP, *_SECOND_STEP), has_int8=False,
+    Rewritten("unrolled LSTM", lstm(), (*_CONVOLVED, *_FIRST_STEP, *_SECOND_STEP), has_int8=False,
               target="edgetpu"),
-    Rewritten("unrolled LSTM", _lstm(time_major=True), (*_CONVOLVED, *_FIRST_STEP, *_SECOND_STEP),
->>>>>>> h18
+    Rewritten("unrolled LSTM", lstm(time_major=True), (*_CONVOLVED, *_FIRST_STEP, *_SECOND_STEP),
               has_int8=False, situation="time first", target="portable"),
     Rewritten("dense layer on several rows",
               _one("FULLY_CONNECTED", ("x", _weights(5, 16), _weights(5)), Value((2, 5)), ROWS,
