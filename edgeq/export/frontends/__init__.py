@@ -49,6 +49,8 @@ def trace(
         return pytorch.trace(model, given, worker)
     if tensorflow.handles(model):
         return tensorflow.trace(model, given, worker)
+    if pytorch.is_function_of(model, given):
+        return pytorch.trace(model, given, worker)
     if flax.handles(model):
         return flax.trace(model, params, given, worker)
     if jax.handles(model):

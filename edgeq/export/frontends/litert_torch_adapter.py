@@ -20,6 +20,7 @@ from typing import Any
 
 from edgeq.errors import DependencyError
 from edgeq.export.frontends.torch_program.source_places import layer_path
+from edgeq.export.frontends.torch_program.traced_program import kept_buffers
 from edgeq.export.importing.layer_calls import call_options
 from edgeq.export.importing.sequence_loop import SEQUENCE_LOOP
 from edgeq.export.importing.sequence_lstm import SEQUENCE_LSTM
@@ -44,10 +45,12 @@ class Lowered:
     Attributes:
         bytecode: MLIR bytecode with the signature `serving_default` set.
         outputs: Name of each output and the layer path that computes it, in order.
+        kept: Buffers in which the program keeps what later runs depend on, which the model cannot.
     """
 
     bytecode: bytes
     outputs: tuple[tuple[str, str], ...]
+    kept: tuple[str, ...]
 
 
 class _Dropping(logging.Filter):
@@ -171,9 +174,12 @@ def to_stablehlo(
             _lower_calls()
             passes.add_to(table)
             passes.prepare(program)
-            program = passes.finish(decomposed(program), decomposed)
+            program = decomposed(program)
+            kept = kept_buffers(program)
+            program = passes.finish(program, decomposed)
         else:
             program = decomposed(program)
+            kept = kept_buffers(program)
             passes.check_random(program)
         program = core._run_convert_passes(program)
         output_layers = _output_layers(program)
@@ -195,7 +201,8 @@ def to_stablehlo(
         )
         stream = io.BytesIO()
         operation.write_bytecode(file=stream)
-        return Lowered(stream.getvalue(), tuple(zip(output_names, output_layers, strict=True)))
+        outputs = tuple(zip(output_names, output_layers, strict=True))
+        return Lowered(stream.getvalue(), outputs, kept)
 
 
 def _lower_calls() -> None:

@@ -35,7 +35,6 @@ from edgeq.export.frontends.torch_program.traced_program import (
 )
 from edgeq.export.frontends.trace_check import check_trace
 from edgeq.export.importing.recurrent_layers import with_recurrent_layers
-from edgeq.files import Content
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 
@@ -45,18 +44,34 @@ _WEIGHTED = re.compile(r"\.(conv|linear|mm|addmm|bmm|matmul)")
 
 def handles(model: object) -> bool:
     """Whether `model` is a PyTorch model, told without importing torch."""
+    owner = getattr(model, "__self__", model)
     return any(
         kind.__module__.startswith("torch.") and kind.__name__ in ("Module", "ExportedProgram")
-        for kind in type(model).__mro__
+        for kind in type(owner).__mro__
     )
+
+
+def is_function_of(model: object, sample: object) -> bool:
+    """Whether `model` is a function that takes PyTorch's tensors."""
+    return callable(model) and any(
+        type(value).__module__.startswith("torch") for value in _values(sample)
+    )
+
+
+def _values(sample: Any) -> list[Any]:
+    if isinstance(sample, Mapping):
+        sample = list(sample.values())
+    if not isinstance(sample, tuple | list):
+        return [sample]
+    return [value for part in sample for value in _values(part)]
 
 
 def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
     """Traces and lowers a PyTorch model.
 
     Args:
-        model: `nn.Module`, also compiled or in training mode or half precision, or
-            `torch.export.ExportedProgram`.
+        model: `nn.Module`, also compiled or in training mode or half precision, a method of one or
+            a function of tensors; or `torch.export.ExportedProgram`.
         sample: One input: a tensor or array, a tuple of them in positional order, or a dict of
             them by the name of `forward`'s parameter.
         worker: The converter's child process.
@@ -70,18 +85,21 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
     notes: list[str] = []
     with adapter.quiet():
         adapter.check_installed()
-        if not _is_module(model):
+        from edgeq.export.frontends.torch_program import prepared_modules
+
+        if _is_program(model):
             positional, named = model.example_inputs or ((), {})
             given: Any = named if named and not positional else positional
             # An exported program of arguments of both kinds has no sample that `trace` takes.
             checked = bool(given) and not (named and positional)
             check = _checking(model.module, model, given, worker) if checked else _as_it_is
             return _traced(model, worker, (), check=check)
-        model, learned = _finished(model, notes)
-        module = _prepared(model, notes)
-        program = _export(module, sample)
-        check = _checking(lambda: module, program, sample, worker)
-        return replace(_traced(program, worker, tuple(notes), check=check), learned=learned)
+        model, learned = _finished(prepared_modules.as_module(model), notes)
+        module = prepared_modules.prepared(model, notes)
+        traced = _export(module, sample)
+        check = _checking(lambda: traced.module, traced.program, sample, worker)
+        made = _traced(traced.program, worker, (*notes, *traced.notes), check=check)
+        return replace(made, learned=learned)
 
 
 def _checking(
@@ -142,7 +160,8 @@ def trace_module(
     """Traces and lowers a module that is in evaluation mode and float32, as it is; see `trace`."""
     with adapter.quiet():
         adapter.check_installed()
-        return _traced(_export(module, sample), worker, notes, origin)
+        traced = _export(module, sample)
+        return _traced(traced.program, worker, (*notes, *traced.notes), origin)
 
 
 def _as_it_is(traced: LiteModel) -> LiteModel:
@@ -164,8 +183,7 @@ def _traced(
     with adapter.quiet():
         check_program(program)
         try:
-            made = with_given_scales(LiteModel(_lowered(program, worker, True), origin, notes))
-            made = check(made)
+            made = check(_lowered(program, worker, True, origin, notes))
         except ProcessKilledError:
             raise  # it says nothing of the forms
         except EdgeqError as error:
@@ -182,22 +200,38 @@ def _plain(
 ) -> LiteModel | None:
     """The float model as litert-torch has it, or None if it has none or a wrong one."""
     try:
-        made = with_given_scales(LiteModel(_lowered(program, worker, False), "pytorch"))
-        return check(made)
+        return check(_lowered(program, worker, False))
     except ProcessKilledError:
         raise
     except EdgeqError:
         return None
 
 
-def _lowered(program: Any, worker: Worker, own_forms: bool) -> Content:
-    """The float .tflite file of a program, with or without edgeq's own forms of ops."""
+def _lowered(
+    program: Any,
+    worker: Worker,
+    own_forms: bool,
+    origin: str = "pytorch",
+    notes: tuple[str, ...] = (),
+) -> LiteModel:
+    """The float model of a program, with or without edgeq's own forms of ops."""
     # What is fused into a weighted op goes by its name.
     nodes = sorted(program.graph.nodes, key=lambda n: not _WEIGHTED.search(str(n.target)))
     layers = {node.name: source_places.layer_path(node) for node in nodes}
     lowered = _lower(copied(program), layers, own_forms)
     tflite = with_recurrent_layers(lower_to_float(worker, lowered.bytecode, "PYTORCH"))
-    return named_by_layer(tflite, _joined_layers, layers.values(), dict(lowered.outputs))
+    named = named_by_layer(tflite, _joined_layers, layers.values(), dict(lowered.outputs))
+    doubts = tuple(map(_forgotten, lowered.kept))
+    return with_given_scales(LiteModel(named, origin, notes, doubts=doubts))
+
+
+def _forgotten(buffer: str) -> str:
+    """On a buffer in which a module keeps what later calls depend on."""
+    return (
+        f"the module keeps what later calls depend on in the buffer {buffer!r}. A file keeps "
+        "nothing: each of its runs begins with what the buffer held. Make it an argument of "
+        "`forward` that is returned as well, and give edgeq.Sequences"
+    )
 
 
 def _joined_layers(name: str) -> list[str]:
@@ -238,41 +272,10 @@ def _lower(program: Any, layers: Mapping[str, str], own_forms: bool) -> adapter.
         raise _lowering_error(layers, error) from None
 
 
-def _is_module(model: object) -> bool:
+def _is_program(model: object) -> bool:
     import torch
 
-    return isinstance(model, torch.nn.Module)
-
-
-def _prepared(module: Any, notes: list[str]) -> Any:
-    """The module in evaluation mode, float32 and on the CPU; a copy where that is a change."""
-    import torch
-
-    from edgeq.export.frontends.torch_program import scripted_modules
-
-    while isinstance(getattr(module, "_orig_mod", None), torch.nn.Module):
-        module = module._orig_mod
-    scripted = scripted_modules.has_scripts(module)
-    training = any(part.training for part in module.modules())
-    values = [*module.parameters(), *module.buffers()]
-    narrow = {v.dtype for v in values if v.is_floating_point()} - {torch.float32}
-    moved = any(v.device.type != "cpu" for v in values)
-    if not (training or narrow or moved or scripted):
-        return module
-    try:
-        module = scripted_modules.unscripted(module) if scripted else copy.deepcopy(module)
-    except Exception as error:
-        raise ModelError(
-            f"the module cannot be copied ({error}); call model.eval().float().cpu() yourself"
-        ) from None
-    if scripted:
-        notes.append("layers of TorchScript modules have no paths of their own in the export")
-    if training:
-        notes.append("the module was in training mode; a copy was exported in evaluation mode")
-    if narrow:
-        names = ", ".join(sorted(str(d).removeprefix("torch.") for d in narrow))
-        notes.append(f"parameters in {names} were converted to float32")
-    return module.eval().float().cpu()
+    return isinstance(model, torch.export.ExportedProgram)
 
 
 def _export(module: Any, sample: Any) -> Any:

@@ -98,7 +98,7 @@ def check_trace(
             "something else; parts of the model, exported alone, show which. What the export keeps "
             "is measured against the trace"
         )
-    return replace(model, doubts=tuple(doubts))
+    return replace(model, doubts=(*model.doubts, *doubts))
 
 
 def _said(reached: OutputFidelity, steady_db: float) -> str:

@@ -64,14 +64,19 @@ def refused_place(message: str, layers: Mapping[str, str]) -> tuple[str, str]:
 
 def line_in(trace: str) -> str:
     """The innermost line of a traceback that is the user's, as errors show it."""
-    import torch
-
-    packages = (_PACKAGE, Path(torch.__file__).parent)
     for file, line, code in reversed(_FRAME.findall(trace)):
-        if "litert_torch" not in file and not any(p in Path(file).parents for p in packages):
+        if is_users(file):
             shown = f": {code.strip()[:100]}" if code else ""
             return f" ({Path(file).name}:{line}{shown})"
     return ""
+
+
+def is_users(file: str) -> bool:
+    """Whether a file of code is the user's own, or one of a package besides PyTorch and edgeq."""
+    import torch
+
+    packages = (_PACKAGE, Path(torch.__file__).parent)
+    return "litert_torch" not in file and not any(p in Path(file).parents for p in packages)
 
 
 def where(node: Any) -> str:

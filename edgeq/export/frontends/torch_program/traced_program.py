@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from edgeq.errors import ModelError
+from edgeq.export.frontends.torch_program.returned import output_name
 from edgeq.export.frontends.torch_program.source_places import where
 
 _TRAINING_ARGUMENTS = ("train", "training")
@@ -95,5 +96,36 @@ def output_names(program: Any) -> list[str] | None:
 
 def _path_name(path: tuple[Any, ...]) -> str:
     parts = [str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path]
-    name = "_".join(parts) or "0"
-    return f"output_{name}" if name[0].isdigit() else name
+    return output_name(parts)
+
+
+def returns_tensors(program: Any) -> bool:
+    """Whether all that a program returns are tensors."""
+    return all(isinstance(name, str) for name in program.graph_signature.user_outputs)
+
+
+def kept_buffers(program: Any) -> tuple[str, ...]:
+    """Buffers that one run of a decomposed program writes and the next run's outputs depend on."""
+    signature, nodes = program.graph_signature, {n.name: n for n in program.graph.nodes}
+    written = {name: made for made, name in signature.buffers_to_mutate.items()}
+    read = {name: place for place, name in signature.inputs_to_buffers.items() if name in written}
+    reached = {name: _reached(nodes[place]) for name, place in read.items()}
+    outputs = {name for name in signature.user_outputs if isinstance(name, str)}
+    kept: set[str] = set()
+    while True:
+        wanted = outputs | {written[name] for name in kept}
+        found = {name for name, nodes in reached.items() if nodes & wanted}
+        if found == kept:
+            return tuple(sorted(kept))
+        kept = found
+
+
+def _reached(node: Any) -> set[str]:
+    """Names of a node and of all that are computed of it."""
+    found, rest = set(), [node]
+    while rest:
+        node = rest.pop()
+        if node.name not in found:
+            found.add(node.name)
+            rest += node.users
+    return found

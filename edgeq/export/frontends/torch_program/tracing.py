@@ -5,35 +5,90 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from edgeq.export.frontends.torch_program import checks_of_values
+from edgeq.export.frontends.torch_program.returned import returning_tensors
+from edgeq.export.frontends.torch_program.traced_program import returns_tensors
 
-def exported(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
-    """The `torch.export.ExportedProgram` of a module.
 
-    A buffer is an input of the program, so that a size computed from one (a stride, a padding) is
-    unknown to the trace. Where that fails, such numbers are traced as constants.
+@dataclass(frozen=True)
+class Exported:
+    """A traced module.
+
+    Attributes:
+        module: What was traced: the module, or a copy that returns or checks less.
+        program: The `torch.export.ExportedProgram`.
+        notes: What was changed.
+    """
+
+    module: Any
+    program: Any
+    notes: tuple[str, ...] = ()
+
+
+def exported(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Exported:
+    """Traces a module.
+
+    Where that fails, in other ways: A buffer is an input of the program, so that a size computed
+    from one (a stride, a padding) is unknown to the trace; such numbers are traced as constants.
+    Assertions on values go as they do for the sample. And what is returned without being a tensor
+    is left out.
 
     Raises:
         Exception: That of the module as it is; torch.export raises dozens of kinds.
     """
     with torch.no_grad(), _without_checks_of_values():
         try:
-            return torch.export.export(module, arguments, dict(keywords), strict=False)
+            program = _program(module, arguments, keywords)
         except Exception:
-            with contextlib.suppress(Exception):  # what the user reads is of the module as it is
-                fixed = _with_fixed_numbers(module)
-                if fixed is not None:
-                    return torch.export.export(fixed, arguments, dict(keywords), strict=False)
+            for way in (_of_tensors, _of_fixed_numbers, _of_passed_checks):
+                with contextlib.suppress(Exception):  # the user reads that of the module as it is
+                    return way(module, arguments, keywords)
             raise
+        if returns_tensors(program):
+            return Exported(module, program)
+        return _of_tensors(module, arguments, keywords)
+
+
+def _program(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+    return torch.export.export(module, arguments, dict(keywords), strict=False)
+
+
+def _of_tensors(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Exported:
+    """A trace of the module that returns tensors alone."""
+    left_out: list[str] = []
+    module = returning_tensors(module, left_out)
+    program = _program(module, arguments, keywords)
+    names = ", ".join(map(repr, left_out))
+    notes = (f"what the forward pass returns besides tensors is left out: {names}",)
+    return Exported(module, program, notes if left_out else ())
+
+
+def _of_fixed_numbers(
+    module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> Exported:
+    """A trace of the module with its whole numbers as constants."""
+    return Exported(module, _program(_with_fixed_numbers(module), arguments, keywords))
+
+
+def _of_passed_checks(
+    module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> Exported:
+    """A trace of the module whose assertions hold."""
+    with checks_of_values.passed(copy.deepcopy(module), arguments, keywords):
+        return Exported(
+            module,
+            _program(module, arguments, keywords),
+            ("assertions on the values of tensors are not in the file",),
+        )
 
 
 def _with_fixed_numbers(module: Any) -> Any:
-    """A copy in which single whole numbers are made in `forward`; None if it keeps none."""
-    if not any(_numbers(part) for part in module.modules()):
-        return None
+    """A copy in which single whole numbers are made in `forward`."""
     module = copy.deepcopy(module)
     for part in module.modules():
         numbers = _numbers(part)

@@ -1,0 +1,96 @@
+"""The user's model as a module that can be traced: of float32 numbers, in evaluation mode."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import types
+from typing import Any
+
+import torch
+
+from edgeq.errors import ModelError
+from edgeq.export.frontends.torch_program import scripted_modules
+
+
+def prepared(module: torch.nn.Module, notes: list[str]) -> Any:
+    """The module in evaluation mode, float32 and on the CPU; a copy where that is a change."""
+    while isinstance(getattr(module, "_orig_mod", None), torch.nn.Module):
+        module = module._orig_mod
+    _check_float(module)
+    scripted = scripted_modules.has_scripts(module)
+    training = any(part.training for part in module.modules())
+    values = [*module.parameters(), *module.buffers()]
+    narrow = {v.dtype for v in values if v.is_floating_point()} - {torch.float32}
+    moved = any(v.device.type != "cpu" or v.is_inference() for v in values)
+    if not (training or narrow or moved or scripted):
+        return module
+    try:
+        module = scripted_modules.unscripted(module) if scripted else copy.deepcopy(module)
+    except Exception as error:
+        raise ModelError(
+            f"the module cannot be copied ({error}); call model.eval().float().cpu() yourself"
+        ) from None
+    if scripted:
+        notes.append("layers of TorchScript modules have no paths of their own in the export")
+    if training:
+        notes.append("the module was in training mode; a copy was exported in evaluation mode")
+    if narrow:
+        names = ", ".join(sorted(str(d).removeprefix("torch.") for d in narrow))
+        notes.append(f"parameters in {names} were converted to float32")
+    return module.eval().float().cpu()
+
+
+def _check_float(module: torch.nn.Module) -> None:
+    """Raises a `ModelError` for a module without numbers, or with quantized ones."""
+    for name, part in module.named_modules():
+        kind = type(part)
+        if ".quantized" in kind.__module__ and kind.__module__.startswith("torch"):
+            raise ModelError(
+                f"layer {name!r} is quantized already ({kind.__module__}.{kind.__name__}); export "
+                "the float module that it was made of"
+            )
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        if value.device.type == "meta":
+            raise ModelError(
+                f"parameter {name!r} has no numbers (it is on the device 'meta'); load the weights "
+                "first, such as by module.to_empty(device='cpu') and load_state_dict"
+            )
+
+
+def as_module(function: Any) -> torch.nn.Module:
+    """A module whose forward pass is a function.
+
+    Args:
+        function: A function of tensors, or a method of a module, which keeps its layers then. A
+            module is returned as it is.
+    """
+    if isinstance(function, torch.nn.Module):
+        return function
+    module = function.__self__ if isinstance(function, types.MethodType) else None
+    if isinstance(module, torch.nn.Module):
+        if function.__func__ is type(module).forward:
+            return module
+        module = copy.copy(module)
+        module.__dict__ = dict(module.__dict__)
+        module.forward = types.MethodType(function.__func__, module)
+        return module
+    name = getattr(inspect.unwrap(function), "__name__", type(function).__name__)
+    module = type(name, (torch.nn.Module,), {})()
+    for key, part in _closed_over(function).items():
+        setattr(module, key, part)
+    module.forward = function
+    return module.train(any(part.training for part in module.children()))
+
+
+def _closed_over(function: Any) -> dict[str, torch.nn.Module]:
+    """Modules that a function calls, by the names that it calls them."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        found = inspect.getclosurevars(function)
+    except TypeError:  # it is no Python function
+        return {}
+    used = {**found.globals, **found.nonlocals}
+    return {key: part for key, part in used.items() if isinstance(part, torch.nn.Module)}
