@@ -1,4 +1,4 @@
-"""Traces a module by `torch.export`, where it must with the whole numbers it keeps as constants."""
+"""Traces a module by `torch.export`, and once more with the numbers that no input decides."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
+from edgeq.export.frontends.torch_program.constant_reads import Repeating, any_known, reads_of
+
 
 def exported(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
     """The `torch.export.ExportedProgram` of a module.
 
-    A buffer is an input of the program, so that a size computed from one (a stride, a padding) is
-    unknown to the trace. Where that fails, such numbers are traced as constants.
+    No tensor's values are known to a trace, so that it fails where a size follows from a buffer (a
+    stride, a padding) or a branch from a mask that `forward` has made. The second time these
+    numbers are constants.
 
     Raises:
         Exception: That of the module as it is; torch.export raises dozens of kinds.
@@ -24,16 +27,24 @@ def exported(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any
             return torch.export.export(module, arguments, dict(keywords), strict=False)
         except Exception:
             with contextlib.suppress(Exception):  # what the user reads is of the module as it is
-                fixed = _with_fixed_numbers(module)
-                if fixed is not None:
-                    return torch.export.export(fixed, arguments, dict(keywords), strict=False)
+                return _exported_by_values(module, arguments, dict(keywords))
             raise
 
 
+def _exported_by_values(module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """The program of a module, with numbers that no input decides as constants."""
+    fixed = _with_fixed_numbers(module)
+    reads = reads_of(fixed, arguments, keywords)
+    if fixed is module and not any_known(reads):
+        raise RuntimeError("all numbers follow from inputs")
+    with Repeating(reads):
+        return torch.export.export(fixed, arguments, keywords, strict=False)
+
+
 def _with_fixed_numbers(module: Any) -> Any:
-    """A copy in which single whole numbers are made in `forward`; None if it keeps none."""
+    """A copy whose single whole numbers are made in `forward`; the module itself if it has none."""
     if not any(_numbers(part) for part in module.modules()):
-        return None
+        return module
     module = copy.deepcopy(module)
     for part in module.modules():
         numbers = _numbers(part)

@@ -1,0 +1,121 @@
+"""Python numbers that `forward` reads from tensors which no input decides.
+
+`torch.export` knows no tensor's values, also of those that are made in `forward` from nothing, such
+as a mask of ones where none was given. A run on a sample tells which reads are of such tensors; a
+trace then gets their numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+READERS = frozenset(
+    {
+        Tensor.item,
+        Tensor.tolist,
+        Tensor.__bool__,
+        Tensor.__int__,
+        Tensor.__float__,
+        Tensor.__index__,
+    }
+)
+"""What makes Python numbers of tensors."""
+
+UNKNOWN = object()
+"""In place of a number that an input decides."""
+
+Reads = Sequence[tuple[Any, Any]]
+"""Reader and number of each read, in order."""
+
+
+def reads_of(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Reads:
+    """The reads of a run on a sample."""
+    inputs = [t for t in pytree.tree_leaves((arguments, keywords)) if isinstance(t, Tensor)]
+    origins = _Origins(inputs)
+    recording = _Recording(origins)
+    with torch.no_grad(), origins, recording:
+        copy.deepcopy(module)(*arguments, **keywords)
+    return recording.reads
+
+
+def any_known(reads: Reads) -> bool:
+    """Whether a trace can make use of them."""
+    return any(number is not UNKNOWN for _, number in reads)
+
+
+class _Origins(TorchDispatchMode):  # type: ignore[misc]
+    """Follows which memory holds what inputs, or random numbers, decide."""
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._decided: set[int] = set()
+        self._kept: list[Any] = []  # an address may be used again once its memory is free
+        self._mark(inputs)
+
+    def decide(self, tensor: Tensor) -> bool:
+        """Whether inputs decide what a tensor holds."""
+        return tensor.untyped_storage()._cdata in self._decided
+
+    def _mark(self, tensors: Sequence[Tensor]) -> None:
+        self._decided.update(tensor.untyped_storage()._cdata for tensor in tensors)
+        self._kept += [tensor.untyped_storage() for tensor in tensors]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        given = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        made = func(*args, **(kwargs or {}))
+        results = [t for t in pytree.tree_leaves(made) if isinstance(t, Tensor)]
+        self._kept += [tensor.untyped_storage() for tensor in results]
+        if torch.Tag.nondeterministic_seeded in func.tags or any(map(self.decide, given)):
+            places = zip(func._schema.arguments, args, strict=False)
+            written = [v for p, v in places if p.alias_info and p.alias_info.is_write]
+            self._mark([*results, *(v for v in written if isinstance(v, Tensor))])
+        return made
+
+
+class _Recording(TorchFunctionMode):  # type: ignore[misc]
+    """Writes the reads down."""
+
+    def __init__(self, origins: _Origins) -> None:
+        super().__init__()
+        self.reads: list[tuple[Any, Any]] = []
+        self._origins = origins
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func in READERS:
+            self.reads.append((func, UNKNOWN if self._origins.decide(args[0]) else found))
+        return found
+
+
+class Repeating(TorchFunctionMode):  # type: ignore[misc]
+    """Gives the known numbers to a trace, which reads in the same order.
+
+    Raises:
+        RuntimeError: While it traces, where it does not.
+    """
+
+    def __init__(self, reads: Reads) -> None:
+        super().__init__()
+        self._left = iter(reads)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        number = UNKNOWN
+        if func in READERS:
+            reader, number = next(self._left, (None, None))
+            if reader is not func:
+                raise RuntimeError("the trace reads other numbers than a run does")
+        return func(*args, **(kwargs or {})) if number is UNKNOWN else number
