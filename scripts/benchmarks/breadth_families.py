@@ -46,7 +46,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = {
     "XLNetModel": ({"d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 128, "vocab_size": 200},
                    IDS),
     "LongformerModel": ({**TEXT, "attention_window": 8, "max_position_embeddings": 70},
-                        {**IDS, "attention_mask": (1, 32)}),
+                        IDS),
     "BigBirdModel": ({**TEXT, "attention_type": "block_sparse", "block_size": 4,
                       "num_random_blocks": 1}, {"input_ids": (1, 48)}),
     "FunnelModel": ({"d_model": 64, "block_sizes": [1, 1], "num_decoder_layers": 1, "n_head": 4,
@@ -119,7 +119,8 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = {
     "Glm4Model": (DECODER, IDS),
     "T5Model": (T5, PAIR),
     "LongT5Model": ({**T5, "local_radius": 7, "encoder_attention_type": "transient-global",
-                     "global_block_size": 8}, PAIR),
+                     "global_block_size": 8},
+                    {**PAIR, "attention_mask": (1, 32)}),
     "SwitchTransformersModel": ({**T5, "num_experts": 4, "expert_capacity": 16,
                                  "num_sparse_encoder_layers": 1,
                                  "num_sparse_decoder_layers": 1},
@@ -499,8 +500,8 @@ def _uneven(module: Any) -> Any:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
         for layer in module.modules():
             if isinstance(layer, torch.nn.Linear | torch.nn.Conv1d | torch.nn.Conv2d):
-                weight = layer.weight
-                weight.mul_((2 / weight[0].numel()) ** 0.5 / weight.std())
+                gain = 1 if isinstance(layer, torch.nn.Linear) else 2
+                layer.weight.mul_((gain / layer.weight[0].numel()) ** 0.5 / layer.weight.std())
     return module
 
 

@@ -123,6 +123,12 @@ def masked(x: Any) -> Any:
     return changed
 
 
+def wherever(x: Any) -> Any:
+    changed = x.clone()
+    changed[torch.where(x > 0)] = 0.5
+    return changed
+
+
 def written(x: Any, index: Any) -> Any:
     changed = x.clone()
     changed[:, index.long()] = 1.5
@@ -201,6 +207,7 @@ KINDS: dict[str, dict[str, Case]] = {
             lambda x, i: torch.zeros(1, 3, 6).index_add(1, i.long(), x), MATRIX, ints(3, 4)
         ),
         "written under a mask": of(masked, MATRIX),
+        "written where a mask holds": of(wherever, MATRIX),
         "written by an index": of(written, MATRIX, ints(4, 2)),
         "one slice": of(
             lambda x, i: x.index_copy(2, i.long(), x[:, :, :1] * 3), MATRIX, ints(6, 1)
@@ -237,6 +244,13 @@ KINDS: dict[str, dict[str, Case]] = {
             lambda x: x.unfold(2, 5, 3).unfold(3, 5, 3).flatten(4), floats(1, 4, 11, 14)
         ),
         "fold": layer(lambda: nn.Fold((4, 5), 3, padding=1, stride=2), floats(1, 18, 6)),
+        "rows of the memory": of(
+            lambda x: (
+                x.as_strided((3, 8, 6), (24, 6, 1)),
+                (x * 2).transpose(0, 1).as_strided((2, 5, 3), (48, 6, 2), 2),
+            ),
+            floats(16, 6),
+        ),
         "diagonal by einsum": of(lambda x: torch.einsum("bii->bi", x), floats(1, 4, 4)),
     },
     "linear_algebra": {
@@ -281,7 +295,7 @@ KINDS: dict[str, dict[str, Case]] = {
             lambda x, y: (((x > 0) ^ (y > 0)).float(), torch.logical_xor(x > 0, y).float()),
             MATRIX, MATRIX,
         ),
-        "to whole numbers": of(lambda i: (2.5**i.long(), 2**i), ints(9, 4, 6)),
+        "to whole numbers": of(lambda i: (2.5**i.long(), 2**i, i**3), ints(9, 4, 6)),
         "bits of 64": of(lambda x, y: x.long() & y.long() | 6, bits(4, 6), bits(4, 6)),
         "square of rank 5": of(lambda x: x**2, CUBE),
         "error function": of(lambda x: (x.erfc(), x.expm1(), x.sinh()), MATRIX),
@@ -326,6 +340,16 @@ KINDS: dict[str, dict[str, Case]] = {
             MATRIX,
         ),
         "item": of(lambda x: x * x.max().item(), MATRIX),
+    },
+    "number_types": {
+        "whole numbers and a float": of(
+            lambda i: (i != 0.0, 2.0 / (i.long() + 1), i.clamp(0.5, 2.5), i % 2.5, i.exp()),
+            ints(5, 4, 6),
+        ),
+        "float64": of(
+            lambda x: (x * torch.linspace(1, 2, 6, dtype=torch.float64), (x.double() - 0.5).exp()),
+            MATRIX,
+        ),
     },
     "program_constants": {
         "eye": of(lambda x: x @ torch.eye(6), MATRIX),

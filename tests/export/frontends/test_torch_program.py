@@ -196,6 +196,32 @@ def test_a_size_that_a_buffer_decides_is_known(trace: Callable[..., LiteModel]) 
     assert "stride" in dict(model.named_buffers())
 
 
+def attended(x: Any) -> Any:
+    """A long encoder: a mask that nobody gave decides over a branch."""
+    mask = torch.ones(x.shape[:2])
+    mask[:, 0] = 2
+    count = (mask > 1).sum(1)
+    return x[:, : int(count.max())] if (mask > 1).any().item() else x * 2
+
+
+def test_a_branch_on_what_no_input_decides_is_traced(trace: Callable[..., LiteModel]) -> None:
+    made = trace(Calling(attended).eval(), ROWS)
+    assert made.notes == ()
+    assert made.graph.tensors[made.graph.outputs[0]].shape == (1, 1, 6)
+
+
+def written_by_the_input(x: Any) -> Any:
+    mask = torch.zeros(x.shape[:2])
+    view = mask[:, 1:]
+    view[:] = x[:, 1:, 0] * 0
+    return x * 2 if (mask > 0).any() else x
+
+
+def test_what_an_input_has_written_is_no_constant(trace: Callable[..., LiteModel]) -> None:
+    with pytest.raises(ModelError, match="must not branch on tensor values"):
+        trace(Calling(written_by_the_input).eval(), ROWS)
+
+
 @torch.library.custom_op("edgeq_tests::by_group", mutates_args=())  # type: ignore[untyped-decorator]
 def by_group(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     parts = zip(x.tensor_split(ends[:-1]), weight, strict=True)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgeq.export.frontends.torch_program.program_constants import Evaluator
+
 aten = torch.ops.aten
 
 COMPARED_MAX = 1 << 27
@@ -316,3 +318,20 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.max_unpool2d.default: max_unpool,
     aten.max_unpool3d.default: max_unpool_3d,
 }
+
+
+def by_mask(node: Any, known: Evaluator) -> None:
+    """`index_put` at the places where a mask holds, as many as they may be: by the mask itself."""
+    source = next((index.args[0] for index in node.args[1] if index and index.args), None)
+    if not isinstance(source, torch.fx.Node) or source.target not in _PLACES:
+        return
+    mask = source.args[0]
+    places = [(source, axis) for axis in range(mask.meta["val"].ndim)]
+    if [index and index.args for index in node.args[1]] == places:
+        node.update_arg(1, [mask])
+
+
+_PLACES = (aten.where.default, aten.nonzero_numpy.default)
+
+RULES = {aten.index_put.default: by_mask, aten.index_put_.default: by_mask}
+"""What replaces a node of an op."""

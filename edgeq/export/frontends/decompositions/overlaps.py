@@ -1,4 +1,4 @@
-"""Windows that are put back into an image, and entries that are on a diagonal."""
+"""Windows that are put back into an image, entries on a diagonal, and rows of the memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgeq.export.frontends.decompositions.convolution_forms import spread
-from edgeq.export.frontends.torch_program.program_constants import constant
+from edgeq.export.frontends.torch_program.program_constants import Evaluator, constant
 
 aten = torch.ops.aten
 
@@ -96,6 +96,42 @@ def unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
     return windows.movedim(axis + 1, -1)
 
 
+def strided(node: Any, known: Evaluator) -> None:
+    """`as_strided`: rows of the tensor as it lies in memory, which litert-torch takes for its own.
+
+    What is no whole memory in some order of the axes is left to litert-torch.
+    """
+    meta = node.args[0].meta["val"]
+    order = sorted(range(meta.ndim), key=lambda axis: -meta.stride(axis))
+    if not meta.permute(order).is_contiguous():
+        return
+
+    def rows(
+        x: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+    ) -> Tensor:
+        start = storage_offset or 0
+        width = _common_width(size, stride, math.gcd(start, x.numel()))
+        outer = [step // width for step in stride[:-1]]
+        inner = [*size[:-1], size[-1] // width]
+        places = constant(
+            lambda: (
+                torch.arange(x.numel() // width)
+                .as_strided(inner, [*outer, 1 if width > 1 else stride[-1]], start // width)
+                .flatten()
+            )
+        )
+        return x.permute(order).reshape(-1, width).index_select(0, places).reshape(size)
+
+    node.target = rows
+
+
+def _common_width(size: Sequence[int], stride: Sequence[int], divisor: int) -> int:
+    """How many numbers are always read in a row."""
+    if not size or stride[-1] != 1:
+        return 1
+    return math.gcd(divisor, int(size[-1]), *(int(step) for step in stride[:-1]))
+
+
 TABLE: dict[Any, Callable[..., Any]] = {
     aten.diagonal.default: diagonal,
     aten.diagonal_copy.default: diagonal,
@@ -103,3 +139,6 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.col2im.default: fold,
     aten.unfold.default: unfold,
 }
+
+RULES = {aten.as_strided.default: strided}
+"""What replaces a node of an op."""

@@ -19,12 +19,15 @@ BROADCAST_RANK = 4
 
 
 def power(x: Tensor, exponent: float) -> Any:
-    """`pow.Tensor_Scalar` of more axes than the kernel joins."""
-    if x.ndim <= BROADCAST_RANK or not x.is_floating_point():
+    """`pow.Tensor_Scalar` of whole numbers, or of more axes than the kernel joins."""
+    is_whole = not x.is_floating_point()
+    if x.ndim <= BROADCAST_RANK and not is_whole:
         return NotImplemented
     if exponent in (2, 3, 4):
         made = x * x
         return made if exponent == 2 else made * (x if exponent == 3 else made)
+    if is_whole:
+        return NotImplemented
     return aten.pow.Tensor_Scalar(x.flatten(), exponent).reshape(x.shape)
 
 

@@ -30,6 +30,7 @@ from edgeq.export.frontends.decompositions import (
     spectra,
 )
 from edgeq.export.frontends.torch_program import branches_and_loops, complex_pairs
+from edgeq.export.frontends.torch_program.number_types import narrow
 from edgeq.export.frontends.torch_program.program_constants import clear, evaluator, fold
 from edgeq.export.frontends.torch_program.source_places import where
 
@@ -53,7 +54,12 @@ TABLE: dict[Any, Callable[..., Any]] = {
     **spectra.TABLE,
 }
 
-RULES = {**branches_and_loops.RULES, **lookups.RULES}
+RULES = {
+    **branches_and_loops.RULES,
+    **lookups.RULES,
+    **overlaps.RULES,
+    **indexing.RULES,
+}
 """What replaces a node of an op by a function, and its operands by what that takes."""
 
 LEFT = {torch.ops.edgeq.last_writer.default: indexing.compared}
@@ -77,6 +83,7 @@ def prepare(program: Any) -> None:
     _drop_checks(program)
     program.graph.eliminate_dead_code()
     known = evaluator(program)
+    narrow(program, known)
     for node in list(program.graph.nodes):
         if node.op != "call_function":
             continue
@@ -87,6 +94,7 @@ def prepare(program: Any) -> None:
         elif node.target in pools.WITH_PLACES and _reads_second(node):
             node.target = pools.WITH_PLACES[node.target]
     _drop_checks(program)
+    program.graph.eliminate_dead_code()
 
 
 def add_to(table: Table) -> None:

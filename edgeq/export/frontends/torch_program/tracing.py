@@ -1,4 +1,4 @@
-"""Traces a module by `torch.export`, where it must with the whole numbers it keeps as constants."""
+"""Traces a module by `torch.export`, and where that fails once more, with what a run tells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from edgeq.export.frontends.torch_program import checks_of_values
+from edgeq.export.frontends.torch_program.constant_reads import Repeating, any_known, reads_of
 from edgeq.export.frontends.torch_program.returned import returning_tensors
 from edgeq.export.frontends.torch_program.traced_program import returns_tensors
 
@@ -33,10 +33,10 @@ class Exported:
 def exported(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Exported:
     """Traces a module.
 
-    Where that fails, in other ways: A buffer is an input of the program, so that a size computed
-    from one (a stride, a padding) is unknown to the trace; such numbers are traced as constants.
-    Assertions on values go as they do for the sample. And what is returned without being a tensor
-    is left out.
+    No tensor's values are known to a trace, so that it fails where a size follows from a buffer (a
+    stride, a padding), a branch from a mask that `forward` has made, or where there are assertions.
+    The second time these numbers are constants. What is returned without being a tensor is left
+    out.
 
     Raises:
         Exception: That of the module as it is; torch.export raises dozens of kinds.
@@ -45,7 +45,7 @@ def exported(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any
         try:
             program = _program(module, arguments, keywords)
         except Exception:
-            for way in (_of_tensors, _of_fixed_numbers, _of_passed_checks):
+            for way in (_of_tensors, _of_values):
                 with contextlib.suppress(Exception):  # the user reads that of the module as it is
                     return way(module, arguments, keywords)
             raise
@@ -68,27 +68,23 @@ def _of_tensors(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, 
     return Exported(module, program, notes if left_out else ())
 
 
-def _of_fixed_numbers(
-    module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
-) -> Exported:
-    """A trace of the module with its whole numbers as constants."""
-    return Exported(module, _program(_with_fixed_numbers(module), arguments, keywords))
-
-
-def _of_passed_checks(
-    module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
-) -> Exported:
-    """A trace of the module whose assertions hold."""
-    with checks_of_values.passed(copy.deepcopy(module), arguments, keywords):
-        return Exported(
-            module,
-            _program(module, arguments, keywords),
-            ("assertions on the values of tensors are not in the file",),
-        )
+def _of_values(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Exported:
+    """A trace of the module with numbers that no input decides as constants."""
+    fixed = _with_fixed_numbers(module)
+    reads = reads_of(fixed, arguments, keywords)
+    if fixed is module and not any_known(reads):
+        raise RuntimeError("all numbers follow from inputs")
+    with Repeating(reads):
+        program = _program(fixed, arguments, keywords)
+    checks = any(read.checks for read in reads)
+    notes = ("assertions on the values of tensors are not in the file",) if checks else ()
+    return Exported(module, program, notes)
 
 
 def _with_fixed_numbers(module: Any) -> Any:
-    """A copy in which single whole numbers are made in `forward`."""
+    """A copy whose single whole numbers are made in `forward`; the module itself if it has none."""
+    if not any(_numbers(part) for part in module.modules()):
+        return module
     module = copy.deepcopy(module)
     for part in module.modules():
         numbers = _numbers(part)

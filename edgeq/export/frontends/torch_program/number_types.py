@@ -1,0 +1,71 @@
+"""Types of numbers that the runtime has no kernels for, in a traced program: those of 64 bits.
+
+litert-torch computes in float64 what joins whole numbers with a float, and what the model says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from edgeq.export.frontends.torch_program.program_constants import Evaluator
+
+aten = torch.ops.aten
+
+_CASTS = frozenset({aten.to.dtype, aten._to_copy.default, aten.type_as.default})
+
+
+def narrow(program: Any, known: Evaluator) -> None:
+    """Has a program compute in float32 what it would in float64; constants stay as they are.
+
+    Args:
+        program: A `torch.export.ExportedProgram` before it is decomposed, which is changed.
+        known: Tells its constants.
+    """
+    for node in list(program.graph.nodes):
+        if node.op != "call_function" or known.is_known(node):
+            continue
+        if _is_of(node, torch.float64):
+            _without_float64(node, known)
+        elif _joins_whole_numbers(node):
+            _cast_whole_numbers(node)
+
+
+def _without_float64(node: Any, known: Evaluator) -> None:
+    """Has a node compute in float32: it is told so, or reads constants of that type."""
+    node.args, node.kwargs = pytree.tree_map(
+        lambda a: torch.float32 if a is torch.float64 else a, (node.args, node.kwargs)
+    )
+    for operand in node.all_input_nodes:
+        if known.is_known(operand) and _is_of(operand, torch.float64):
+            _cast(node, operand)
+
+
+def _joins_whole_numbers(node: Any) -> bool:
+    """Whether an op computes or compares floats, and reads tensors of whole numbers."""
+    if node.target in _CASTS or torch.Tag.pointwise not in getattr(node.target, "tags", ()):
+        return False
+    numbers = [a for a in pytree.tree_leaves((node.args, node.kwargs)) if isinstance(a, float)]
+    return _is_of(node, torch.float32) or (_is_of(node, torch.bool) and bool(numbers))
+
+
+def _cast_whole_numbers(node: Any) -> None:
+    compares = _is_of(node, torch.bool)
+    for operand in node.all_input_nodes:
+        kind = getattr(operand.meta.get("val"), "dtype", torch.float32)
+        if not kind.is_floating_point and (compares or kind is not torch.bool):
+            _cast(node, operand)
+
+
+def _cast(node: Any, operand: Any) -> None:
+    with node.graph.inserting_before(node):
+        made = node.graph.call_function(aten.to.dtype, (operand, torch.float32))
+    made.meta = {k: v for k, v in node.meta.items() if k != "val"}
+    made.meta["val"] = operand.meta["val"].to(torch.float32)
+    node.replace_input_with(operand, made)
+
+
+def _is_of(node: Any, kind: torch.dtype) -> bool:
+    return getattr(node.meta.get("val"), "dtype", None) is kind
