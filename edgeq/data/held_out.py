@@ -5,6 +5,7 @@ Of sequences, whole ones are kept back, as a model with states is judged by runn
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -42,7 +43,7 @@ class Spread:
         self._seen += 1
         if self._seen % self._step:
             return [sample]
-        self.samples.append(tuple(array.copy() for array in sample))
+        self.samples.append(_copied(sample))
         return self._thinned() if len(self.samples) >= self._most else []
 
     def keep_fewer(self, most: int) -> None:
@@ -57,13 +58,24 @@ class Spread:
         return dropped
 
 
+FEW, SOME = 30, 60
+"""Up to so many samples, two of five are held out, and one of five: two alone say nothing."""
+
+
+def is_held_out(index: int, count: int) -> bool:
+    """Whether a sample is held out of so many; if it is not, it is not of more either."""
+    if count <= FEW:
+        return index % 5 in (2, 4)
+    return index % 5 == 4 if count <= SOME else index % HeldOut.EVERY == HeldOut.EVERY - 1
+
+
 class HeldOut:
     """A stream of samples that keeps some of them back to judge the result by.
 
-    Every tenth sample is held out and not passed on. Where these become too many, every second one
-    of them is passed on after all, and every twentieth is held out from there on, and so forth: the
-    rest comes evenly from all of the data. Data with fewer than ten samples is passed on whole and
-    judged by its own samples.
+    Every tenth sample is held out and not passed on; a larger share of few samples. Where these
+    become too many, every second one of them is passed on after all, and every twentieth is held
+    out from there on, and so forth: the rest comes evenly from all of the data. Data with fewer
+    than ten samples is passed on whole and judged by its own samples.
 
     Args:
         samples: The stream.
@@ -81,11 +93,35 @@ class HeldOut:
         self._passed = Spread(2 * passed)
 
     def __iter__(self) -> Iterator[Sample]:
-        for index, sample in enumerate(self._samples):
-            is_turn = index % self.EVERY == self.EVERY - 1
-            for passed in self._held.add(sample) if is_turn else [sample]:
-                self._remember(passed)
-                yield passed
+        for passed in self._sifted():
+            self._remember(passed)
+            yield passed
+
+    def _sifted(self) -> Iterator[Sample]:
+        """What is not held out; a sample of the first ones may come later than it was read."""
+        stream = iter(self._samples)
+        first = [_copied(sample) for sample in itertools.islice(stream, self.EVERY)]
+        if len(first) < self.EVERY:
+            yield from first
+            return
+        early: dict[int, Sample] = {}
+        for index, sample in enumerate(itertools.chain(first, stream)):
+            count = index + 1
+            if count in (FEW + 1, SOME + 1):
+                yield from _released(early, count)
+            if not is_held_out(index, count):
+                yield sample
+            elif count <= SOME:
+                early[index] = _copied(sample)
+            else:
+                yield from self._kept_back(early, sample)
+        yield from self._kept_back(early)
+
+    def _kept_back(self, early: dict[int, Sample], *more: Sample) -> Iterator[Sample]:
+        """Holds out what is left of the first samples, and some more; what that drops instead."""
+        for sample in (*early.values(), *more):
+            yield from self._held.add(sample)
+        early.clear()
 
     def _remember(self, sample: Sample) -> None:
         """Keeps a sample that is passed on, if it is its turn."""
@@ -123,6 +159,17 @@ class HeldOut:
     def trials(self, most: int) -> Sequence[Sample]:
         """At most so many of `passed`, likewise, to judge plans by on the way."""
         return spread(self.passed, most)
+
+
+def _copied(sample: Sample) -> Sample:
+    """A sample in arrays of its own: whoever made it may fill the same ones again."""
+    return tuple(array.copy() for array in sample)
+
+
+def _released(early: dict[int, Sample], count: int) -> Iterator[Sample]:
+    """Those of some samples that are not held out any more, now that there are so many."""
+    for index in [index for index in early if not is_held_out(index, count)]:
+        yield early.pop(index)
 
 
 class HeldOutSequences(HeldOut):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri, stdtrit
 
 from edgeq.fidelity.metrics import interval
 
@@ -245,7 +246,7 @@ class SampleSpread:
         median_db: SQNR in dB that half of the samples reach.
         worst_tenth_db: SQNR in dB that the worst tenth of the samples does not exceed.
         low_db: Lower end of the 95 % interval of the SQNR of all samples: what other samples of the
-            same kind would show, by a bootstrap.
+            same kind would show, by a bootstrap that is widened where there are few.
         high_db: Upper end.
     """
 
@@ -264,7 +265,9 @@ class SampleSpread:
         def total(rows: npt.NDArray[np.intp]) -> float:
             return decibels(float(signal[rows].sum()), float(noise[rows].sum()))
 
-        return cls(float(median), float(worst), *interval(total, len(each)))
+        ends = interval(total, len(each))
+        low, high = _widened(ends, total(np.arange(len(each))), len(each))
+        return cls(float(median), float(worst), low, high)
 
     @property
     def shown(self) -> str:
@@ -274,6 +277,26 @@ class SampleSpread:
             f"{self.low_db:.1f} to {self.high_db:.1f} dB"
         )
 
+
+def _widened(ends: tuple[float, float], middle: float, count: int) -> tuple[float, float]:
+    """A bootstrap's interval for as few samples as there are.
+
+    Resampled, few samples differ less than new ones would.
+
+    Source:
+        Hesterberg, "What Teachers Should Know About the Bootstrap", 2015: the factor of the
+        narrowness of percentile intervals, and Student's t in the place of the normal quantile.
+    """
+    if count < 2 or not np.isfinite((*ends, middle)).all():
+        return ends
+    freedom = count - 1
+    factor = stdtrit(freedom, MIDDLE) / ndtri(MIDDLE) * math.sqrt(count / freedom)
+    low, high = (middle + float(factor) * (end - middle) for end in ends)
+    return low, high
+
+
+MIDDLE = 0.975
+"""Share of a distribution below the upper end of its 95 % interval."""
 
 TENTHS = 10
 """Pieces that a sequence is looked at in; fewer where none has so many steps."""

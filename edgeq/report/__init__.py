@@ -29,6 +29,9 @@ NOT_SLOWER = 1.03
 SIZE_WORTH = 0.15
 """Worth of the whole size of the float model, in times of a float inference."""
 
+MANY_SAMPLES, MOST_DOUBT_DB = 16, 3.0
+"""Fewer samples that judge are a reason for doubt, if others may leave so much less SQNR."""
+
 NAMED_OPS = 3
 """So many of the ops that share a reason are named in the text."""
 
@@ -187,7 +190,19 @@ class Report(Measured):
                 "the SQNR is judged on samples that calibration may have seen; give at least 10"
                 + (" sequences" if any(o.drift is not None for o in self.outputs) else "")
             )
+        found += self._doubts_of_few_samples()
         return found
+
+    def _doubts_of_few_samples(self) -> list[str]:
+        """Outputs whose SQNR other samples may put elsewhere, as few judge it."""
+        if not self.independent or self.judged_samples >= MANY_SAMPLES:
+            return []
+        return [
+            f"only {self.judged_samples} samples judge output {o.name!r}: others like them may "
+            f"leave it {o.samples.low_db:.1f} dB; give {10 * MANY_SAMPLES} or more"
+            for o in self.outputs
+            if o.samples is not None and o.sqnr_db - o.samples.low_db > MOST_DOUBT_DB
+        ]
 
     def _causes_of_slowness(self) -> list[str]:
         causes = []

@@ -220,7 +220,7 @@ def test_memory_stays_flat_over_a_long_stream() -> None:
     finally:
         tracemalloc.stop()
     assert total == sum(range(100)) - 79
-    assert peak < 20 * megabyte
+    assert peak < 40 * megabyte
 
 
 def test_few_large_samples_are_remembered_and_many_small_ones(
@@ -437,14 +437,16 @@ def test_tensors_keep_their_dtype(dtype: torch.dtype) -> None:
     [
         (1, 16, [0], 1),
         (9, 16, [*range(9)], 9),
-        (10, 16, [9], 9),
-        (25, 16, [9, 19], 23),
+        (10, 16, [2, 4, 7, 9], 6),
+        (24, 16, [2, 4, 7, 9, 12, 14, 17, 19, 22], 15),
+        (31, 16, [4, 9, 14, 19, 24, 29], 25),
+        (70, 16, [9, 19, 29, 39, 49, 59, 69], 63),
         (150, 16, [*range(9, 150, 10)], 135),
         (200, 16, [*range(19, 200, 20)], 190),
         (400, 4, [159, 319], 398),
     ],
 )
-def test_every_tenth_sample_is_held_out(
+def test_every_tenth_sample_is_held_out_or_a_larger_share_of_few(
     count: int, limit: int, held: list[int], passed: int
 ) -> None:
     stream = HeldOut(((np.full(1, i),) for i in range(count)), limit, passed=9)
@@ -470,4 +472,6 @@ def test_held_out_samples_outlive_a_buffer_that_is_written_again() -> None:
     stream = HeldOut(one_buffer())
     for _ in stream:
         pass
-    assert [float(sample[0][0]) for sample in stream.samples] == [9, 19, 29]
+    assert [float(sample[0][0]) for sample in stream.samples] == sorted(
+        [*range(2, 30, 5), *range(4, 30, 5)]
+    )

@@ -189,6 +189,15 @@ def test_samples_show_their_median_their_worst_tenth_and_how_sure_the_total_is()
     assert SampleSpread.of([(1.0, 0.0)] * 3).median_db == math.inf
 
 
+def test_an_interval_of_few_samples_covers_as_much_as_it_says() -> None:
+    random, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        noise = np.exp(random.normal(0, 0.7, 4))
+        found = SampleSpread.of([(100.0, float(n)) for n in noise])
+        covered += found.low_db <= decibels(100.0, math.exp(0.7**2 / 2)) <= found.high_db
+    assert covered >= 170
+
+
 def test_indices_agree_or_do_not_however_near_they_are() -> None:
     expected = np.arange(100).reshape(1, 100)
     other = expected.copy()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgeq.export.edge_model import EdgeModel
-from edgeq.fidelity.sqnr import Drift
+from edgeq.fidelity.sqnr import Drift, SampleSpread
 from edgeq.flatbuffer import parse
 from edgeq.ports import IO, Port
 from edgeq.progress import Progress
@@ -25,6 +25,10 @@ def fidelity(name: str, sqnr_db: float, largest: float) -> OutputFidelity:
 
 def along(*tenths_db: float) -> OutputFidelity:
     return replace(fidelity("y", 30.0, 1), drift=Drift(tenths_db))
+
+
+def spread_over(low_db: float, high_db: float) -> OutputFidelity:
+    return replace(fidelity("y", 31.4, 1), samples=SampleSpread(31.0, 28.0, low_db, high_db))
 
 
 def report(**changes: Any) -> Report:
@@ -186,6 +190,12 @@ def test_json_stays_strict_where_a_number_is_not_finite(value: float) -> None:
             ["the SQNR is judged on samples that calibration may have seen; give at least 10"],
         ),
         (
+            {"judged_samples": 9, "outputs": (spread_over(27.6, 34.7), spread_over(30.0, 33.0))},
+            ["only 9 samples judge output 'y': others like them may leave it 27.6 dB; give 160 or "
+             "more"],
+        ),
+        ({"judged_samples": 20, "outputs": (spread_over(27.6, 34.7),)}, []),
+        (
             {"independent": False, "outputs": (along(40.0, 30.0, 20.0),)},
             ["output 'y' drifts: its SQNR in the first and last tenth of the steps is 40.0 and "
              "20.0 dB, and still falls",
@@ -195,7 +205,8 @@ def test_json_stays_strict_where_a_number_is_not_finite(value: float) -> None:
         ({"outputs": (along(40.0, 30.0, 27.5),)}, []),
     ],
     ids=["none", "slower", "slower in the delegate", "as fast", "low SQNR", "no number",
-         "no difference", "few samples", "drift", "settled"],
+         "no difference", "samples that were seen", "few samples", "many samples", "drift",
+         "settled"],
 )  # fmt: skip
 def test_warnings(changes: dict[str, Any], warnings: list[str]) -> None:
     made = report(**changes)

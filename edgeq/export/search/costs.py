@@ -24,10 +24,13 @@ class Rates:
     Attributes:
         mac_ns: Nanoseconds for each multiplication of the op.
         element_ns: Nanoseconds for each element that it reads or writes.
+        row_ns: Nanoseconds for each row that its weight is multiplied with; in a convolution each
+            tap of a kernel takes one for each pixel. With few channels that is most of its time.
     """
 
     mac_ns: float
     element_ns: float
+    row_ns: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Costs:
         boundary_ns: Nanoseconds for each element that is quantized or dequantized in between.
         outside_ns: Nanoseconds for each element of an op that the delegate does not take.
         outside_mac_ns: Nanoseconds for each multiplication of such an op.
-        launch_ns: What every op takes besides.
+        launch_ns: What every op takes besides; in dynamic range it counts as two ops, as what it
+            reads is quantized first.
         leave_ns: What it takes to leave the delegate and come back.
         sequence_mac_ns: Nanoseconds for each multiplication of a recurrent layer that is one op.
         dynamic_sequence_mac_ns: The same in dynamic range.
@@ -113,7 +117,7 @@ def _check(costs: Costs) -> None:
         rate
         for form in FORMS
         for row in getattr(costs, form).values()
-        for rate in (row.mac_ns, row.element_ns)
+        for rate in (row.mac_ns, row.element_ns, row.row_ns)
     ]
     numbers = [*rates, *(v for k, v in vars(costs).items() if k.endswith("_ns"))]
     wrong = [n for n in numbers if not isinstance(n, int | float) or not 0 <= n < math.inf]
@@ -164,7 +168,7 @@ WITHOUT_DOT_PRODUCT = Costs(
 WITH_DOT_PRODUCT = Costs(
     "x86-vnni",
     {
-        "convolution": Rates(0.0122, 0.031),
+        "convolution": Rates(0.0122, 0.031, 1.1),
         "depthwise": Rates(0.0345, 0.0),
         "large depthwise": Rates(0.407, 0.604),
         "dense": Rates(0.00924, 0.316),
@@ -174,7 +178,7 @@ WITH_DOT_PRODUCT = Costs(
         "move": Rates(0.0, 0.107),
     },
     {
-        "convolution": Rates(0.00373, 0.136),
+        "convolution": Rates(0.00373, 0.136, 2.0),
         "depthwise": Rates(0.07, 0.0314),
         "large depthwise": Rates(0.508, 0.209),
         "dense": Rates(0.00174, 0.147),
@@ -183,11 +187,12 @@ WITH_DOT_PRODUCT = Costs(
         "elementwise": Rates(0.0, 0.0792),
         "move": Rates(0.0, 0.0233),
     },
-    {"convolution": Rates(0.001, 0.349), "dense": Rates(0.0, 0.575)},
+    {"convolution": Rates(0.001, 0.54, 3.0), "dense": Rates(0.0, 0.575)},
     boundary_ns=0.0774,
 )
-"""Fitted by `edgeq bench --fit` on a Xeon with AVX-512 VNNI, LiteRT 2.3. The ratios between
-the forms stand for phones with int8 dot products as well."""
+"""Fitted by `edgeq bench --fit` on a Xeon with AVX-512 VNNI, LiteRT 2.3; rows of convolutions, and
+elements of dynamic ones, on one with AMX as well, to convolutions of few channels (3 to 24 on 48 to
+96 pixels a side). The ratios between the forms stand for phones with int8 dot products as well."""
 
 
 def kind(graph: Graph, op: Operator) -> str:
@@ -256,15 +261,32 @@ def _weights(graph: Graph, op: Operator) -> int:
     return 0 if shape is None else math.prod(shape)
 
 
-def workload(costs: Costs, graph: Graph, op: Operator, form: str) -> tuple[int, int, float]:
+def rows(graph: Graph, op: Operator) -> int:
+    """Rows that the weight of a convolution or dense layer is multiplied with, in all its taps."""
+    shape, found = _weight_shape(graph, op), kind_of(op.name)
+    if shape is None or not op.outputs:
+        return 0
+    if found is Kind.TRANSPOSED_CONVOLUTION:
+        return math.prod(graph.tensors[op.inputs[2]].shape[:-1]) * math.prod(shape[1:-1])
+    if found not in (Kind.CONVOLUTION, Kind.DENSE):
+        return 0
+    return (
+        math.prod(graph.tensors[op.outputs[0]].shape) // max(1, shape[0]) * math.prod(shape[1:-1])
+    )
+
+
+def workload(costs: Costs, graph: Graph, op: Operator, form: str) -> tuple[int, int, int, float]:
     """Work of an op in the delegate.
 
     Returns:
-        Multiplications, elements read and written, and nanoseconds that do not depend on its kind.
+        Multiplications, elements read and written, rows multiplied with a weight, and nanoseconds
+        that do not depend on its kind.
     """
     count = macs(graph, op, 1 if form == "float32" else 8)
     read = _weights(graph, op) * (4 if form == "float32" else 1) * costs.weight_byte_ns
-    return count, elements(graph, op), read + costs.launch_ns
+    launches = 2 if form == "dynamic" else 1
+    rest = read + launches * costs.launch_ns
+    return count, elements(graph, op), rows(graph, op), rest
 
 
 def estimate_ns(costs: Costs, graph: Graph, op: Operator, form: str, delegated: bool) -> float:
@@ -279,8 +301,9 @@ def estimate_ns(costs: Costs, graph: Graph, op: Operator, form: str, delegated: 
         return work + costs.launch_ns + costs.leave_ns
     table: Mapping[str, Rates] = getattr(costs, form)
     rates = table[kind(graph, op)]
-    count, size, rest = workload(costs, graph, op, form)
-    return count * rates.mac_ns + size * rates.element_ns + rest
+    count, size, multiplied, rest = workload(costs, graph, op, form)
+    work = count * rates.mac_ns + size * rates.element_ns + multiplied * rates.row_ns
+    return work + rest
 
 
 def float_ns(graph: Graph) -> float:

@@ -37,10 +37,12 @@ _WEIGHT = QParams(DType.INT8, (0.01,), (0,))
 CONVOLUTIONS: tuple[Shape, ...] = (
     (32, 1, 16, 16), (32, 1, 8, 96), (16, 1, 64, 64), (8, 1, 256, 256), (16, 3, 32, 32),
     (8, 3, 96, 96), (24, 3, 64, 64), (12, 3, 192, 192), (64, 3, 32, 32), (96, 3, 16, 16),
+    (64, 5, 3, 24), (64, 3, 3, 16), (64, 1, 24, 24),
 )  # fmt: skip
 """Height and width, taps a side, input and output channels; the others are as telling.
 
-The last ones are large: where multiplications are nearly free, small ones do not show their time.
+Some are large: where multiplications are nearly free, small ones do not show their time. The last
+ones have many pixels and few channels, as the first layers of a network.
 """
 
 DEPTHWISE: tuple[Shape, ...] = ((48, 16, 3, 1), (32, 64, 3, 1), (32, 64, 3, 2), (24, 64, 5, 1))
@@ -71,8 +73,8 @@ class OneOp:
 
     tflite: Content
 
-    def features(self, costs: Costs, form: str) -> tuple[float, float, float]:
-        """Multiplications, elements, and the nanoseconds that other rates account for."""
+    def features(self, costs: Costs, form: str) -> tuple[float, float, float, float]:
+        """Multiplications, elements, rows, and the nanoseconds that other rates account for."""
         graph = parse(self.tflite).graphs[0]
         return workload(costs, graph, graph.operators[-1], form)
 
@@ -261,9 +263,9 @@ def _fitted(costs: Costs, form: str, models: Sequence[OneOp], seconds: float) ->
     times_ns = np.asarray([t * 1e6 for t in _times_ms(models, seconds)])
     features = np.asarray([model.features(costs, form) for model in models])
     # The last unknown is what a run of the interpreter takes besides, the same for all.
-    columns = np.column_stack([features[:, :2], np.ones(len(models))])
-    mac_ns, element_ns, _ = non_negative(columns, times_ns - features[:, 2], 1 / times_ns)
-    return Rates(mac_ns, element_ns)
+    columns = np.column_stack([features[:, :3], np.ones(len(models))])
+    mac_ns, element_ns, row_ns, _ = non_negative(columns, times_ns - features[:, 3], 1 / times_ns)
+    return Rates(mac_ns, element_ns, row_ns)
 
 
 def _times_ms(models: Sequence[OneOp], seconds: float) -> list[float]:

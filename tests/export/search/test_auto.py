@@ -26,7 +26,7 @@ from edgeq.export.plan.planner import make_plan
 from edgeq.export.round.rounded import Rounded
 from edgeq.export.search.auto import PRICES, Search
 from edgeq.export.search.candidates import Candidate, best_of, pareto_front
-from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, macs
+from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, estimate_ns, macs
 from edgeq.export.search.ladder import Ladder
 from edgeq.export.search.plan_cut import PLAIN
 from edgeq.export.search.trials import NOT_FINISHED, Trials
@@ -200,11 +200,11 @@ def test_rules_pin_what_the_search_must_leave(worker: Worker) -> None:
 
 
 def test_auto_offers_nothing_that_is_too_new_for_the_run_time() -> None:
-    rows = Value((1, 64))
+    rows = Value((1, 256))
     steps = (
-        Step("FULLY_CONNECTED", ("x", weights(64, 64), None), {"stem": rows}),
+        Step("FULLY_CONNECTED", ("x", weights(256, 256), None), {"stem": rows}),
         Step("EXP", ("stem",), {"grown": rows}),
-        Step("FULLY_CONNECTED", ("grown", weights(64, 64), None), {"y": rows}),
+        Step("FULLY_CONNECTED", ("grown", weights(256, 256), None), {"y": rows}),
     )
     case = OneOp("growing", {"x": rows}, steps)
     made = edgeq.export(case.build(), case.draw(20), min_runtime="2.5", progress=False)
@@ -254,6 +254,27 @@ def test_multiplications_are_counted() -> None:
     model = LiteModel(sabotaged().build(), "tflite")
     assert macs(model.graph, model.graph.operators[0]) == 24 * 24 * 32 * 9 * 32
     assert macs(model.graph, model.graph.operators[0], channels=48) == 24 * 24 * 32 * 9 * 48
+
+
+@pytest.mark.parametrize(("channels", "faster"), [(3, False), (64, True)])
+def test_few_channels_gain_nothing_from_integers(channels: int, faster: bool) -> None:
+    image, kernel = Value((1, 24, 24, channels)), weights(32, 3, 3, channels)
+    model = LiteModel(OneOp("conv", {"x": image}, (conv("y", "x", kernel),)).build(), "tflite")
+    op = model.graph.operators[0]
+    for costs in (WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT):
+        times = [estimate_ns(costs, model.graph, op, form, True) for form in ("int8", "float32")]
+        assert (times[0] < times[1]) == (faster and costs is WITH_DOT_PRODUCT)
+
+
+def test_what_dynamic_range_reads_is_quantized_by_an_op_of_its_own() -> None:
+    rows = Value((1, 4))
+    step = Step("FULLY_CONNECTED", ("x", weights(4, 4)), {"y": rows})
+    graph = LiteModel(OneOp("tiny", {"x": rows}, (step,)).build(), "tflite").graph
+    times = [
+        estimate_ns(WITH_DOT_PRODUCT, graph, graph.operators[0], form, True)
+        for form in ("dynamic", "float32")
+    ]
+    assert times[0] > 1.5 * times[1]
 
 
 @pytest.mark.parametrize("costs", [WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT])
