@@ -184,3 +184,10 @@ def test_a_layer_that_is_called_twice_has_one_body() -> None:
     dense = [op for op in body.operators if op.name == "FULLY_CONNECTED"]
     assert {body.tensors[op.inputs[1]].dtype for op in dense} == {"int8"}
     assert edge.report.sqnr_db > 30
+
+
+def test_a_calibration_of_the_loop_is_none_of_the_op() -> None:
+    case = uneven()
+    found = edgeq.calibrate(case.build(), case.draw(4))
+    with pytest.raises(edgeq.ModelError, match=r"otherwise than for 2\.14: export without min_run"):
+        edgeq.export(case.build(), case.draw(4), calibration=found, min_runtime="2.14")
