@@ -25,6 +25,7 @@ from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 from edgeq.progress import Progress
 from edgeq.targets import TARGETS, Target
+from edgeq.versions import OLDEST, written
 
 
 @dataclass(frozen=True)
@@ -90,17 +91,24 @@ def _traced(
 
 
 def check_made_for(calibration: Calibration, prepared: Prepared, options: ExportOptions) -> None:
-    """Raises a `ModelError` for a calibration of the form that the model has for another target."""
+    """Raises a `ModelError` for a calibration of the form that the model has otherwise."""
     for other in TARGETS.values():
         if calibration.model == prepared.rewritten.digest:
             return
         form = _rewritten(_laid_out(prepared.traced, options.layout, other), other)
-        if calibration.model == form.digest:
+        if calibration.model != form.digest:
+            continue
+        if other.name == options.target.name:
             raise ModelError(
-                f"the calibration was made for target {other.name!r}, for which the model is "
-                f"rewritten otherwise than for {options.target.name!r}: calibrate with "
-                f"target={options.target.name!r} too, or export with target={other.name!r}"
+                "the calibration was made for the newest run time, for which the model is "
+                f"rewritten otherwise than for {written(options.oldest or OLDEST)}: export without "
+                "min_runtime, or without calibration"
             )
+        raise ModelError(
+            f"the calibration was made for target {other.name!r}, for which the model is "
+            f"rewritten otherwise than for {options.target.name!r}: calibrate with "
+            f"target={options.target.name!r} too, or export with target={other.name!r}"
+        )
 
 
 def _laid_out(model: LiteModel, layout: str | None, target: Target) -> LiteModel:

@@ -113,8 +113,7 @@ class LayerLoop:
         tensors = self._products(self._rows(source, time_major))
         cond, body = self._subgraphs.indices(self._condition(), self._body())
         made: list[list[int]] = []
-        for loop in range(self._rounds.loops):
-            parts = [self._part(tensor, loop) for tensor in tensors]
+        for parts in zip(*map(self._parts, tensors), strict=True):
             states, written = self._loop(cond, body, states, [*parts, *self._blank()])
             made.append(written)
         rows, *cells = (self._whole(parts) for parts in zip(*made, strict=True))
@@ -133,9 +132,8 @@ class LayerLoop:
     def _whole(self, parts: Sequence[int]) -> int:
         """The rows of all steps, of those of each loop."""
         chain, columns = self._chain, self._chain.shape(parts[0])[-1]
-        each = self._rounds.total // self._rounds.loops * self._batch
-        made = [chain.reshape(part, (each, columns)) for part in parts]
-        whole = made[0] if len(made) == 1 else chain.concat(made, 0)
+        whole = parts[0] if len(parts) == 1 else chain.concat(parts, 0)
+        whole = chain.reshape(whole, (self._rounds.total * self._batch, columns))
         if self._rounds.total > self._count:
             whole = chain.slice(whole, (0, 0), (self._count * self._batch, columns))
         return whole
@@ -189,13 +187,19 @@ class LayerLoop:
         """Of what a loop carries; the rows of a round are one."""
         return self._rounds.rounds, self._rounds.steps * self._batch, columns
 
-    def _part(self, tensor: int, loop: int) -> int:
-        """The rows of one loop."""
-        shape = self._rows_shape(self._chain.shape(tensor)[1])
-        each = shape[0] * shape[1]
-        if self._rounds.loops > 1:
-            tensor = self._chain.slice(tensor, (loop * each, 0), (each, shape[2]))
-        return self._chain.reshape(tensor, shape)
+    def _parts(self, tensor: int) -> list[int]:
+        """The rows of each loop."""
+        editor, chain, loops = self._editor, self._chain, self._rounds.loops
+        shape = self._rows_shape(chain.shape(tensor)[1])
+        whole = chain.reshape(tensor, (loops * shape[0], *shape[1:]))
+        if loops == 1:
+            return [whole]
+        parts = [editor.tensor(self._name, shape) for _ in range(loops)]
+        for part in parts:
+            chain.know(part, shape)
+        axis = editor.constant("edgeq/axis", np.zeros((), np.int32))
+        chain.ops.append(editor.op("SPLIT", [axis, whole], parts, numSplits=loops))
+        return parts
 
     def _loop(
         self, cond: int, body: int, states: Sequence[int], parts: Sequence[int]

@@ -93,6 +93,34 @@ def test_every_signature_computes_what_it_does_alone(
                 assert all((found[name] == expected[name]).all() for name in expected)
 
 
+def test_a_decoder_fills_its_cache_in_one_signature_and_goes_on_in_the_other() -> None:
+    jax = pytest.importorskip("jax")
+
+    def step(x: Any, pos: Any, cache: Any) -> Any:
+        cache = jax.lax.dynamic_update_slice(cache, x @ SHARED, (pos, 0))
+        return {"y": cache.sum(0) @ HEAD, "cache_out": cache}
+
+    blank, tokens = np.zeros((8, HIDDEN), "f4"), normal(6, 8, WIDTH, seed=3)
+    prompts = [{"x": t[:4], "pos": np.int32(0), "cache": blank} for t in tokens]
+    steps = [[{"x": t[i : i + 1], "pos": np.int32(i)} for i in range(8)] for t in tokens]
+    data = {
+        "prefill": prompts,
+        "decode": edgeq.Sequences(steps, {"cache": "cache_out"}, {"cache": blank}),
+    }
+    made = edgeq.export(dict.fromkeys(data, step), data, recipe="dynamic_int8", progress=False)
+    weight = WIDTH * HIDDEN
+    assert [len(content) for content in stored(made.tflite)].count(weight) == 1
+    first = tokens[0]
+    with made.session("prefill") as session:
+        cache = session.run(prompts[0])["cache_out"]
+    with made.session("decode") as session:
+        stream = session.stream(start={"cache": cache})
+        for i in range(4, 8):
+            y = stream.run(steps[0][i])["y"]
+            expected = (first[: i + 1] @ SHARED).sum(0) @ HEAD
+            assert np.abs(y - expected).max() < 0.05 * np.abs(expected).max()
+
+
 def test_names_and_op_codes(made: MultiSignatureModel) -> None:
     merged = parse(made.tflite)
     assert [(s.key, s.graph) for s in merged.signatures] == [("embed", 0), ("classify", 1)]

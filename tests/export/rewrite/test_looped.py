@@ -119,6 +119,29 @@ def test_a_loop_gives_what_the_op_gives(name: str, monkeypatch: pytest.MonkeyPat
         assert Fidelity.of(one, other).sqnr_db > FLOAT_DB
 
 
+FED = {
+    "a step that is fed its states": Layer(1, begins=True, gives_cell=True),
+    "a projection and a batch": Layer(2, batch=2, projected=3, begins=True),
+}
+
+
+@pytest.mark.parametrize("name", FED)
+def test_few_steps_are_written_out(name: str) -> None:
+    case = FED[name].model()
+    model = LiteModel(case.build(), "tflite")
+    made = rewrite(model)
+    assert {op.name for op in made.graph.operators} <= {
+        "RESHAPE", "TRANSPOSE", "FULLY_CONNECTED", "SLICE", "ADD", "MUL", "LOGISTIC", "TANH",
+        "CONCATENATION",
+    }  # fmt: skip
+    with Session(made.tflite, threads=1) as session:
+        coverage = session.coverage()
+    assert len(coverage.delegated) == coverage.total
+    samples = case.draw(3)
+    for one, other in zip(outputs(model, samples), outputs(made, samples), strict=True):
+        assert Fidelity.of(one, other).sqnr_db > FLOAT_DB
+
+
 def ones() -> OneOp:
     """A layer whose states begin each run as ones."""
     case = Layer(12).model()
@@ -184,3 +207,10 @@ def test_a_layer_that_is_called_twice_has_one_body() -> None:
     dense = [op for op in body.operators if op.name == "FULLY_CONNECTED"]
     assert {body.tensors[op.inputs[1]].dtype for op in dense} == {"int8"}
     assert edge.report.sqnr_db > 30
+
+
+def test_a_calibration_of_the_loop_is_none_of_the_op() -> None:
+    case = uneven()
+    found = edgeq.calibrate(case.build(), case.draw(4))
+    with pytest.raises(edgeq.ModelError, match=r"otherwise than for 2\.14: export without min_run"):
+        edgeq.export(case.build(), case.draw(4), calibration=found, min_runtime="2.14")
