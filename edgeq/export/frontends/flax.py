@@ -62,6 +62,10 @@ def _is_a(model: object, package: str) -> bool:
 
 def _linen(module: Any, variables: Any) -> frontend.Function:
     name = type(module).__name__
+    if variables is None and module.scope is not None:
+        module, variables = module.unbind()
+    if isinstance(variables, Mapping) and variables and "params" not in variables:
+        variables = {"params": variables}
     if not isinstance(variables, Mapping) or "params" not in variables:
         received = "nothing" if variables is None else f"{type(variables).__name__} without it"
         raise ModelError(
@@ -90,16 +94,30 @@ def _nnx(module: Any, params: Any) -> frontend.Function:
         )
     signature, fixed = _evaluation(type(module).__call__)
     definition, state = nnx.split(module)
+    written: list[tuple[str, ...]] = []
 
     def call(state: Any, *inputs: Any, **named: Any) -> Any:
         copy = nnx.merge(definition, state)
         copy.eval()
         _name_layers(copy)
-        return copy(*inputs, **named, **fixed)
+        before = _arrays(state)
+        made = copy(*inputs, **named, **fixed)
+        behind = _arrays(nnx.state(copy))
+        written[:] = [path for path, array in behind.items() if before.get(path) is not array]
+        return made
 
     return frontend.Function(
-        call, state, signature, name, lambda path: ".".join(path[:-2]), origin="flax"
-    )
+        call, state, signature, name, lambda path: ".".join(path[:-2]), origin="flax",
+        written=written,
+    )  # fmt: skip
+
+
+def _arrays(state: Any) -> dict[tuple[str, ...], Any]:
+    """The arrays of a state by path."""
+    import jax
+
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {frontend.parts(path): leaf for path, leaf in leaves}
 
 
 def _evaluation(function: Any) -> tuple[inspect.Signature, dict[str, bool]]:

@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from edgeq.export.frontends.arguments import bound, call_style, first_line
 from edgeq.export.frontends.composites import with_given_scales
 from edgeq.export.frontends.naming import named_by_layer
 from edgeq.export.frontends.tflite import CHECK_LIMIT_S, KERNEL_CHECK
-from edgeq.export.frontends.trace_check import check_trace
+from edgeq.export.frontends.trace_check import check_trace, forgotten
 from edgeq.export.importing.recurrent_layers import with_recurrent_layers
 from edgeq.export.importing.sequence_loop import SEQUENCE_LOOP
 from edgeq.export.importing.sequence_lstm import SEQUENCE_LSTM
@@ -55,6 +55,7 @@ class Function:
         root: Name of the scope that is the model itself.
         origin: Framework that it came from.
         output_names: Names of the outputs; None to name them by where they are in the result.
+        written: Paths of the parameters that a call has changed, once it was traced.
     """
 
     call: Callable[..., Any]
@@ -65,6 +66,7 @@ class Function:
     root: str = ""
     origin: str = "jax"
     output_names: tuple[str, ...] | None = None
+    written: list[tuple[str, ...]] = field(default_factory=list)
 
 
 def handles(model: object) -> bool:
@@ -107,6 +109,7 @@ def trace_function(function: Function, sample: Any, worker: Worker) -> LiteModel
         parameters = _as_float32(function.parameters, notes)
         lowered = _Lowering(function, parameters, arguments)
         module = lowered.module()
+        notes += lowered.notes()
     names = [name for name, _ in lowered.outputs]
     try:
         tflite = with_recurrent_layers(lower_exported(worker, module, list(arguments), names))
@@ -119,8 +122,11 @@ def trace_function(function: Function, sample: Any, worker: Worker) -> LiteModel
     _check_shapes(found, lowered)
     if found.given:
         return found
+    doubts = tuple(map(forgotten, lowered.kept))
     own = lowered.own_outputs
-    return check_trace(found, list(arguments.values()), own, worker, function.name)
+    found = check_trace(found, list(arguments.values()), own, worker, function.name)
+    near = () if lowered.narrow else found.doubts  # what it computes in fewer bits is only near
+    return replace(found, doubts=(*doubts, *near))
 
 
 def check_installed() -> None:
@@ -195,6 +201,8 @@ class _Lowering:
         ops: What was emitted, each kind once.
         outputs: Name of each output and the layer that computes it.
         shapes: Shape of each output.
+        kept: Parameters in which the function keeps what later calls depend on.
+        narrow: Types of fewer bits than float32 that it computes in.
     """
 
     def __init__(self, function: Function, parameters: Any, arguments: Mapping[str, Any]) -> None:
@@ -205,6 +213,15 @@ class _Lowering:
         self.ops: tuple[Emitted, ...] = ()
         self.shapes: tuple[tuple[int, ...], ...] = ()
         self.outputs: tuple[tuple[str, str], ...] = ()
+        self.kept: tuple[str, ...] = ()
+        self.narrow: tuple[str, ...] = ()
+
+    def notes(self) -> list[str]:
+        """What the file does otherwise than the function."""
+        kinds = " and ".join(self.narrow)
+        return (
+            [f"the model computes in {kinds} in places; the file does in float32"] if kinds else []
+        )
 
     def module(self) -> bytes:
         """The function as `jax.export` writes it."""
@@ -214,7 +231,7 @@ class _Lowering:
 
         program, names = self._traced()
         leaves = jax.tree_util.tree_leaves_with_path(self._parameters)
-        owned = [(self._function.owner(_parts(path)), leaf) for path, leaf in leaves]
+        owned = [(self._function.owner(parts(path)), leaf) for path, leaf in leaves]
         emitter = Emitter(self._function.root)
         computing: list[str] = []
 
@@ -232,6 +249,10 @@ class _Lowering:
                 f"jax.export cannot lower an op of {self._function.name}: {first_line(error)}. "
                 "Replace that op in the model"
             ) from None
+        self.kept = _kept(
+            program.jaxpr, [parts(path) for path, _ in leaves], self._function.written
+        )
+        self.narrow = tuple(sorted(emitter.narrow))
         self.layers = emitter.layers
         self.ops = tuple(emitter.ops.values())
         self.shapes = tuple(tuple(aval.shape) for aval in program.out_avals)
@@ -277,7 +298,8 @@ class _Lowering:
             given = jax.tree_util.tree_map(jax.numpy.asarray, (self._parameters, list(inputs)))
             made = jax.tree_util.tree_leaves(self._called(*given))
         names = (name for name, _ in self.outputs)
-        return {name: np.asarray(array) for name, array in zip(names, made, strict=True)}
+        arrays = (np.asarray(_as_float32(array, [])) for array in made)
+        return dict(zip(names, arrays, strict=True))
 
     def _trace_error(self, error: Exception) -> EdgeqError:
         received = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in self._arguments.items())
@@ -293,6 +315,18 @@ class _Lowering:
             f"{type(error).__name__}: {first_line(error)}. A function of parameters and inputs "
             "needs params=..., and rep_dataset must fit its inputs"
         )
+
+
+def _kept(
+    jaxpr: Any, paths: Sequence[tuple[str, ...]], written: Sequence[tuple[str, ...]]
+) -> tuple[str, ...]:
+    """Of the parameters that are written, those that the outputs depend on."""
+    needed = {atom for atom in jaxpr.outvars if not hasattr(atom, "val")}
+    for eqn in reversed(jaxpr.eqns):
+        if needed.intersection(eqn.outvars):
+            needed.update(atom for atom in eqn.invars if not hasattr(atom, "val"))
+    places = zip(paths, jaxpr.invars, strict=False)
+    return tuple(".".join(path) for path, var in places if path in written and var in needed)
 
 
 def _signature(function: Any) -> inspect.Signature:
@@ -324,12 +358,12 @@ def _as_float32(parameters: Any, notes: list[str]) -> Any:
     return converted
 
 
-def _parts(path: Sequence[Any]) -> tuple[str, ...]:
+def parts(path: Sequence[Any]) -> tuple[str, ...]:
     """A path in a tree as text."""
     keys = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", p))) for p in path)
     return tuple(str(key) for key in keys)
 
 
 def _output_name(path: Sequence[Any]) -> str:
-    name = "_".join(_parts(path)) or "0"
+    name = "_".join(parts(path)) or "0"
     return f"output_{name}" if name[0].isdigit() else name

@@ -33,7 +33,7 @@ from edgeq.export.frontends.torch_program.traced_program import (
     copied,
     output_names,
 )
-from edgeq.export.frontends.trace_check import check_trace
+from edgeq.export.frontends.trace_check import check_trace, forgotten
 from edgeq.export.importing.recurrent_layers import with_recurrent_layers
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
@@ -221,17 +221,8 @@ def _lowered(
     lowered = _lower(copied(program), layers, own_forms)
     tflite = with_recurrent_layers(lower_to_float(worker, lowered.bytecode, "PYTORCH"))
     named = named_by_layer(tflite, _joined_layers, layers.values(), dict(lowered.outputs))
-    doubts = tuple(map(_forgotten, lowered.kept))
+    doubts = tuple(map(forgotten, lowered.kept))
     return with_given_scales(LiteModel(named, origin, notes, doubts=doubts))
-
-
-def _forgotten(buffer: str) -> str:
-    """On a buffer in which a module keeps what later calls depend on."""
-    return (
-        f"the module keeps what later calls depend on in the buffer {buffer!r}. A file keeps "
-        "nothing: each of its runs begins with what the buffer held. Make it an argument of "
-        "`forward` that is returned as well, and give edgeq.Sequences"
-    )
 
 
 def _joined_layers(name: str) -> list[str]:

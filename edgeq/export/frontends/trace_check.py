@@ -133,3 +133,12 @@ def _is_comparable(output: Array, again: Array, found: Array) -> bool:
         and bool(np.square(output.astype(np.float64)).sum() > 0)
         and bool(np.array_equal(output, again))
     )
+
+
+def forgotten(name: str) -> str:
+    """A doubt on an array in which a model keeps what its later calls depend on."""
+    return (
+        f"the model keeps what later calls depend on in {name!r}. A file keeps nothing: each of "
+        "its runs begins with what was in it. Make it an argument that is returned as well, and "
+        "give edgeq.Sequences"
+    )

@@ -438,10 +438,6 @@ WRONG: dict[str, tuple[Any, Any, Any, type[Exception], str]] = {
         branches, normal(2, 8), None, ModelError,
         "It must be a function that jax.jit takes: no branches on values",
     ),
-    "half precision": (
-        lambda x: x.astype(jnp.bfloat16) * 2, normal(2, 8), None, ModelError,
-        "computes in bfloat16; edgeq exports from float32: make the model with dtype=float32",
-    ),
     "wrong shape": (
         dense, normal(1, 3), {"w": WEIGHT}, ModelError,
         "calling dense on inputs 'x' float32 (1, 3) raises TypeError: dot_general requires",

@@ -124,7 +124,7 @@ class Counting(Kept):
 def test_what_a_module_keeps_between_calls_is_told_of(kind: Any, worker: Worker) -> None:
     doubts = traced(kind().eval(), X, worker).doubts
     assert [doubt.partition(". ")[0] for doubt in doubts] == [
-        "the module keeps what later calls depend on in the buffer 'last'"
+        "the model keeps what later calls depend on in 'last'"
     ] * (kind is not Counting)
 
 

@@ -47,7 +47,9 @@ SMALL = 1 << 14
 _TRANSFORM = re.compile(r"\w+\(([^()]*)\)")
 
 _WEIGHTED = ("dot_general", "conv_general_dilated")
-_WIDE = ("float64", "float16", "bfloat16")
+_NARROW = ("float16", "bfloat16")
+_ON_THE_HOST = ("debug_callback", "debug_print")
+"""Primitives that compute nothing of what is returned."""
 
 _LEFT_TO_CONVERTER = (
     "broadcast_in_dim", "composite", "copy", "expand_dims", "iota", "reshape", "rev", "slice",
@@ -87,9 +89,11 @@ class Emitter:
     Attributes:
         root: Name of the model itself, which is left out of layer paths.
         ops: The first computed op of each kind and operand types.
+        narrow: Types of fewer bits that the program computes in; what is emitted is float32.
     """
 
     root: str = ""
+    narrow: set[str] = field(default_factory=set)
     _layers: dict[str, None] = field(default_factory=dict)
     _weighted: dict[str, None] = field(default_factory=dict)
     ops: dict[object, Emitted] = field(default_factory=dict)
@@ -129,7 +133,7 @@ class Emitter:
         self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Value], scope: str
     ) -> list[Value]:
         values: dict[Any, Value] = {}
-        values.update(zip(jaxpr.constvars, (as_constant(c) for c in consts), strict=True))
+        values.update(zip(jaxpr.constvars, (as_constant(_wide(c)) for c in consts), strict=True))
         values.update(zip(jaxpr.invars, arguments, strict=True))
         gelus = find_gelus(jaxpr.eqns)
         used = (*(atom for eqn in jaxpr.eqns for atom in eqn.invars), *jaxpr.outvars)
@@ -158,6 +162,8 @@ class Emitter:
             return self._run(*opened(program), given, path)
         if name == "copy":
             return operands
+        if name in _ON_THE_HOST:
+            return []
         if name == "scan":
             return self._unroll(eqn, operands, path)
         if name == "cond":
@@ -176,17 +182,18 @@ class Emitter:
         computed = any(o.computed for o in operands)
         if any(is_complex(atom) for atom in (*eqn.invars, *eqn.outvars)):
             return self._on_pairs(eqn, operands, path)
-        for var in eqn.outvars:
-            if computed and str(getattr(var.aval, "dtype", "")) in _WIDE:
-                raise ModelError(
-                    f"{name} at {layer} computes in {var.aval.dtype}; edgeq exports from float32: "
-                    "make the model with dtype=float32 and its parameters float32"
-                )
+        kinds = {str(getattr(var.aval, "dtype", "")) for var in eqn.outvars}
+        if computed and "float64" in kinds:
+            raise ModelError(
+                f"{name} at {layer} computes in float64; edgeq exports from float32: make the "
+                "model with dtype=float32 and its parameters float32"
+            )
+        self.narrow |= kinds.intersection(_NARROW)
         if name == "dot_general" and not operands[0].computed and operands[1].computed:
             function: Any = swapped_dot
         else:
             function = CANONICAL.get(name, eqn.primitive.bind)
-        params = eqn.params
+        params = {key: _wide(value) for key, value in eqn.params.items()}
         if computed:
             operands = signed(operands)
             params = {key: np.dtype(np.int32) if is_unsigned(v) else v for key, v in params.items()}
@@ -366,3 +373,14 @@ def _chosen(index: Any, *cases: Any) -> Any:
         return cases[0]
     bounded = index if index.dtype == bool else jnp.clip(index, 0, len(cases) - 1)
     return jax.lax.select_n(bounded, *cases)
+
+
+def _wide(value: Any) -> Any:
+    """Arrays and types of fewer bits than float32 as that; all else as it is."""
+    if isinstance(value, np.dtype | type):
+        return np.dtype(np.float32) if _is_narrow(value) else value
+    return value.astype(np.float32) if _is_narrow(getattr(value, "dtype", None)) else value
+
+
+def _is_narrow(dtype: Any) -> bool:
+    return str(getattr(dtype, "name", getattr(dtype, "__name__", dtype))) in _NARROW

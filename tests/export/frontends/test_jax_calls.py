@@ -1,0 +1,94 @@
+"""JAX functions and Flax modules are exported as people write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edgeq.converter import start_converter
+from edgeq.data.rep_dataset import RepDataset
+from edgeq.export import frontends
+from edgeq.isolation import Worker
+from edgeq.model import LiteModel
+from edgeq.runtime.session import Session
+
+jax = pytest.importorskip("jax")
+linen = pytest.importorskip("flax.linen")
+nnx = pytest.importorskip("flax.nnx")
+jnp = jax.numpy
+
+X, WEIGHT = (
+    np.random.default_rng(seed).normal(size=size).astype(np.float32)
+    for seed, size in ((0, (1, 8)), (1, (8, 4)))
+)
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    with start_converter() as started:
+        yield started
+
+
+def traced(model: Any, worker: Worker, params: Any = None) -> LiteModel:
+    return frontends.trace(model, None, RepDataset([X]), worker, params)
+
+
+def output(model: LiteModel) -> npt.NDArray[np.float32]:
+    with Session(model.tflite) as session:
+        (found,) = session.run(X).values()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_half_precision_is_computed_in_float32(kind: str, worker: Worker) -> None:
+    def half(weight: Any, x: Any) -> Any:
+        y = jax.nn.softmax(x.astype(kind) @ weight)
+        return jnp.where(y > 0.1, y, jnp.finfo(kind).min).astype(jnp.float32)
+
+    model = traced(half, worker, jnp.asarray(WEIGHT, kind))
+    weight = np.asarray(jnp.asarray(WEIGHT, kind).astype(np.float32))
+    kept = np.asarray(jax.nn.softmax(X @ weight))
+    np.testing.assert_allclose(output(model)[kept > 0.1], kept[kept > 0.1], rtol=1e-4)
+    assert f"the model computes in {kind} in places; the file does in float32" in model.notes
+    assert not model.doubts
+
+
+def test_what_is_printed_is_left_out(worker: Worker) -> None:
+    def printing(x: Any) -> Any:
+        jax.debug.print("{}", x.sum())
+        return x * 2
+
+    np.testing.assert_allclose(output(traced(printing, worker)), X * 2)
+
+
+def test_variables_of_linen_may_be_parameters_alone_or_bound(worker: Worker) -> None:
+    module = linen.Dense(4)
+    variables = {"params": {"kernel": WEIGHT, "bias": np.ones(4, np.float32)}}
+    for model, params in ((module, variables["params"]), (module.bind(variables), None)):
+        np.testing.assert_allclose(output(traced(model, worker, params)), X @ WEIGHT + 1, rtol=1e-4)
+
+
+class Kept(nnx.Module):
+    """Its outputs depend on the calls before; what it counts does not matter to them."""
+
+    def __init__(self, reads: bool) -> None:
+        self.last, self.count = nnx.Variable(jnp.ones((1, 8))), nnx.Variable(jnp.zeros(()))
+        self.reads = reads
+
+    def __call__(self, x: Any) -> Any:
+        self.count[...] += 1
+        before = self.last[...]
+        self.last[...] = x
+        return x + before if self.reads else x * 2
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_what_a_module_keeps_between_calls_is_told_of(reads: bool, worker: Worker) -> None:
+    doubts = traced(Kept(reads), worker).doubts
+    assert [doubt.partition(". ")[0] for doubt in doubts] == [
+        "the model keeps what later calls depend on in 'last.value'"
+    ] * reads
