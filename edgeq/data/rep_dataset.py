@@ -15,6 +15,7 @@ import numpy as np
 from edgeq.data.as_numpy import Array, array_of, is_tensor, to_numpy
 from edgeq.data.input_spec import InputSpec
 from edgeq.data.labels import Labelled, Labels
+from edgeq.data.nested_samples import flattened
 from edgeq.errors import DataError
 from edgeq.model import LiteModel
 
@@ -249,7 +250,7 @@ def _map_arrays(item: Any, function: Callable[[Any], Any]) -> Any:
 def select(item: Any, inputs: tuple[InputSpec, ...], index: int) -> list[Any]:
     """The item's values in the order of `inputs`."""
     names = [spec.name for spec in inputs]
-    item = _flattened(item, names)
+    item = flattened(item, names)
     if isinstance(item, Mapping):
         missing = [name for name in names if name not in item]
         if missing:
@@ -273,52 +274,6 @@ def select(item: Any, inputs: tuple[InputSpec, ...], index: int) -> list[Any]:
             f"inputs: {'; '.join(spec.describe() for spec in inputs)}"
         )
     return values
-
-
-def _flattened(item: Any, names: Sequence[str]) -> Any:
-    """An item whose arrays may be inside of lists and dicts as one of arrays by input name.
-
-    Names are those of a traced model: of the parameter, and of all keys on the way, `batch_image`.
-    Keys alone tell which input an array of a positional parameter is.
-    """
-    parts = dict(item) if isinstance(item, Mapping) else item
-    nested = parts.values() if isinstance(parts, dict) else parts
-    if not isinstance(parts, dict | tuple | list) or not any(map(_is_nest, nested)):
-        return item
-    if isinstance(parts, dict):
-        return {"_".join(path): value for path, value in _leaves(parts, ())}
-    found: dict[str, Any] = {}
-    for path, value in _leaves(parts, ()):
-        end = "_".join(("", *path[1:])) if len(path) > 1 else ""
-        left = [name for name in names if name not in found]
-        name = next((name for name in left if name.endswith(end)), None)
-        if name is None:
-            return item
-        found[name] = value
-    return found
-
-
-def _is_nest(value: Any) -> bool:
-    """Whether it holds arrays or tensors; a list of numbers is an array."""
-    if isinstance(value, Mapping):
-        return True
-    return isinstance(value, tuple | list) and any(
-        isinstance(part, np.ndarray | Mapping) or is_tensor(part) or _is_nest(part)
-        for part in value
-    )
-
-
-def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Arrays inside a value, and the keys and places on the way."""
-    if isinstance(value, Mapping):
-        parts = [(str(key), part) for key, part in value.items()]
-    elif not path or _is_nest(value):
-        parts = [(str(place), part) for place, part in enumerate(value)]
-    else:
-        yield path, value
-        return
-    for key, part in parts:
-        yield from _leaves(part, (*path, key))
 
 
 def _is_label(value: Any) -> bool:

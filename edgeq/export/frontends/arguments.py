@@ -22,6 +22,9 @@ def bound(signature: inspect.Signature, sample: Any, name: str) -> dict[str, Any
         DataError: They do not fit.
     """
     values: Mapping[str, Any]
+    if isinstance(sample, tuple | list) and len(sample) == 1 and len(signature.parameters) > 1:
+        inner = sample[0]  # a list or dict of all inputs, as models with several are called
+        sample = inner if isinstance(inner, Mapping | tuple | list) else sample
     if isinstance(sample, Mapping):
         values = sample
         arguments: tuple[Any, ...] = ()

@@ -8,45 +8,58 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 import inspect
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from edgeq.errors import ModelError
+from edgeq.errors import DependencyError, ModelError
 from edgeq.export.frontends import jax as on_jax
 from edgeq.export.frontends import tensorflow as on_tensorflow
 from edgeq.export.frontends import torch as on_torch
-from edgeq.export.frontends.arguments import Declared, bound, fixed_sizes
+from edgeq.export.frontends.arguments import Declared, bound, first_line, fixed_sizes
 from edgeq.export.frontends.keras_recurrent import without_loops
+from edgeq.export.frontends.trace_check import forgotten
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 
 _NUMBERED = re.compile(r"keras_tensor(_\d+)?$")
 
 
+_FILES = (".keras", ".h5", ".hdf5")
+
+
 def handles(model: object) -> bool:
-    """Whether `model` is a Keras 3 model or layer, told without importing Keras."""
-    return any(
+    """Whether `model` is a Keras 3 model, a layer or a file of one, told without Keras."""
+    return is_file(model) or any(
         kind.__name__ == "Layer" and kind.__module__.startswith(("keras.", "tf_keras."))
         for kind in type(model).__mro__
     )
+
+
+def is_file(model: object) -> bool:
+    """Whether `model` is the path of a file that Keras has saved."""
+    return isinstance(model, str | os.PathLike) and Path(model).suffix.lower() in _FILES
 
 
 def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
     """Traces and lowers a built Keras model in evaluation mode.
 
     Args:
-        model: Sequential, functional or subclassed.
+        model: Sequential, functional or subclassed, or the path of one that was saved.
         sample: One input: an array, a tuple of them in the order of `model.inputs`, or a dict of
             them by the name of the input.
         worker: The converter's child process.
 
     Raises:
-        ModelError: The model is not built, or of Keras 2.
+        ModelError: The model is not built, quantized, or of Keras 2; or no model is in the file.
         EdgeqError: As the front end of the backend.
     """
+    model = _loaded(Path(model)) if is_file(model) else model
     if type(model).__mro__[-2].__module__.startswith("tf_keras") or not _is_keras_3():
         raise ModelError(
             f"{type(model).__name__} is of Keras 2; load it with Keras 3, or save it with "
@@ -58,10 +71,39 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
             "an input, or model.build(input_shape), and load or train its weights"
         )
     found = _Call(model)
+    _check_float(found.layers)
     with without_loops(found.layers, _backend()):
         traced = _traced(found, sample, worker)
     notes = fixed_sizes(found.declared, bound(found.signature, sample, model.name))
-    return replace(traced, notes=(*traced.notes, *notes))
+    kept = [path for path, layer in found.layers.items() if getattr(layer, "stateful", False)]
+    doubts = (*traced.doubts, *map(forgotten, kept))
+    return replace(traced, notes=(*traced.notes, *notes), doubts=doubts)
+
+
+def _loaded(path: Path) -> Any:
+    """The model of a file; its optimizer and losses are not read."""
+    if importlib.util.find_spec("keras") is None:
+        raise DependencyError(f"reading {path.name} needs Keras: pip install 'edgeq[frontends]'")
+    import keras
+
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises many kinds
+        raise ModelError(
+            f"Keras cannot load {path}: {first_line(error)}. A model with layers of your own is "
+            "loaded by keras.models.load_model(path, custom_objects=...), and exported then"
+        ) from None
+
+
+def _check_float(layers: Mapping[str, Any]) -> None:
+    """Raises a `ModelError` for layers that Keras has quantized."""
+    for path, layer in layers.items():
+        mode = getattr(layer, "quantization_mode", None)
+        if mode is not None:
+            raise ModelError(
+                f"layer {path!r} is quantized already ({mode}); export the model as it was before "
+                "model.quantize"
+            )
 
 
 def _traced(found: _Call, sample: Any, worker: Worker) -> LiteModel:
@@ -192,21 +234,23 @@ def _jax_function(found: _Call) -> on_jax.Function:
     trainable = {v.path: v.value for v in model.trainable_variables}
     fixed = {v.path: v.value for v in model.non_trainable_variables}
     trainable_names, fixed_names = list(trainable), list(fixed)
+    written: list[tuple[str, ...]] = []
 
     def call(variables: Mapping[str, Any], *inputs: Any) -> Any:
         def stateless(*inputs: Any, **keywords: Any) -> Any:
-            return model.stateless_call(
-                [variables[name] for name in trainable_names],
-                [variables[name] for name in fixed_names],
-                *inputs, **keywords,
-            )[0]  # fmt: skip
+            before = [variables[name] for name in fixed_names]
+            weights = [variables[name] for name in trainable_names]
+            made, behind = model.stateless_call(weights, before, *inputs, **keywords)
+            pairs = zip(fixed_names, before, behind, strict=True)
+            written[:] = [(name,) for name, old, new in pairs if old is not new]
+            return made
 
         named = dict(zip(found.signature.parameters, inputs, strict=False))
         return found.outputs(found.run(named, stateless))
 
     return on_jax.Function(
         call, {**trainable, **fixed}, found.signature, model.name, _owner(model.name), model.name,
-        "keras",
+        "keras", written=written,
     )  # fmt: skip
 
 

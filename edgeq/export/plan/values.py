@@ -268,7 +268,8 @@ class Values:
             return self._moved(op)
         if op.name in ("ADD", "SUB", "MUL") and len(op.inputs) == 2:
             return self._arithmetic(op, slot)
-        if self._graph.tensors[op.outputs[0]].dtype == "bool" and len(op.inputs) == 2:
+        made = [self._graph.tensors[index].dtype for index in op.outputs]
+        if made == ["bool"] and len(op.inputs) == 2:
             return self._compared(op, slot)
         return UNLIMITED
 

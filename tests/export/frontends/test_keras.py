@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 import edgeq
+from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset
 from edgeq.errors import ModelError
 from edgeq.export import frontends
@@ -67,3 +69,67 @@ def test_model_that_is_not_built_is_refused(converter: Worker) -> None:
     model = keras.Sequential([layers.Dense(2)], name="classifier")
     with pytest.raises(ModelError, match="'classifier' is not built: it has no weights yet"):
         trace(model, normal(1, 4), converter)
+
+
+def test_quantized_model_is_refused(converter: Worker) -> None:
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="dense")])
+    model.quantize("int8")
+    with pytest.raises(ModelError, match=r"layer 'dense' is quantized already \(int8\)"):
+        trace(model, normal(1, 4), converter)
+
+
+@pytest.mark.parametrize("kind", ["keras", "h5"])
+def test_saved_file_is_exported(kind: str, tmp_path: Path, converter: Worker) -> None:
+    model, path = keras.Sequential([keras.Input((4,)), layers.Dense(2)]), tmp_path / f"m.{kind}"
+    model.save(path)
+    traced = trace(path, normal(1, 4), converter)
+    with Session(traced.tflite) as session:
+        (found,) = session.run(normal(1, 4)).values()
+    np.testing.assert_allclose(found, model(normal(1, 4)), atol=1e-5)
+
+
+def test_file_without_a_model_is_refused(tmp_path: Path, converter: Worker) -> None:
+    path = tmp_path / "broken.keras"
+    path.write_bytes(b"PK\3\4nothing")
+    with pytest.raises(ModelError, match=r"Keras cannot load .*broken\.keras: "):
+        trace(path, normal(1, 4), converter)
+
+
+def test_half_precision_is_computed_in_float32(converter: Worker) -> None:
+    head = layers.Dense(2, dtype=keras.DTypePolicy("mixed_bfloat16"), activation="relu")
+    model = keras.Sequential([keras.Input((4,)), head])
+    traced = trace(model, normal(1, 4), converter)
+    with Session(traced.tflite) as session:
+        (found,) = session.run(normal(1, 4)).values()
+    np.testing.assert_allclose(found, np.asarray(model(normal(1, 4)), "f4"), atol=0.03)
+
+
+class Running(layers.Layer):  # type: ignore[misc]
+    """Keeps the sum of all that it has seen."""
+
+    def build(self, shape: Any) -> None:
+        self.total = self.add_weight(shape=(1, 4), initializer="zeros", trainable=False)
+
+    def call(self, x: Any) -> Any:
+        self.total.assign(self.total + x)
+        return self.total * 2
+
+
+@pytest.mark.parametrize("kind", ["layer of one's own", "LSTM"])
+def test_what_a_layer_keeps_between_calls_is_told_of(kind: str, converter: Worker) -> None:
+    lstm = layers.LSTM(4, stateful=True, name="lstm")
+    shape, layer = ((1, 4), lstm) if kind == "LSTM" else ((4,), Running(name="own"))
+    model = keras.Sequential([keras.Input(shape, batch_size=1), layer])
+    doubts = trace(model, normal(1, *shape), converter).doubts
+    assert len(doubts) == 1
+    assert "the model keeps what later calls depend on in " in doubts[0]
+
+
+def test_all_inputs_may_come_in_one_list_or_dict(converter: Worker) -> None:
+    left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
+    model = keras.Model([left, right], layers.Subtract()([left, right]))
+    arrays = normal(1, 4), normal(1, 4, seed=1)
+    for sample in ((list(arrays),), ({"right": arrays[1], "left": arrays[0]},)):
+        traced = trace(model, sample, converter)
+        (found,) = RepDataset([sample]).samples(input_specs(traced))
+        np.testing.assert_array_equal(found, arrays)

@@ -25,6 +25,7 @@ from edgeq.export.frontends.jaxpr.complex_parts import (
 from edgeq.export.frontends.jaxpr.exact_gelu import find_gelus, gelu
 from edgeq.export.frontends.jaxpr.recurrent_scans import RecurrentLayer, find_layer
 from edgeq.export.frontends.jaxpr.traced_values import (
+    NARROW,
     Value,
     arrays_of,
     as_constant,
@@ -36,6 +37,7 @@ from edgeq.export.frontends.jaxpr.traced_values import (
     looked_up,
     signed,
     unsigned_iota,
+    wide,
 )
 
 OPS_MAX = 50_000
@@ -47,7 +49,6 @@ SMALL = 1 << 14
 _TRANSFORM = re.compile(r"\w+\(([^()]*)\)")
 
 _WEIGHTED = ("dot_general", "conv_general_dilated")
-_NARROW = ("float16", "bfloat16")
 _ON_THE_HOST = ("debug_callback", "debug_print")
 """Primitives that compute nothing of what is returned."""
 
@@ -133,7 +134,7 @@ class Emitter:
         self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Value], scope: str
     ) -> list[Value]:
         values: dict[Any, Value] = {}
-        values.update(zip(jaxpr.constvars, (as_constant(_wide(c)) for c in consts), strict=True))
+        values.update(zip(jaxpr.constvars, (as_constant(c) for c in consts), strict=True))
         values.update(zip(jaxpr.invars, arguments, strict=True))
         gelus = find_gelus(jaxpr.eqns)
         used = (*(atom for eqn in jaxpr.eqns for atom in eqn.invars), *jaxpr.outvars)
@@ -188,12 +189,12 @@ class Emitter:
                 f"{name} at {layer} computes in float64; edgeq exports from float32: make the "
                 "model with dtype=float32 and its parameters float32"
             )
-        self.narrow |= kinds.intersection(_NARROW)
+        self.narrow |= kinds.intersection(NARROW)
         if name == "dot_general" and not operands[0].computed and operands[1].computed:
             function: Any = swapped_dot
         else:
             function = CANONICAL.get(name, eqn.primitive.bind)
-        params = {key: _wide(value) for key, value in eqn.params.items()}
+        params = {key: wide(value) for key, value in eqn.params.items()}
         if computed:
             operands = signed(operands)
             params = {key: np.dtype(np.int32) if is_unsigned(v) else v for key, v in params.items()}
@@ -373,14 +374,3 @@ def _chosen(index: Any, *cases: Any) -> Any:
         return cases[0]
     bounded = index if index.dtype == bool else jnp.clip(index, 0, len(cases) - 1)
     return jax.lax.select_n(bounded, *cases)
-
-
-def _wide(value: Any) -> Any:
-    """Arrays and types of fewer bits than float32 as that; all else as it is."""
-    if isinstance(value, np.dtype | type):
-        return np.dtype(np.float32) if _is_narrow(value) else value
-    return value.astype(np.float32) if _is_narrow(getattr(value, "dtype", None)) else value
-
-
-def _is_narrow(dtype: Any) -> bool:
-    return str(getattr(dtype, "name", getattr(dtype, "__name__", dtype))) in _NARROW

@@ -95,7 +95,22 @@ def as_constant(value: Any) -> Value:
     """A constant or literal of a program as a value."""
     if str(getattr(value, "dtype", type(value).__name__)).startswith("complex"):
         return Value(as_pair(np.asarray(value)), False)
-    return Value(value if hasattr(value, "dtype") else jnp.asarray(value), False)
+    return Value(wide(value) if hasattr(value, "dtype") else jnp.asarray(value), False)
+
+
+NARROW = ("float16", "bfloat16")
+"""Types that are emitted as float32."""
+
+
+def wide(value: Any) -> Any:
+    """Arrays and types of fewer bits than float32 as that; all else as it is."""
+    if isinstance(value, np.dtype | type):
+        return np.dtype(np.float32) if _is_narrow(value) else value
+    return value.astype(np.float32) if _is_narrow(getattr(value, "dtype", None)) else value
+
+
+def _is_narrow(dtype: Any) -> bool:
+    return str(getattr(dtype, "name", getattr(dtype, "__name__", dtype))) in NARROW
 
 
 def looked_up(values: Mapping[Any, Value], atom: Any) -> Value:
