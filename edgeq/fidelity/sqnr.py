@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri, stdtrit
 
 from edgeq.fidelity.metrics import interval
 
@@ -289,6 +288,8 @@ def _widened(ends: tuple[float, float], middle: float, count: int) -> tuple[floa
     """
     if count < 2 or not np.isfinite((*ends, middle)).all():
         return ends
+    from scipy.special import ndtri, stdtrit
+
     freedom = count - 1
     factor = stdtrit(freedom, MIDDLE) / ndtri(MIDDLE) * math.sqrt(count / freedom)
     low, high = (middle + float(factor) * (end - middle) for end in ends)

@@ -362,7 +362,7 @@ class _Looped(OneOp):
         return bytes(with_sequence_loops(called))
 
 
-def _loop() -> OneOp:
+def loop() -> OneOp:
     """Six steps of a simple layer, two rounds of three."""
     weights = [_weights(8, 4), _weights(8, 8), _weights(8), _weights(8), np.zeros((1, 8), "f4")]
     called = Step("ADD_N", ("x", *weights), {"y": Value((1, 6, 8))})
@@ -398,7 +398,7 @@ CASES: tuple[Rewritten, ...] = (
               _one("FULLY_CONNECTED", ("x", _weights(5, 16), _weights(5)), Value((2, 5)), ROWS,
                    keepNumDims=True),
               ("RESHAPE", "CONV_2D", "RESHAPE"), target="edgetpu"),
-    Rewritten("unrolled loop", _loop(),
+    Rewritten("unrolled loop", loop(),
               ("RESHAPE", "CONV_2D", "RESHAPE", "SLICE", "SLICE", *_ROUND, *_ROUND,
                "CONCATENATION", "RESHAPE"), has_int8=False, target="portable"),
     Rewritten("renamed dimensions",

@@ -47,7 +47,7 @@ class Costs:
         outside_ns: Nanoseconds for each element of an op that the delegate does not take.
         outside_mac_ns: Nanoseconds for each multiplication of such an op.
         launch_ns: What every op takes besides; in dynamic range it counts as two ops, as what it
-            reads is quantized first.
+            reads is quantized first: in a loop at every step.
         leave_ns: What it takes to leave the delegate and come back.
         sequence_mac_ns: Nanoseconds for each multiplication of a recurrent layer that is one op.
         dynamic_sequence_mac_ns: The same in dynamic range.
@@ -295,7 +295,9 @@ def estimate_ns(costs: Costs, graph: Graph, op: Operator, form: str, delegated: 
         is_dynamic = form == "dynamic"
         rate = costs.dynamic_sequence_mac_ns if is_dynamic else costs.sequence_mac_ns
         size = elements(graph, op) * costs.outside_ns
-        return macs(graph, op) * rate + size + costs.launch_ns + costs.leave_ns
+        quantized = _steps(graph, op) * len(op.multiplied) if is_dynamic else 0
+        launches = (1 + quantized) * costs.launch_ns
+        return macs(graph, op) * rate + size + launches + costs.leave_ns
     if not delegated:
         work = macs(graph, op) * costs.outside_mac_ns + elements(graph, op) * costs.outside_ns
         return work + costs.launch_ns + costs.leave_ns

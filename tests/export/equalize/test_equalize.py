@@ -176,7 +176,7 @@ def _int8(
     module: Any, equalize: bool = True, rounding: str = "gptq", per_channel: bool = True
 ) -> EdgeModel:
     recipe = edgeq.Recipe("scaled", equalize=equalize, rounding=rounding, per_channel=per_channel)
-    return edgeq.export(module.eval(), _images(60), recipe=recipe, progress=False)
+    return edgeq.export(module.eval(), _images(61), recipe=recipe, progress=False)
 
 
 @pytest.fixture(scope="module")

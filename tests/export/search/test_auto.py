@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from one_op import OneOp, Step, Value
+from rewrite_cases import loop
 
 import edgeq
 from edgeq.calibrate.calibration import Calibration
@@ -275,6 +276,15 @@ def test_what_dynamic_range_reads_is_quantized_by_an_op_of_its_own() -> None:
         for form in ("dynamic", "float32")
     ]
     assert times[0] > 1.5 * times[1]
+
+
+def test_a_tiny_loop_multiplies_in_float() -> None:
+    made = loop()
+    planned = edgeq.plan(made.build(), made.draw(20), progress=False)
+    assert not planned.plan.tensors
+    assert not any(stored.dynamic for stored in planned.plan.stored.values())
+    loops = {op.index for op in planned.model.graph.operators if op.name == "WHILE"}
+    assert not loops & {index for index, _ in planned.plan.stored}
 
 
 @pytest.mark.parametrize("costs", [WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT])
