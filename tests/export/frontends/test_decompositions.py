@@ -344,6 +344,15 @@ KINDS: dict[str, dict[str, Case]] = {
         ),
         "item": of(lambda x: x * x.max().item(), MATRIX),
     },
+    "passes": {
+        "axes ordered behind an expansion": of(
+            lambda x: (
+                (x * 2).unsqueeze(2).expand(-1, -1, 5, -1).permute(0, 3, 1, 2),
+                x.sum(2, keepdim=True).expand(1, 4, 3).mT + x[:, :3, :4],
+            ),
+            MATRIX,
+        ),
+    },
     "number_types": {
         "whole numbers and a float": of(
             lambda i: (i != 0.0, 2.0 / (i.long() + 1), i.clamp(0.5, 2.5), i % 2.5, i.exp()),
