@@ -189,6 +189,9 @@ KINDS: dict[str, dict[str, Case]] = {
         "median": of(lambda x: x.median(-1).values, MATRIX),
         "quantile": of(lambda x: x.quantile(0.3, dim=-1), MATRIX),
         "product so far": of(lambda x: x.cumprod(-1), MATRIX),
+        "extremes so far of whole numbers": of(
+            lambda i: (*i.long().cummax(-1), *i.long().cummin(1)), ints(9, 1, 4, 6)
+        ),
         "bucket": of(lambda x: torch.bucketize(x, torch.linspace(-1, 1, 5)), MATRIX),
     },
     "indexing": {
@@ -341,10 +344,23 @@ KINDS: dict[str, dict[str, Case]] = {
         ),
         "item": of(lambda x: x * x.max().item(), MATRIX),
     },
+    "passes": {
+        "axes ordered behind an expansion": of(
+            lambda x: (
+                (x * 2).unsqueeze(2).expand(-1, -1, 5, -1).permute(0, 3, 1, 2),
+                x.sum(2, keepdim=True).expand(1, 4, 3).mT + x[:, :3, :4],
+            ),
+            MATRIX,
+        ),
+    },
     "number_types": {
         "whole numbers and a float": of(
             lambda i: (i != 0.0, 2.0 / (i.long() + 1), i.clamp(0.5, 2.5), i % 2.5, i.exp()),
             ints(5, 4, 6),
+        ),
+        "a number above all others": of(
+            lambda i: torch.where(i > 2, i.long(), torch.iinfo(torch.int64).max).amin(-1),
+            lambda rng: np.array([[1, 5, 3], [0, 1, 7]], np.int32),
         ),
         "float64": of(
             lambda x: (x * torch.linspace(1, 2, 6, dtype=torch.float64), (x.double() - 0.5).exp()),

@@ -213,7 +213,7 @@ def scatter_reduce(
         if reduce == "sum":
             return total
         return total / (count + 1 if include_self else count.clamp(min=1)).to(x.dtype)
-    least = torch.finfo(x.dtype).min if x.is_floating_point() else torch.iinfo(x.dtype).min + 1
+    least = torch.finfo(x.dtype).min if x.is_floating_point() else _least_whole(x.dtype)
     neutral = {"amax": least, "amin": -least, "prod": 1}[reduce]
     filled = torch.where(hit, values, torch.full_like(values, neutral))
     reduced = filled.prod(-2) if reduce == "prod" else _REDUCED[reduce](filled, -2)
@@ -222,6 +222,12 @@ def scatter_reduce(
         return NotImplemented
     join = {"amax": torch.maximum, "amin": torch.minimum, "prod": torch.mul}[reduce]
     return torch.where(count > 0, join(x, reduced) if include_self else reduced, x)
+
+
+def _least_whole(kind: torch.dtype) -> int:
+    """A whole number below all others, in 32 bits, which the converter makes of 64."""
+    least: int = torch.iinfo(kind if kind.itemsize < 4 else torch.int32).min
+    return least + 1
 
 
 def index_put(

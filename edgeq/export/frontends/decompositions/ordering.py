@@ -59,15 +59,13 @@ def median_of_all(x: Tensor) -> Tensor:
     return median(x.flatten(), 0)[0]
 
 
-def _running(
-    x: Tensor, axis: int, join: Callable[[Tensor, Tensor], Tensor], neutral: Any
-) -> Tensor:
+def _running(x: Tensor, axis: int, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """What `join` makes of all entries up to each, in steps that double what is joined."""
     length, step = int(x.shape[axis]), 1
     while step < length:
-        shape = [step if a == axis % x.ndim else int(s) for a, s in enumerate(x.shape)]
-        before = torch.full(shape, neutral, dtype=x.dtype)
-        x = join(x, torch.cat([before, x.narrow(axis, 0, length - step)], axis))
+        rest = length - step
+        joined = join(x.narrow(axis, step, rest), x.narrow(axis, 0, rest))
+        x = torch.cat([x.narrow(axis, 0, step), joined], axis)
         step *= 2
     return x
 
@@ -75,38 +73,34 @@ def _running(
 def cumulative_product(x: Tensor, axis: int, *, dtype: torch.dtype | None = None) -> Tensor:
     """`cumprod`."""
     x = x if dtype is None else x.to(dtype)
-    return _running(x, axis, torch.mul, 1)
+    return _running(x, axis, torch.mul)
 
 
 def cumulative_maximum(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """`cummax`, with the last place of each."""
-    return _cumulative(x, axis, torch.maximum, _lowest(x))
+    return _cumulative(x, axis, torch.maximum)
 
 
 def cumulative_minimum(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """`cummin`, with the last place of each."""
-    return _cumulative(x, axis, torch.minimum, -_lowest(x))
-
-
-def _lowest(x: Tensor) -> Any:
-    return torch.finfo(x.dtype).min if x.is_floating_point() else torch.iinfo(x.dtype).min + 1
+    return _cumulative(x, axis, torch.minimum)
 
 
 def _cumulative(
-    x: Tensor, axis: int, join: Callable[[Tensor, Tensor], Tensor], neutral: Any
+    x: Tensor, axis: int, join: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     if x.ndim == 0:
         return x, torch.zeros_like(x, dtype=torch.int64)
-    values = _running(x, axis, join, neutral)
+    values = _running(x, axis, join)
     shape = [-1 if a == axis % x.ndim else 1 for a in range(x.ndim)]
     places = torch.arange(int(x.shape[axis]), dtype=torch.int32).reshape(shape)
     found = torch.where(x == values, places, torch.zeros_like(places))
-    return values, _running(found, axis, torch.maximum, 0).long()
+    return values, _running(found, axis, torch.maximum).long()
 
 
 def cumulative_logsumexp(x: Tensor, axis: int) -> Tensor:
     """`logcumsumexp`."""
-    return _running(x, axis, torch.logaddexp, _lowest(x))
+    return _running(x, axis, torch.logaddexp)
 
 
 def bucketize(

@@ -1,6 +1,7 @@
 """Types of numbers that the runtime has no kernels for, in a traced program: those of 64 bits.
 
 litert-torch computes in float64 what joins whole numbers with a float, and what the model says so.
+The converter cuts whole numbers to 32 bits: one that shall be above all others comes out as -1.
 """
 
 from __future__ import annotations
@@ -14,23 +15,43 @@ from edgeq.export.frontends.torch_program.program_constants import Evaluator
 
 aten = torch.ops.aten
 
+WHOLE_MAX = 2**31 - 128
+"""The largest whole number of 32 bits that is one in float32, by which litert-torch fills."""
+
+_FILLING = frozenset(
+    {
+        aten.full.default, aten.full_like.default, aten.new_full.default,
+        aten.masked_fill.Scalar, aten.masked_fill_.Scalar, aten.where.Scalar,
+        aten.where.ScalarOther, aten.where.ScalarSelf,
+    }
+)  # fmt: skip
+"""Ops that put a number somewhere and compute nothing with it."""
+
 _CASTS = frozenset({aten.to.dtype, aten._to_copy.default, aten.type_as.default})
 
 
 def narrow(program: Any, known: Evaluator) -> None:
-    """Has a program compute in float32 what it would in float64; constants stay as they are.
+    """Has a program compute in float32 what it would in float64, and fill with 32 bits.
+
+    Other constants stay as they are.
 
     Args:
         program: A `torch.export.ExportedProgram` before it is decomposed, which is changed.
         known: Tells its constants.
     """
     for node in list(program.graph.nodes):
+        if node.target in _FILLING:
+            node.args = pytree.tree_map(_saturated, node.args)
         if node.op != "call_function" or known.is_known(node):
             continue
         if _is_of(node, torch.float64):
             _without_float64(node, known)
         elif _joins_whole_numbers(node):
             _cast_whole_numbers(node)
+
+
+def _saturated(value: Any) -> Any:
+    return max(-WHOLE_MAX, min(value, WHOLE_MAX)) if type(value) is int else value
 
 
 def _without_float64(node: Any, known: Evaluator) -> None:

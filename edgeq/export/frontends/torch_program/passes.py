@@ -134,8 +134,34 @@ def finish(program: Any, traced_again: Callable[[Any], Any]) -> Any:
         program = traced_again(program)
         fold(program)
     clear()
+    _expand_last(program)
     _keep_weights(program)
     return program
+
+
+def _expand_last(program: Any) -> None:
+    """Orders the axes of a tensor before it is expanded; the converter loses an order behind it."""
+    for node in list(program.graph.nodes):
+        if (
+            node.target is not aten.permute.default
+            or node.args[0].target is not aten.expand.default
+        ):
+            continue
+        source, order = node.args[0].args[0], node.args[1]
+        shape = [1] * (len(order) - source.meta["val"].ndim) + list(source.meta["val"].shape)
+        opened = _before(node, aten.view.default, source, shape)
+        ordered = _before(node, aten.permute.default, opened, order)
+        node.target = aten.expand.default
+        node.args = (ordered, list(node.meta["val"].shape))
+    program.graph_module.recompile()
+
+
+def _before(node: Any, op: Any, source: Any, argument: Any) -> Any:
+    """A new node before another, by an op of a tensor."""
+    with node.graph.inserting_before(node):
+        made = node.graph.call_function(op, (source, argument))
+    made.meta = {**node.meta, "val": op(source.meta["val"], argument)}
+    return made
 
 
 def _keep_weights(program: Any) -> None:
