@@ -57,8 +57,9 @@ def trace(
         return jax.trace(model, params, given, worker)
     raise ModelError(
         "the model must be a PyTorch nn.Module or ExportedProgram, a JAX function, a Flax module, "
-        "a Keras 3 model, a tf.function, tf.Module or SavedModel folder, an onnx.ModelProto, or "
-        f"the path or bytes of an .onnx or float .tflite file. Received: {_kind(model)}"
+        "a Keras 3 model, a tf.function, tf.Module or SavedModel folder, an onnx.ModelProto, the "
+        "path of a .keras, .h5, .pt2 or TorchScript file, or the path or bytes of an .onnx or "
+        f"float .tflite file. Received: {_kind(model)}"
     )
 
 

@@ -83,7 +83,7 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
 def _loaded(path: Path) -> Any:
     """The model of a file; its optimizer and losses are not read."""
     if importlib.util.find_spec("keras") is None:
-        raise DependencyError(f"reading {path.name} needs Keras: pip install 'edgeq[frontends]'")
+        raise DependencyError(f"reading {path.name} needs Keras: pip install 'edgeq[keras]'")
     import keras
 
     try:

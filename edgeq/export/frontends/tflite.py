@@ -12,7 +12,7 @@ from typing import TypeAlias, TypeGuard
 
 from edgeq.errors import ModelError
 from edgeq.export.convert.shield_float_ops import hide_ops, opaque_ops
-from edgeq.export.frontends import keras, onnx
+from edgeq.export.frontends import keras, onnx, torch
 from edgeq.export.importing import SizeSource, import_file, with_fixed_sizes
 from edgeq.export.importing.small_file import without_large_constants
 from edgeq.files import Content, MappedFile, read_content
@@ -29,9 +29,10 @@ Source: TypeAlias = bytes | bytearray | MappedFile | str | os.PathLike[str]
 
 
 def handles(model: object) -> TypeGuard[Source]:
-    """Whether `model` is a path or the bytes of a file, and of no ONNX or Keras model."""
+    """Whether `model` is a path or the bytes of a file, and of no other framework's."""
     is_file = isinstance(model, bytes | bytearray | MappedFile | str | os.PathLike)
-    return is_file and not onnx.handles(model) and not keras.is_file(model)
+    others = (onnx.handles, keras.is_file, torch.is_file)
+    return is_file and not any(is_other(model) for is_other in others)
 
 
 def trace(model: Source, sizes: SizeSource, worker: Worker) -> LiteModel:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from edgeq.converter import lower_to_float
@@ -38,17 +40,23 @@ from edgeq.export.importing.recurrent_layers import with_recurrent_layers
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 
+_FILES = (".pt2", ".pt", ".pth")
 _LAYER = re.compile(r"([^;]+);")
 _WEIGHTED = re.compile(r"\.(conv|linear|mm|addmm|bmm|matmul)")
 
 
 def handles(model: object) -> bool:
-    """Whether `model` is a PyTorch model, told without importing torch."""
+    """Whether `model` is a PyTorch model or a file of one, told without importing torch."""
     owner = getattr(model, "__self__", model)
-    return any(
+    return is_file(model) or any(
         kind.__module__.startswith("torch.") and kind.__name__ in ("Module", "ExportedProgram")
         for kind in type(owner).__mro__
     )
+
+
+def is_file(model: object) -> bool:
+    """Whether `model` is the path of a file that PyTorch has saved."""
+    return isinstance(model, str | os.PathLike) and Path(model).suffix.lower() in _FILES
 
 
 def is_function_of(model: object, sample: object) -> bool:
@@ -71,14 +79,16 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
 
     Args:
         model: `nn.Module`, also compiled or in training mode or half precision, a method of one or
-            a function of tensors; or `torch.export.ExportedProgram`.
+            a function of tensors; `torch.export.ExportedProgram`; or the path of a file that
+            torch.export.save or torch.jit.save has written.
         sample: One input: a tensor or array, a tuple of them in positional order, or a dict of
             them by the name of `forward`'s parameter.
         worker: The converter's child process.
 
     Raises:
         DependencyError: litert-torch is not installed.
-        ModelError: torch.export cannot trace the module, or the program cannot be exported.
+        ModelError: torch.export cannot trace the module, or the program cannot be exported; or no
+            model is in the file.
         UnsupportedOpError: An ATen op has no lowering.
         DataError: `sample` does not fit `forward`.
     """
@@ -87,6 +97,7 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
         adapter.check_installed()
         from edgeq.export.frontends.torch_program import prepared_modules
 
+        model = prepared_modules.loaded(Path(model)) if is_file(model) else model
         if _is_program(model):
             positional, named = model.example_inputs or ((), {})
             given: Any = named if named and not positional else positional

@@ -423,7 +423,7 @@ WRONG: dict[str, tuple[Any, Any, Any, type[Exception], str]] = {
     "unknown object": (
         object(), normal(1, 8), None, ModelError,
         "the model must be a PyTorch nn.Module or ExportedProgram, a JAX function, a Flax module, "
-        "a Keras 3 model, a tf.function, tf.Module or SavedModel folder, an onnx.ModelProto, or "
+        "a Keras 3 model, a tf.function, tf.Module or SavedModel folder, an onnx.ModelProto, the "
         "the path or bytes of an .onnx or float .tflite file. Received: builtins.object",
     ),
     "op without a form": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -213,3 +214,24 @@ def test_a_module_of_inference_mode_is_exported(worker: Worker) -> None:
     with torch.inference_mode():
         module = nn.Linear(8, 8).eval()
     assert "output_0" in outputs(traced(module, X, worker), OTHER)
+
+
+@pytest.mark.parametrize("name", ["model.pt2", "script.pt"])
+def test_saved_files_are_exported(name: str, tmp_path: Path, worker: Worker) -> None:
+    module, path = nn.Linear(8, 8).eval(), tmp_path / name
+    if name == "model.pt2":
+        torch.export.save(torch.export.export(module, (X,)), path)
+    else:
+        torch.jit.save(torch.jit.script(module), path)
+    (found,) = outputs(traced(path, X, worker), OTHER).values()
+    np.testing.assert_allclose(found, module(OTHER).detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.pt2"])
+def test_file_of_weights_alone_is_refused(name: str, tmp_path: Path, worker: Worker) -> None:
+    path = tmp_path / name
+    torch.save(nn.Linear(8, 8).state_dict(), path)
+    with pytest.raises(
+        ModelError, match=r"weights\.pt2? holds no .*A file of weights has no model"
+    ):
+        traced(path, X, worker)

@@ -5,13 +5,36 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import io
 import types
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from edgeq.errors import ModelError
+from edgeq.export.frontends.arguments import first_line
 from edgeq.export.frontends.torch_program import scripted_modules
+
+
+def loaded(path: Path) -> Any:
+    """The exported program or TorchScript module of a file.
+
+    Raises:
+        ModelError: It holds neither, such as weights alone.
+    """
+    is_program = path.suffix.lower() == ".pt2"
+    try:
+        content = io.BytesIO(path.read_bytes())  # of pickled modules nothing is run
+        return torch.export.load(content) if is_program else torch.jit.load(content, "cpu")
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
+    except Exception as error:  # PyTorch raises many kinds
+        kind = "exported program" if is_program else "TorchScript module"
+        raise ModelError(
+            f"{path} holds no {kind} ({first_line(error)}). A file of weights has no model: make "
+            "the module, load_state_dict them, and export the module"
+        ) from None
 
 
 def prepared(module: torch.nn.Module, notes: list[str]) -> Any:
