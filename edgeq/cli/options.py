@@ -15,8 +15,8 @@ from edgeq.recipe import PRESETS
 from edgeq.targets import TARGETS
 
 MODEL_HELP = (
-    "A float .tflite file, a SavedModel folder, or module:function that returns a model of "
-    "PyTorch, JAX, Flax, Keras or TensorFlow."
+    "A float .tflite or .onnx file, a SavedModel folder, a .keras, .h5, .pt2 or TorchScript file, "
+    "or module:function that returns a model of PyTorch, JAX, Flax, Keras or TensorFlow."
 )
 
 

@@ -80,8 +80,8 @@ def export(
     Args:
         model: `torch.nn.Module`, `torch.export.ExportedProgram`, a JAX function, a Flax module
             (linen or nnx), a Keras 3 model, a `tf.function`, `tf.Module` or SavedModel folder, or
-            the path or bytes of a float .tflite file. It is never changed. Or a mapping of such
-            models by signature key, for one file with all of them: `rep_dataset` then has the same
+            the path of a .keras, .pt2, .onnx or float .tflite file. None is changed. Or a mapping
+            of models by signature key, for one file of all: `rep_dataset` then has the same
             keys, and every option may be a mapping by some of them. A .tflite file with several
             signatures is taken apart where `rep_dataset` has exactly their keys.
         rep_dataset: Representative inputs, preprocessed as for the model: an array `(N, ...)`, a
