@@ -55,7 +55,9 @@ def lower(bytecode: Content, origin: str) -> Content:
     ir, _ = _bindings()
     context, bytecode = _context(), bytes(bytecode)
     with context:
-        lowered = _run(ir.Module.parse(bytecode), _lowering_config(origin, bytecode))
+        module = ir.Module.parse(bytecode)
+        _broadcast_last(module)
+        lowered = _run(module, _lowering_config(origin, bytecode))
     return settle_dense_shapes(lowered)
 
 
@@ -74,9 +76,55 @@ def lower_exported(module: Content, inputs: Sequence[str], outputs: Sequence[str
     with context:
         parsed = ir.Module.parse(module)
         passmanager.PassManager.parse(_FROM_PORTABLE).run(parsed.operation)
+        _broadcast_last(parsed)
         api.set_signature(parsed.operation, "serving_default", list(inputs), list(outputs))
         lowered = _run(parsed, _lowering_config("JAX", module))
     return settle_dense_shapes(lowered)
+
+
+def _broadcast_last(module: Any) -> None:
+    """Orders axes before a tensor is broadcast: the converter loses an order behind it."""
+    for function in module.body.operations:
+        for block in (block for region in function.regions for block in region.blocks):
+            for operation in list(block.operations):
+                if operation.name == "stablehlo.transpose":
+                    _transpose_before_broadcast(operation.operation)
+
+
+def _transpose_before_broadcast(operation: Any) -> None:
+    from litert_converter.mlir import ir
+
+    broadcast = operation.operands[0].owner
+    if isinstance(broadcast, ir.Block) or broadcast.name != "stablehlo.broadcast_in_dim":
+        return
+    order = list(operation.attributes["permutation"])
+    axes = [order.index(axis) for axis in broadcast.attributes["broadcast_dimensions"]]
+    source, place = broadcast.operands[0], ir.InsertionPoint(operation)
+    if axes != sorted(axes):
+        moved = sorted(range(len(axes)), key=axes.__getitem__)
+        kind = source.type
+        source = ir.Operation.create(
+            "stablehlo.transpose",
+            results=[
+                ir.RankedTensorType.get(
+                    [kind.shape[i] for i in moved], kind.element_type, loc=operation.location
+                )
+            ],
+            operands=[source],
+            attributes={"permutation": ir.DenseI64ArrayAttr.get(moved)},
+            loc=operation.location,
+            ip=place,
+        ).results[0]
+    wide = ir.Operation.create(
+        "stablehlo.broadcast_in_dim",
+        results=[operation.results[0].type],
+        operands=[source],
+        attributes={"broadcast_dimensions": ir.DenseI64ArrayAttr.get(sorted(axes))},
+        loc=operation.location,
+        ip=place,
+    )
+    operation.results[0].replace_all_uses_with(wide.results[0])
+    operation.erase()
 
 
 def _lowering_config(origin: str, module: bytes) -> Any:

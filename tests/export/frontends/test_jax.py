@@ -254,6 +254,9 @@ def into_several(x: Any) -> Any:
 
 
 OWN_FORMS: dict[str, Callable[..., Any]] = {
+    "axes ordered behind a broadcast": lambda x: (
+        jnp.broadcast_to(x[:, None], (3, 4, 2, 5)).transpose(0, 3, 2, 1) * x[:, 0]
+    ),
     "remainders": lambda x: (jnp.fmod(x, 0.3), x // 0.3, jnp.cbrt(x), whole(x, -9) % 4),
     "remainders like C": lambda x: jax.lax.rem(whole(x, -9), jnp.int32(4)),
     "sorted down": lambda x: (jnp.sort(x, 0), jnp.argsort((x * 10).astype(int), 0)),

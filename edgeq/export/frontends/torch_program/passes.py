@@ -140,7 +140,10 @@ def finish(program: Any, traced_again: Callable[[Any], Any]) -> Any:
 
 
 def _expand_last(program: Any) -> None:
-    """Orders the axes of a tensor before it is expanded; the converter loses an order behind it."""
+    """Orders the axes of a tensor before it is expanded; the converter loses an order behind it.
+
+    `edgeq.mlir` does so for what is no call of a function, as litert-torch's expansions are.
+    """
     for node in list(program.graph.nodes):
         if (
             node.target is not aten.permute.default
