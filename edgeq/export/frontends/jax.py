@@ -105,6 +105,7 @@ def trace_function(function: Function, sample: Any, worker: Worker) -> LiteModel
     """Traces and lowers a function of parameters and inputs; see `trace`."""
     notes: list[str] = []
     with without_x64():
+        function, sample = _flat(function, sample)
         arguments = bound(function.signature, sample, function.name)
         parameters = _as_float32(function.parameters, notes)
         lowered = _Lowering(function, parameters, arguments)
@@ -127,6 +128,34 @@ def trace_function(function: Function, sample: Any, worker: Worker) -> LiteModel
     found = check_trace(found, list(arguments.values()), own, worker, function.name)
     near = () if lowered.narrow else found.doubts  # what it computes in fewer bits is only near
     return replace(found, doubts=(*doubts, *near))
+
+
+def _flat(function: Function, sample: Any) -> tuple[Function, Any]:
+    """A function of arrays, where one takes dicts of them, and its sample by name."""
+    import jax
+
+    inputs = sample if isinstance(sample, tuple | list) else (sample,)
+    named = sample if isinstance(sample, Mapping) else {}
+    given = [*named.values()] if named else inputs
+    if not any(isinstance(value, Mapping) for value in given):
+        return function, sample
+    try:
+        call = function.signature.bind(*(() if named else inputs), **named)
+    except TypeError:
+        return function, sample  # which is said where arrays are bound
+    names = list(call.arguments)  # a dict of them would be flattened in another order
+    paths, structure = jax.tree_util.tree_flatten_with_path(list(call.arguments.values()))
+    keys = ((names[path[0].idx], *parts(path[1:])) for path, _ in paths)
+    flat = {"_".join(key): array for key, (_, array) in zip(keys, paths, strict=True)}
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature([inspect.Parameter(name, kind) for name in flat])
+
+    def called(parameters: Any, *arrays: Any) -> Any:
+        values = jax.tree_util.tree_unflatten(structure, arrays)
+        call.arguments = dict(zip(names, values, strict=True))
+        return function.call(parameters, *call.args, **call.kwargs)
+
+    return replace(function, call=called, signature=signature), flat
 
 
 def check_installed() -> None:

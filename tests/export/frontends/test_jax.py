@@ -427,7 +427,8 @@ WRONG: dict[str, tuple[Any, Any, Any, type[Exception], str]] = {
         object(), normal(1, 8), None, ModelError,
         "the model must be a PyTorch nn.Module or ExportedProgram, a JAX function, a Flax module, "
         "a Keras 3 model, a tf.function, tf.Module or SavedModel folder, an onnx.ModelProto, the "
-        "the path or bytes of an .onnx or float .tflite file. Received: builtins.object",
+        "path of a .keras, .h5, .pt2 or TorchScript file, or the path or bytes of an .onnx or "
+        "float .tflite file. Received: builtins.object",
     ),
     "op without a form": (
         lambda x: jax.lax.igamma(jnp.exp(x), jnp.exp(x)), normal(2, 8), None, UnsupportedOpError,

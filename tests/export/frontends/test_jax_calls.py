@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from edgeq.converter import start_converter
+from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset
 from edgeq.export import frontends
 from edgeq.isolation import Worker
@@ -92,3 +93,19 @@ def test_what_a_module_keeps_between_calls_is_told_of(reads: bool, worker: Worke
     assert [doubt.partition(". ")[0] for doubt in doubts] == [
         "the model keeps what later calls depend on in 'last.value'"
     ] * reads
+
+
+def test_inputs_may_be_in_dicts(worker: Worker) -> None:
+    def scaled(shift: Any, batch: Any) -> Any:
+        return batch["x"] @ WEIGHT * batch["more"]["scale"] + shift
+
+    scale, shift = np.full((1, 1), 3, np.float32), np.full((1, 4), 2, np.float32)
+    sample = (shift, {"x": X, "more": {"scale": scale}})
+    model = frontends.trace(scaled, None, RepDataset([sample]), worker)
+    assert {name for name, _ in model.input_tensors()} == {"shift", "batch_x", "batch_more_scale"}
+    named = {"batch": sample[1], "shift": shift}
+    for item in (sample, named):
+        (arrays,) = RepDataset([item]).samples(input_specs(model))
+        with Session(model.tflite) as session:
+            (found,) = session.run(list(arrays)).values()
+        np.testing.assert_allclose(found, X @ WEIGHT * 3 + 2, rtol=1e-4)
