@@ -182,6 +182,8 @@ def to_stablehlo(
             kept = kept_buffers(program)
             passes.check_random(program)
         program = core._run_convert_passes(program)
+        if own_forms:
+            passes.expand_last(program)
         output_layers = _output_layers(program)
         _name_layers(program)
         lowered = backend.export.exported_program_to_mlir(

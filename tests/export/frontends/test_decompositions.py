@@ -56,6 +56,18 @@ def flags(*shape: int) -> Make:
     return lambda rng: rng.random(shape) < 0.5
 
 
+class Weighed(nn.Module):
+    """A linear attention over a map, whose channels come last in the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Any) -> Any:
+        x = self.first(x)
+        return self.last(x.relu() * (x * x.softmax(-1)).sum(-1, keepdim=True).expand_as(x))
+
+
 class Calling(nn.Module):
     """A function as a module."""
 
@@ -345,6 +357,7 @@ KINDS: dict[str, dict[str, Case]] = {
         "item": of(lambda x: x * x.max().item(), MATRIX),
     },
     "passes": {
+        "channels put last behind an expansion": layer(Weighed, IMAGE),
         "axes ordered behind an expansion": of(
             lambda x: (
                 (x * 2).unsqueeze(2).expand(-1, -1, 5, -1).permute(0, 3, 1, 2),

@@ -134,23 +134,24 @@ def finish(program: Any, traced_again: Callable[[Any], Any]) -> Any:
         program = traced_again(program)
         fold(program)
     clear()
-    _expand_last(program)
     _keep_weights(program)
     return program
 
 
-def _expand_last(program: Any) -> None:
+def expand_last(program: Any) -> None:
     """Orders the axes of a tensor before it is expanded; the converter loses an order behind it.
 
     `edgeq.mlir` does so for what is no call of a function, as litert-torch's expansions are.
     """
     for node in list(program.graph.nodes):
-        if (
-            node.target is not aten.permute.default
-            or node.args[0].target is not aten.expand.default
-        ):
+        if node.target is not aten.permute.default:
             continue
-        source, order = node.args[0].args[0], node.args[1]
+        wide = node.args[0]
+        while wide.target is aten.clone.default:  # those around litert-torch's own transposes
+            wide = wide.args[0]
+        if wide.target is not aten.expand.default:
+            continue
+        source, order = wide.args[0], node.args[1]
         shape = [1] * (len(order) - source.meta["val"].ndim) + list(source.meta["val"].shape)
         opened = _before(node, aten.view.default, source, shape)
         ordered = _before(node, aten.permute.default, opened, order)
