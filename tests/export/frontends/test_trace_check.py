@@ -40,6 +40,27 @@ def test_a_trace_that_computes_something_else_is_refused() -> None:
     assert "express it by other ops" in said
 
 
+class Ranked(nn.Module):
+    """Puts scores that are almost equal in order; its trace has the other order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(216, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = x[0, :2].mean((1, 2))
+        scores = scores.flip(0) if torch.compiler.is_compiling() else scores
+        return self.head(x.flatten(1))[:, scores.argsort()]
+
+
+def test_an_order_of_scores_that_are_almost_equal_is_not_held_against_a_trace() -> None:
+    torch.manual_seed(0)
+    image = IMAGES[0] + 1
+    image[0, 1] = image[0, 0] * (1 + 3e-6)
+    with start_converter() as worker:
+        assert not frontends.trace(Ranked().eval(), image, RepDataset([image]), worker).doubts
+
+
 class Otherwise(nn.Module):
     """Computes something else, by a factor, when it is traced."""
 
