@@ -6,12 +6,13 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from edgeq.errors import ModelError
+from edgeq.export.frontends.torch_program.traced_program import output_name
 
 
 def returning_tensors(module: torch.nn.Module, left_out: list[str]) -> torch.nn.Module:
@@ -64,9 +65,3 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
         return
     for name, part in parts:
         yield from _leaves(part, (*path, name))
-
-
-def output_name(path: Sequence[str]) -> str:
-    """An output's name by where it is in the result: dict keys; a place gives `output_<i>`."""
-    name = "_".join(path) or "0"
-    return f"output_{name}" if name[0].isdigit() else name

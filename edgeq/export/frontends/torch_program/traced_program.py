@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from edgeq.errors import ModelError
-from edgeq.export.frontends.torch_program.returned import output_name
 from edgeq.export.frontends.torch_program.source_places import where
 
 _TRAINING_ARGUMENTS = ("train", "training")
@@ -97,6 +97,12 @@ def output_names(program: Any) -> list[str] | None:
 def _path_name(path: tuple[Any, ...]) -> str:
     parts = [str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path]
     return output_name(parts)
+
+
+def output_name(path: Sequence[str]) -> str:
+    """An output's name by where it is in the result: dict keys; a place gives `output_<i>`."""
+    name = "_".join(path) or "0"
+    return f"output_{name}" if name[0].isdigit() else name
 
 
 def returns_tensors(program: Any) -> bool:
