@@ -32,6 +32,7 @@ from onnx_mutations import onnx_bases, onnx_mutant
 from rich.console import Console
 
 import edgeq
+from edgeq.data.held_out import is_held_out
 from edgeq.export.edge_model import EdgeModel
 from edgeq.fidelity.paired_run import without_shared_infinity
 from edgeq.fidelity.sqnr import Fidelity
@@ -195,16 +196,20 @@ def _export(damaged: bytes, base: Base, seed: int) -> str:
 
 def wrong_with(model: EdgeModel, data: Sequence[Sequence[np.ndarray]]) -> str:
     """What a second run of the two models finds at odds with the report; empty if nothing."""
-    held = data[9]
+    held = [sample for i, sample in enumerate(data) if is_held_out(i, len(data))]
     with Session(model.float_model.tflite) as reference, model.session() as edge:
         names = reference.output_names
-        expected = reference.run(held)
-        actual = edge.run(dict(zip(reference.input_names, held, strict=True)))
+        expected = [reference.run(sample) for sample in held]
+        named = [dict(zip(reference.input_names, sample, strict=True)) for sample in held]
+        actual = [edge.run(sample) for sample in named]
     if tuple(o.name for o in model.report.outputs) != names:
         return f"reported outputs {model.report.outputs}, the float model has {names}"
     for output in model.report.outputs:
-        both = without_shared_infinity((expected[output.name], actual[output.name]))
-        found = Fidelity().observe(*both).sqnr_db
+        fidelity = Fidelity()
+        for one, other in zip(expected, actual, strict=True):
+            both = without_shared_infinity((one[output.name], other[output.name]))
+            fidelity = fidelity.observe(*both)
+        found = fidelity.sqnr_db
         if not found >= 3.0 or not np.isclose(found, output.sqnr_db, rtol=0.02, atol=0.5):
             return f"output {output.name!r} has {found} dB, reported {output.sqnr_db}"
     return ""
