@@ -66,14 +66,30 @@ class OfDataclass(Layer):
         return Found(self.dense(x), {"deep": [self.dense(x) + 1, None]})
 
 
+class Cache:
+    """A container that its package has registered with PyTorch."""
+
+    def __init__(self, kept: list[torch.Tensor]) -> None:
+        self.kept = kept
+
+
+torch.utils._pytree.register_pytree_node(
+    Cache, lambda cache: (cache.kept, None), lambda kept, _: Cache(list(kept))
+)
+
+
 class OfConstants(Layer):
     def forward(self, x: torch.Tensor) -> Any:
-        return self.dense(x), None, Pair(x * 2, 3)
+        return self.dense(x), None, Pair(x * 2, 3), Cache([x + 1, x - 1])
 
 
 RETURNED: dict[str, tuple[Callable[[], nn.Module], list[str], str]] = {
     "dataclass": (OfDataclass, ["logits", "hidden_deep_0"], "'hidden_deep_1'"),
-    "constants": (OfConstants, ["output_0", "output_2_first"], "'output_1', 'output_2_second'"),
+    "constants": (
+        OfConstants,
+        ["output_0", "output_2_first", "output_3_0", "output_3_1"],
+        "'output_1', 'output_2_second'",
+    ),
 }
 
 

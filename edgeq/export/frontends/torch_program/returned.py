@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 
 from edgeq.errors import ModelError
 from edgeq.export.frontends.torch_program.traced_program import output_name
@@ -61,7 +62,10 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
         names = getattr(value, "_fields", None) or [str(i) for i in range(len(value))]
         parts = list(zip(names, value, strict=True))
     else:
-        yield path, value
-        return
+        inside = pytree.tree_leaves(value)  # of what other packages have registered, as caches
+        if len(inside) == 1 and inside[0] is value:
+            yield path, value
+            return
+        parts = [(str(place), part) for place, part in enumerate(inside)]
     for name, part in parts:
         yield from _leaves(part, (*path, name))
