@@ -154,6 +154,25 @@ class Checking(Layer):
         return y
 
 
+class CheckingDataclass(Checking):
+    def forward(self, x: torch.Tensor) -> Any:
+        return Found(super().forward(x), None)
+
+
+class CheckingConstants(Checking):
+    def forward(self, x: torch.Tensor) -> Any:
+        return {"logits": super().forward(x), "hidden": None}
+
+
+@pytest.mark.parametrize("kind", [CheckingDataclass, CheckingConstants])
+def test_checks_and_what_is_no_tensor_are_left_out_together(kind: Any, worker: Worker) -> None:
+    module = kind().eval()
+    model = traced(module, X, worker)
+    assert len(model.notes) == 2
+    expected = module.dense(OTHER).detach()
+    np.testing.assert_allclose(outputs(model, OTHER)["logits"], expected, atol=1e-5)
+
+
 class Branching(Layer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.sum() > 0:

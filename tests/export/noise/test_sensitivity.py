@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from one_op import INFINITY, OneOp, Step, Value
@@ -82,12 +84,12 @@ def noise_of_whole_models(changes: Changes, change: Change, samples: list[Sample
 @pytest.mark.parametrize("build_ns", [1.0, 1e9], ids=["many parts", "one part"])
 @pytest.mark.parametrize("case", [branched, masked, lstm], ids=lambda case: case.__name__)
 def test_parts_tell_what_whole_models_do(
-    case: object, build_ns: float, monkeypatch: pytest.MonkeyPatch
+    case: Callable[[], OneOp], build_ns: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sensitivity, "BUILD_OP_NS", build_ns)
     monkeypatch.setattr(sensitivity, "BUILD_BYTE_NS", 0.0)
     monkeypatch.setattr(sensitivity, "LOUD_SHARE", 0.0)  # all samples for all
-    changes, samples = changes_of(case())  # type: ignore[operator]
+    changes, samples = changes_of(case())
     plan, rounded = changes._plan, changes._rounded
     noise = measure_noise(changes.model, plan, rounded, samples, lambda: None)
     for change in changes:

@@ -134,6 +134,7 @@ def test_static_is_finished_where_it_may_be_the_best(cost: float, finished: bool
         def finished(self, offer: Candidate, scales: bool) -> Candidate:
             return replace(offer, is_finished=True)
 
+    # Nothing is tried: `finished` alone is called.
     trials = Finishing(None, None, (), measure=False, advance=lambda: None)  # type: ignore[arg-type]
     cheapest = Candidate({}, 1.0, 0.0, 30.0)
     static = Candidate({}, cost, 0.0, 10.0)

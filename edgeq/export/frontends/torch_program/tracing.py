@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,10 +44,12 @@ def exported(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any
     with torch.no_grad(), _without_checks_of_values():
         try:
             program = _program(module, arguments, keywords)
-        except Exception:
-            for way in (_of_tensors, _of_values):
-                with contextlib.suppress(Exception):  # the user reads that of the module as it is
-                    return way(module, arguments, keywords)
+        except Exception:  # that of the module as it is, which the user reads if all ways fail
+            for way in (_of_tensors, _of_values, _of_both):
+                with contextlib.suppress(Exception):
+                    found = way(module, arguments, keywords)
+                    if returns_tensors(found.program):
+                        return found
             raise
         if returns_tensors(program):
             return Exported(module, program)
@@ -63,9 +65,13 @@ def _of_tensors(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, 
     left_out: list[str] = []
     module = returning_tensors(module, left_out)
     program = _program(module, arguments, keywords)
+    return Exported(module, program, _said(left_out))
+
+
+def _said(left_out: Sequence[str]) -> tuple[str, ...]:
     names = ", ".join(map(repr, left_out))
-    notes = (f"what the forward pass returns besides tensors is left out: {names}",)
-    return Exported(module, program, notes if left_out else ())
+    note = f"what the forward pass returns besides tensors is left out: {names}"
+    return (note,) if left_out else ()
 
 
 def _of_values(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Exported:
@@ -79,6 +85,13 @@ def _of_values(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, A
     checks = any(read.checks for read in reads)
     notes = ("assertions on the values of tensors are not in the file",) if checks else ()
     return Exported(module, program, notes)
+
+
+def _of_both(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Exported:
+    """A trace of the module that returns tensors alone, with such numbers as constants."""
+    left_out: list[str] = []
+    found = _of_values(returning_tensors(module, left_out), arguments, keywords)
+    return replace(found, notes=(*found.notes, *_said(left_out)))
 
 
 def _with_fixed_numbers(module: Any) -> Any:
