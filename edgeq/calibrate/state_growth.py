@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from edgeq.data.rep_dataset import Sample
-from edgeq.data.sequences import Step
+from edgeq.data.steps import Step
 
 LEAST_STEPS = 8
 """Shorter sequences tell nothing."""

@@ -15,7 +15,8 @@ from edgeq.compare.load_models import load, worker_for
 from edgeq.compare.loss_causes import Loss, explain
 from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset, Sample
-from edgeq.data.sequences import Step, completed, read_data, repeatable
+from edgeq.data.sequences import read_data, repeatable
+from edgeq.data.steps import Step, completed
 from edgeq.errors import ModelError
 from edgeq.export.deploy.scales_entry import read_scales
 from edgeq.export.edge_model import EdgeModel

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from edgeq.data.rep_dataset import Sample
-from edgeq.data.sequences import Step
+from edgeq.data.steps import Step
 
 
 def spread(samples: Sequence[Sample], most: int) -> list[Sample]:

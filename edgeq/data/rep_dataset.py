@@ -247,6 +247,15 @@ def _map_arrays(item: Any, function: Callable[[Any], Any]) -> Any:
     return function(item) if getattr(item, "ndim", 0) else item
 
 
+def brings(item: Any, names: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether an item has an array for each of some more inputs than `names`, besides labels."""
+    values = flattened(item.inputs if isinstance(item, Labelled) else item, [*names, *wanted])
+    if isinstance(values, Mapping):
+        return any(name in values for name in wanted)
+    behind = list(values)[len(names) :] if isinstance(values, tuple | list) else []
+    return not all(map(_is_label, behind))
+
+
 def select(item: Any, inputs: tuple[InputSpec, ...], index: int) -> list[Any]:
     """The item's values in the order of `inputs`."""
     names = [spec.name for spec in inputs]

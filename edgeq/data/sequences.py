@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,10 +23,18 @@ from edgeq.data.rep_dataset import (
     item_iterator,
     source_length,
 )
+from edgeq.data.steps import (
+    Places,
+    PlainData,
+    Step,
+    io_of,
+    with_states,
+    without_states,
+    zeros,
+)
 from edgeq.errors import DataError
 from edgeq.model import LiteModel
-from edgeq.ports import IO, Port, States
-from edgeq.runtime.session import Session
+from edgeq.ports import States
 
 _INDEX = re.compile(r"\Asample \d+")
 
@@ -38,7 +46,8 @@ class Sequences:
         sequences: The sequences, each what `rep_dataset` can be: an array `(steps, ...)`, a dict of
             such arrays by input name, or an iterable of samples. Samples have no states.
         states: For each input that is a state, the output that it is fed with, by their names in
-            the model's file or by their places.
+            the model's file or by their places. None is for a model that keeps them by itself, as
+            a module in its buffers.
         start: Values of states, by the input as in `states`, that every sequence begins with.
             Others begin with zeros; a model that is traced, such as a PyTorch module, needs them
             for all states, as nothing else tells their shapes.
@@ -50,10 +59,10 @@ class Sequences:
     def __init__(
         self,
         sequences: Iterable[Any],
-        states: Mapping[str, str] | Mapping[int, int] | Mapping[Any, Any],
+        states: Mapping[str, str] | Mapping[int, int] | Mapping[Any, Any] | None = None,
         start: Mapping[Any, Any] | None = None,
     ) -> None:
-        if not isinstance(states, Mapping) or not states:
+        if states is not None and (not isinstance(states, Mapping) or not states):
             raise DataError(
                 "states is a dict of outputs by the input that each is fed to, such as "
                 f"{{'h_in': 'h_out'}}. Received: {states!r:.80}"
@@ -62,14 +71,14 @@ class Sequences:
             raise DataError(
                 f"start is a dict of arrays by input, or None. Received: {type(start).__name__}"
             )
-        unknown = [name for name in start or {} if name not in states]
+        unknown = [name for name in start or {} if name not in (states or {})]
         if unknown:
             raise DataError(
                 f"start has {unknown[0]!r}, which is no state; these are "
-                f"{', '.join(map(repr, states))}"
+                f"{', '.join(map(repr, states or ())) or 'not named'}"
             )
         self.sequences = sequences
-        self.states = dict(states)
+        self.states = dict(states or {})
         self.start = {name: array_of(a, f"start {name!r}") for name, a in (start or {}).items()}
 
     def __iter__(self) -> Iterator[Any]:
@@ -79,7 +88,7 @@ class Sequences:
     def repeatable(self) -> Sequences:
         """The same data, to be read many times: iterators are read into lists."""
         kept = [repeatable(sequence) for sequence in self]
-        return Sequences(kept, self.states, self.start)
+        return Sequences(kept, self.states or None, self.start)
 
 
 def repeatable(data: Any) -> Any:
@@ -87,67 +96,6 @@ def repeatable(data: Any) -> Any:
     if isinstance(data, Sequences):
         return data.repeatable()
     return list(data) if isinstance(data, Iterator) and not is_tensor(data) else data
-
-
-class Step(tuple[Array, ...]):
-    """A sample of a sequence, its states among its arrays.
-
-    Attributes:
-        place: Its place in the sequence; at 0 the states are those that it begins with.
-        states: `(place among the inputs, place among the outputs)` of each state.
-    """
-
-    place: int
-    states: tuple[tuple[int, int], ...]
-
-    def __new__(
-        cls, arrays: Iterable[Array], place: int, states: tuple[tuple[int, int], ...]
-    ) -> Step:
-        """A step with these arrays."""
-        made = super().__new__(cls, arrays)
-        made.place, made.states = place, states
-        return made
-
-    def behind(self, outputs: Sequence[Array]) -> Step:
-        """The step with the states that a model gave in the step before it.
-
-        Args:
-            outputs: All that the model gave, in real numbers; not looked at by a first step.
-        """
-        if not self.place:
-            return self
-        arrays = list(self)
-        for taken, given in self.states:
-            arrays[taken] = outputs[given]
-        return Step(arrays, self.place, self.states)
-
-    def copied(self) -> Step:
-        """The step with arrays of its own."""
-        return Step((array.copy() for array in self), self.place, self.states)
-
-
-def completed(samples: Iterable[Sample], model: LiteModel) -> Iterator[Sample]:
-    """Samples, those of sequences with the states that a float model has by then.
-
-    Args:
-        samples: Steps of sequences in order, or samples of any other kind, which stay as they are.
-        model: The model, known to run.
-    """
-    session: Session | None = None
-    outputs: Sequence[Array] = ()
-    try:
-        for sample in samples:
-            if not isinstance(sample, Step):
-                yield sample
-                continue
-            session = session or Session(model.tflite, threads=1, trusted=True)
-            whole = sample.behind(outputs)
-            session.invoke(whole[: len(session.input_names)])
-            outputs = session.outputs()
-            yield whole
-    finally:
-        if session is not None:
-            session.close()
 
 
 class _Placed(NamedTuple):
@@ -208,7 +156,7 @@ class SequenceData(RepDataset):
         super().__init__(_Steps(source))
         self._source = source
         self._labels = labels
-        self._places: tuple[tuple[int, int], ...] = ()
+        self._places: Places = ()
 
     def first_sample(self) -> Any:
         """The first sample with the states that it begins with, to trace a model with.
@@ -248,16 +196,25 @@ class SequenceData(RepDataset):
             DataError: The model has no such states.
         """
         made = copy.copy(self)
-        made._places = _io(model).state_places(self._source.states)
+        made._places = io_of(model).state_places(self._all_of(model))
+        if not made._places:
+            raise DataError(
+                "the model keeps no states by itself: say which outputs are fed back, "
+                "edgeq.Sequences(..., states={'h_in': 'h_out'})"
+            )
         if len(made._places) == len(model.input_tensors()):
             raise DataError("states: every input of the model is a state, which leaves no data")
         return made
 
     def states_of(self, model: LiteModel) -> States:
         """Names of the input and the output of each state."""
-        io = _io(model)
-        places = io.state_places(self._source.states)
+        io = io_of(model)
+        places = io.state_places(self._all_of(model))
         return tuple((io.inputs[taken].name, io.outputs[given].name) for taken, given in places)
+
+    def _all_of(self, model: LiteModel) -> dict[Any, Any]:
+        """The states that were named, and behind them those that the model has by itself."""
+        return {**self._source.states, **dict(model.states)}
 
     def samples(
         self, inputs: tuple[InputSpec, ...], item_done: Callable[[], None] = lambda: None
@@ -289,11 +246,10 @@ class SequenceData(RepDataset):
         self, placed: _Placed, inputs: tuple[InputSpec, ...], start: Mapping[int, Array]
     ) -> Step:
         """An item, behind which its labels may be, with the states that sequences begin with."""
-        states = {taken for taken, _ in self._places}
-        given = tuple(spec for place, spec in enumerate(inputs) if place not in states)
+        given = without_states(inputs, self._places)
         where = f"sequence {placed.sequence}, step {placed.step}"
         try:
-            arrays = list(arrays_of(placed.item, given, 0))
+            arrays = arrays_of(placed.item, given, 0)
         except DataError as error:
             raise DataError(_INDEX.sub(where, str(error))) from None
         for spec, array in zip(given, arrays, strict=False):
@@ -302,19 +258,18 @@ class SequenceData(RepDataset):
                     f"{where}, input {spec.name!r}: a step is one run of the model, which takes "
                     f"{spec.given_shape}. Received: {array.shape}"
                 )
-        for place, array in sorted(start.items()):
-            arrays.insert(place, array)
-        return Step(arrays, placed.step, self._places)
+        return Step(with_states(arrays, start), placed.step, self._places)
 
     def _start(self, inputs: tuple[InputSpec, ...]) -> dict[int, Array]:
         """The states that sequences begin with, by the place of the input."""
-        named = zip(self._source.states, self._places, strict=True)
-        return {place: self._started(name, inputs[place]) for name, (place, _) in named}
+        start = {place: zeros(inputs[place]) for place, _ in self._places}
+        named = zip(self._source.states, self._places, strict=False)
+        return start | {place: self._started(name, inputs[place]) for name, (place, _) in named}
 
     def _started(self, name: Any, spec: InputSpec) -> Array:
         """What sequences begin with in a state."""
         if name not in self._source.start:
-            return np.zeros(spec.shape, spec.dtype)
+            return zeros(spec)
         try:
             (array,) = arrays_of((self._source.start[name],), (spec,), 0)
         except DataError as error:
@@ -335,15 +290,7 @@ def read_data(source: object, labels: Labels | None = None) -> RepDataset:
     """
     if isinstance(source, Sequences):
         return SequenceData(source, labels)
-    return RepDataset(source, labels)
-
-
-def _io(model: LiteModel) -> IO:
-    inputs, outputs = (
-        tuple(Port(name, t.shape, t.dtype, t.qparams) for name, t in side)
-        for side in (model.input_tensors(), model.output_tensors())
-    )
-    return IO(inputs, outputs)
+    return PlainData(source, labels)
 
 
 def _name(key: object) -> str:

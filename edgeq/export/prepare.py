@@ -87,7 +87,21 @@ def _traced(
     """The float model, which knows its states where the data does."""
     traced = frontends.trace(model, options.sample, data, converter, options.params)
     states = data.states_of(traced)
-    return replace(traced, states=states) if states else traced
+    if states:
+        return replace(traced, states=states)
+    return replace(traced, notes=(*traced.notes, *_kept_notes(traced)))
+
+
+def _kept_notes(model: LiteModel) -> list[str]:
+    """What the user should know of states that a model keeps by itself."""
+    if not model.states:
+        return []
+    pairs = ", ".join(f"{given!r} is fed to {taken!r}" for taken, given in model.states)
+    return [
+        f"the model keeps states between its calls, which a file does not: {pairs} of the next "
+        "run, zeros at first (Session.stream does it). The representative data were taken as one "
+        "sequence; edgeq.Sequences(recordings) tells where each begins"
+    ]
 
 
 def check_made_for(calibration: Calibration, prepared: Prepared, options: ExportOptions) -> None:

@@ -18,7 +18,7 @@ from edgeq.data.held_out import HeldOut, HeldOutSequences, spread
 from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.data.rows import Rows
-from edgeq.data.sequences import completed
+from edgeq.data.steps import completed
 from edgeq.errors import RecipeError
 from edgeq.export.export_options import ExportOptions
 from edgeq.export.plan.choices import Choices, observers

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from edgeq.data.input_spec import InputSpec, input_specs
 from edgeq.data.rep_dataset import Sample
-from edgeq.data.sequences import Step
+from edgeq.data.steps import Step
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.fidelity import metrics
 from edgeq.fidelity.index_outputs import holds_indices

@@ -99,33 +99,55 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
 
         model = prepared_modules.loaded(Path(model)) if is_file(model) else model
         if _is_program(model):
-            positional, named = model.example_inputs or ((), {})
-            given: Any = named if named and not positional else positional
-            # An exported program of arguments of both kinds has no sample that `trace` takes.
-            checked = bool(given) and not (named and positional)
-            check = _checking(model.module, model, given, worker) if checked else _as_it_is
-            return _traced(model, worker, (), check=check)
+            return _traced(model, worker, (), check=_check_of_program(model, worker))
         model, learned = _finished(prepared_modules.as_module(model), notes)
         module = prepared_modules.prepared(model, notes)
-        traced = _export(module, sample)
-        check = _checking(lambda: traced.module, traced.program, sample, worker)
-        made = _traced(traced.program, worker, (*notes, *traced.notes), check=check)
-        return replace(made, learned=learned)
+        return replace(_exported(module, sample, worker, notes, "pytorch", True), learned=learned)
+
+
+def trace_module(
+    module: Any, sample: Any, worker: Worker, notes: tuple[str, ...] = (), origin: str = "pytorch"
+) -> LiteModel:
+    """Traces and lowers a module that is in evaluation mode and float32, as it is; see `trace`."""
+    with adapter.quiet():
+        adapter.check_installed()
+        return _exported(module, sample, worker, notes, origin, False)
+
+
+def _exported(
+    module: Any, sample: Any, worker: Worker, notes: Sequence[str], origin: str, checked: bool
+) -> LiteModel:
+    """Traces and lowers a module; `checked` holds the trace against the module's own outputs."""
+    found = _export(module, sample)
+    given = (found.arguments, found.keywords)
+    check = _checking(lambda: found.module, found.program, given, worker) if checked else _as_it_is
+    made = _traced(found.program, worker, (*notes, *found.notes), origin, check)
+    said = (forgotten(name) for name in found.kept)
+    doubts = tuple(dict.fromkeys((*said, *made.doubts)))
+    return replace(made, doubts=doubts, states=found.states)
+
+
+def _check_of_program(program: Any, worker: Worker) -> Callable[[LiteModel], LiteModel]:
+    """Holds the trace of an exported program against it, on the sample that it was traced with."""
+    positional, named = program.example_inputs or ((), {})
+    if not (positional or named):
+        return _as_it_is
+    return _checking(program.module, program, (positional, named), worker)
 
 
 def _checking(
-    module: Callable[[], Any], program: Any, sample: Any, worker: Worker
+    module: Callable[[], Any], program: Any, given: tuple[Any, Any], worker: Worker
 ) -> Callable[[LiteModel], LiteModel]:
-    """Holds a trace of a program against what a module makes of a sample."""
+    """Holds a trace of a program against what a module makes of positional and named arguments."""
 
     def check(traced: LiteModel) -> LiteModel:
-        return _checked(module(), program, sample, traced, worker)
+        return _checked(module(), program, given, traced, worker)
 
     return check
 
 
 def _checked(
-    module: Any, program: Any, sample: Any, traced: LiteModel, worker: Worker
+    module: Any, program: Any, given: tuple[Any, Any], traced: LiteModel, worker: Worker
 ) -> LiteModel:
     """Holds the trace against the module's own outputs; not where it has scales of its own."""
     import torch
@@ -134,7 +156,7 @@ def _checked(
     names = output_names(program)
     if names is None or traced.given:
         return traced
-    arguments, keywords = _arguments(module, sample)
+    arguments, keywords = given
     if _copy_of(module) is None or _run_error(module, arguments, keywords) is not None:
         return traced
     leaves, structure = pytree.tree_flatten((arguments, keywords))
@@ -163,16 +185,6 @@ def _one_way_of_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def trace_module(
-    module: Any, sample: Any, worker: Worker, notes: tuple[str, ...] = (), origin: str = "pytorch"
-) -> LiteModel:
-    """Traces and lowers a module that is in evaluation mode and float32, as it is; see `trace`."""
-    with adapter.quiet():
-        adapter.check_installed()
-        traced = _export(module, sample)
-        return _traced(traced.program, worker, (*notes, *traced.notes), origin)
 
 
 def _as_it_is(traced: LiteModel) -> LiteModel:

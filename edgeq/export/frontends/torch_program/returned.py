@@ -39,9 +39,7 @@ def returning_tensors(module: torch.nn.Module, left_out: list[str]) -> torch.nn.
 
     @functools.wraps(own)
     def forward(*arguments: Any, **keywords: Any) -> dict[str, Any]:
-        found = {output_name(path): part for path, part in _leaves(own(*arguments, **keywords), ())}
-        tensors = {name: part for name, part in found.items() if isinstance(part, torch.Tensor)}
-        left_out[:] = [name for name in found if name not in tensors]
+        tensors, left_out[:] = tensors_of(own(*arguments, **keywords))
         if not tensors:
             raise ModelError(f"{type(module).__name__} returns no tensor")
         return tensors
@@ -49,6 +47,13 @@ def returning_tensors(module: torch.nn.Module, left_out: list[str]) -> torch.nn.
     forward.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
     module.forward = forward
     return module
+
+
+def tensors_of(result: Any) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """The tensors of a result by the names that a trace gives, and names of what is none."""
+    found = {output_name(path): part for path, part in _leaves(result, ())}
+    tensors = {name: part for name, part in found.items() if isinstance(part, torch.Tensor)}
+    return tensors, tuple(name for name in found if name not in tensors)
 
 
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

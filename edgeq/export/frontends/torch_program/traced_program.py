@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeq.errors import ModelError
@@ -112,17 +112,32 @@ def returns_tensors(program: Any) -> bool:
 
 def kept_buffers(program: Any) -> tuple[str, ...]:
     """Buffers that one run of a decomposed program writes and the next run's outputs depend on."""
-    signature, nodes = program.graph_signature, {n.name: n for n in program.graph.nodes}
+    signature = program.graph_signature
     written = {name: made for made, name in signature.buffers_to_mutate.items()}
     read = {name: place for place, name in signature.inputs_to_buffers.items() if name in written}
+    outputs = [name for name in signature.user_outputs if isinstance(name, str)]
+    return tuple(sorted(carried(program, read, written, outputs)))
+
+
+def carried(
+    program: Any, read: Mapping[str, str], written: Mapping[str, str], outputs: Sequence[str]
+) -> tuple[str, ...]:
+    """States of a decomposed program that outputs depend on, of this run or of later ones.
+
+    Args:
+        program: The program.
+        read: The node of each state by its name, as a run finds it.
+        written: The node of each state as a run leaves it.
+        outputs: The nodes of what it returns besides.
+    """
+    nodes = {node.name: node for node in program.graph.nodes}
     reached = {name: _reached(nodes[place]) for name, place in read.items()}
-    outputs = {name for name in signature.user_outputs if isinstance(name, str)}
     kept: set[str] = set()
     while True:
-        wanted = outputs | {written[name] for name in kept}
+        wanted = {*outputs, *(written[name] for name in kept)}
         found = {name for name, nodes in reached.items() if nodes & wanted}
         if found == kept:
-            return tuple(sorted(kept))
+            return tuple(name for name in read if name in kept)
         kept = found
 
 

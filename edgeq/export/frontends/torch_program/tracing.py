@@ -11,8 +11,14 @@ from typing import Any
 import torch
 
 from edgeq.export.frontends.torch_program.constant_reads import Repeating, any_known, reads_of
+from edgeq.export.frontends.torch_program.kept_states.state_ports import (
+    Keeping,
+    beginning_so,
+    keeping,
+)
+from edgeq.export.frontends.torch_program.kept_states.written_states import Written, written_by
 from edgeq.export.frontends.torch_program.returned import returning_tensors
-from edgeq.export.frontends.torch_program.traced_program import returns_tensors
+from edgeq.export.frontends.torch_program.traced_program import carried, returns_tensors
 
 
 @dataclass(frozen=True)
@@ -20,14 +26,23 @@ class Exported:
     """A traced module.
 
     Attributes:
-        module: What was traced: the module, or a copy that returns or checks less.
+        module: What was traced: the module, or a copy that returns or checks less, or keeps none of
+            its states.
         program: The `torch.export.ExportedProgram`.
+        arguments: What it was traced with.
+        keywords: What it was traced with by name.
         notes: What was changed.
+        states: Names of the input and the output of each state.
+        kept: Where the module keeps what its later calls depend on, which the program does not.
     """
 
     module: Any
     program: Any
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    states: tuple[tuple[str, str], ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 def exported(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Exported:
@@ -36,11 +51,61 @@ def exported(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any
     No tensor's values are known to a trace, so that it fails where a size follows from a buffer (a
     stride, a padding), a branch from a mask that `forward` has made, or where there are assertions.
     The second time these numbers are constants. What is returned without being a tensor is left
-    out.
+    out. What the module keeps between its calls becomes inputs and outputs where it can.
 
     Raises:
         Exception: That of the module as it is; torch.export raises dozens of kinds.
     """
+    written = written_by(module, arguments, keywords)
+    if not written.anything:
+        return _traced(module, arguments, keywords)
+    with contextlib.suppress(Exception):  # it is traced as a module that keeps nothing then
+        found = _with_states(module, written, arguments, keywords)
+        if found is not None:
+            return found
+    found = _traced(copy.deepcopy(module), arguments, keywords)
+    names = (*(state.where for state in written.states), *written.others)
+    return replace(found, kept=names if written.changing else ())
+
+
+def _with_states(
+    module: Any, written: Written, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> Exported | None:
+    """A trace with the module's states as inputs and outputs; None where later calls need none."""
+    states = beginning_so(module, written, arguments, keywords)
+    while states:
+        kept = keeping(module, states)
+        with torch.no_grad():
+            made = kept(*arguments, **keywords)
+        given = {taken: made[out] for taken, out in zip(kept.inputs, kept.outputs, strict=True)}
+        found = _traced(kept, arguments, {**keywords, **given})
+        needed = kept.states_of(_needed(found.program, kept))
+        if len(needed) < len(states):
+            states = needed
+            continue
+        others = written.others if kept.changes(arguments, {**keywords, **given}) else ()
+        notes = (*found.notes, *_said(kept.left_out))
+        return replace(found, notes=notes, states=_ports(found.program, kept), kept=others)
+    return None
+
+
+def _needed(program: Any, kept: Keeping) -> tuple[str, ...]:
+    """Inputs of states that outputs depend on, of this run or of later ones."""
+    plain = program.run_decompositions({})  # which tells writes from what they are written to
+    signature, count = plain.graph_signature, len(kept.inputs)
+    read = dict(zip(kept.inputs, signature.user_inputs[-count:], strict=True))
+    written = dict(zip(kept.inputs, signature.user_outputs[-count:], strict=True))
+    return carried(plain, read, written, signature.user_outputs[:-count])
+
+
+def _ports(program: Any, kept: Keeping) -> tuple[tuple[str, str], ...]:
+    """Names of the input and the output of each state of a traced module."""
+    inputs = program.graph_signature.user_inputs[-len(kept.inputs) :]
+    return tuple(zip(inputs, kept.outputs, strict=True))
+
+
+def _traced(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Exported:
+    """A trace of a module that keeps nothing; errors are those of `exported`."""
     with torch.no_grad(), _without_checks_of_values():
         try:
             program = _program(module, arguments, keywords)
@@ -52,7 +117,7 @@ def exported(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any
                         return found
             raise
         if returns_tensors(program):
-            return Exported(module, program)
+            return Exported(module, program, arguments, keywords)
         return _of_tensors(module, arguments, keywords)
 
 
@@ -65,7 +130,7 @@ def _of_tensors(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, 
     left_out: list[str] = []
     module = returning_tensors(module, left_out)
     program = _program(module, arguments, keywords)
-    return Exported(module, program, _said(left_out))
+    return Exported(module, program, arguments, keywords, _said(left_out))
 
 
 def _said(left_out: Sequence[str]) -> tuple[str, ...]:
@@ -84,7 +149,7 @@ def _of_values(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, A
         program = _program(fixed, arguments, keywords)
     checks = any(read.checks for read in reads)
     notes = ("assertions on the values of tensors are not in the file",) if checks else ()
-    return Exported(module, program, notes)
+    return Exported(module, program, arguments, keywords, notes)
 
 
 def _of_both(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Exported:
