@@ -125,3 +125,11 @@ def _input(value: Any, name: str) -> Any:
             f"input {name!r} must be an array of numbers. Received: {type(value).__name__}"
         )
     return array.astype(_NARROW.get(array.dtype.kind, array.dtype))
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """The name, or one like it that nothing else has; it is taken then."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name

@@ -73,13 +73,17 @@ def _linen(module: Any, variables: Any) -> frontend.Function:
             f"returned them or training left them, with the key 'params'. Received: {received}"
         )
     signature, fixed = _evaluation(type(module).__call__)
+    written: dict[tuple[str, ...], Any] = {}
+    others = [collection for collection in variables if collection != "params"]
 
     def call(variables: Any, *inputs: Any, **named: Any) -> Any:
-        return module.apply(variables, *inputs, **named, **fixed)
+        made, behind = module.apply(variables, *inputs, **named, **fixed, mutable=others)
+        _set_written(written, _arrays(variables), _arrays(behind))
+        return made
 
     return frontend.Function(
         call, variables, signature, name, lambda path: "/".join(path[1:-1]), module.name or name,
-        "flax",
+        "flax", written=written,
     )  # fmt: skip
 
 
@@ -94,16 +98,14 @@ def _nnx(module: Any, params: Any) -> frontend.Function:
         )
     signature, fixed = _evaluation(type(module).__call__)
     definition, state = nnx.split(module)
-    written: list[tuple[str, ...]] = []
+    written: dict[tuple[str, ...], Any] = {}
 
     def call(state: Any, *inputs: Any, **named: Any) -> Any:
         copy = nnx.merge(definition, state)
         copy.eval()
         _name_layers(copy)
-        before = _arrays(state)
         made = copy(*inputs, **named, **fixed)
-        behind = _arrays(nnx.state(copy))
-        written[:] = [path for path, array in behind.items() if before.get(path) is not array]
+        _set_written(written, _arrays(state), _arrays(nnx.state(copy)))
         return made
 
     return frontend.Function(
@@ -112,12 +114,25 @@ def _nnx(module: Any, params: Any) -> frontend.Function:
     )  # fmt: skip
 
 
+def _set_written(
+    written: dict[tuple[str, ...], Any],
+    before: Mapping[tuple[str, ...], Any],
+    behind: Mapping[tuple[str, ...], Any],
+) -> None:
+    """Puts what a call has written into `written`, and nothing else."""
+    written.clear()
+    pairs = ((path, before.get(path), array) for path, array in behind.items())
+    written.update((path, array) for path, old, array in pairs if old is not array)
+
+
 def _arrays(state: Any) -> dict[tuple[str, ...], Any]:
     """The arrays of a state by path."""
     import jax
 
+    from edgeq.export.frontends.jaxpr.parameters import parts
+
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {frontend.parts(path): leaf for path, leaf in leaves}
+    return {parts(path): leaf for path, leaf in leaves}
 
 
 def _evaluation(function: Any) -> tuple[inspect.Signature, dict[str, bool]]:

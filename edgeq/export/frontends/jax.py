@@ -37,6 +37,7 @@ from edgeq.model import LiteModel
 
 if TYPE_CHECKING:
     from edgeq.export.frontends.jaxpr import Emitted
+    from edgeq.export.frontends.jaxpr.function_states import State
 
 _LAYER = re.compile(r"jit\(model\)/([^|;]+)\|")
 _INSTALL = "pip install 'edgeq[jax]'"
@@ -66,7 +67,7 @@ class Function:
     root: str = ""
     origin: str = "jax"
     output_names: tuple[str, ...] | None = None
-    written: list[tuple[str, ...]] = field(default_factory=list)
+    written: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
 
 def handles(model: object) -> bool:
@@ -103,19 +104,55 @@ def trace(model: Any, params: Any, sample: Any, worker: Worker) -> LiteModel:
 
 def trace_function(function: Function, sample: Any, worker: Worker) -> LiteModel:
     """Traces and lowers a function of parameters and inputs; see `trace`."""
+    from edgeq.export.frontends.jaxpr import function_states
+    from edgeq.export.frontends.jaxpr.parameters import as_float32
+
     notes: list[str] = []
     with without_x64():
         function, sample = _flat(function, sample)
         arguments = bound(function.signature, sample, function.name)
-        parameters = _as_float32(function.parameters, notes)
+        parameters = as_float32(function.parameters, notes)
         lowered = _Lowering(function, parameters, arguments)
         module = lowered.module()
-        notes += lowered.notes()
     names = [name for name, _ in lowered.outputs]
+    states = function_states.states_of(function, parameters, lowered.kept, names)
+    if states:
+        with contextlib.suppress(EdgeqError):  # it is exported as one that keeps nothing then
+            return _with_states(function, states, lowered, worker, notes)
+    return _model_of(lowered, module, worker, notes)
+
+
+def _with_states(
+    function: Function,
+    states: Sequence[State],
+    lowered: _Lowering,
+    worker: Worker,
+    notes: Sequence[str],
+) -> LiteModel:
+    """The model of a function with what it keeps among its inputs and outputs."""
+    from edgeq.export.frontends.jaxpr.function_states import carrying
+
+    names = [name for name, _ in lowered.outputs]
+    with without_x64():
+        whole = carrying(function, states, names)
+        arguments = {**lowered.arguments, **{state.taken: state.zeros for state in states}}
+        carried = _Lowering(whole, lowered.parameters, arguments)
+        module = carried.module()
+    # A trace is held against the function where its states are no zeros any more.
+    behind = carried.own_outputs(list(arguments.values()))
+    carried.arguments = {**arguments, **{s.taken: behind[s.given] for s in states}}
+    found = _model_of(carried, module, worker, notes)
+    return replace(found, states=tuple((state.taken, state.given) for state in states))
+
+
+def _model_of(lowered: _Lowering, module: bytes, worker: Worker, notes: Sequence[str]) -> LiteModel:
+    """The model of what was lowered, held against the function."""
+    names, arguments = [name for name, _ in lowered.outputs], lowered.arguments
+    notes = (*notes, *lowered.notes())
     try:
         tflite = with_recurrent_layers(lower_exported(worker, module, list(arguments), names))
         named = named_by_layer(tflite, _LAYER.findall, lowered.layers, dict(lowered.outputs))
-        found = with_given_scales(LiteModel(named, function.origin, tuple(notes)))
+        found = with_given_scales(LiteModel(named, lowered.function.origin, notes))
         _check_kernels(found, worker)
     except (ConversionError, ModelError) as error:
         with without_x64():
@@ -123,9 +160,9 @@ def trace_function(function: Function, sample: Any, worker: Worker) -> LiteModel
     _check_shapes(found, lowered)
     if found.given:
         return found
-    doubts = tuple(map(forgotten, lowered.kept))
+    doubts = tuple(forgotten(".".join(path)) for path in lowered.kept)
     own = lowered.own_outputs
-    found = check_trace(found, list(arguments.values()), own, worker, function.name)
+    found = check_trace(found, list(arguments.values()), own, worker, lowered.function.name)
     near = () if lowered.narrow else found.doubts  # what it computes in fewer bits is only near
     return replace(found, doubts=(*doubts, *near))
 
@@ -133,6 +170,8 @@ def trace_function(function: Function, sample: Any, worker: Worker) -> LiteModel
 def _flat(function: Function, sample: Any) -> tuple[Function, Any]:
     """A function of arrays, where one takes dicts of them, and its sample by name."""
     import jax
+
+    from edgeq.export.frontends.jaxpr.parameters import parts
 
     inputs = sample if isinstance(sample, tuple | list) else (sample,)
     named = sample if isinstance(sample, Mapping) else {}
@@ -230,19 +269,19 @@ class _Lowering:
         ops: What was emitted, each kind once.
         outputs: Name of each output and the layer that computes it.
         shapes: Shape of each output.
-        kept: Parameters in which the function keeps what later calls depend on.
+        kept: Paths of parameters in which the function keeps what later calls depend on.
         narrow: Types of fewer bits than float32 that it computes in.
     """
 
     def __init__(self, function: Function, parameters: Any, arguments: Mapping[str, Any]) -> None:
-        self._function = function
-        self._parameters = parameters
-        self._arguments = arguments
+        self.function = function
+        self.parameters = parameters
+        self.arguments = arguments
         self.layers: tuple[str, ...] = ()
         self.ops: tuple[Emitted, ...] = ()
         self.shapes: tuple[tuple[int, ...], ...] = ()
         self.outputs: tuple[tuple[str, str], ...] = ()
-        self.kept: tuple[str, ...] = ()
+        self.kept: tuple[tuple[str, ...], ...] = ()
         self.narrow: tuple[str, ...] = ()
 
     def notes(self) -> list[str]:
@@ -256,31 +295,31 @@ class _Lowering:
         """The function as `jax.export` writes it."""
         import jax
 
-        from edgeq.export.frontends.jaxpr import Emitter
+        from edgeq.export.frontends.jaxpr import Emitter, function_states
+        from edgeq.export.frontends.jaxpr.parameters import parts
 
         program, names = self._traced()
-        leaves = jax.tree_util.tree_leaves_with_path(self._parameters)
-        owned = [(self._function.owner(parts(path)), leaf) for path, leaf in leaves]
-        emitter = Emitter(self._function.root)
+        leaves = jax.tree_util.tree_leaves_with_path(self.parameters)
+        owned = [(self.function.owner(parts(path)), leaf) for path, leaf in leaves]
+        emitter = Emitter(self.function.root)
         computing: list[str] = []
 
         def model(*inputs: Any) -> list[Any]:
             outputs, computing[:] = emitter.emit(program, owned, inputs)
             return outputs
 
-        specs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self._arguments.values()]
+        specs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self.arguments.values()]
         try:
             _, module = _exported(model, specs)
         except EdgeqError:
             raise
         except Exception as error:  # JAX raises dozens of kinds
             raise UnsupportedOpError(
-                f"jax.export cannot lower an op of {self._function.name}: {first_line(error)}. "
+                f"jax.export cannot lower an op of {self.function.name}: {first_line(error)}. "
                 "Replace that op in the model"
             ) from None
-        self.kept = _kept(
-            program.jaxpr, [parts(path) for path, _ in leaves], self._function.written
-        )
+        paths = [parts(path) for path, _ in leaves]
+        self.kept = function_states.kept(program.jaxpr, paths, self.function.written)
         self.narrow = tuple(sorted(emitter.narrow))
         self.layers = emitter.layers
         self.ops = tuple(emitter.ops.values())
@@ -292,6 +331,8 @@ class _Lowering:
         """The function's jaxpr, and names of its outputs."""
         import jax
 
+        from edgeq.export.frontends.jaxpr.parameters import output_name
+
         treedef: list[Any] = []
 
         def flat(parameters: Any, *inputs: Any) -> list[Any]:
@@ -300,22 +341,22 @@ class _Lowering:
             return list(jax.tree_util.tree_leaves(result))
 
         try:
-            program = jax.make_jaxpr(flat)(self._parameters, *self._arguments.values())
+            program = jax.make_jaxpr(flat)(self.parameters, *self.arguments.values())
         except EdgeqError:
             raise
         except Exception as error:
             raise self._trace_error(error) from None
-        named = self._function.output_names or tuple(_output_name(path) for path in treedef)
+        named = self.function.output_names or tuple(output_name(path) for path in treedef)
         if not treedef:
-            raise ModelError(f"{self._function.name} returns no array; return what it computes")
+            raise ModelError(f"{self.function.name} returns no array; return what it computes")
         return program, named
 
     def _called(self, parameters: Any, inputs: Sequence[Any]) -> Any:
         """The function's result."""
-        names = list(self._arguments)
-        positional, keywords = call_style(self._function.signature, names)
+        names = list(self.arguments)
+        positional, keywords = call_style(self.function.signature, names)
         values = dict(zip(names, inputs, strict=True))
-        return self._function.call(
+        return self.function.call(
             parameters, *(values[n] for n in positional), **{n: values[n] for n in keywords}
         )
 
@@ -323,39 +364,29 @@ class _Lowering:
         """What JAX computes of inputs, by the names of the outputs."""
         import jax
 
+        from edgeq.export.frontends.jaxpr.parameters import as_float32
+
         with without_x64():  # on JAX's own arrays, which have what NumPy's lack
-            given = jax.tree_util.tree_map(jax.numpy.asarray, (self._parameters, list(inputs)))
+            given = jax.tree_util.tree_map(jax.numpy.asarray, (self.parameters, list(inputs)))
             made = jax.tree_util.tree_leaves(self._called(*given))
         names = (name for name, _ in self.outputs)
-        arrays = (np.asarray(_as_float32(array, [])) for array in made)
+        arrays = (np.asarray(as_float32(array, [])) for array in made)
         return dict(zip(names, arrays, strict=True))
 
     def _trace_error(self, error: Exception) -> EdgeqError:
-        received = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in self._arguments.items())
+        received = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in self.arguments.items())
         kinds = {kind.__name__ for kind in type(error).__mro__}
         if "ConcretizationTypeError" in kinds or "TracerArrayConversionError" in kinds:
             return ModelError(
-                f"JAX cannot trace {self._function.name} with inputs {received}: "
+                f"JAX cannot trace {self.function.name} with inputs {received}: "
                 f"{first_line(error)}. It must be a function that jax.jit takes: no branches on "
                 "values, no numpy functions on its inputs"
             )
         return ModelError(
-            f"calling {self._function.name} on inputs {received} raises "
+            f"calling {self.function.name} on inputs {received} raises "
             f"{type(error).__name__}: {first_line(error)}. A function of parameters and inputs "
             "needs params=..., and rep_dataset must fit its inputs"
         )
-
-
-def _kept(
-    jaxpr: Any, paths: Sequence[tuple[str, ...]], written: Sequence[tuple[str, ...]]
-) -> tuple[str, ...]:
-    """Of the parameters that are written, those that the outputs depend on."""
-    needed = {atom for atom in jaxpr.outvars if not hasattr(atom, "val")}
-    for eqn in reversed(jaxpr.eqns):
-        if needed.intersection(eqn.outvars):
-            needed.update(atom for atom in eqn.invars if not hasattr(atom, "val"))
-    places = zip(paths, jaxpr.invars, strict=False)
-    return tuple(".".join(path) for path, var in places if path in written and var in needed)
 
 
 def _signature(function: Any) -> inspect.Signature:
@@ -364,35 +395,3 @@ def _signature(function: Any) -> inspect.Signature:
     except (TypeError, ValueError):
         variable = inspect.Parameter("input", inspect.Parameter.VAR_POSITIONAL)
         return inspect.Signature([variable])
-
-
-def _as_float32(parameters: Any, notes: list[str]) -> Any:
-    """Parameters in float32; what is in another width is said in the notes."""
-    import jax
-
-    narrow: dict[str, None] = {}
-
-    def convert(leaf: Any) -> Any:
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is None or not jax.numpy.issubdtype(dtype, jax.numpy.floating):
-            return leaf
-        if dtype != np.float32:
-            narrow.setdefault(str(dtype))
-            return np.asarray(leaf).astype(np.float32)
-        return leaf
-
-    converted = jax.tree_util.tree_map(convert, parameters)
-    if narrow:
-        notes.append(f"parameters in {', '.join(sorted(narrow))} were converted to float32")
-    return converted
-
-
-def parts(path: Sequence[Any]) -> tuple[str, ...]:
-    """A path in a tree as text."""
-    keys = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", p))) for p in path)
-    return tuple(str(key) for key in keys)
-
-
-def _output_name(path: Sequence[Any]) -> str:
-    name = "_".join(parts(path)) or "0"
-    return f"output_{name}" if name[0].isdigit() else name

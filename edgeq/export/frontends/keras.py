@@ -12,17 +12,20 @@ import importlib.util
 import inspect
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgeq.errors import DependencyError, ModelError
 from edgeq.export.frontends import jax as on_jax
 from edgeq.export.frontends import tensorflow as on_tensorflow
 from edgeq.export.frontends import torch as on_torch
 from edgeq.export.frontends.arguments import Declared, bound, first_line, fixed_sizes
-from edgeq.export.frontends.keras_recurrent import without_loops
+from edgeq.export.frontends.keras_program.keras_recurrent import without_loops
+from edgeq.export.frontends.keras_program.keras_states import State, carrying, states_of
 from edgeq.export.frontends.trace_check import forgotten
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
@@ -75,7 +78,8 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
     with without_loops(found.layers, _backend()):
         traced = _traced(found, sample, worker)
     notes = fixed_sizes(found.declared, bound(found.signature, sample, model.name))
-    kept = [path for path, layer in found.layers.items() if getattr(layer, "stateful", False)]
+    layers = found.layers.items() if not traced.states else ()
+    kept = [path for path, layer in layers if getattr(layer, "stateful", False)]
     doubts = (*traced.doubts, *map(forgotten, kept))
     return replace(traced, notes=(*traced.notes, *notes), doubts=doubts)
 
@@ -110,17 +114,34 @@ def _traced(found: _Call, sample: Any, worker: Worker) -> LiteModel:
     backend, model = _backend(), found.model
     if backend == "jax":
         return on_jax.trace_function(_jax_function(found), sample, worker)
-    if backend == "torch":
-        return _trace_torch(found, sample, worker)
-    if backend == "tensorflow":
+    if backend in ("torch", "tensorflow"):
         arguments = bound(found.signature, sample, model.name)
-        return on_tensorflow.trace_call(
-            lambda **named: found.outputs(found.run(named)), arguments,
-            model.name, found.layers_in, "keras", worker,
-        )  # fmt: skip
+        states = _states(found, arguments)
+        call = carrying(found.called, states)
+        arguments |= {state.taken: np.zeros_like(state.start) for state in states}
+        traced = _TRACED[backend](found, call, arguments, worker)
+        return replace(traced, states=tuple((s.taken, s.given) for s in states))
     raise ModelError(
         f"Keras runs on {backend}; edgeq exports from the backends jax, torch and tensorflow: set "
         "KERAS_BACKEND before Keras is imported"
+    )
+
+
+def _states(found: _Call, arguments: Mapping[str, Any]) -> tuple[State, ...]:
+    """What layers keep between calls; Keras' own do if they are recurrent and asked to."""
+    kept = found.layer_states()
+    if not kept and all(type(e).__module__.startswith("keras.") for e in found.layers.values()):
+        return ()
+    variables = {**found.by_path(found.model.non_trainable_variables), **kept}
+    return states_of(lambda: found.called(dict(arguments)), variables, arguments)
+
+
+def _trace_tensorflow(
+    found: _Call, call: Callable[..., Any], arguments: Mapping[str, Any], worker: Worker
+) -> LiteModel:
+    name = found.model.name
+    return on_tensorflow.trace_call(
+        lambda **named: call(named), arguments, name, found.layers_in, "keras", worker
     )
 
 
@@ -149,6 +170,21 @@ class _Call:
         self.layers = {self._path(layer): layer for layer in model._flatten_layers()}
         self.layers.pop("", None)
         self.signature = self._signature()
+
+    def by_path(self, variables: Sequence[Any]) -> dict[str, Any]:
+        """Variables by their paths below the model."""
+        return {v.path.removeprefix(f"{self.model.name}/"): v for v in variables}
+
+    def layer_states(self) -> dict[str, Any]:
+        """Variables of recurrent layers that keep their states, which no model has in its own."""
+        import keras
+
+        return {
+            f"{path}/state_{place}": variable
+            for path, layer in self.layers.items()
+            if getattr(layer, "stateful", False)
+            for place, variable in enumerate(keras.tree.flatten(layer.states))
+        }
 
     def _path(self, layer: Any) -> str:
         """Path of a layer below the model."""
@@ -195,6 +231,10 @@ class _Call:
             return values[0] if len(values) == 1 else values
         return keras.tree.pack_sequence_as(struct, values)
 
+    def called(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's outputs by name of inputs by name."""
+        return dict(self.outputs(self.run(named)))
+
     def outputs(self, result: Any) -> Any:
         """The outputs as a dict by name, where the model or its result names them."""
         if isinstance(result, Mapping):
@@ -230,27 +270,31 @@ def _identifier(name: str) -> str:
 
 
 def _jax_function(found: _Call) -> on_jax.Function:
+    import keras
+
     model = found.model
-    trainable = {v.path: v.value for v in model.trainable_variables}
-    fixed = {v.path: v.value for v in model.non_trainable_variables}
-    trainable_names, fixed_names = list(trainable), list(fixed)
-    written: list[tuple[str, ...]] = []
+    held = {**found.by_path(model.variables), **found.layer_states()}
+    written: dict[tuple[str, ...], Any] = {}
 
     def call(variables: Mapping[str, Any], *inputs: Any) -> Any:
         def stateless(*inputs: Any, **keywords: Any) -> Any:
-            before = [variables[name] for name in fixed_names]
-            weights = [variables[name] for name in trainable_names]
-            made, behind = model.stateless_call(weights, before, *inputs, **keywords)
-            pairs = zip(fixed_names, before, behind, strict=True)
-            written[:] = [(name,) for name, old, new in pairs if old is not new]
+            mapping = [(variable, variables[name]) for name, variable in held.items()]
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                made = model.call(*inputs, **keywords)
+            behind = {name: scope.get_current_value(variable) for name, variable in held.items()}
+            written.clear()
+            written.update(
+                {(n,): value for n, value in behind.items() if value is not variables[n]}
+            )
             return made
 
         named = dict(zip(found.signature.parameters, inputs, strict=False))
         return found.outputs(found.run(named, stateless))
 
+    values = {name: variable.value for name, variable in held.items()}
     return on_jax.Function(
-        call, {**trainable, **fixed}, found.signature, model.name, _owner(model.name), model.name,
-        "keras", written=written,
+        call, values, found.signature, model.name, _owner(model.name), model.name, "keras",
+        written=written,
     )  # fmt: skip
 
 
@@ -265,7 +309,9 @@ def _run(scope: Any, *inputs: Any, **named: Any) -> Any:
     return scope(*inputs, **named)  # not its bound `__call__`, which the tracing replaces
 
 
-def _trace_torch(found: _Call, sample: Any, worker: Worker) -> LiteModel:
+def _trace_torch(
+    found: _Call, call: Callable[..., Any], arguments: Mapping[str, Any], worker: Worker
+) -> LiteModel:
     import torch
 
     class Scope(torch.nn.Module):  # type: ignore[misc]
@@ -286,10 +332,9 @@ def _trace_torch(found: _Call, sample: Any, worker: Worker) -> LiteModel:
             self._orig_mod = found.model
 
         def forward(self, **named: Any) -> Any:
-            return found.outputs(found.run(named))
+            return call(named)
 
     module = Model()
-    arguments = bound(found.signature, sample, found.model.name)
     replaced = {}
     for path, layer in found.layers.items():
         scope = Scope(layer.call)
@@ -304,3 +349,7 @@ def _trace_torch(found: _Call, sample: Any, worker: Worker) -> LiteModel:
                 del found.layers[path].__dict__["call"]
             else:
                 found.layers[path].__dict__["call"] = before
+
+
+_TRACED = {"torch": _trace_torch, "tensorflow": _trace_tensorflow}
+"""What traces a call of a model, by the backend that runs it."""

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from edgeq.errors import ModelError, UnsupportedOpError
-from edgeq.export.frontends.jaxpr.bounded_loops import unrolled
 from edgeq.export.frontends.jaxpr.calls import BODIES, CALLS, LINEAR_SOLVE, opened, solving
 from edgeq.export.frontends.jaxpr.canonical import CANONICAL, highest_alone, swapped_dot
 from edgeq.export.frontends.jaxpr.complex_parts import (
@@ -23,7 +22,8 @@ from edgeq.export.frontends.jaxpr.complex_parts import (
     on_pairs,
 )
 from edgeq.export.frontends.jaxpr.exact_gelu import find_gelus, gelu
-from edgeq.export.frontends.jaxpr.recurrent_scans import RecurrentLayer, find_layer
+from edgeq.export.frontends.jaxpr.scans.bounded_loops import unrolled
+from edgeq.export.frontends.jaxpr.scans.recurrent_scans import RecurrentLayer, find_layer
 from edgeq.export.frontends.jaxpr.traced_values import (
     NARROW,
     Value,

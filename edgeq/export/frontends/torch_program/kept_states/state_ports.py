@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 
+from edgeq.export.frontends.arguments import free_name
 from edgeq.export.frontends.torch_program.kept_states.written_states import State, Written, same
 from edgeq.export.frontends.torch_program.returned import tensors_of
 
@@ -90,7 +91,9 @@ class Keeping(torch.nn.Module):  # type: ignore[misc]
     def states_of(self, inputs: Collection[str]) -> tuple[State, ...]:
         """The states that have one of these inputs."""
         names = iter(self.inputs)
-        own = {state.where: set(itertools.islice(names, len(state.leaves))) for state in self.states}
+        own = {
+            state.where: set(itertools.islice(names, len(state.leaves))) for state in self.states
+        }
         return tuple(state for state in self.states if own[state.where].intersection(inputs))
 
     def changes(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> bool:
@@ -125,11 +128,7 @@ def _names(states: Sequence[State], end: str, taken: Collection[str]) -> Iterato
         count = len(state.leaves)
         for place in range(count):
             base = state.where.replace(".", "_").strip("_") + (f"_{place}" if count > 1 else "")
-            name = base + end
-            while name in known:
-                name += "_"
-            known.add(name)
-            yield name
+            yield free_name(base + end, known)
 
 
 def _begun(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from edgeq.export.frontends.jaxpr.scan_steps import (
+from edgeq.export.frontends.jaxpr.scans.scan_steps import (
     Array,
     ScanStep,
     equal,

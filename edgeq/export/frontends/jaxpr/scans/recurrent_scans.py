@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgeq.export.frontends.jaxpr.loop_scans import SequenceLoop, find_loop
-from edgeq.export.frontends.jaxpr.lstm_scans import SequenceLstm, find_lstm
+from edgeq.export.frontends.jaxpr.scans.loop_scans import SequenceLoop, find_loop
+from edgeq.export.frontends.jaxpr.scans.lstm_scans import SequenceLstm, find_lstm
 
 RecurrentLayer = SequenceLstm | SequenceLoop
 

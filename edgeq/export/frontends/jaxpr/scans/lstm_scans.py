@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from edgeq.export.frontends.jaxpr.scan_steps import Array, Read, equal, scan_step
+from edgeq.export.frontends.jaxpr.scans.scan_steps import Array, Read, equal, scan_step
 from edgeq.export.importing.layer_calls import call_options
 from edgeq.export.importing.sequence_lstm import GATES, SEQUENCE_LSTM
 

@@ -1,0 +1,1 @@
+"""Keras models while they are traced: recurrent layers, and what layers keep between calls."""
