@@ -14,7 +14,6 @@ from edgeq.data import cluster
 from edgeq.data.held_out import HeldOutSequences
 from edgeq.data.input_spec import InputSpec
 from edgeq.data.labels import Labels
-from edgeq.data.rep_dataset import RepDataset
 from edgeq.data.sequences import SequenceData, read_data, repeatable
 from edgeq.data.steps import Step
 from edgeq.errors import DataError

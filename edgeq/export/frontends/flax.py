@@ -104,8 +104,9 @@ def _nnx(module: Any, params: Any) -> frontend.Function:
         copy = nnx.merge(definition, state)
         copy.eval()
         _name_layers(copy)
+        before = _arrays(state)  # the copy writes into it
         made = copy(*inputs, **named, **fixed)
-        _set_written(written, _arrays(state), _arrays(nnx.state(copy)))
+        _set_written(written, before, _arrays(nnx.state(copy)))
         return made
 
     return frontend.Function(

@@ -88,11 +88,48 @@ class Kept(nnx.Module):
 
 
 @pytest.mark.parametrize("reads", [True, False])
-def test_what_a_module_keeps_between_calls_is_told_of(reads: bool, worker: Worker) -> None:
-    doubts = traced(Kept(reads), worker).doubts
-    assert [doubt.partition(". ")[0] for doubt in doubts] == [
-        "the model keeps what later calls depend on in 'last.value'"
-    ] * reads
+def test_what_a_module_keeps_between_calls_is_input_and_output(reads: bool, worker: Worker) -> None:
+    model, module = traced(Kept(reads), worker), Kept(reads)
+    assert model.states == (("last_in", "last_out"),) * reads
+    assert not model.doubts
+    with Session(model.tflite) as session:
+        run = session.stream(dict(model.states)).run if reads else session.run
+        for step in range(3):
+            (found,) = run(X + step).values()
+            np.testing.assert_allclose(found, module(X + step), atol=1e-5)
+
+
+class Caching(linen.Module):  # type: ignore[misc]
+    """Keeps what it has seen in variables of two collections."""
+
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        count = self.variable("cache", "count", lambda: jnp.zeros((), jnp.int32))
+        seen = self.variable("cache", "seen", lambda: jnp.full((4, 8), 0.5))
+        unread = self.variable("statistics", "unread", lambda: jnp.zeros(()))
+        seen.value = seen.value.at[count.value].set(x[0])
+        count.value, unread.value = count.value + 1, unread.value + 1
+        return linen.Dense(4)(seen.value.mean(0, keepdims=True))
+
+
+def test_what_a_linen_module_keeps_is_input_and_output(worker: Worker) -> None:
+    module = Caching()
+    variables = module.init(jax.random.key(0), X)
+    variables = {
+        **variables,
+        "cache": {"count": jnp.zeros((), jnp.int32), "seen": jnp.ones((4, 8))},
+    }
+    model = traced(module, worker, variables)
+    assert dict(model.states) == {
+        "cache_count_in": "cache_count_out", "cache_seen_in": "cache_seen_out",
+    }  # fmt: skip
+    with Session(model.tflite) as session:
+        stream = session.stream(dict(model.states))
+        for step in range(3):
+            expected, behind = module.apply(variables, X + step, mutable=["cache", "statistics"])
+            variables = {**variables, **behind}
+            (found,) = stream.run(X + step).values()
+            np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_inputs_may_be_in_dicts(worker: Worker) -> None:

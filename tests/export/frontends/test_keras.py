@@ -108,7 +108,9 @@ class Running(layers.Layer):  # type: ignore[misc]
     """Keeps the sum of all that it has seen."""
 
     def build(self, shape: Any) -> None:
-        self.total = self.add_weight(shape=(1, 4), initializer="zeros", trainable=False)
+        self.total = self.add_weight(
+            name="total", shape=(1, 4), initializer="ones", trainable=False
+        )
 
     def call(self, x: Any) -> Any:
         self.total.assign(self.total + x)
@@ -116,13 +118,20 @@ class Running(layers.Layer):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("kind", ["layer of one's own", "LSTM"])
-def test_what_a_layer_keeps_between_calls_is_told_of(kind: str, converter: Worker) -> None:
+def test_what_a_layer_keeps_between_calls_is_input_and_output(kind: str, converter: Worker) -> None:
     lstm = layers.LSTM(4, stateful=True, name="lstm")
     shape, layer = ((1, 4), lstm) if kind == "LSTM" else ((4,), Running(name="own"))
     model = keras.Sequential([keras.Input(shape, batch_size=1), layer])
-    doubts = trace(model, normal(1, *shape), converter).doubts
-    assert len(doubts) == 1
-    assert "the model keeps what later calls depend on in " in doubts[0]
+    traced = trace(model, normal(1, *shape), converter)
+    names = ("lstm_state_0", "lstm_state_1") if kind == "LSTM" else ("own_total",)
+    assert traced.states == tuple((f"{name}_in", f"{name}_out") for name in names)
+    assert not traced.doubts
+    with Session(traced.tflite) as session:
+        stream = session.stream(dict(traced.states))
+        for step in range(3):
+            x = normal(1, *shape) + step
+            (found,) = stream.run(x).values()
+            np.testing.assert_allclose(found, np.asarray(model(x), "f4"), atol=1e-5)
 
 
 def test_all_inputs_may_come_in_one_list_or_dict(converter: Worker) -> None:

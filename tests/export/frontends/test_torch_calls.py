@@ -106,45 +106,6 @@ def test_what_is_returned_besides_tensors_is_left_out(name: str, worker: Worker)
     np.testing.assert_allclose(found[names[0]], module.dense(OTHER).detach(), atol=1e-5)
 
 
-class Kept(Layer):
-    """Its outputs depend on the runs before."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("last", torch.zeros(1, 8))
-        self.register_buffer("count", torch.zeros(()))
-        self.register_buffer("table", torch.ones(8))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.count += 1
-        self.last = torch.tanh(self.dense(x) + self.last)
-        return self.last * self.table
-
-
-class KeptInPlace(Kept):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        before = self.last.mean()
-        self.last.copy_(self.dense(x))
-        return before + x
-
-
-class Counting(Kept):
-    """What it keeps is for others to read."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.count += 1
-        self.last = self.dense(x)
-        return self.last * self.table
-
-
-@pytest.mark.parametrize("kind", [Kept, KeptInPlace, Counting])
-def test_what_a_module_keeps_between_calls_is_told_of(kind: Any, worker: Worker) -> None:
-    doubts = traced(kind().eval(), X, worker).doubts
-    assert [doubt.partition(". ")[0] for doubt in doubts] == [
-        "the model keeps what later calls depend on in 'last'"
-    ] * (kind is not Counting)
-
-
 class Checking(Layer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.dense(x)
