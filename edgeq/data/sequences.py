@@ -196,7 +196,7 @@ class SequenceData(RepDataset):
             DataError: The model has no such states.
         """
         made = copy.copy(self)
-        made._places = io_of(model).state_places(self._all_of(model))
+        made._places = self._places_in(model)
         if not made._places:
             raise DataError(
                 "the model keeps no states by itself: say which outputs are fed back, "
@@ -209,12 +209,16 @@ class SequenceData(RepDataset):
     def states_of(self, model: LiteModel) -> States:
         """Names of the input and the output of each state."""
         io = io_of(model)
-        places = io.state_places(self._all_of(model))
+        places = self._places_in(model)
         return tuple((io.inputs[taken].name, io.outputs[given].name) for taken, given in places)
 
-    def _all_of(self, model: LiteModel) -> dict[Any, Any]:
-        """The states that were named, and behind them those that the model has by itself."""
-        return {**self._source.states, **dict(model.states)}
+    def _places_in(self, model: LiteModel) -> Places:
+        """The states that were named, and behind them others that the model has by itself."""
+        io = io_of(model)
+        named = io.state_places(self._source.states)
+        own = io.state_places(dict(model.states))
+        taken = {place for place, _ in named}
+        return (*named, *(pair for pair in own if pair[0] not in taken))
 
     def samples(
         self, inputs: tuple[InputSpec, ...], item_done: Callable[[], None] = lambda: None
