@@ -181,6 +181,8 @@ class HeldOutSequences(HeldOut):
 
     Args:
         samples: The stream, complete with states.
+        steps: After so many steps of a sequence its next part counts as another one, which begins
+            with the float model's states; None keeps sequences whole.
     """
 
     HELD_BYTES = 64 << 20
@@ -192,8 +194,9 @@ class HeldOutSequences(HeldOut):
     TRIAL_STEPS = 32
     """Steps that plans are tried with."""
 
-    def __init__(self, samples: Iterable[Sample]) -> None:
+    def __init__(self, samples: Iterable[Sample], steps: int | None = None) -> None:
         super().__init__(samples)
+        self._part = steps
         self._number = -1
         self._steps: list[Sample] = []
         self._bytes = 0
@@ -201,11 +204,12 @@ class HeldOutSequences(HeldOut):
 
     def __iter__(self) -> Iterator[Sample]:
         for step in self._samples:
-            if not (isinstance(step, Step) and step.place):
+            place = self._place(step)
+            if not place:
                 self._begin()
-            is_held = self._is_turn and self._kept(step)
+            is_held = self._is_turn and self._kept(step, place)
             if not self.independent:
-                self._kept(step)
+                self._kept(step, place)
             if is_held:
                 continue
             if len(self._trials) < self.TRIAL_STEPS:
@@ -213,6 +217,11 @@ class HeldOutSequences(HeldOut):
             else:
                 self._remember(step)
             yield step
+
+    def _place(self, step: Sample) -> int:
+        """Where a step is in its sequence, or part of one."""
+        place = step.place if isinstance(step, Step) else 0
+        return place % self._part if self._part else place
 
     @property
     def _is_turn(self) -> bool:
@@ -224,12 +233,12 @@ class HeldOutSequences(HeldOut):
         if self._number == self.EVERY - 1:
             self._steps, self._bytes = [], 0
 
-    def _kept(self, step: Sample) -> bool:
-        """Keeps a step, if there is room for it."""
+    def _kept(self, step: Sample, place: int) -> bool:
+        """Keeps a step as the one of this place, if there is room for it."""
         self._bytes += sum(array.nbytes for array in step)
         if self._bytes > self.HELD_BYTES:
             return False
-        self._steps.append(step.copied() if isinstance(step, Step) else step)
+        self._steps.append(step.copied(place) if isinstance(step, Step) else step)
         return True
 
     @property

@@ -57,6 +57,11 @@ class RepDataset:
         """Number of items where the source knows it; a batch counts as one item."""
         return self._length
 
+    @property
+    def part_steps(self) -> int | None:
+        """Steps after which a part of its only sequence may stand for another one."""
+        return None
+
     def of(self, model: LiteModel) -> RepDataset:
         """The data for a model, of which sequences have to know which inputs are states."""
         return self

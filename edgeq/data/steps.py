@@ -19,6 +19,9 @@ from edgeq.runtime.session import Session
 Places = tuple[tuple[int, int], ...]
 """`(place among the inputs, place among the outputs)` of each state."""
 
+LEAST_PART = 8
+"""Steps of a part of a sequence that can be judged by itself."""
+
 
 class Step(tuple[Array, ...]):
     """A sample of a sequence, its states among its arrays.
@@ -50,9 +53,10 @@ class Step(tuple[Array, ...]):
             arrays[taken] = outputs[given]
         return Step(arrays, self.place, self.states)
 
-    def copied(self) -> Step:
-        """The step with arrays of its own."""
-        return Step((array.copy() for array in self), self.place, self.states)
+    def copied(self, place: int | None = None) -> Step:
+        """The step with arrays of its own, at this place or where it is."""
+        place = self.place if place is None else place
+        return Step((array.copy() for array in self), place, self.states)
 
 
 def completed(samples: Iterable[Sample], model: LiteModel) -> Iterator[Sample]:
@@ -102,6 +106,12 @@ class OneSequence(RepDataset):
     def __init__(self, data: RepDataset, places: Places) -> None:
         self.__dict__.update(vars(data))
         self._places = places
+
+    @property
+    def part_steps(self) -> int | None:
+        """A tenth of the steps, where it is known and enough to judge by."""
+        steps = (self.length or 0) // 10
+        return steps if steps >= LEAST_PART else None
 
     def first_row(self, inputs: tuple[InputSpec, ...]) -> Sample | None:
         """The first step, without labels."""

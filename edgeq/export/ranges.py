@@ -67,9 +67,11 @@ def ranges_for(
         DataError: The data does not fit, or gives values that are not finite.
         ModelError: The calibration that was given is of another model.
     """
-    kind = HeldOutSequences if prepared.float_model.states else HeldOut
     growth = StateGrowth()
-    held = kind(growth.watched(_samples(prepared, data, advance)))
+    samples = growth.watched(_samples(prepared, data, advance))
+    held = HeldOut(samples)
+    if prepared.float_model.states:
+        held = HeldOutSequences(samples, data.of(prepared.float_model).part_steps)
     given = options.calibration
     if given is not None:
         given = replace(given, observers={**given.observers, **prepared.known})

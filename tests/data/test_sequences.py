@@ -247,3 +247,13 @@ def test_other_data_is_read_as_ever() -> None:
     plain = read_data(np.zeros((2, 3), np.float32))
     assert not isinstance(plain, SequenceData)
     assert len(list(plain.samples((X,)))) == 2
+
+
+def test_the_last_tenth_of_an_only_sequence_is_held_out_as_one_of_its_own() -> None:
+    samples = [Step((array(1, i),), i, ()) for i in range(85)]
+    held = HeldOutSequences(samples, 8)
+    passed = list(held)
+    assert held.independent
+    assert [step[0][0, 0] for step in held.samples] == list(range(72, 80))
+    assert [step.place for step in held.samples] == list(range(8))
+    assert [step.place for step in passed] == [*range(72), *range(80, 85)]
