@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,7 +43,7 @@ def exported(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any
     Raises:
         Exception: That of the module as it is; torch.export raises dozens of kinds.
     """
-    with torch.no_grad(), _without_checks_of_values():
+    with torch.no_grad(), _without_checks_of_values(), _without_idle_moves():
         try:
             program = _program(module, arguments, keywords)
         except Exception:  # that of the module as it is, which the user reads if all ways fail
@@ -57,7 +59,11 @@ def exported(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any
 
 
 def _program(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
-    return torch.export.export(module, arguments, dict(keywords), strict=False)
+    written = io.StringIO()  # on failure torch.export prints all of the graph until then
+    with contextlib.redirect_stderr(written):
+        program = torch.export.export(module, arguments, dict(keywords), strict=False)
+    sys.stderr.write(written.getvalue())
+    return program
 
 
 def _of_tensors(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Exported:
@@ -132,3 +138,24 @@ def _without_checks_of_values() -> Iterator[None]:
         yield
     finally:
         kind.set_default_validate_args(before)
+
+
+@contextlib.contextmanager
+def _without_idle_moves() -> Iterator[None]:
+    """Has `module.to(dtype)` in `forward` leave a module be that has the type and place already.
+
+    PyTorch puts every parameter in place anew, which a trace refuses.
+    """
+    kind = torch.nn.Module
+    before = kind._apply
+
+    def changing(self: Any, function: Any, recurse: bool = True) -> Any:
+        tensors = [*self.parameters(recurse), *self.buffers(recurse)]
+        idle = all(function(tensor) is tensor for tensor in tensors)
+        return self if idle else before(self, function, recurse)
+
+    kind._apply = changing
+    try:
+        yield
+    finally:
+        kind._apply = before
