@@ -21,6 +21,8 @@ from edgeq.recipe import Mode
 STEPS = 4
 """A divisor of so many steps has 7 % of itself as rounding noise, which leaves 23 dB."""
 
+_WHY = f"has no bound near 0, and what it reads may come within {STEPS} int8 steps of it"
+
 _WEIGHTED = (
     Kind.CONVOLUTION, Kind.TRANSPOSED_CONVOLUTION, Kind.DEPTHWISE, Kind.DENSE, Kind.MATMUL,
 )  # fmt: skip
@@ -143,9 +145,8 @@ class _NearZero:
             ops = makers.union([index]) & self._integers
             if ops:
                 op = graph.operators[index]
-                least, step = self._least(op), self._step(_divisor(op))
-                if least < STEPS * step:
-                    yield _Near(op, ops, _reason(op, least, step))
+                if self._least(op) < STEPS * self._step(_divisor(op)):
+                    yield _Near(op, ops, f"{op.name} {_WHY}")
 
     def _least(self, op: Operator) -> float:
         """The least size of any number that an op divides by, seen or unseen.
@@ -172,13 +173,6 @@ class _NearZero:
         margin = margin_share(self._values.samples, math.prod(result.shape)) * (high - low)
         noise: float = self._step(terms.index) * count ** _NOISE_OF_TERMS[op.name]
         return max(low - margin, -high - margin) < STEPS * noise
-
-
-def _reason(op: Operator, least: float, step: float) -> str:
-    return (
-        f"{op.name} has no bound near 0, and what it reads may come down to {least:.2g} where an "
-        f"int8 step is {step:.2g}"
-    )
 
 
 def _has_pole(graph: Graph, op: Operator) -> bool:

@@ -58,6 +58,22 @@ def exported(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any
         return _of_tensors(module, arguments, keywords)
 
 
+def way_out(error: Exception) -> str:
+    """What to do about a module that cannot be traced."""
+    if any(words in str(error) for words in ("data-dependent", "data is not allocated")):
+        return (
+            "The forward pass must not branch on tensor values, loop over them, or keep as many "
+            "rows as they say: compute all cases and choose with torch.where or torch.cond, keep a "
+            "fixed number with torch.topk, or export what is in front of that line and what is "
+            "behind it as two models"
+        )
+    return (
+        "The forward pass must not branch on tensor values, and must return tensors in tuples, "
+        "lists, dicts or registered dataclasses; torch.export.export(model.eval(), ...) shows the "
+        "line, and its result can be exported too"
+    )
+
+
 def _program(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
     written = io.StringIO()  # on failure torch.export prints all of the graph until then
     with contextlib.redirect_stderr(written):
