@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
+from edgeq.errors import ModelError
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.margin import margin_share
+from edgeq.export.plan.reach import Range
 from edgeq.export.plan.values import LEVELS, Values
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import LiteModel
@@ -143,36 +145,43 @@ class _NearZero:
         for index in sorted({*poles, *roots}):
             makers = divisors(graph, [index], self._is_coarse)
             ops = makers.union([index]) & self._integers
-            if ops:
-                op = graph.operators[index]
-                if self._least(op) < STEPS * self._step(_divisor(op)):
-                    yield _Near(op, ops, f"{op.name} {_WHY}")
+            op = graph.operators[index]
+            if ops and self._comes_near(op):
+                yield _Near(op, ops, f"{op.name} {_WHY}")
 
-    def _least(self, op: Operator) -> float:
-        """The least size of any number that an op divides by, seen or unseen.
+    def _comes_near(self, op: Operator) -> bool:
+        """Whether what an op divides by comes within a few steps of 0.
 
-        Of few numbers, others come nearer to 0 than those seen. What is an integer op itself can
-        bear that: its results saturate.
+        What is an integer op itself can bear what lies beyond what was seen: its results saturate.
         """
-        tensor = self._graph.tensors[_divisor(op)]
-        low, high = self._values.range(tensor.index)
-        share = margin_share(self._values.samples, math.prod(tensor.shape))
-        beyond = 0.0 if op.index in self._integers else share * (high - low)
-        return max(low - beyond, -high - beyond, 0.0)
-
-    def _step(self, tensor: int) -> float:
-        """The int8 step of a tensor."""
-        low, high = self._values.range(tensor)
-        return (max(high, 0.0) - min(low, 0.0)) / (LEVELS - 1)
+        tensor = _divisor(op)
+        return self._least(tensor, op.index not in self._integers) < STEPS * self._step(tensor)
 
     def _is_coarse(self, op: Operator) -> bool:
         """Whether the terms of a reduction have steps that are coarse beside its least results."""
         terms, result = (self._graph.tensors[t] for t in (op.inputs[0], op.outputs[0]))
         count = math.prod(terms.shape) / max(1, math.prod(result.shape))
-        low, high = self._values.range(result.index)
-        margin = margin_share(self._values.samples, math.prod(result.shape)) * (high - low)
-        noise: float = self._step(terms.index) * count ** _NOISE_OF_TERMS[op.name]
-        return max(low - margin, -high - margin) < STEPS * noise
+        noise: float = self._step(terms.index) * abs(count) ** _NOISE_OF_TERMS[op.name]
+        return self._least(result.index, True) < STEPS * noise
+
+    def _least(self, tensor: int, is_unseen: bool) -> float:
+        """The least size of a tensor's numbers; of few numbers, others come nearer to 0."""
+        low, high = self._range(tensor)
+        values = math.prod(self._graph.tensors[tensor].shape)
+        share = margin_share(self._values.samples, values) if is_unseen else 0.0
+        return max(low - share * (high - low), -high - share * (high - low), 0.0)
+
+    def _step(self, tensor: int) -> float:
+        """The int8 step of a tensor."""
+        low, high = self._range(tensor)
+        return (max(high, 0.0) - min(low, 0.0)) / (LEVELS - 1)
+
+    def _range(self, tensor: int) -> Range:
+        """What was measured; nothing was of what stays float whatever is chosen: (0, 0)."""
+        try:
+            return self._values.range(tensor)
+        except ModelError:
+            return 0.0, 0.0
 
 
 def _has_pole(graph: Graph, op: Operator) -> bool:

@@ -114,3 +114,9 @@ def test_what_must_be_integers_gets_a_sentence() -> None:
     (note,) = [n for n in made.report.notes if "no bound near 0" in n]
     assert note.startswith("RSQRT at factor (op 3) must be integers")
     assert "add a larger constant" in note
+
+
+@pytest.mark.parametrize("recipe", ["dynamic_int8", "weight_int8"])
+def test_recipes_without_calibration_are_left_alone(recipe: str) -> None:
+    made = exported(ROOT, 40.0, recipe=recipe)
+    assert not any("no bound near 0" in why for why in made.report.float_ops.values())
