@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -76,7 +77,9 @@ def way_out(error: Exception) -> str:
 
 def _program(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
     written = io.StringIO()  # on failure torch.export prints all of the graph until then
-    with contextlib.redirect_stderr(written):
+    with contextlib.redirect_stderr(written), warnings.catch_warnings():
+        # Recurrent layers list their weights anew, which is no state that anyone would miss.
+        warnings.filterwarnings("ignore", r"The tensor attributes? .*_flat_weights")
         program = torch.export.export(module, arguments, dict(keywords), strict=False)
     sys.stderr.write(written.getvalue())
     return program
