@@ -156,6 +156,7 @@ class OpRow:
         non_negative: Whether the output is never below 0.
         makes_nan: Whether finite numbers may become NaN, which a minimum or maximum on the delegate
             passes over.
+        pole: Operand slot near whose 0 the result has no bound.
         never_zero: Operand slot in which no integer may be the zero point: the kernel ends the run.
         most_ratio: Most that the scale of an operand may be over that of the output: beyond it the
             kernel ends the process; 0 without such a limit.
@@ -176,6 +177,7 @@ class OpRow:
     fixed: QParams | None = None
     non_negative: bool = False
     makes_nan: bool = False
+    pole: int | None = None
     never_zero: int | None = None
     most_ratio: float = 0.0
     rescales_uint8: bool = False
@@ -226,6 +228,7 @@ class OtherOp:
         holds: What its output holds of what it reads.
         same_scale: Whether files of other tools have it in int8 with one scale at both ends.
         weight: What it multiplies with while it reads and writes float.
+        pole: Operand slot near whose 0 the result has no bound; of POW, with exponents below 0.
     """
 
     name: str
@@ -233,6 +236,7 @@ class OtherOp:
     holds: Holds
     same_scale: bool
     weight: Weight | None = None
+    pole: int | None = None
 
 
 FREE, SAME, FIXED, NONE = ScaleRule
@@ -293,16 +297,16 @@ _ROWS = (
     OpRow("ADD", FREE, "spec", ELEMENTWISE, SUMS, 2, SAME_SHAPES, most_ratio=_SUMMED),
     OpRow("SUB", FREE, "spec", ELEMENTWISE, NEW, 2, FULL, most_ratio=_SUMMED),
     OpRow("MUL", FREE, "spec", ELEMENTWISE, NEW, 2, FULL),
-    OpRow("DIV", FREE, "trait", NONLINEAR, NEW, 1, FULL, makes_nan=True, never_zero=1),
+    OpRow("DIV", FREE, "trait", NONLINEAR, NEW, 1, FULL, makes_nan=True, pole=1, never_zero=1),
     OpRow("MEAN", FREE, "spec", ELEMENTWISE, BETWEEN, 2, FULL, options="ReducerOptions"),
     OpRow("SUM", FREE, "trait", ELEMENTWISE, SUMS, 2, FULL, options="ReducerOptions"),
     OpRow("REDUCE_PROD", FREE, "trait", ELEMENTWISE, NEW, 2, FULL, options="ReducerOptions"),
     OpRow("SQUARED_DIFFERENCE", FREE, "trait", ELEMENTWISE, NEW, 2, NO_KERNEL),
     OpRow("ABS", FREE, "trait", ELEMENTWISE, NEW, 2, FULL, non_negative=True),
     OpRow("EXP", FREE, "trait", NONLINEAR, NEW, 2, FULL),
-    OpRow("LOG", FREE, "trait", NONLINEAR, NEW, 2, NOT_MADE, makes_nan=True),
+    OpRow("LOG", FREE, "trait", NONLINEAR, NEW, 2, NOT_MADE, makes_nan=True, pole=0),
     OpRow("SQRT", FREE, "trait", NONLINEAR, NEW, 2, FULL, makes_nan=True),
-    OpRow("RSQRT", FREE, "trait", NONLINEAR, NEW, 2, NOT_MADE, makes_nan=True),
+    OpRow("RSQRT", FREE, "trait", NONLINEAR, NEW, 2, NOT_MADE, makes_nan=True, pole=0),
     OpRow("RELU", FREE, "trait", ELEMENTWISE, NEW, 2, FULL, non_negative=True),
     OpRow("RELU6", FREE, "trait", ELEMENTWISE, NEW, 2, NOT_MADE, non_negative=True),
     OpRow("RELU_N1_TO_1", FREE, "trait", ELEMENTWISE, NEW, 1, NO_KERNEL),
@@ -379,7 +383,7 @@ _OTHERS = (
     OtherOp("SHAPE", MOVE, NEW, False),
     OtherOp("SIN", NONLINEAR, NEW, False),
     OtherOp("COS", NONLINEAR, NEW, False),
-    OtherOp("POW", NONLINEAR, NEW, False),
+    OtherOp("POW", NONLINEAR, NEW, False, pole=0),
     OtherOp("FILL", ELEMENTWISE, ALL, True),
     OtherOp("SCATTER_ND", ELEMENTWISE, SUMS, True),
     OtherOp("UNIDIRECTIONAL_SEQUENCE_LSTM", SEQUENCE, NEW, False, weight=_LSTM_WEIGHT),
@@ -400,6 +404,12 @@ def holds(name: str) -> Holds:
     """Relation of an op's output to what it reads, by builtin operator name."""
     row = OPS.get(name) or OTHER_OPS.get(name)
     return Holds.NEW if row is None else row.holds
+
+
+def pole(name: str) -> int | None:
+    """Operand slot near whose 0 an op's result has no bound, by builtin operator name."""
+    row = OPS.get(name) or OTHER_OPS.get(name)
+    return None if row is None else row.pole
 
 
 def storable(name: str) -> Weight | None:

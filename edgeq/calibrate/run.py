@@ -23,7 +23,7 @@ from edgeq.data.rep_dataset import Sample
 from edgeq.errors import DataError
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import LiteModel
-from edgeq.ops import OPS, Holds, ScaleRule, is_non_negative
+from edgeq.ops import OPS, Holds, ScaleRule, is_non_negative, pole
 from edgeq.qtypes import STAND_IN_FOR_INFINITY
 from edgeq.runtime.crew import Crew
 from edgeq.runtime.session import Session
@@ -40,18 +40,21 @@ def probes(graph: Graph) -> tuple[Probe, ...]:
 
     What a same-scale op puts out lies within its inputs' range, so it is not measured; but a choice
     may leave out what no integer holds. Where a kernel dictates a scale, the op may be float yet.
+    Of what is divided by, how near it comes to 0 matters, whatever computes it.
     """
+    near_zero = {op.inputs[s] for op in graph.operators if (s := pole(op.name)) is not None}
     wanted = [Probe(i, True) for i in graph.inputs if graph.tensors[i].dtype == "float32"]
     for op in graph.operators:
         row = OPS.get(op.name)
-        if row is not None and row.rule is ScaleRule.SAME and row.holds is not Holds.CHOSEN:
-            continue
+        is_moved = row is not None and row.rule is ScaleRule.SAME and row.holds is not Holds.CHOSEN
         for output in op.outputs:
+            if is_moved and output not in near_zero:
+                continue
             tensor = graph.tensors[output]
             is_open = -1 in tensor.shape  # of a size that is known when it runs: it stays float
             if tensor.dtype == "float32" and not tensor.is_variable and not is_open:
-                non_negative = is_non_negative(op.name, op.fused_activation)
-                wanted.append(Probe(output, not non_negative, _may_be_nan(op)))
+                negative = not is_non_negative(op.name, op.fused_activation)
+                wanted.append(Probe(output, negative or output in near_zero, _may_be_nan(op)))
     return tuple(wanted)
 
 

@@ -27,6 +27,7 @@ from edgeq.export.edge_model import EdgeModel
 from edgeq.export.export_options import ExportOptions
 from edgeq.export.judging import Judging
 from edgeq.export.plan.choices import Choices, choose
+from edgeq.export.plan.divisors import small_divisor_notes, without_small_divisors
 from edgeq.export.plan.left_float import without_coarse, without_unbounded
 from edgeq.export.plan.min_runtime import check_runtime, for_runtime
 from edgeq.export.plan.planned_model import PlannedModel
@@ -117,8 +118,8 @@ def export(
         goal_db: SQNR in dB from which on `recipe="auto"` takes the fastest plan.
         costs: A table to estimate times by, or its file, in place of a device's.
         device: The processor that `recipe="auto"` plans for: `"x86-vnni"`, `"x86-avx2"`,
-            `"cortex-a53"`, `"phone"`, or the file of a table that `edgeq bench --fit` measured on
-            it. None is a processor with int8 dot products.
+            `"cortex-a53"`, `"phone"`, or a table's file of `edgeq bench --fit`. None is a processor
+            with int8 dot products.
         threads: Threads for calibration; None takes what this process may use.
         progress: Whether to draw progress bars on standard error; None draws on a terminal.
 
@@ -169,14 +170,9 @@ def export(
     )
     remember(built.tflite)
     return EdgeModel(
-        tflite=bytes(built.tflite),
-        float_model=float_model,
-        rewritten=rewritten,
-        plan=built.plan,
-        calibration=ready.ranges.calibration,
-        report=report,
-        origins=built.origins,
-    )
+        tflite=bytes(built.tflite), float_model=float_model, rewritten=rewritten, plan=built.plan,
+        calibration=ready.ranges.calibration, report=report, origins=built.origins,
+    )  # fmt: skip
 
 
 def plan(
@@ -330,9 +326,12 @@ def make_ready(
     check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
     with stages.stage("calibrate", data.length) as advance:
         ranges = ranges_for(choices, prepared, data, options, converter, advance)
-    choices = without_unbounded(rewritten, Values(rewritten, ranges.calibration), choices)
+    values = Values(rewritten, ranges.calibration)
+    choices = without_unbounded(rewritten, values, choices)
     check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
     free = free_ops(rewritten, options.recipe, choices, options.strict)
+    choices = without_small_divisors(rewritten, values, choices, free)
+    ranges = ranges.with_advice(small_divisor_notes(rewritten, values, choices))
     judging = Judging(ranges.samples, any(c.mode is Mode.AUTO for c in choices.values()))
     choices = without_coarse(rewritten, choices, free, judging.fitting, options.threads)
     workshop = Workshop(

@@ -44,6 +44,10 @@ class Ranges:
     independent: bool
     advice: tuple[str, ...]
 
+    def with_advice(self, more: tuple[str, ...]) -> Ranges:
+        """The same with more advice behind it."""
+        return replace(self, advice=(*self.advice, *more))
+
 
 def ranges_for(
     choices: Choices,

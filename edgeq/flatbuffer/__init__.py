@@ -12,6 +12,7 @@ from edgeq.flatbuffer.parsing import NO_SUCH_OP, op_name, parse, parse_only, par
 from edgeq.flatbuffer.tensor_names import (
     rename_tensors,
     with_inputs,
+    with_numbered_outputs,
     with_port_names,
     with_signature,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "schema",
     "unpack",
     "with_inputs",
+    "with_numbered_outputs",
     "with_port_names",
     "with_signature",
 ]

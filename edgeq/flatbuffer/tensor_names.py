@@ -6,6 +6,7 @@ Knows nothing of what the ops mean.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,21 @@ def with_inputs(data: Content, order: Sequence[str]) -> Content:
     named = {decoded_name(entry.name): entry for entry in tree.signatureDefs[0].inputs}
     tree.signatureDefs[0].inputs = [named[name] for name in order if name in named]
     tree.subgraphs[0].inputs = [entry.tensorIndex for entry in tree.signatureDefs[0].inputs]
+    return pack(tree)
+
+
+def with_numbered_outputs(data: Content) -> Content:
+    """The same file with the main graph's outputs in the order of its signature.
+
+    Those that are called by numbers, `output_1`, are in that order there.
+    """
+    tree = unpack(data)
+    signature = tree.signatureDefs[0]
+    found = [re.fullmatch(r"output_(\d+)", decoded_name(e.name)) for e in signature.outputs]
+    numbers = [int(number[1]) if number else 0 for number in found]
+    order = sorted(range(len(numbers)), key=numbers.__getitem__ if all(found) else None)
+    signature.outputs = [signature.outputs[place] for place in order]
+    tree.subgraphs[0].outputs = [entry.tensorIndex for entry in signature.outputs]
     return pack(tree)
 
 

@@ -144,6 +144,60 @@ def _of_images(x: Any) -> dict[str, Any]:
     }
 
 
+def _of_spectra(x: Any) -> dict[str, Any]:
+    """What TensorFlow makes of `(1, 40)` by complex numbers."""
+    import tensorflow as tf
+
+    rows = tf.reshape(x, (5, 8))
+    parts = tf.signal.fft(tf.complex(rows, rows[::-1]))
+    turned = tf.exp(tf.complex(0.0 * rows, rows)) * parts / (tf.math.conj(parts) + 3.0)
+    return {
+        "cosines": tf.signal.dct(rows),
+        "cosines of frames": tf.signal.mdct(rows, 4),
+        "cepstrum": tf.signal.mfccs_from_log_mel_spectrograms(rows),
+        "real parts": tf.math.real(parts @ tf.transpose(parts)),
+        "sizes": tf.abs(turned),
+        "angles": tf.math.angle(tf.signal.ifft(turned)),
+        "pictures": tf.signal.irfft2d(tf.signal.rfft2d(rows)[..., :3], (4, 6)),
+    }
+
+
+def _of_matrices(x: Any) -> dict[str, Any]:
+    """What TensorFlow makes of `(1, 40)` by factors of matrices."""
+    import tensorflow as tf
+
+    square = tf.reshape(x[:, :18], (2, 3, 3)) + 0.5 * tf.eye(3)
+    tall, right = tf.reshape(x[:, :12], (2, 3, 2)), tf.reshape(x[:, 28:], (2, 3, 2))
+    whole = square @ tf.transpose(square, (0, 2, 1)) + tf.eye(3)
+    q, r = tf.linalg.qr(tall)
+    sign, size = tf.linalg.slogdet(square)
+    return {
+        "root": tf.linalg.cholesky(whole),
+        "inverse": tf.linalg.inv(square),
+        "solved": tf.linalg.solve(square, right, adjoint=True),
+        "solved by a triangle": tf.linalg.triangular_solve(whole, right, lower=False),
+        "determinant": tf.linalg.det(square),
+        "sign": sign,
+        "logarithm": size + tf.linalg.logdet(whole),
+        "q": q,
+        "r": r,
+        "full q": tf.linalg.qr(tall, full_matrices=True)[0],
+        "fitted": tf.linalg.lstsq(tall, right),
+    }
+
+
+def _of_choices(x: Any) -> dict[str, Any]:
+    """What TensorFlow makes of `(1, 40)` by ops that say which places they chose."""
+    import tensorflow as tf
+
+    image, boxes = tf.reshape(x, (1, 4, 5, 2)), tf.sigmoid(tf.reshape(x, (1, 5, 2, 4)))
+    scores = tf.sigmoid(tf.reshape(x[:, :10], (1, 5, 2)))
+    highest, places = tf.nn.max_pool_with_argmax(image, 2, 2, "SAME")
+    kept = tf.image.combined_non_max_suppression(boxes, scores, 3, 7, 0.4, 0.3)
+    names = ("boxes that stay", "their scores", "their classes", "their number")
+    return {"highest": highest, "places": places, **dict(zip(names, kept, strict=True))}
+
+
 def own_forms() -> dict[str, tuple[Array, Array]]:
     """By op, what a folder computes without it, and what TensorFlow does with it."""
     import tensorflow as tf
@@ -169,7 +223,8 @@ def own_forms() -> dict[str, tuple[Array, Array]]:
             made["and"] = tf.bitwise.bitwise_and(whole, other)
             made["or"] = tf.bitwise.bitwise_or(whole, other)
             made["not"] = tf.bitwise.invert(whole)
-            return {**made, **_of_tensors(x), **_of_images(x)}
+            made |= {**_of_tensors(x), **_of_images(x), **_of_spectra(x)}
+            return {**made, **_of_matrices(x), **_of_choices(x)}
 
     module, x, other = Module(), normal(1, 40), normal(1, 40, seed=1)
     with tempfile.TemporaryDirectory() as folder, start_converter() as worker:

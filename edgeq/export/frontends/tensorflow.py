@@ -28,7 +28,7 @@ from edgeq.export.frontends.naming import named_by_layer
 from edgeq.export.frontends.trace_check import check_trace
 from edgeq.export.importing.custom_ops import PREFIX
 from edgeq.export.importing.recurrent_layers import with_recurrent_layers
-from edgeq.flatbuffer import parse, with_inputs
+from edgeq.flatbuffer import parse, with_inputs, with_numbered_outputs
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import LiteModel
 
@@ -175,19 +175,21 @@ def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
     loaded = _loaded(folder)
     function = _served(loaded, folder)
     specs = function.structured_input_signature[1]
+    from edgeq.export.frontends.tensorflow_graph.own_forms import misread_kinds, with_own_forms
+
     if any(declared != shapes[name] for name, declared in _shapes(specs).items()):
         static = {n: tf.TensorSpec(shapes[n], s.dtype, name=n) for n, s in specs.items()}
         function = _concrete(function, static)
-        made = _saved_and_converted(function, loaded, folder)
+        made = misread_kinds(function) or _saved_and_converted(function, loaded, folder)
     else:
-        made = _converted_folder(folder)
-    if not isinstance(made, bytes):
-        from edgeq.export.frontends.tensorflow_graph.own_forms import with_own_forms
-
-        replaced = with_own_forms(function, made)
-        made = made if replaced is None else _saved_and_converted(replaced, loaded, folder)
-    if not isinstance(made, bytes):
-        raise _unsupported(function, made)
+        made = misread_kinds(function) or _converted_folder(folder)
+    kinds: set[str] = set()
+    while not isinstance(made, bytes):
+        replaced = None if kinds.issuperset(made) else with_own_forms(function, {*kinds, *made})
+        if replaced is None:
+            raise _unsupported(function, made)
+        kinds.update(made)
+        made = _saved_and_converted(replaced, loaded, folder)
     return made
 
 
@@ -294,7 +296,8 @@ def _converted(
 ) -> LiteModel:
     shapes = {name: tuple(array.shape) for name, array in arguments.items()}
     tflite = _call(worker, "convert_folder", folder, shapes)
-    return LiteModel(named_by_layer(with_inputs(tflite, list(shapes)), layers_in), origin)
+    tflite = with_numbered_outputs(with_inputs(tflite, list(shapes)))
+    return LiteModel(named_by_layer(tflite, layers_in), origin)
 
 
 def _call(worker: Worker, job: str, *arguments: object) -> Any:

@@ -306,6 +306,8 @@ def _export_error(
     module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], error: Exception
 ) -> EdgeqError:
     """A `DataError` if the module does not run on the sample at all, otherwise a `ModelError`."""
+    from edgeq.export.frontends.torch_program.tracing import way_out
+
     name, received = type(module).__name__, _describe(arguments, keywords)
     refused = _run_error(module, arguments, keywords)
     if refused is not None:
@@ -315,9 +317,7 @@ def _export_error(
         )
     return ModelError(
         f"torch.export could not trace {name}{source_places.raised_line(error)} with inputs "
-        f"{received}: {first_line(error)}. The forward pass must not branch on tensor values, and "
-        "must return tensors in tuples, lists, dicts or registered dataclasses; "
-        "torch.export.export(model.eval(), ...) shows the line, and its result can be exported too"
+        f"{received}: {first_line(error)}. {way_out(error)}"
     )
 
 

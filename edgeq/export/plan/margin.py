@@ -29,10 +29,14 @@ def with_margin(found: Range, samples: int, values: int) -> Range:
 
     An end is not moved where it is 0, nor across 0: numbers of one sign mostly have it by nature.
     """
+    low, high = found
+    margin = margin_share(samples, values) * (high - low)
+    return low - margin if low < 0 else low, high + margin if high > 0 else high
+
+
+def margin_share(samples: int, values: int) -> float:
+    """The margin at each end in shares of the spread; 0 of many numbers."""
     count = samples * max(1.0, values / ALIKE)
     if count >= MANY or samples * values < 1:
-        return found
-    low, high = found
-    share = min(MOST, STEEPNESS * (1 / math.sqrt(count) - 1 / math.sqrt(MANY)))
-    margin = share * (high - low)
-    return low - margin if low < 0 else low, high + margin if high > 0 else high
+        return 0.0
+    return min(MOST, STEEPNESS * (1 / math.sqrt(count) - 1 / math.sqrt(MANY)))

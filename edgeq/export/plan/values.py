@@ -61,6 +61,11 @@ class Values:
         self._finites: dict[tuple[int, DType], Range | None] = {}
         self._follow_readers()
 
+    @property
+    def samples(self) -> int:
+        """Number of samples that the ranges are of."""
+        return self._calibration.samples
+
     def range(self, tensor: int, dtype: DType = DType.INT8, from_float: bool = False) -> Range:
         """Range that the integers of a computed tensor must cover.
 

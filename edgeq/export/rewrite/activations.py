@@ -159,7 +159,7 @@ def _scaled_clamp(site: Site, op: Operator) -> Sequence[Any] | None:
 def _bound(site: Site, op: Operator) -> tuple[int, float] | None:
     """`(x, c)` of an op on a computed tensor and a constant that holds one value."""
     found = site.constant_operand(op)
-    if found is None or found[1].size == 0 or np.ptp(found[1]) != 0:
+    if found is None or found[1].size == 0 or found[1].min() != found[1].max():
         return None
     return found[0], float(found[1].flat[0])
 
@@ -178,7 +178,7 @@ def _hard_swish(site: Site, op: Operator) -> Sequence[Any]:
 
 def _equal_slopes(site: Site, op: Operator) -> Sequence[Any] | None:
     slope = site.value(op.inputs[1])
-    if slope is None or slope.size == 0 or np.ptp(slope) != 0:
+    if slope is None or slope.size == 0 or slope.min() != slope.max():
         return None
     alpha = float(slope.flat[0])
     if not 2**-7 <= abs(alpha) <= 1:

@@ -77,7 +77,7 @@ def _channel_scale(site: Site, op: Operator) -> Sequence[Any] | None:
     if found is None or len(shape) < 2 or found[1].shape[-1:] != (found[1].size,):
         return None
     source, factor = found
-    if factor.size != shape[-1] or np.ptp(factor) == 0:
+    if factor.size != shape[-1] or factor.min() == factor.max():
         return None
     weights = site.constant(op, "factor", factor.reshape(1, 1, 1, -1))
     bias = site.constant(op, "bias", np.zeros(factor.size))

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from edgeq.errors import EdgeqError, ProcessKilledError, RecipeError
 from edgeq.export.build import Builder, Built
 from edgeq.export.plan.choices import Choice, Choices
-from edgeq.export.search.divisors import divisors
+from edgeq.export.plan.divisors import divisors
 from edgeq.export.search.output_joins import output_joins
 from edgeq.export.verify import breaking_ops, check_promises
 from edgeq.model import LiteModel

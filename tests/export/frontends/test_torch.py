@@ -323,7 +323,9 @@ class Recurrent(nn.Module):  # type: ignore[misc]
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_recurrent_layers_stay_accurate(kind: type) -> None:
     model, steps = Recurrent(kind).eval(), normal(12, 3, 6)
-    edge = export(model, steps, recipe="auto")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*were assigned during export")
+        edge = export(model, steps, recipe="auto")
     check_float(model, edge.float_model, steps[:1], ["steps"], ["output_0"])
     assert edge.report.sqnr_db >= SQNR_FLOOR_DB
     assert {"cells", "head"} <= set(layers(edge.float_model))

@@ -16,6 +16,7 @@ from edgeq.export import frontends
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
+from edgeq.runtime.session import Session
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
@@ -220,6 +221,41 @@ def written_by_the_input(x: Any) -> Any:
 def test_what_an_input_has_written_is_no_constant(trace: Callable[..., LiteModel]) -> None:
     with pytest.raises(ModelError, match="must not branch on tensor values"):
         trace(Calling(written_by_the_input).eval(), ROWS)
+
+
+def kept_by_the_input(x: Any) -> Any:
+    return x[x[..., 0] > 0]
+
+
+def test_as_many_results_as_values_say_are_refused_without_the_graph_on_the_terminal(
+    trace: Callable[..., LiteModel], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ModelError, match=r"keep a fixed number with torch\.topk"):
+        trace(Calling(lambda x: [row * 2 for row in kept_by_the_input(x)]).eval(), ROWS)
+    assert "torch.ops" not in capfd.readouterr().err
+
+
+class Casting(torch.nn.Module):
+    """Casts a layer in its forward pass, as routers of experts do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(5, 2)
+
+    def forward(self, x: Any) -> Any:
+        self.layer = self.layer.to(x.dtype)
+        return self.layer(x)
+
+
+def test_a_layer_that_is_cast_to_the_type_that_it_has_is_traced(
+    trace: Callable[..., LiteModel],
+) -> None:
+    module = Casting().eval()
+    rows = np.random.default_rng(0).standard_normal((1, 3, 5)).astype(np.float32)
+    made = trace(module, rows)
+    with Session(made.tflite) as session:
+        (output,) = session.run(rows).values()
+    np.testing.assert_allclose(output, module(torch.from_numpy(rows)).detach(), atol=1e-5)
 
 
 @torch.library.custom_op("edgeq_tests::by_group", mutates_args=())  # type: ignore[untyped-decorator]

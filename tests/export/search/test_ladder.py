@@ -200,8 +200,8 @@ def test_outputs_that_are_masked_with_infinity_are_exported(recipe: str) -> None
     assert (np.isneginf(output) == np.isneginf(mask)).all()
 
 
-def test_what_is_divided_by_is_float_where_it_would_round_to_zero() -> None:
-    """A norm over few channels, whose least roots are far below the step of int8."""
+def test_what_is_divided_by_is_float_where_it_turns_out_to_round_to_zero() -> None:
+    """A norm over few channels, whose least roots the given calibration has not seen."""
     image, one = Value((1, 8, 8, 4)), Value((1, 8, 8, 1))
     steps = (
         Step("MUL", ("x", "x"), {"squares": image}),
@@ -213,8 +213,13 @@ def test_what_is_divided_by_is_float_where_it_would_round_to_zero() -> None:
     case = OneOp("norm", {"x": image}, steps)
     data = case.draw(12)
     for sample in data:
+        sample["x"][:] = 1 + 0.1 * np.tanh(sample["x"])
+    seen = edgeq.calibrate(case.build(), data, recipe="int8", progress=False)
+    for sample in data:
         sample["x"][:, :4] *= 1e-3
-    made = edgeq.export(case.build(), data, recipe="int8", min_sqnr_db=None, progress=False)
+    made = edgeq.export(
+        case.build(), data, recipe="int8", calibration=seen, min_sqnr_db=None, progress=False
+    )
     assert [place.split(" ")[0] for place in made.report.float_ops] == [
         "MEAN",
         "ADD",

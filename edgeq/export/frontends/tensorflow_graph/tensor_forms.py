@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from edgeq.export.frontends.tensorflow_graph import image_forms
+from edgeq.export.frontends.tensorflow_graph import chosen_places, image_forms, matrix_forms
 from edgeq.export.frontends.tensorflow_graph.static_values import Form, constant, padded
 
 _CHANNELS_LAST = ("NHWC", "NDHWC")
@@ -85,30 +85,12 @@ def _length(op: Any) -> Form | None:
     return lambda x, _: tf.sqrt(tf.reduce_sum(x * x, axes, keeps))
 
 
-def _inverse_real_transform(op: Any) -> Form | None:
-    """A product with cosines and sines."""
-    length = constant(op.inputs[1])
-    if length is None or op.outputs[0].dtype != tf.float32:
-        return None
-    size = int(length[0])
-    bins = min(size // 2 + 1, op.inputs[0].shape[-1])
-    units = np.eye(bins)
-    cosines, sines = (
-        np.fft.irfft(part, size, -1).astype(np.float32) for part in (units, 1j * units)
-    )
-
-    def transformed(x: Any, _: Any) -> Any:
-        real, imaginary = tf.math.real(x)[..., :bins], tf.math.imag(x)[..., :bins]
-        return tf.tensordot(real, cosines, 1) + tf.tensordot(imaginary, sines, 1)
-
-    return transformed
-
-
 _MAKERS: dict[str, Callable[[Any], Form | None]] = {
+    **chosen_places.MAKERS,
     **image_forms.MAKERS,
+    **matrix_forms.MAKERS,
     "Cumprod": _cumulative_product,
     "EuclideanNorm": _length,
-    "IRFFT": _inverse_real_transform,
     "SegmentMax": _segments,
     "SegmentMean": _segments,
     "SegmentMin": _segments,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
+import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,7 +109,7 @@ def _ports(program: Any, kept: Keeping) -> tuple[tuple[str, str], ...]:
 
 def _traced(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Exported:
     """A trace of a module that keeps nothing; errors are those of `exported`."""
-    with torch.no_grad(), _without_checks_of_values():
+    with torch.no_grad(), _without_checks_of_values(), _without_idle_moves():
         try:
             program = _program(module, arguments, keywords)
         except Exception:  # that of the module as it is, which the user reads if all ways fail
@@ -121,8 +124,30 @@ def _traced(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
         return _of_tensors(module, arguments, keywords)
 
 
+def way_out(error: Exception) -> str:
+    """What to do about a module that cannot be traced."""
+    if any(words in str(error) for words in ("data-dependent", "data is not allocated")):
+        return (
+            "The forward pass must not branch on tensor values, loop over them, or keep as many "
+            "rows as they say: compute all cases and choose with torch.where or torch.cond, keep a "
+            "fixed number with torch.topk, or export what is in front of that line and what is "
+            "behind it as two models"
+        )
+    return (
+        "The forward pass must not branch on tensor values, and must return tensors in tuples, "
+        "lists, dicts or registered dataclasses; torch.export.export(model.eval(), ...) shows the "
+        "line, and its result can be exported too"
+    )
+
+
 def _program(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
-    return torch.export.export(module, arguments, dict(keywords), strict=False)
+    written = io.StringIO()  # on failure torch.export prints all of the graph until then
+    with contextlib.redirect_stderr(written), warnings.catch_warnings():
+        # Recurrent layers list their weights anew, which is no state that anyone would miss.
+        warnings.filterwarnings("ignore", r"The tensor attributes? .*_flat_weights")
+        program = torch.export.export(module, arguments, dict(keywords), strict=False)
+    sys.stderr.write(written.getvalue())
+    return program
 
 
 def _of_tensors(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Exported:
@@ -197,3 +222,24 @@ def _without_checks_of_values() -> Iterator[None]:
         yield
     finally:
         kind.set_default_validate_args(before)
+
+
+@contextlib.contextmanager
+def _without_idle_moves() -> Iterator[None]:
+    """Has `module.to(dtype)` in `forward` leave a module be that has the type and place already.
+
+    PyTorch puts every parameter in place anew, which a trace refuses.
+    """
+    kind = torch.nn.Module
+    before = kind._apply
+
+    def changing(self: Any, function: Any, recurse: bool = True) -> Any:
+        tensors = [*self.parameters(recurse), *self.buffers(recurse)]
+        idle = all(function(tensor) is tensor for tensor in tensors)
+        return self if idle else before(self, function, recurse)
+
+    kind._apply = changing
+    try:
+        yield
+    finally:
+        kind._apply = before
