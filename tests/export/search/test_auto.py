@@ -189,6 +189,22 @@ def test_the_estimate_of_noise_is_close_to_the_real_one(worker: Worker) -> None:
     assert offers[0].sqnr_db == pytest.approx(fidelity.sqnr_db, abs=3)
 
 
+def test_what_is_moved_in_float_still_counts_as_noise_where_it_becomes_integers(
+    worker: Worker,
+) -> None:
+    case, wide = sabotaged(), Value((1, 12, 48, 32))
+    stem, middle, head = case.steps
+    shape = np.array(wide.shape, np.int32)
+    moved = Step("RESHAPE", ("middle", shape), {"moved": wide}, {"newShape": list(wide.shape)})
+    last = replace(head, operands=("moved", *head.operands[1:]), outputs={"head": wide})
+    pinned = [Rule(name, mode=Mode.FLOAT, reason="mine") for name in ("stem", "middle", "moved")]
+    recipe = Recipe("pinned", (*pinned, Rule("head", mode=Mode.STATIC_INT8)), Mode.AUTO)
+    job = search(replace(case, steps=(stem, middle, moved, last)), worker, recipe)
+    offer = job.cut().candidate(1.0)
+    assert offer.sqnr_db == pytest.approx(job.trials.tried(offer).sqnr_db, abs=2)
+    assert offer.sqnr_db < 20
+
+
 def test_rules_pin_what_the_search_must_leave(worker: Worker) -> None:
     recipe = Recipe(
         "pinned",
