@@ -33,8 +33,9 @@ from edgeq.export.search.candidates import (
     best_of,
     pareto_front,
 )
-from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, estimate_ns, macs
+from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, estimate_ns
 from edgeq.export.search.ladder import Ladder
+from edgeq.export.search.op_work import macs
 from edgeq.export.search.plan_cut import PLAIN
 from edgeq.export.search.trials import NOT_FINISHED, Trials
 from edgeq.fidelity.sqnr import Fidelity
@@ -319,6 +320,57 @@ def test_few_channels_gain_nothing_from_integers(channels: int, faster: bool) ->
     for costs in (WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT):
         times = [estimate_ns(costs, model.graph, op, form, True) for form in ("int8", "float32")]
         assert (times[0] < times[1]) == (faster and costs is WITH_DOT_PRODUCT)
+
+
+@pytest.mark.parametrize(("name", "columns", "faster"), [
+    ("CONV_2D", 16, False), ("CONV_2D", 64, True),
+    ("TRANSPOSE_CONV", 16, False), ("TRANSPOSE_CONV", 64, True),
+])  # fmt: skip
+def test_few_columns_gain_nothing_from_integers(name: str, columns: int, faster: bool) -> None:
+    row, doubled = Value((1, 1, 256, columns)), Value((1, 1, 512, columns))
+    kernel = weights(columns, 1, 4 if name == "TRANSPOSE_CONV" else 1, columns)
+    moves = {"strideH": 1, "strideW": 2 if name == "TRANSPOSE_CONV" else 1}
+    read: tuple[str | npt.NDArray[np.generic], ...] = ("x", kernel)
+    if name == "TRANSPOSE_CONV":
+        read = (np.array(doubled.shape, np.int32), kernel, "x")
+    made = doubled if name == "TRANSPOSE_CONV" else row
+    graph = LiteModel(OneOp(name, {"x": row}, (Step(name, read, {"y": made}, moves),)).build(), "t")
+    times = [
+        estimate_ns(WITH_DOT_PRODUCT, graph.graph, graph.graph.operators[0], form, True)
+        for form in ("int8", "float32")
+    ]
+    assert (times[0] < times[1]) == faster
+
+
+def estimate_of(step: Step, delegated: bool = True) -> float:
+    inputs = {"x": Value((1, 32, 32, 16 if step.name != "DEPTHWISE_CONV_2D" else 1))}
+    graph = LiteModel(OneOp(step.name, inputs, (step,)).build(), "t").graph
+    return estimate_ns(WITH_DOT_PRODUCT, graph, graph.operators[0], "float32", delegated)
+
+
+def test_what_only_moves_values_costs_little_outside_the_delegate() -> None:
+    picked = Value((20, 32, 32, 16))
+    indices = np.zeros((20, 1), np.int32)
+    gathered = Step("GATHER_ND", ("x", indices), {"y": picked})
+    hard = Step("SIN", ("x",), {"y": Value((1, 32, 32, 16))})
+    assert estimate_of(gathered, False) < 3 * estimate_of(hard, False)
+    flat = Step("RESHAPE", ("x", np.array((1, 16384), np.int32)), {"y": Value((1, 16384))})
+    assert estimate_of(flat) == WITH_DOT_PRODUCT.launch_ns
+
+
+def test_a_depthwise_convolution_of_one_channel_is_a_plain_one() -> None:
+    kernel = weights(1, 16, 16, 32)
+    options = {"strideW": 1, "strideH": 1, "depthMultiplier": 32}
+    step = Step("DEPTHWISE_CONV_2D", ("x", kernel), {"y": Value((1, 32, 32, 32))}, options)
+    assert estimate_of(step) < 0.1 * 32 * 32 * 16 * 16 * 32
+
+
+def test_each_group_of_a_convolution_has_columns_of_its_own() -> None:
+    image = {"y": Value((1, 32, 32, 32))}
+    options = {"strideW": 1, "strideH": 1}
+    grouped = Step("CONV_2D", ("x", weights(32, 3, 3, 4)), image, options)
+    dense = Step("CONV_2D", ("x", weights(32, 3, 3, 16)), image, options)
+    assert estimate_of(grouped) > 0.4 * estimate_of(dense)
 
 
 def test_what_dynamic_range_reads_is_quantized_by_an_op_of_its_own() -> None:
