@@ -245,7 +245,8 @@ class SampleSpread:
         median_db: SQNR in dB that half of the samples reach.
         worst_tenth_db: SQNR in dB that the worst tenth of the samples does not exceed.
         low_db: Lower end of the 95 % interval of the SQNR of all samples: what other samples of the
-            same kind would show, by a bootstrap that is widened where there are few.
+            same kind would show, by a bootstrap that is widened where there are few, and by a
+            log-normal noise, of which few samples miss the rare loud ones.
         high_db: Upper end.
     """
 
@@ -266,7 +267,8 @@ class SampleSpread:
 
         ends = interval(total, len(each))
         low, high = _widened(ends, total(np.arange(len(each))), len(each))
-        return cls(float(median), float(worst), low, high)
+        rare = max(_low_with_rare_ones(signal, noise), float(min(each)))
+        return cls(float(median), float(worst), min(low, rare), high)
 
     @property
     def shown(self) -> str:
@@ -294,6 +296,25 @@ def _widened(ends: tuple[float, float], middle: float, count: int) -> tuple[floa
     factor = stdtrit(freedom, MIDDLE) / ndtri(MIDDLE) * math.sqrt(count / freedom)
     low, high = (middle + float(factor) * (end - middle) for end in ends)
     return low, high
+
+
+def _low_with_rare_ones(signal: npt.NDArray[np.float64], noise: npt.NDArray[np.float64]) -> float:
+    """Lower end in dB where the noise of a sample is log-normal; infinite where that says nothing.
+
+    Source:
+        Zhou and Gao, "Confidence intervals for the log-normal mean", Statistics in Medicine, 1997:
+        Cox's method, with Student's t in the place of the normal quantile.
+    """
+    count = len(noise)
+    if count < 2 or not (noise > 0).all() or not np.isfinite(noise).all():
+        return math.inf
+    from scipy.special import stdtrit
+
+    logs = np.log(noise)
+    variance = float(logs.var(ddof=1))
+    error = math.sqrt(variance / count + variance**2 / (2 * (count - 1)))
+    largest = float(logs.mean()) + variance / 2 + float(stdtrit(count - 1, MIDDLE)) * error
+    return 10 * (math.log10(float(signal.mean())) - largest / math.log(10))
 
 
 MIDDLE = 0.975

@@ -143,7 +143,7 @@ class Report(Measured):
         """The result in one line: size, time, fidelity, what falls short and what would help."""
         return (
             f"{self.size_ratio:.2f} of the float model's size, {self.latency_ratio:.2f} of its "
-            f"time here, {self.sqnr_db:.1f} dB"
+            f"time here, {self.sqnr_db:.1f} dB{self._said_of_few_samples}"
             + "".join(f"; {shortfall}" for shortfall in self.shortfalls())
         )
 
@@ -161,6 +161,14 @@ class Report(Measured):
             way_out = "min_sqnr_db= refuses such files" if is_auto else "recipe='auto'"
             found.append(f"LOW FIDELITY: {worst.worst_place} ({way_out})")
         return found
+
+    @property
+    def _said_of_few_samples(self) -> str:
+        """What others than those few that judge the worst output may leave it."""
+        worst = min(self.outputs, key=lambda output: output.least_db)
+        if not self._doubts_of_few_samples() or worst.samples is None:
+            return ""
+        return f" (down to {worst.samples.low_db:.1f} on others: {self.judged_samples} judge it)"
 
     @property
     def _has_integers(self) -> bool:

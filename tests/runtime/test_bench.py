@@ -15,8 +15,9 @@ from one_op import CASES
 import edgeq
 from edgeq.errors import RecipeError
 from edgeq.export.edge_model import EdgeModel
-from edgeq.export.search.costs import DYNAMIC, FORMS, KINDS, WITH_DOT_PRODUCT, Costs, Rates, kind
+from edgeq.export.search.costs import DYNAMIC, FORMS, KINDS, WITH_DOT_PRODUCT, Costs, Rates
 from edgeq.export.search.fit_costs import STEPS, fit, non_negative, one_op, shapes
+from edgeq.export.search.op_work import kind
 from edgeq.flatbuffer import parse, unpack
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.runtime import Session
@@ -136,7 +137,7 @@ def test_one_op_models_are_of_their_kind_and_in_the_delegate(form: str) -> None:
             model = one_op(name, form, shape)
             graph = parse(model.tflite).graphs[0]
             assert kind(graph, graph.operators[-1]) == name
-            rows.append(model.features(WITH_DOT_PRODUCT, form)[:2])
+            rows.append(model.work(WITH_DOT_PRODUCT, form).counts[:2])
         with Session(model.tflite, threads=1) as session:
             assert session.coverage().partitions == 1
             session.invoke(random_sample(session.io))
@@ -175,7 +176,7 @@ def test_a_fitted_table_goes_through_a_file(fitted: Costs, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"int8": {}}, "has no int8 rates of convolution, depthwise"),
+        ({"int8": {}}, "has no int8 rates of convolution, transposed"),
         ({"launch_ns": -1}, "numbers from 0 on. Received: -1"),
         ({"float32": 3}, "cannot be read"),
         ({"speed": 3}, "cannot be read .*speed"),

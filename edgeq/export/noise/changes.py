@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from edgeq.export.noise.moved import sources
 from edgeq.export.plan.choices import decided_together, weight_slots
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.rounded import Rounded
@@ -12,7 +13,7 @@ from edgeq.export.round.weighted_ops import bias_slot
 from edgeq.flatbuffer import Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
-from edgeq.ops import OPS, ScaleRule, storable
+from edgeq.ops import storable
 from edgeq.qtypes import FloatArray, QParams, dequantize, quantize
 
 
@@ -53,17 +54,17 @@ class Changes:
             if tensor in self._plan.tensors and tensor in self.graph.uses:
                 yield Change(tensors=(tensor,))
         together = decided_together(self.graph)
+        sources_of = sources(self.graph, self._plan.tensors)
         for op in self.graph.operators:
             unit = together[op.index]
             if unit[0] != op.index:
                 continue
             if self._weight(op) is not None or self._stored(op):
                 yield Change(weights=unit)
-            if op.name in OPS and OPS[op.name].rule is not ScaleRule.SAME:
-                made = [t for i in unit for t in self.graph.operators[i].outputs]
-                tensors = tuple(t for t in made if t in self._plan.tensors)
-                if tensors:
-                    yield Change(tensors=tensors)
+            made = [t for i in unit for t in self.graph.operators[i].outputs]
+            tensors = tuple(t for t in made if t in self._plan.tensors and t in sources_of[t])
+            if tensors:
+                yield Change(tensors=tensors)
 
     def makers(self, change: Change) -> list[int]:
         """Indices of the ops whose results it changes; -1 for an input of the graph."""

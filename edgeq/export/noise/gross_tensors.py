@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgeq.data.held_out import spread
 from edgeq.data.rep_dataset import Sample
+from edgeq.export.noise.moved import moves
 from edgeq.export.noise.sensitivity import measure_noise
 from edgeq.export.plan.choices import Choice, Choices, nearest_form, weight_slot
 from edgeq.export.plan.min_runtime import form_runtime
@@ -26,7 +27,6 @@ from edgeq.files import is_large
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
-from edgeq.ops import OPS, ScaleRule
 from edgeq.progress import nothing
 from edgeq.qtypes import FloatArray
 from edgeq.recipe import Mode
@@ -145,13 +145,8 @@ def _around(graph: Graph, tensor: int) -> Iterator[int]:
             ops.append(graph.producers[one])
         for op in ops:
             yield op.index
-            if _moves(op):
+            if moves(op):
                 left += [t for t in (*op.inputs, *op.outputs) if _is_real(graph, t)]
-
-
-def _moves(op: Operator) -> bool:
-    row = OPS.get(op.name)
-    return row is not None and row.rule is ScaleRule.SAME
 
 
 def _is_real(graph: Graph, tensor: int) -> bool:

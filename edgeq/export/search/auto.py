@@ -26,12 +26,20 @@ from edgeq.export.plan.choices import (
     static_obstacle,
 )
 from edgeq.export.plan.min_runtime import newer_ops
-from edgeq.export.search.candidates import SLACK, Candidate, best_of, near_best, pareto_front
+from edgeq.export.search.candidates import (
+    ROUGH_SLACK,
+    SLACK,
+    Candidate,
+    best_of,
+    near_best,
+    pareto_front,
+)
 from edgeq.export.search.plan_cut import PLAIN, PlanCut
 from edgeq.export.search.trials import Trials
 from edgeq.model import LiteModel
 from edgeq.ops import BOUNDARY
 from edgeq.recipe import Mode
+from edgeq.report import NOT_SLOWER
 from edgeq.runtime.session import Session
 from edgeq.versions import needed_runtime, written
 
@@ -44,8 +52,9 @@ FINAL_SLACK = 1.08
 TRIALS = 4
 """Most plans that are converted and tried; twice as many where their time is measured."""
 
-SHORTFALL_DB = 6.0
-"""A plan that reached the goal may miss it by so much on samples that the search has not seen."""
+SHORTFALL_DB = 2.0
+"""A plan that reached the goal may miss it by so much on samples that the search has not seen;
+one that misses it by more gives way to the next more faithful one, up to float."""
 
 HALVINGS = 3
 """Plans that are tried besides, where time is measured, at prices in between: as fast as can be
@@ -83,18 +92,22 @@ class Search:
     def ranked(self) -> list[Candidate]:
         """The best plan of those that were tried, and those that are more faithful, in order."""
         cut, plain = self._corrected()
-        prices = PRICES[:: 3 if self._is_large else 1]
-        offers = self._worth_trying([cut.candidate(price) for price in prices])
+        prices = PRICES[:: -3 if self._is_large else -1]  # the most faithful is among them
         known = [candidate.choices for candidate in plain]
-        tried = [*plain, *self._in_turn([c for c in offers if c.choices not in known])]
+        front = pareto_front(cut.candidate(price) for price in prices)
+        offers = [c for c in front if c.choices not in known]
         if self._measures:
+            tried = [*plain, *map(self.trials.tried, self._spread(offers))]
             tried += self._between(cut, tried)
+        else:
+            tried = [*plain, *self._in_turn(offers)]
         tried = [c for c in tried if not c.is_refused] or [self._float(tried[0])]
         tried = self._with_finished(tried, plain[PLAIN.index(Mode.STATIC_INT8)])
         finals = near_best(tried, self.options.goal_db, FINAL_SLACK)
         tried = self.trials.side_by_side(tried, finals)
-        best = best_of(tried, self.options.goal_db)
-        better = [c for c in tried if c.sqnr_db > best.sqnr_db]
+        best = self._best_of(tried)
+        not_slower = max(best.time, NOT_SLOWER)
+        better = [c for c in tried if c.sqnr_db > best.sqnr_db and c.time <= not_slower]
         return [best, *sorted(better, key=lambda c: c.sqnr_db)]
 
     def _with_finished(self, tried: Sequence[Candidate], static: Candidate) -> list[Candidate]:
@@ -102,7 +115,7 @@ class Search:
 
         Where others are cheaper and good enough, more fidelity does not.
         """
-        best = best_of(tried, self.options.goal_db)
+        best = self._best_of(tried)
         is_good = best.sqnr_db >= self.options.goal_db
         slack = FINAL_SLACK if self._measures else SLACK
         if is_good and static.cost > slack * best.cost:
@@ -126,6 +139,11 @@ class Search:
         if self._measures:
             cut.correct_times(plain)
         return cut, plain
+
+    def _best_of(self, offers: Sequence[Candidate]) -> Candidate:
+        """The best of some offers, for how well their times are known."""
+        slack = SLACK if self._measures else ROUGH_SLACK
+        return best_of(offers, self.options.goal_db, slack)
 
     def _float(self, offer: Candidate) -> Candidate:
         """The plan that is left where no file in integers works."""
@@ -211,12 +229,23 @@ class Search:
         return found
 
     def _in_turn(self, offers: Sequence[Candidate]) -> list[Candidate]:
-        """These plans, tried one after the other; without measuring, the first good one ends it."""
-        tried: list[Candidate] = []
-        for offer in offers:
-            tried.append(self.trials.tried(offer))
-            if not self._measures and tried[-1].sqnr_db >= self.options.goal_db:
+        """What looks best, tried, then more faithful ones until one reaches the goal.
+
+        Each shows by how much the estimates of noise are off, which the next one makes up for.
+        """
+        if not offers:
+            return []
+        goal_db, tried = self.options.goal_db, list[Candidate]()
+        left = offers[offers.index(self._best_of(offers)) :]
+        for trials_left in range(self._most_trials, 0, -1):
+            tried.append(self.trials.tried(left[0]))
+            missing_db = left[0].sqnr_db - tried[-1].sqnr_db
+            left = left[1:]
+            if tried[-1].sqnr_db >= goal_db or not left:
                 break
+            is_enough = [c.sqnr_db >= goal_db + missing_db for c in left]
+            last = trials_left == 2 or not any(is_enough)
+            left = left[-1 if last else is_enough.index(True) :]
         return tried
 
     def _between(self, cut: PlanCut, tried: Sequence[Candidate]) -> list[Candidate]:
@@ -236,17 +265,15 @@ class Search:
             found.append(self.trials.tried(offer))
         return found
 
-    def _worth_trying(self, offers: Sequence[Candidate]) -> list[Candidate]:
-        """The plan that looks best, then more faithful ones; a spread of all if time counts."""
-        front, goal_db = pareto_front(offers), self.options.goal_db
+    def _spread(self, offers: Sequence[Candidate]) -> list[Candidate]:
+        """The plan that looks best, and a spread of all."""
+        if not offers:
+            return []
+        start = offers.index(self._best_of(offers))
+        others = np.linspace(0, len(offers) - 1, self._most_trials).round().astype(int).tolist()
+        return [offers[i] for i in dict.fromkeys([start, *others])]
+
+    @property
+    def _most_trials(self) -> int:
         trials = TRIALS * 2 if self._measures else TRIALS
-        trials = trials // 2 if self._is_large else trials
-        if len(front) <= trials:
-            first = best_of(front, goal_db)
-            return [first, *(c for c in reversed(front) if c is not first)] if front else []
-        start = front.index(best_of(front, goal_db))
-        if self._measures:
-            others = np.linspace(0, len(front) - 1, trials).round().astype(int).tolist()
-            return [front[i] for i in dict.fromkeys([start, *others])]
-        rest = np.linspace(start, len(front) - 1, trials).round().astype(int).tolist()
-        return [front[i] for i in dict.fromkeys(rest)]
+        return trials // 2 if self._is_large else trials

@@ -12,9 +12,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from edgeq.errors import RecipeError
+from edgeq.export.search.op_work import (
+    elements,
+    kind,
+    macs,
+    pixels,
+    rows,
+    steps,
+    weights,
+)
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.foreign.documents import DocumentError, parse_json, read_text
-from edgeq.ops import MOST_TAPS, OPS, Kind, kind_of, storable
+from edgeq.ops import MOVED, Kind, holds, kind_of
 
 
 @dataclass(frozen=True)
@@ -26,11 +35,15 @@ class Rates:
         element_ns: Nanoseconds for each element that it reads or writes.
         row_ns: Nanoseconds for each row that its weight is multiplied with; in a convolution each
             tap of a kernel takes one for each pixel. With few channels that is most of its time.
+        pixel_ns: Nanoseconds for each row of a convolution's result, however few its channels are:
+            integers are scaled anew there. In dynamic range and with one tap it counts twice, as
+            each row gets a scale of its own first.
     """
 
     mac_ns: float
     element_ns: float
     row_ns: float = 0.0
+    pixel_ns: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,10 @@ class Costs:
         dynamic: Dynamic range, for ops with such a kernel.
         weight_byte_ns: Nanoseconds for each byte of weights.
         boundary_ns: Nanoseconds for each element that is quantized or dequantized in between.
-        outside_ns: Nanoseconds for each element of an op that the delegate does not take.
+        outside_ns: Nanoseconds for each element of an op in integers that the delegate does not
+            take.
+        outside_float_ns: The same in float.
+        outside_move_ns: The same of an op that only moves values, in any form.
         outside_mac_ns: Nanoseconds for each multiplication of such an op.
         launch_ns: What every op takes besides; in dynamic range it counts as two ops, as what it
             reads is quantized first: in a loop at every step.
@@ -60,6 +76,8 @@ class Costs:
     weight_byte_ns: float = 0.015
     boundary_ns: float = 0.04
     outside_ns: float = 4.5
+    outside_float_ns: float = 1.0
+    outside_move_ns: float = 0.15
     outside_mac_ns: float = 0.25
     launch_ns: float = 300.0
     leave_ns: float = 3000.0
@@ -117,7 +135,7 @@ def _check(costs: Costs) -> None:
         rate
         for form in FORMS
         for row in getattr(costs, form).values()
-        for rate in (row.mac_ns, row.element_ns, row.row_ns)
+        for rate in (row.mac_ns, row.element_ns, row.row_ns, row.pixel_ns)
     ]
     numbers = [*rates, *(v for k, v in vars(costs).items() if k.endswith("_ns"))]
     wrong = [n for n in numbers if not isinstance(n, int | float) or not 0 <= n < math.inf]
@@ -129,6 +147,7 @@ def _check(costs: Costs) -> None:
 
 _FLOAT32 = {
     "convolution": Rates(0.0196, 0.0791),
+    "transposed convolution": Rates(0.0196, 0.0791),
     "depthwise": Rates(0.0573, 0.0357),
     "large depthwise": Rates(0.481, 0.0),
     "dense": Rates(0.0204, 0.2),
@@ -149,6 +168,7 @@ WITHOUT_DOT_PRODUCT = Costs(
     _FLOAT32,
     {
         "convolution": Rates(0.0197, 0.346),
+        "transposed convolution": Rates(0.0197, 0.346),
         "depthwise": Rates(0.0667, 0.013),
         "large depthwise": Rates(2.7, 0.0),
         "dense": Rates(0.0157, 0.207),
@@ -168,125 +188,80 @@ WITHOUT_DOT_PRODUCT = Costs(
 WITH_DOT_PRODUCT = Costs(
     "x86-vnni",
     {
-        "convolution": Rates(0.0122, 0.031, 1.1),
-        "depthwise": Rates(0.0345, 0.0),
+        "convolution": Rates(0.0143, 0.0, 0.4),
+        "transposed convolution": Rates(0.03, 0.0, 6.0),
+        "depthwise": Rates(0.0325, 0.03),
         "large depthwise": Rates(0.407, 0.604),
-        "dense": Rates(0.00924, 0.316),
+        "dense": Rates(0.0125, 0.03),
         "matmul": Rates(0.0125, 0.048),
-        "nonlinear": Rates(0.0, 0.161),
-        "elementwise": Rates(0.0, 0.136),
-        "move": Rates(0.0, 0.107),
+        "nonlinear": Rates(0.0, 0.1),
+        "elementwise": Rates(0.0, 0.045),
+        "move": Rates(0.0, 0.06),
     },
     {
-        "convolution": Rates(0.00373, 0.136, 2.0),
-        "depthwise": Rates(0.07, 0.0314),
+        "convolution": Rates(0.0034, 0.003, 1.66, 11.6),
+        "transposed convolution": Rates(0.0015, 0.0, 14.0, 120.0),
+        "depthwise": Rates(0.07, 0.01),
         "large depthwise": Rates(0.508, 0.209),
-        "dense": Rates(0.00174, 0.147),
+        "dense": Rates(0.004, 0.05, 10.0),
         "matmul": Rates(0.00241, 0.219),
-        "nonlinear": Rates(0.0, 0.063),
-        "elementwise": Rates(0.0, 0.0792),
-        "move": Rates(0.0, 0.0233),
+        "nonlinear": Rates(0.0, 0.03),
+        "elementwise": Rates(0.0, 0.055),
+        "move": Rates(0.0, 0.025),
     },
-    {"convolution": Rates(0.001, 0.54, 3.0), "dense": Rates(0.0, 0.575)},
-    boundary_ns=0.0774,
+    {
+        "convolution": Rates(0.0022, 0.054, 1.3, 12.1),
+        "dense": Rates(0.003, 0.12, 15.0),
+    },
+    boundary_ns=0.02,
+    launch_ns=100.0,
 )
-"""Fitted by `edgeq bench --fit` on a Xeon with AVX-512 VNNI, LiteRT 2.3; rows of convolutions, and
-elements of dynamic ones, on one with AMX as well, to convolutions of few channels (3 to 24 on 48 to
-96 pixels a side). The ratios between the forms stand for phones with int8 dot products as well."""
+"""Measured on Xeons with AVX-512 VNNI, without and with AMX, LiteRT 2.3: by `edgeq bench --fit`;
+convolutions and dense layers to the slower of the times with and without AMX (25 convolutions,
+within 13 % in int8 and 20 % in float; 11 transposed ones of a stride, 14 dense layers); what moves
+values, or computes them one by one, in chains of up to five ops, as one alone takes most of its
+time to be given its input. AMX multiplies tiles of 64 columns, so that with few channels it is up
+to three times, transposed up to ten times as slow as the kernels without, and slower than float;
+what is chosen by this table is slower than float on neither. The ratios between the forms stand
+for phones with int8 dot products as well."""
+
+COLUMNS, ROWS = 16, 16
+"""Output channels of a float convolution, and rows of a dense layer in integers, count as rounded
+up to so many: a kernel computes them at once."""
 
 
-def kind(graph: Graph, op: Operator) -> str:
-    """The row of the tables that an op belongs to."""
-    found = kind_of(op.name)
-    if found is Kind.TRANSPOSED_CONVOLUTION:
-        return str(Kind.CONVOLUTION.value)
-    if found is Kind.DEPTHWISE:
-        taps = math.prod(graph.tensors[op.inputs[1]].shape[1:3])
-        return "depthwise" if taps <= MOST_TAPS else "large depthwise"
-    return str(found.value)
-
-
-def macs(graph: Graph, op: Operator, channels: int = 1) -> int:
-    """Multiplications of an op; input channels count as rounded up to `channels`."""
-    if not op.outputs:
-        return 0
-    output, found = math.prod(graph.tensors[op.outputs[0]].shape), kind_of(op.name)
-    if found is Kind.MATMUL:
-        left = graph.tensors[op.inputs[0]].shape
-        return output * left[-2 if op.options and op.options.adjX else -1]
-    if found is Kind.SEQUENCE:
-        return _steps(graph, op) * _weights(graph, op)
-    shape = _weight_shape(graph, op)
-    if shape is None:
-        return 0
-    if found is Kind.DEPTHWISE:
-        return output * math.prod(shape[1:3])
-    deep = -(-shape[-1] // channels) * channels
-    if found is Kind.TRANSPOSED_CONVOLUTION:
-        return math.prod(graph.tensors[op.inputs[2]].shape[:-1]) * math.prod(shape[:-1]) * deep
-    return output * math.prod(shape[1:-1]) * deep
-
-
-def _weight_shape(graph: Graph, op: Operator) -> tuple[int, ...] | None:
-    """Shape of what an op multiplies with; None where it does not."""
-    slot = OPS[op.name].weight_slot if op.name in OPS else None
-    return None if slot is None or op.inputs[slot] < 0 else graph.tensors[op.inputs[slot]].shape
-
-
-def elements(graph: Graph, op: Operator) -> int:
-    """Elements of computed tensors that an op reads and writes."""
-    read = [t for _, t in graph.operands(op) if not t.is_constant]
-    written = [graph.tensors[t] for t in op.outputs]
-    return sum(math.prod(t.shape) for t in (*read, *written))
-
-
-def _steps(graph: Graph, op: Operator) -> int:
-    """How often a recurrent layer multiplies a row with its weights."""
-    if not op.multiplied:
-        return math.prod(graph.tensors[op.outputs[0]].shape[:-1])
-    width = graph.tensors[op.inputs[op.multiplied[0]]].shape[-1]
-    made = [t for slot, t in enumerate(op.outputs) if slot not in op.multiplied]
-    shapes = [graph.tensors[t].shape for t in made]
-    return max((math.prod(s) // width for s in shapes if s and s[-1] == width), default=0)
-
-
-def _weights(graph: Graph, op: Operator) -> int:
-    weight = storable(op.name)
-    if op.multiplied:
-        return sum(math.prod(graph.tensors[op.inputs[slot]].shape) for slot in op.multiplied)
-    if weight is not None and weight.beside:
-        slots = {weight.slot, *weight.beside}
-        return sum(math.prod(t.shape) for s, t in graph.operands(op) if s in slots)
-    shape = _weight_shape(graph, op)
-    return 0 if shape is None else math.prod(shape)
-
-
-def rows(graph: Graph, op: Operator) -> int:
-    """Rows that the weight of a convolution or dense layer is multiplied with, in all its taps."""
-    shape, found = _weight_shape(graph, op), kind_of(op.name)
-    if shape is None or not op.outputs:
-        return 0
-    if found is Kind.TRANSPOSED_CONVOLUTION:
-        return math.prod(graph.tensors[op.inputs[2]].shape[:-1]) * math.prod(shape[1:-1])
-    if found not in (Kind.CONVOLUTION, Kind.DENSE):
-        return 0
-    return (
-        math.prod(graph.tensors[op.outputs[0]].shape) // max(1, shape[0]) * math.prod(shape[1:-1])
-    )
-
-
-def workload(costs: Costs, graph: Graph, op: Operator, form: str) -> tuple[int, int, int, float]:
+@dataclass(frozen=True)
+class Workload:
     """Work of an op in the delegate.
 
-    Returns:
-        Multiplications, elements read and written, rows multiplied with a weight, and nanoseconds
-        that do not depend on its kind.
+    Attributes:
+        counts: Multiplications, elements read and written, rows multiplied with a weight, and
+            rows of a convolution's result: what the rates of its kind are for, in their order.
+        rest_ns: Nanoseconds that do not depend on its kind.
     """
-    count = macs(graph, op, 1 if form == "float32" else 8)
-    read = _weights(graph, op) * (4 if form == "float32" else 1) * costs.weight_byte_ns
-    launches = 2 if form == "dynamic" else 1
-    rest = read + launches * costs.launch_ns
-    return count, elements(graph, op), rows(graph, op), rest
+
+    counts: tuple[int, int, int, int]
+    rest_ns: float
+
+    @classmethod
+    def of(cls, costs: Costs, graph: Graph, op: Operator, form: str) -> Workload:
+        """The work of an op in a form."""
+        is_float = form == "float32"
+        count = macs(graph, op, 1 if is_float else 8, COLUMNS if is_float else 1)
+        read = weights(graph, op) * (4 if is_float else 1) * costs.weight_byte_ns
+        launches = 2 if form == "dynamic" else 1
+        counts = (
+            count,
+            elements(graph, op),
+            rows(graph, op, 1 if is_float else ROWS),
+            pixels(graph, op, form),
+        )
+        return cls(counts, read + launches * costs.launch_ns)
+
+    def time_ns(self, rates: Rates) -> float:
+        """Nanoseconds of it at some rates."""
+        each = (rates.mac_ns, rates.element_ns, rates.row_ns, rates.pixel_ns)
+        return sum(n * rate for n, rate in zip(self.counts, each, strict=True)) + self.rest_ns
 
 
 def estimate_ns(costs: Costs, graph: Graph, op: Operator, form: str, delegated: bool) -> float:
@@ -295,17 +270,16 @@ def estimate_ns(costs: Costs, graph: Graph, op: Operator, form: str, delegated: 
         is_dynamic = form == "dynamic"
         rate = costs.dynamic_sequence_mac_ns if is_dynamic else costs.sequence_mac_ns
         size = elements(graph, op) * costs.outside_ns
-        quantized = _steps(graph, op) * len(op.multiplied) if is_dynamic else 0
+        quantized = steps(graph, op) * len(op.multiplied) if is_dynamic else 0
         launches = (1 + quantized) * costs.launch_ns
         return macs(graph, op) * rate + size + launches + costs.leave_ns
     if not delegated:
-        work = macs(graph, op) * costs.outside_mac_ns + elements(graph, op) * costs.outside_ns
+        each = costs.outside_ns if form == "int8" else costs.outside_float_ns
+        each = costs.outside_move_ns if holds(op.name) in MOVED else each
+        work = macs(graph, op) * costs.outside_mac_ns + elements(graph, op) * each
         return work + costs.launch_ns + costs.leave_ns
     table: Mapping[str, Rates] = getattr(costs, form)
-    rates = table[kind(graph, op)]
-    count, size, multiplied, rest = workload(costs, graph, op, form)
-    work = count * rates.mac_ns + size * rates.element_ns + multiplied * rates.row_ns
-    return work + rest
+    return Workload.of(costs, graph, op, form).time_ns(table[kind(graph, op)])
 
 
 def float_ns(graph: Graph) -> float:

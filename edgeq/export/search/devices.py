@@ -28,6 +28,7 @@ class Device:
 
 _KINDS = {
     "convolution": (1.0, 1.0),
+    "transposed convolution": (1.0, 1.0),
     "depthwise": (3.0, 1.0),
     "large depthwise": (10.0, 1.0),
     "dense": (1.0, 1.0),

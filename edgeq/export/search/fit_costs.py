@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.export.search.costs import DYNAMIC, KINDS, WITH_DOT_PRODUCT, Costs, Rates, workload
+from edgeq.export.search.costs import DYNAMIC, KINDS, WITH_DOT_PRODUCT, Costs, Rates, Workload
 from edgeq.files import Content
 from edgeq.flatbuffer import parse, schema
 from edgeq.flatbuffer.graph_editor import GraphEditor, empty_tree
@@ -45,6 +45,10 @@ Some are large: where multiplications are nearly free, small ones do not show th
 ones have many pixels and few channels, as the first layers of a network.
 """
 
+TRANSPOSED: tuple[Shape, ...] = ((4, 4, 64, 32), (16, 4, 16, 16), (16, 4, 16, 3), (32, 2, 32, 32),
+                                 (32, 4, 32, 32), (32, 3, 64, 64))  # fmt: skip
+"""Height and width, taps a side, input and output channels, at a stride of 2."""
+
 DEPTHWISE: tuple[Shape, ...] = ((48, 16, 3, 1), (32, 64, 3, 1), (32, 64, 3, 2), (24, 64, 5, 1))
 LARGE_DEPTHWISE: tuple[Shape, ...] = ((32, 32, 7, 1), (16, 128, 7, 1), (32, 64, 7, 2))
 """Height and width, channels, taps a side, stride."""
@@ -73,10 +77,10 @@ class OneOp:
 
     tflite: Content
 
-    def features(self, costs: Costs, form: str) -> tuple[float, float, float, float]:
-        """Multiplications, elements, rows, and the nanoseconds that other rates account for."""
+    def work(self, costs: Costs, form: str) -> Workload:
+        """What its op has to do."""
         graph = parse(self.tflite).graphs[0]
-        return workload(costs, graph, graph.operators[-1], form)
+        return Workload.of(costs, graph, graph.operators[-1], form)
 
 
 class _Builder:
@@ -128,6 +132,8 @@ class _Builder:
     def _version(self, row: OpRow) -> int:
         if self._form == "int8":
             return row.int8_version
+        if row.name == "TRANSPOSE_CONV":
+            return 3  # the first that adds a bias
         dynamic = row.weight.dynamic if row.weight and self._form == "dynamic" else None
         return 1 if dynamic is None else dynamic.version_by_channel
 
@@ -138,6 +144,17 @@ class _Builder:
         return self._finish(
             "CONV_2D", inputs, (1, size, size, after), padding=schema.Padding.SAME, strideH=1,
             strideW=1, dilationHFactor=1, dilationWFactor=1,
+        )  # fmt: skip
+
+    def transposed_convolution(self, shape: Shape) -> OneOp:
+        size, taps, before, after = shape
+        result = (1, 2 * size, 2 * size, after)
+        wanted = self._editor.constant("shape", np.asarray(result, np.int32))
+        source = self._activation("x", (1, size, size, before))
+        weight = self._weight((after, taps, taps, before), 0)
+        return self._finish(
+            "TRANSPOSE_CONV", [wanted, weight, source, self._bias(after)], result, [source],
+            padding=schema.Padding.SAME, strideH=2, strideW=2,
         )  # fmt: skip
 
     def depthwise(self, shape: Shape) -> OneOp:
@@ -184,6 +201,13 @@ class _Builder:
         return self._finish("ADD", both, shape, both, potScaleInt16=False)
 
     def move(self, shape: Shape) -> OneOp:
+        order = (0, 2, 1, 3)
+        wanted = self._editor.constant("order", np.asarray(order, np.int32))
+        turned = tuple(shape[axis] for axis in order)
+        return self._finish("TRANSPOSE", [self._activation("x", shape), wanted], turned)
+
+    def view(self, shape: Shape) -> OneOp:
+        """A RESHAPE, which takes no time but what its input and output do."""
         source = self._activation("x", shape)
         flat = (1, int(np.prod(shape)))
         wanted = self._editor.constant("shape", np.asarray(flat, np.int32))
@@ -200,6 +224,7 @@ class _Builder:
 
 _SHAPES: Mapping[str, Sequence[Shape]] = {
     "convolution": CONVOLUTIONS,
+    "transposed convolution": TRANSPOSED,
     "depthwise": DEPTHWISE,
     "large depthwise": LARGE_DEPTHWISE,
     "dense": DENSE,
@@ -217,7 +242,7 @@ def shapes(kind: str) -> Sequence[Shape]:
 
 def one_op(kind: str, form: str, shape: Shape) -> OneOp:
     """The model of one kind of op in one form."""
-    made: OneOp = getattr(_Builder(form), kind.removeprefix("large "))(shape)
+    made: OneOp = getattr(_Builder(form), kind.removeprefix("large ").replace(" ", "_"))(shape)
     return made
 
 
@@ -234,12 +259,15 @@ def fit(name: str, seconds: float = SECONDS, advance: Callable[[], None] = lambd
         stay as they were measured elsewhere.
     """
     costs = replace(WITH_DOT_PRODUCT, name=name)
+    ports_ns = {form: _ports_ns(form, seconds) for form in ("float32", "int8")}
+    advance()
 
     def rates(form: str, kinds: Sequence[str]) -> dict[str, Rates]:
+        port_ns = ports_ns["int8" if form == "int8" else "float32"]
         found = {}
         for kind in kinds:
             models = [one_op(kind, form, shape) for shape in shapes(kind)]
-            found[kind] = _fitted(costs, form, models, seconds)
+            found[kind] = _fitted(costs, form, models, seconds, port_ns)
             advance()
         return found
 
@@ -248,24 +276,38 @@ def fit(name: str, seconds: float = SECONDS, advance: Callable[[], None] = lambd
         dynamic=rates("dynamic", DYNAMIC),
     )  # fmt: skip
     conversions = [_Builder("float32").conversion(shape) for shape in IMAGES]
-    rate = _fitted(costs, "float32", conversions, seconds).element_ns
+    port_ns = (ports_ns["float32"] + ports_ns["int8"]) / 2
+    rate = _fitted(costs, "float32", conversions, seconds, port_ns).element_ns
     advance()
     # A conversion is priced by the elements that pass, each of which is read and written.
     return replace(costs, boundary_ns=rate)
 
 
-STEPS = 2 * len(KINDS) + len(DYNAMIC) + 1
+STEPS = 2 * len(KINDS) + len(DYNAMIC) + 2
 """Number of times that `fit` calls `advance`."""
 
 
-def _fitted(costs: Costs, form: str, models: Sequence[OneOp], seconds: float) -> Rates:
-    """The rates that explain the times of one-op models best."""
-    times_ns = np.asarray([t * 1e6 for t in _times_ms(models, seconds)])
-    features = np.asarray([model.features(costs, form) for model in models])
+def _ports_ns(form: str, seconds: float) -> float:
+    """Nanoseconds for each element that a run is given or gives back, which is no op's time."""
+    both = [np.prod(shape) * 2.0 for shape in IMAGES]
+    times_ns = [t * 1e6 for t in _times_ms([_Builder(form).view(s) for s in IMAGES], seconds)]
+    columns = np.column_stack([both, np.ones(len(both))])
+    return non_negative(columns, np.asarray(times_ns), 1 / np.asarray(times_ns))[0]
+
+
+def _fitted(
+    costs: Costs, form: str, models: Sequence[OneOp], seconds: float, port_ns: float
+) -> Rates:
+    """The rates that explain the times of one-op models best, what their ports take apart."""
+    taken_ns = np.asarray([t * 1e6 for t in _times_ms(models, seconds)])
+    given = np.asarray([work.counts[1] for work in (model.work(costs, form) for model in models)])
+    times_ns = np.maximum(taken_ns - port_ns * given, taken_ns / 10)
+    works = [model.work(costs, form) for model in models]
     # The last unknown is what a run of the interpreter takes besides, the same for all.
-    columns = np.column_stack([features[:, :3], np.ones(len(models))])
-    mac_ns, element_ns, row_ns, _ = non_negative(columns, times_ns - features[:, 3], 1 / times_ns)
-    return Rates(mac_ns, element_ns, row_ns)
+    columns = np.asarray([(*work.counts, 1.0) for work in works])
+    rest_ns = np.asarray([work.rest_ns for work in works])
+    *rates, _ = non_negative(columns, times_ns - rest_ns, 1 / times_ns)
+    return Rates(*rates)
 
 
 def _times_ms(models: Sequence[OneOp], seconds: float) -> list[float]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from edgeq.export.export_options import ExportOptions
+from edgeq.export.noise.moved import sources
 from edgeq.export.noise.sensitivity import Noise
 from edgeq.export.plan.choices import Choice, Choices, decided_together, weight_slot, weight_slots
 from edgeq.export.plan.min_runtime import form_runtime
@@ -67,6 +68,8 @@ class PlanCut:
         self._dynamic_noise = DYNAMIC_NOISE
         self._float_ns = sum(self._time(op, "float32") for op in self._graph.operators)
         self._together = decided_together(self._graph)
+        self._sources = sources(self._graph, noise.tensors)
+        self._touching = self._ops_touching()
         self._weights = {
             op.index: sum(math.prod(self._graph.tensors[op.inputs[slot]].shape) for slot in slots)
             / len(self._together[op.index])
@@ -196,7 +199,18 @@ class PlanCut:
 
     def _read_noise(self, op: Operator) -> float:
         """Noise of the tensors that an op reads, if they are rounded to a fixed scale."""
-        return sum(self._noise.tensors.get(t, 0.0) for t in op.inputs)
+        read = frozenset[int]().union(*(self._sources.get(t, ()) for t in op.inputs))
+        return sum(self._noise.tensors.get(t, 0.0) for t in sorted(read))
+
+    def _ops_touching(self) -> dict[int, set[int]]:
+        """For each tensor with noise, the ops that would round it, or what was only moved of it."""
+        found: dict[int, set[int]] = {tensor: set() for tensor in self._noise.tensors}
+        for op in self._graph.operators:
+            for tensor in (*op.inputs, *op.outputs):
+                for source in self._sources.get(tensor, ()):
+                    if source in found:
+                        found[source].add(op.index)
+        return found
 
     def _is_readable(self, op: Operator, mode: Mode) -> bool:
         """Whether the run time that the file is for reads an op in a form."""
@@ -238,7 +252,7 @@ class PlanCut:
         power = self._noise.tensors.get(tensor, 0.0)
         if power:
             graph.add(noise, "float", unit * power)
-            for op in {*readers, source} - {"float"}:
+            for op in sorted(self._touching[tensor] & set(self._choices)):
                 graph.add(op, noise)
         size = math.prod(self._graph.tensors[tensor].shape)
         boundary = self._costs.launch_ns + 2 * size * self._costs.boundary_ns
@@ -289,10 +303,7 @@ class PlanCut:
                 noise += found[2] if found else self._noise.weights.get(index, 0.0)
         integers = {i for i, c in chosen.items() if c.mode.is_static}
         for tensor, power in self._noise.tensors.items():
-            producer = self._graph.producers.get(tensor)
-            touched = [op.index for op, _ in self._graph.uses.get(tensor, [])]
-            touched += [producer.index] if producer else []
-            noise += power if integers & set(touched) else 0.0
+            noise += power if integers & self._touching[tensor] else 0.0
         return (time + self._boundaries(integers)) / self._float_ns, noise
 
     def _boundaries(self, integers: set[int]) -> float:

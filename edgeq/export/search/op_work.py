@@ -1,0 +1,141 @@
+"""Work of an op, counted from its shapes: what the rates of a cost table are for."""
+
+from __future__ import annotations
+
+import math
+
+from edgeq.flatbuffer import Graph, Operator
+from edgeq.ops import MOST_TAPS, MOVED, OPS, Kind, holds, kind_of, storable
+
+
+def kind(graph: Graph, op: Operator) -> str:
+    """The row of the tables that an op belongs to."""
+    found = kind_of(op.name)
+    if found is Kind.TRANSPOSED_CONVOLUTION and max(op.options.strideH, op.options.strideW) == 1:
+        return str(Kind.CONVOLUTION.value)
+    if found is Kind.DEPTHWISE:
+        if _reads_one_channel(graph, op):
+            return str(Kind.CONVOLUTION.value)
+        taps = math.prod(graph.tensors[op.inputs[1]].shape[1:3])
+        return "depthwise" if taps <= MOST_TAPS else "large depthwise"
+    if found is Kind.ELEMENTWISE and holds(op.name) in MOVED:
+        return str(Kind.MOVE.value)
+    return str(found.value)
+
+
+def macs(graph: Graph, op: Operator, channels: int = 1, columns: int = 1) -> int:
+    """Multiplications of an op.
+
+    Args:
+        graph: The graph.
+        op: The op.
+        channels: Input channels count as rounded up to so many.
+        columns: Output channels of a convolution likewise.
+    """
+    if not op.outputs:
+        return 0
+    output, found = math.prod(graph.tensors[op.outputs[0]].shape), kind_of(op.name)
+    if found is Kind.MATMUL:
+        left = graph.tensors[op.inputs[0]].shape
+        return output * left[-2 if op.options and op.options.adjX else -1]
+    if found is Kind.SEQUENCE:
+        return steps(graph, op) * weights(graph, op)
+    shape = _weight_shape(graph, op)
+    if shape is None:
+        return 0
+    if found is Kind.DEPTHWISE:
+        return output * math.prod(shape[1:3]) * (channels if _reads_one_channel(graph, op) else 1)
+    deep = _rounded_up(shape[-1], channels)
+    if found is Kind.TRANSPOSED_CONVOLUTION:
+        taps = math.prod(graph.tensors[op.inputs[2]].shape[:-1]) * math.prod(shape[1:-1])
+        return taps * _rounded_up(shape[0], columns) * deep
+    if found is Kind.CONVOLUTION:
+        groups = _groups(graph, op)
+        output = output // shape[0] * groups * _rounded_up(shape[0] // groups, columns)
+    return output * math.prod(shape[1:-1]) * deep
+
+
+def _groups(graph: Graph, op: Operator) -> int:
+    """Parts that a convolution's channels fall into, each multiplied by itself."""
+    if kind_of(op.name) is not Kind.CONVOLUTION:
+        return 1
+    read, weight = (graph.tensors[op.inputs[slot]].shape[-1] for slot in (0, 1))
+    return max(1, read // max(1, weight))
+
+
+def _reads_one_channel(graph: Graph, op: Operator) -> bool:
+    """Whether a depthwise convolution is a plain one of an image with one channel."""
+    return graph.tensors[op.inputs[0]].shape[-1] == 1 < graph.tensors[op.inputs[1]].shape[-1]
+
+
+def _rounded_up(count: int, unit: int) -> int:
+    return -(-count // unit) * unit
+
+
+def _weight_shape(graph: Graph, op: Operator) -> tuple[int, ...] | None:
+    """Shape of what an op multiplies with; None where it does not."""
+    slot = OPS[op.name].weight_slot if op.name in OPS else None
+    return None if slot is None or op.inputs[slot] < 0 else graph.tensors[op.inputs[slot]].shape
+
+
+def elements(graph: Graph, op: Operator) -> int:
+    """Elements of computed tensors that an op reads and writes; none where it is a mere view."""
+    if kind_of(op.name) is Kind.MOVE:
+        return 0
+    read = [t for _, t in graph.operands(op) if not t.is_constant]
+    written = [graph.tensors[t] for t in op.outputs]
+    return sum(math.prod(t.shape) for t in (*read, *written))
+
+
+def steps(graph: Graph, op: Operator) -> int:
+    """How often a recurrent layer multiplies a row with its weights."""
+    if not op.multiplied:
+        return math.prod(graph.tensors[op.outputs[0]].shape[:-1])
+    width = graph.tensors[op.inputs[op.multiplied[0]]].shape[-1]
+    made = [t for slot, t in enumerate(op.outputs) if slot not in op.multiplied]
+    shapes = [graph.tensors[t].shape for t in made]
+    return max((math.prod(s) // width for s in shapes if s and s[-1] == width), default=0)
+
+
+def weights(graph: Graph, op: Operator) -> int:
+    weight = storable(op.name)
+    if op.multiplied:
+        return sum(math.prod(graph.tensors[op.inputs[slot]].shape) for slot in op.multiplied)
+    if weight is not None and weight.beside:
+        slots = {weight.slot, *weight.beside}
+        return sum(math.prod(t.shape) for s, t in graph.operands(op) if s in slots)
+    shape = _weight_shape(graph, op)
+    return 0 if shape is None else math.prod(shape)
+
+
+def rows(graph: Graph, op: Operator, unit: int = 1) -> int:
+    """Rows that the weight of a convolution or dense layer is multiplied with, in all its taps.
+
+    Args:
+        graph: The graph.
+        op: The op.
+        unit: Rows of a dense layer count as rounded up to so many.
+    """
+    shape, found = _weight_shape(graph, op), kind(graph, op)
+    if shape is None or not op.outputs:
+        return 0
+    if kind_of(op.name) is Kind.TRANSPOSED_CONVOLUTION:
+        return math.prod(graph.tensors[op.inputs[2]].shape[:-1]) * math.prod(shape[1:-1])
+    if found not in ("convolution", "dense"):
+        return 0
+    if found == "dense":
+        return _rounded_up(_pixels(graph, op), unit)
+    return _pixels(graph, op) * math.prod(shape[1:-1])
+
+
+def pixels(graph: Graph, op: Operator, form: str) -> int:
+    """Rows of a convolution's result, twice where each gets a scale of its own beforehand."""
+    shape = _weight_shape(graph, op)
+    if shape is None or "depthwise" in (found := kind(graph, op)) or "convolution" not in found:
+        return 0
+    is_one_tap = math.prod(shape[1:-1]) == 1
+    return _pixels(graph, op) * (2 if form == "dynamic" and is_one_tap else 1)
+
+
+def _pixels(graph: Graph, op: Operator) -> int:
+    return math.prod(graph.tensors[op.outputs[0]].shape[:-1]) * _groups(graph, op)
