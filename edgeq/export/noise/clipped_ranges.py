@@ -41,9 +41,7 @@ MOST_LOSS_DB = 0.25
 MOST_DB = 120.0
 """SQNR beyond which outputs count as the same."""
 
-NOTE = (
-    "ranges of {} tensors leave out rare values: outputs win {:.1f} dB on samples not seen yet"
-)
+NOTE = "ranges of {} tensors leave out rare values: outputs win {:.1f} dB on samples not seen yet"
 NONE = "no ranges leave out rare values: to find such"
 
 
