@@ -39,18 +39,23 @@ class Changes:
         model: The float model.
         plan: All that could be rounded, with its parameters.
         rounded: Its weights as integers have them.
+
+    Attributes:
+        model: The float model.
+        graph: Of the float model.
+        plan: All that could be rounded.
     """
 
     def __init__(self, model: LiteModel, plan: Plan, rounded: Rounded) -> None:
         self.model = model
         self.graph = model.graph
-        self._plan = plan
+        self.plan = plan
         self._rounded = rounded
 
     def __iter__(self) -> Iterator[Change]:
         """Everything that is worth a measurement, in the graph's order."""
         for tensor in self.graph.inputs:
-            if tensor in self._plan.tensors and tensor in self.graph.uses:
+            if tensor in self.plan.tensors and tensor in self.graph.uses:
                 yield Change(tensors=(tensor,))
         together = decided_together(self.graph)
         for op in self.graph.operators:
@@ -61,7 +66,7 @@ class Changes:
                 yield Change(weights=unit)
             if op.name in OPS and OPS[op.name].rule is not ScaleRule.SAME:
                 made = [t for i in unit for t in self.graph.operators[i].outputs]
-                tensors = tuple(t for t in made if t in self._plan.tensors)
+                tensors = tuple(t for t in made if t in self.plan.tensors)
                 if tensors:
                     yield Change(tensors=tensors)
 
@@ -78,7 +83,7 @@ class Changes:
 
     def rounded(self, tensor: int, values: FloatArray) -> FloatArray:
         """What a tensor holds as its integers have it."""
-        qparams = self._plan.tensors[tensor]
+        qparams = self.plan.tensors[tensor]
         return dequantize(quantize(values, qparams), qparams)
 
     def operands(self, index: int, editor: GraphEditor) -> dict[int, int]:
@@ -104,7 +109,7 @@ class Changes:
             start: How many ops it lacks.
         """
         editor.rewire({index - start: self.operands(index, editor) for index in change.weights})
-        editor.round_trips({t: self._plan.tensors[t] for t in change.tensors})
+        editor.round_trips({t: self.plan.tensors[t] for t in change.tensors})
 
     def _values(self, op: Operator) -> dict[int, FloatArray]:
         found = self._weight(op)
@@ -123,7 +128,7 @@ class Changes:
         """The weights of an op that has no static form as they are stored, by operand slot."""
         found = {}
         for slot in weight_slots(self.graph, op):
-            stored = self._plan.stored.get((op.index, slot))
+            stored = self.plan.stored.get((op.index, slot))
             data = self.graph.tensors[op.inputs[slot]].data
             if stored is not None and isinstance(stored.qparams, QParams) and data is not None:
                 found[slot] = dequantize(quantize(data, stored.qparams), stored.qparams)
@@ -131,7 +136,7 @@ class Changes:
 
     def _weight(self, op: Operator) -> tuple[int, QParams] | None:
         row = storable(op.name)
-        qparams = self._plan.operands.get((op.index, row.slot)) if row else None
+        qparams = self.plan.operands.get((op.index, row.slot)) if row else None
         if row is None or qparams is None:
             return None
         return (row.slot, qparams) if self.graph.tensors[op.inputs[row.slot]].is_constant else None
