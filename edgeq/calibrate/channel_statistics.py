@@ -25,6 +25,7 @@ class ChannelStatistics:
     Attributes:
         low: Lowest value of the two samples that reach lowest, at most 0, `(2, channels)`.
         high: Highest value of the two samples that reach highest, at least 0, `(2, channels)`.
+        mean: Mean values, `(channels,)`.
         power: Mean squares, `(channels,)`.
         filled: Share of the values that are not 0, which needs no rounding, `(channels,)`.
         samples: Number of samples.
@@ -33,6 +34,7 @@ class ChannelStatistics:
 
     low: FloatArray
     high: FloatArray
+    mean: FloatArray
     power: FloatArray
     filled: FloatArray
     samples: int
@@ -42,16 +44,23 @@ class ChannelStatistics:
         """With those of other samples."""
         samples = self.samples + other.samples
         share = other.samples / samples
+        mean = self.mean + (other.mean - self.mean) * share
         power = self.power + (other.power - self.power) * share
         filled = self.filled + (other.filled - self.filled) * share
         low = np.sort(np.concatenate([self.low, other.low]), axis=0)[:2]
         high = np.sort(np.concatenate([self.high, other.high]), axis=0)[:-3:-1]
-        return ChannelStatistics(low, high, power, filled, samples, self.positions)
+        return ChannelStatistics(low, high, mean, power, filled, samples, self.positions)
 
     @property
     def largest(self) -> FloatArray:
         """Largest absolute values, `(channels,)`."""
         found: FloatArray = np.maximum(-self.low[0], self.high[0])
+        return found
+
+    @property
+    def variance(self) -> FloatArray:
+        """Mean squares around the means, `(channels,)`."""
+        found: FloatArray = np.maximum(self.power - np.square(self.mean), 0.0)
         return found
 
     def cut_off(self, least: FloatArray, most: FloatArray) -> FloatArray:
@@ -92,7 +101,7 @@ def channel_statistics(
 
     def look(session: Session, sample: Sequence[npt.NDArray[Any]]) -> list[ChannelStatistics]:
         session.invoke(sample)
-        return [_of(session.view(t)) for t in tensors]
+        return [channels_of(session.view(t)) for t in tensors]
 
     # Each session has weights of its own, of which a large model has room for one.
     each, members = (threads, 1) if is_large(len(tflite)) else (1, threads)
@@ -103,9 +112,11 @@ def channel_statistics(
     return found
 
 
-def _of(values: FloatArray) -> ChannelStatistics:
+def channels_of(values: FloatArray) -> ChannelStatistics:
+    """What the channels of one sample hold, along its last axis."""
     rows = values.reshape(-1, *values.shape[-1:])
+    mean = rows.mean(axis=0, dtype=np.float64)
     power = np.square(rows, dtype=np.float64).mean(axis=0)
     low, high = np.zeros((2, 2, rows.shape[-1]))
     low[0], high[0] = np.minimum(rows.min(axis=0), 0.0), np.maximum(rows.max(axis=0), 0.0)
-    return ChannelStatistics(low, high, power, (rows != 0).mean(axis=0), 1, len(rows))
+    return ChannelStatistics(low, high, mean, power, (rows != 0).mean(axis=0), 1, len(rows))

@@ -21,6 +21,7 @@ from edgeq.errors import ModelError
 from edgeq.export.deploy.scales_entry import read_scales
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.equalize.absorb import scaled_as
+from edgeq.export.noise.bound import noise_bound_db
 from edgeq.export.noise.sensitivity import Noise, measure_noise
 from edgeq.export.pipeline import export
 from edgeq.export.rewrite import rewrite
@@ -85,12 +86,14 @@ def debug(
     with stages.stage("measure") as advance:
         rounded = parts.rounded()
         noise = measure_noise(parts.reference, parts.plan(), rounded, samples, advance)
+        bound_db = noise_bound_db(parts.reference, parts.plan(), samples)
     losses = [_loss(parts, *pair, noise) for pair in zip(parts.parts, seen, strict=True)]
     found = Diagnosis(
         layers=tuple(loss.line for loss in losses),
         sqnr_db=sqnr_db,
         samples=len(samples),
         runtime=load_backend().describe(),
+        bound_db=bound_db,
     )
     return explain(found, parts.reference, losses, base, goal_db)
 
@@ -131,13 +134,15 @@ def _first(data: RepDataset, model: LiteModel) -> list[Sample]:
 
 
 def _loss(parts: Parts, part: Part, seen: Seen, noise: Noise) -> Loss:
+    by_result = noise.tensors.get(part.real, 0.0)
     by_weight = 0.0 if part.origin is None else noise.weights.get(part.origin.index, 0.0)
     line = LayerError(
         layer=part.name,
         op="" if part.op is None else part.op.name,
         index=None if part.op is None else part.op.index,
         kind=part.result.dtype if part.op is None else parts.exported.kind(part.op),
-        cost=by_weight + noise.tensors.get(part.real, 0.0),
+        cost=by_weight + by_result,
+        noise=by_result,
         added_db=seen.added.sqnr_db,
         accumulated_db=seen.accumulated.sqnr_db,
         spread=seen.spread(),

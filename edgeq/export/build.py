@@ -17,8 +17,9 @@ from edgeq.errors import ModelError, VerificationError
 from edgeq.export.convert.convert_plan import Converted, convert
 from edgeq.export.convert.integer_ports import Interface
 from edgeq.export.convert.loop_weights import lifted_graph
-from edgeq.export.equalize import equalize
+from edgeq.export.equalize import Equalized, equalize
 from edgeq.export.exported_graph import ExportedGraph
+from edgeq.export.noise.clipped_ranges import clipped_ranges
 from edgeq.export.noise.gross_tensors import without_gross
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.placement import check_loads, refused_ops
@@ -130,14 +131,18 @@ class Builder:
         if all(choice.mode is not Mode.STATIC_INT8 for choice in choices.values()):
             return None
         own = replace(self._with, refines=True)
-        if not scales:
-            return Builder(own, self._rounder)
-        made = equalize(
-            own.model, own.calibration, choices, own.samples, own.converter, own.threads
+        made = Equalized(own.model, own.calibration)
+        if scales:
+            made = equalize(
+                own.model, own.calibration, choices, own.samples, own.converter, own.threads
+            )
+        ranges, notes = clipped_ranges(
+            made.model, made.calibration, choices, made.tensors, own.samples, own.threads
         )
+        own = replace(own, calibration=ranges, notes=(*made.notes, *notes))
         if made.model is own.model:
-            return Builder(replace(own, notes=made.notes), self._rounder)
-        return Builder(replace(own, model=made.model, calibration=made.calibration))
+            return Builder(own, self._rounder)
+        return Builder(replace(own, model=made.model))
 
     def plan(self, choices: Choices) -> Plan:
         """The parameters of every tensor.

@@ -9,6 +9,7 @@ from edgeq.data.rep_dataset import Sample
 from edgeq.errors import VerificationError
 from edgeq.export.build import Built
 from edgeq.export.exported_graph import ExportedGraph
+from edgeq.export.noise.bound import noise_bound_db
 from edgeq.export.plan.quantization_plan import Plan, Stored
 from edgeq.fidelity.paired_run import Array, PairedRun
 from edgeq.flatbuffer import Operator, Tensor
@@ -80,7 +81,16 @@ def verify(
         folded=folded,
         runtime=load_backend().describe(),
         int8_dot_product=has_int8_dot_product(),
+        bound_db=_bound_db(built, samples),
     )
+
+
+def _bound_db(built: Built, samples: Sequence[Sample]) -> float | None:
+    """What rounding noise alone would leave; None where that cannot be told."""
+    try:
+        return noise_bound_db(built.model, built.plan, samples)
+    except Exception:  # nothing rests on it: a file that keeps its promises is given all the same
+        return None
 
 
 def check_promises(built: Built) -> tuple[str, ...]:

@@ -62,6 +62,8 @@ class Measured:
         runtime: The interpreter that measured, with version.
         int8_dot_product: Whether the processor that measured has int8 dot products, which decide
             how fast int8 is; None where that cannot be told.
+        bound_db: SQNR in dB that independent rounding noise in all of its static tensors leaves of
+            the worst part of the worst output; None where there are none, or it cannot be told.
     """
 
     float_bytes: int
@@ -83,6 +85,7 @@ class Measured:
     folded: tuple[str, ...]
     runtime: str
     int8_dot_product: bool | None
+    bound_db: float | None
 
 
 @dataclass(frozen=True)
@@ -293,6 +296,10 @@ class Report(Measured):
             for part in output.parts:
                 if part.where:
                     table.add_row(f"  {part.where}", "", f"{part.sqnr_db:.1f} dB", "")
+        if self.bound_db is not None:
+            table.add_row(
+                "what rounding noise alone would leave", "", f"{self.bound_db:.1f} dB", ""
+            )
         for side, ports in (("input", self.io.inputs), ("output", self.io.outputs)):
             for port in ports:
                 if port.qparams is not None:

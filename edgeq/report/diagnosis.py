@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +23,12 @@ from edgeq.report import printed, strict
 
 LAYERS_SHOWN = 12
 """Layers that the text lists; the JSON has them all."""
+
+NAMED, MOST_SHARE = 3, 0.5
+"""So many layers, or those that make so much of the noise, are named as what most of it is from."""
+
+NEAR_DB = 1.0
+"""A model that keeps so much less than rounding noise alone would leave is said to be short."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class LayerError:
         kind: What it computes in, for example `"int8"`.
         cost: Noise power over signal power at the model's outputs if only this layer's weight and
             result were rounded; what layers are ranked by.
+        noise: The part of `cost` that is the rounding of its result.
         added_db: SQNR in dB of its result where it reads the float model's values, rounded to its
             inputs' integers.
         accumulated_db: SQNR in dB of its result in the integer model as it runs.
@@ -72,6 +80,7 @@ class LayerError:
     index: int | None
     kind: str
     cost: float
+    noise: float
     added_db: float
     accumulated_db: float
     spread: Spread | None
@@ -99,6 +108,8 @@ class Diagnosis:
         sqnr_db: SQNR in dB of the worst output, or its worst part, of the whole model.
         samples: Number of samples that were run.
         runtime: The interpreter that ran them, with version.
+        bound_db: SQNR in dB that independent rounding noise in all results alone would leave of the
+            worst output or part; None where that cannot be told.
         sensitive: How many of the first layers are sensitive layers; 0 where none stands out.
         advice: What to do, in a sentence.
         recipe: A recipe that does it; None where there is nothing to do.
@@ -108,6 +119,7 @@ class Diagnosis:
     sqnr_db: float
     samples: int
     runtime: str
+    bound_db: float | None = None
     sensitive: int = 0
     advice: str = ""
     recipe: Recipe | None = None
@@ -133,11 +145,31 @@ class Diagnosis:
             console.print(f"\n{visible(line.where)}", style="bold", highlight=False, markup=False)
             console.print(lines(f"  why: {line.cause}"), highlight=False, markup=False)
             console.print(lines(f"  do: {line.suggestion}"), highlight=False, markup=False)
+        if self.bound:
+            console.print(lines(f"\n{self.bound}"), highlight=False, markup=False)
         console.print(lines(f"\n{self.advice}"), highlight=False, markup=False)
 
     def text(self) -> str:
         """The diagnosis as plain text."""
         return printed(self.print)
+
+    @property
+    def bound(self) -> str:
+        """What rounding noise sets as a bound, who makes it, and what keeps the model away from it;
+        empty where that cannot be told."""
+        if self.bound_db is None:
+            return ""
+        by_results = {line.where: line.noise for line in self.layers}
+        found = f"rounding noise alone would leave {self.bound_db:.1f} dB"
+        found += "".join(f", most of it from {named}" for named in _most(by_results))
+        short_db = self.bound_db - self.sqnr_db
+        if short_db < NEAR_DB:
+            return f"{found}; the model keeps {self.sqnr_db:.1f} dB"
+        besides = {line.where: line.cost - line.noise for line in self.layers}
+        found += f"; the model keeps {short_db:.1f} dB less"
+        return found + "".join(
+            f": most of weights' loss is from {named}" for named in _most(besides)
+        )
 
     def _table(self) -> Table:
         table = Table(title="what each layer loses, the worst first", title_style="bold")
@@ -159,3 +191,15 @@ class Diagnosis:
             f"{self.sqnr_db:.1f} dB, run by {self.runtime}"
         )
         return table
+
+
+def _most(noise: Mapping[str, float]) -> list[str]:
+    """The places that most of some noise is from, as one text with shares; none where all is 0."""
+    total, named = sum(noise.values()), list[str]()
+    share = 0.0
+    for where, power in sorted(noise.items(), key=lambda pair: -pair[1]):
+        if total <= 0 or power <= 0 or share >= MOST_SHARE or len(named) == NAMED:
+            break
+        share += power / total
+        named.append(f"{where} ({power / total:.0%})")
+    return [", ".join(named)] if named else []

@@ -144,12 +144,18 @@ class Page:
         )
         return made
 
+    def _fidelity_remark(self) -> str:
+        sources = (self.report, self.diagnosis)
+        bound = next((s.bound_db for s in sources if s and s.bound_db is not None), None)
+        alone = "" if bound is None else f"; rounding noise alone would leave {bound:.1f} dB"
+        return f"SQNR of the worst output or part{alone}"
+
     def _cards(self) -> list[tuple[str, str, str]]:
         """`(heading, number, remark)` of what is to be seen first."""
         cards = []
         best = self.comparison or self.report or self.diagnosis
         if best is not None:
-            cards.append(("fidelity", f"{best.sqnr_db:.1f} dB", "SQNR of the worst output or part"))
+            cards.append(("fidelity", f"{best.sqnr_db:.1f} dB", self._fidelity_remark()))
         for name, change in (self.comparison.metrics if self.comparison else {}).items():
             cards.append((
                 name, f"{change.edge_value:.4g}",

@@ -15,13 +15,6 @@ from benchmarks.workshop import Workshop
 
 AUTO = "edgeq auto"
 PEERS = ("ai-edge-quantizer static", "ai-edge-quantizer dynamic")
-STATIC = "edgeq int8"
-STATIC_PASSES = tuple(
-    f"{STATIC} {passes}" for passes in ("nearest", "rounded once", "rounded twice", "scaled")
-)
-"""Static int8 without some of what is done to weights and channels."""
-
-STATIC_PEERS = ("ai-edge-quantizer static", "TFLiteConverter int8")
 MOST_POINTS = 1.0
 SAME_DB = 0.1
 """Two SQNR closer than this count as equal."""
@@ -34,16 +27,6 @@ def run(
     for name in names:
         workshop = Workshop(folder / name, measure)
         yield name, _measured(workshop, name, (AUTO, *PEERS), seconds, console)
-
-
-def run_static(
-    names: list[str], folder: Path, measure: bool, seconds: float, console: Console
-) -> Iterator[tuple[str, Any]]:
-    """As `run`, of static int8: with all passes, without some of them, and by peers."""
-    for name in names:
-        workshop = Workshop(folder / name, measure)
-        contestants = (STATIC, *STATIC_PASSES, *STATIC_PEERS)
-        yield name, _measured(workshop, name, contestants, seconds, console)
 
 
 def _measured(
@@ -91,7 +74,7 @@ def _goals(own: str, rows: Mapping[str, Row], judged: Mapping[str, Judgement]) -
         return {"an export at all": f"FAIL: {rows[own]['refused']}"}
     ours = judged[own]
     lost = rows[own]["points_lost"]
-    rivals = {p: judged[p] for p in (*PEERS, *STATIC_PEERS) if p in judged}
+    rivals = {p: judged[p] for p in PEERS if p in judged}
     rivals = {p: r for p, r in rivals.items() if r.latency_ms <= NOISE * ours.latency_ms}
     best = max((r.sqnr_db for r in rivals.values()), default=-math.inf)
     beaten = f"{ours.sqnr_db:.1f} dB against {best:.1f} dB of a peer that is not slower"

@@ -14,23 +14,23 @@ from torch import Tensor, nn
 
 from benchmarks.workshop import Sample
 
-COUNT = 40
-"""Representative samples of each model."""
+COUNT, UNSEEN = 40, 24
+"""Representative samples of each model, and those that no contestant sees."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A float model and its samples."""
+    """A float model and its samples, of which a longer draw starts with the shorter one."""
 
     build: Callable[[], nn.Module]
-    samples: Callable[[], list[Sample]]
+    samples: Callable[[int], list[Sample]]
 
 
 def _image(architecture: Architecture, size: int) -> Model:
     chosen = dataclasses.replace(architecture, input_shape=(1, 3, size, size))
     return Model(
         lambda: perturbed(chosen),
-        lambda: [(image[np.newaxis],) for image in samples(chosen, COUNT)],
+        lambda count: [(image[np.newaxis],) for image in samples(chosen, count)],
     )
 
 
@@ -146,14 +146,14 @@ def _seeded(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return made
 
 
-def _ids() -> list[Sample]:
+def _ids(count: int) -> list[Sample]:
     random = np.random.default_rng(0)
-    return [(random.integers(0, 30522, (1, 128), np.int32),) for _ in range(COUNT)]
+    return [(random.integers(0, 30522, (1, 128), np.int32),) for _ in range(count)]
 
 
-def _walks() -> list[Sample]:
+def _walks(count: int) -> list[Sample]:
     """Random walks `(1, 32, 40)` of deviation 1."""
-    walks = np.random.default_rng(0).normal(size=(COUNT, 1, 32, 40)).cumsum(axis=2)
+    walks = np.random.default_rng(0).normal(size=(count, 1, 32, 40)).cumsum(axis=2)
     return [((walk / walk.std()).astype(np.float32),) for walk in walks]
 
 

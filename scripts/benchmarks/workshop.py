@@ -7,9 +7,12 @@ must not slow what is measured afterwards. A contestant that refuses or dies giv
 from __future__ import annotations
 
 import importlib.util
+import json
+import math
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,10 +82,19 @@ class Workshop:
 
     def make(self, contestant: str) -> Path | Refused:
         """Has a child make the contestant's file."""
-        path = self.folder / f"{contestant.replace(' ', '_')}.tflite"
+        path = self._path(contestant)
         path.unlink(missing_ok=True)
         options = ["--measure" if self.measure else "--no-measure"]
         return _run("made-by", contestant, str(self.folder), str(path), *options) or path
+
+    def told(self, contestant: str) -> dict[str, Any]:
+        """Seconds that edgeq's export took, and what rounding noise alone would leave."""
+        path = self._path(contestant).with_suffix(".json")
+        report = json.loads(path.read_text()) if path.exists() else {}
+        return {key: report[key] for key in ("export_s", "bound_db") if key in report}
+
+    def _path(self, contestant: str) -> Path:
+        return self.folder / f"{contestant.replace(' ', '_')}.tflite"
 
 
 def made_by(contestant: str, folder: Path, path: Path, measure: bool) -> None:
@@ -90,7 +102,7 @@ def made_by(contestant: str, folder: Path, path: Path, measure: bool) -> None:
     from edgeq.runtime.session import outputs_of
 
     workshop = Workshop(folder, measure)
-    tflite = CONTESTANTS[contestant](workshop)
+    tflite = CONTESTANTS[contestant](workshop, path)
     outputs_of(tflite, workshop.samples()[0])
     path.write_bytes(tflite)
 
@@ -115,13 +127,20 @@ def _run(*arguments: str) -> Refused | None:
     return Refused(lines[-1][:300] if lines else f"exit code {done.returncode}")
 
 
-def _edgeq(recipe: str, **passes: Any) -> Callable[[Workshop], bytes]:
-    """By a preset, or by one with some of its fields otherwise."""
+def _edgeq(recipe: str, ranges: bool = True, **passes: Any) -> Callable[[Workshop, Path], bytes]:
+    """By a preset, or by one with some of its fields otherwise; `ranges` may leave rare values out.
 
-    def make(workshop: Workshop) -> bytes:
+    What the export says of itself goes beside the file.
+    """
+
+    def make(workshop: Workshop, path: Path) -> bytes:
         import edgeq
+        from edgeq.export.noise import clipped_ranges
         from edgeq.recipe import PRESETS
 
+        if not ranges:
+            clipped_ranges.LEAST_GAIN_DB = math.inf
+        start = time.perf_counter()
         made = edgeq.export(
             workshop.float_path,
             workshop.samples(),
@@ -130,9 +149,9 @@ def _edgeq(recipe: str, **passes: Any) -> Callable[[Workshop], bytes]:
             measure=workshop.measure and recipe == "auto",
             progress=False,
         )
-        name = "_".join(map(str, ("edgeq", recipe, *passes.values())))
-        (workshop.folder / f"{name}.json").write_text(made.report.to_json())
-        (workshop.folder / f"{name}.txt").write_text(made.report.text())
+        spent = {"export_s": time.perf_counter() - start}
+        path.with_suffix(".json").write_text(json.dumps({**made.report.to_dict(), **spent}))
+        path.with_suffix(".txt").write_text(made.report.text())
         return made.tflite
 
     return make
@@ -150,7 +169,7 @@ def _named_samples(workshop: Workshop) -> tuple[str, list[dict[str, npt.NDArray[
     return parse(tflite).signatures[0].key, named
 
 
-def _peer_static(workshop: Workshop) -> bytes:
+def _peer_static(workshop: Workshop, _: Path) -> bytes:
     from ai_edge_quantizer import quantizer, recipe
 
     key, samples = _named_samples(workshop)
@@ -163,14 +182,14 @@ def _peer_static(workshop: Workshop) -> bytes:
     return bytes(made.quantize(made.calibrate({key: samples})).quantized_model)
 
 
-def _peer_dynamic(workshop: Workshop) -> bytes:
+def _peer_dynamic(workshop: Workshop, _: Path) -> bytes:
     from ai_edge_quantizer import quantizer, recipe
 
     made = quantizer.Quantizer(str(workshop.float_path), recipe.dynamic_wi8_afp32())
     return bytes(made.quantize().quantized_model)
 
 
-def _tensorflow(workshop: Workshop) -> bytes:
+def _tensorflow(workshop: Workshop, _: Path) -> bytes:
     """What TFLiteConverter does with `experimental_new_quantizer=False` once it has converted.
 
     Its newer quantizer leaves the weights of files from other converters float.
@@ -190,13 +209,14 @@ def _tensorflow(workshop: Workshop) -> bytes:
     return bytes(made.calibrate_and_quantize(generate, float32, float32, allow_float=True))
 
 
-CONTESTANTS: dict[str, Callable[[Workshop], bytes]] = {
+CONTESTANTS: dict[str, Callable[[Workshop, Path], bytes]] = {
     "edgeq auto": _edgeq("auto"),
     "edgeq int8": _edgeq("int8"),
-    "edgeq int8 nearest": _edgeq("int8", rounding="nearest", equalize=False),
-    "edgeq int8 rounded once": _edgeq("int8", rounding="gptq_once", equalize=False),
-    "edgeq int8 rounded twice": _edgeq("int8", equalize=False),
-    "edgeq int8 scaled": _edgeq("int8", rounding="gptq_once"),
+    "edgeq int8 nothing": _edgeq("int8", ranges=False, rounding="nearest", equalize=False),
+    "edgeq int8 ranges": _edgeq("int8", rounding="nearest", equalize=False),
+    "edgeq int8 rounded once": _edgeq("int8", ranges=False, rounding="gptq_once", equalize=False),
+    "edgeq int8 rounded twice": _edgeq("int8", ranges=False, equalize=False),
+    "edgeq int8 scaled": _edgeq("int8", ranges=False, rounding="gptq_once"),
     "edgeq dynamic": _edgeq("dynamic_int8"),
     "edgeq weight_int8": _edgeq("weight_int8"),
     "edgeq float16": _edgeq("float16"),

@@ -158,7 +158,7 @@ def spread(**changes: Any) -> Spread:
 
 
 def line(cost: float, found: Spread | None = None) -> LayerError:
-    return LayerError("conv", "CONV_2D", 3, "int8", cost, 20.0, 20.0, found, ())
+    return LayerError("conv", "CONV_2D", 3, "int8", cost, cost, 20.0, 20.0, found, ())
 
 
 PER_TENSOR = QParams(DType.INT8, (0.1,), (0,))
@@ -290,3 +290,26 @@ def test_masks_of_infinity_cost_nothing() -> None:
     found = edgeq.debug(case.build(), edge.tflite, case.draw(20), progress=False)
     assert {line.op for line in found.layers} >= {"ADD", "SOFTMAX"}
     assert not any(math.isnan(line.added_db + line.accumulated_db) for line in found.layers)
+
+
+def test_the_text_says_what_rounding_alone_leaves_and_who_makes_it() -> None:
+    def line_of(layer: str, cost: float, noise: float) -> LayerError:
+        return replace(line(cost), layer=layer, noise=noise)
+
+    layers = (line_of("a", 0.03, 0.03), line_of("b", 0.02, 0.01), line_of("c", 0.008, 0.0))
+    short = Diagnosis(layers, 10.0, 4, "runtime", bound_db=14.0)
+    assert short.bound == (
+        "rounding noise alone would leave 14.0 dB, most of it from CONV_2D at a (75%); the model "
+        "keeps 4.0 dB less: most of weights' loss is from CONV_2D at b (56%)"
+    )
+    assert short.bound in " ".join(short.text().split())
+    near = replace(short, sqnr_db=15.0)
+    assert near.bound.endswith("from CONV_2D at a (75%); the model keeps 15.0 dB")
+    assert Diagnosis(layers, 10.0, 4, "runtime").bound == ""
+
+
+def test_an_export_tells_what_rounding_alone_would_leave(spoilt_edge: EdgeModel) -> None:
+    bound_db = spoilt_edge.report.bound_db
+    assert bound_db is not None
+    assert json.loads(spoilt_edge.report.to_json())["bound_db"] == bound_db
+    assert 0.0 < bound_db < 60.0

@@ -146,7 +146,7 @@ def test_what_users_name_is_text(running: Any, exported: EdgeModel, tmp_path: Pa
     metric = {bad: lambda outputs, targets: math.nan}
     found = edgeq.compare(exported, exported, images, labels=[0, 1, 2, 3], metrics=metric)
     spread = Spread(-1.0, 1.0, 0.0, 1.0, 1.0, 2.0, 0)
-    line = LayerError(bad, "ADD", 0, "int8", 0.1, 20.0, 20.0, spread, ((0.5, 3),), bad, bad)
+    line = LayerError(bad, "ADD", 0, "int8", 0.1, 0.1, 20.0, 20.0, spread, ((0.5, 3),), bad, bad)
     odd = Diagnosis((line,), 20.0, 4, "runtime", sensitive=1, advice=bad)
     path = edgeq.write_report(
         tmp_path / "odd.html", exported, comparison=found, diagnosis=odd, title=bad, command=bad

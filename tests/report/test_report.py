@@ -53,6 +53,7 @@ def report(**changes: Any) -> Report:
         "folded": (),
         "runtime": "ai_edge_litert 2.3.0",
         "int8_dot_product": True,
+        "bound_db": 23.456,
         "recipe": "mine",
         "target": "xnnpack",
         "calibrated_samples": 184,
@@ -94,6 +95,7 @@ def test_the_first_line_says_what_falls_short(changes: dict[str, Any], said: str
         "70 of 73, 2 partitions",
         "2 GELU, 1 TILE",
         "SQNR of logits", "34.6 dB", "SQNR of boxes", "21.0 dB",
+        "what rounding noise alone would leave", "23.5 dB",
         "calibrated on 184 samples", "judged on 16", "held-out", "ai_edge_litert 2.3.0", "1.8 s",
     ],
 )  # fmt: skip

@@ -31,7 +31,7 @@ LEAST_GAIN_DB = 2.0
 GPTQ_SHARE = 0.6
 """Noise of weights that are rounded by what they compute, over that of the nearest integers."""
 
-LOUDNESS_POWERS = (0.25, 0.5)
+LOUDNESS_POWERS = (0.25, 0.5, 0.75, 1.0)
 WEIGHT_POWERS = (0.0, 0.25, 0.5)
 """Powers of a channel's range and of its weights' that are tried.
 
@@ -276,7 +276,8 @@ class _Estimate:
             return 0.0
         scale = scales[self._groups.of(reader.tensor)]
         steps = (reader.largest * scale).max(axis=1) / 127
-        read = float((self._seen[reader.tensor].power / scale**2).sum()) * reader.taps
+        # Biases take up what a weight loses on what is the same everywhere.
+        read = float((self._seen[reader.tensor].variance / scale**2).sum()) * reader.taps
         return GPTQ_SHARE * float(np.square(steps).sum()) / 12 * read
 
 

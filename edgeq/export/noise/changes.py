@@ -40,21 +40,26 @@ class Changes:
         model: The float model.
         plan: All that could be rounded, with its parameters.
         rounded: Its weights as integers have them.
+
+    Attributes:
+        model: The float model.
+        graph: Of the float model.
+        plan: All that could be rounded.
     """
 
     def __init__(self, model: LiteModel, plan: Plan, rounded: Rounded) -> None:
         self.model = model
         self.graph = model.graph
-        self._plan = plan
+        self.plan = plan
         self._rounded = rounded
 
     def __iter__(self) -> Iterator[Change]:
         """Everything that is worth a measurement, in the graph's order."""
         for tensor in self.graph.inputs:
-            if tensor in self._plan.tensors and tensor in self.graph.uses:
+            if tensor in self.plan.tensors and tensor in self.graph.uses:
                 yield Change(tensors=(tensor,))
         together = decided_together(self.graph)
-        sources_of = sources(self.graph, self._plan.tensors)
+        sources_of = sources(self.graph, self.plan.tensors)
         for op in self.graph.operators:
             unit = together[op.index]
             if unit[0] != op.index:
@@ -62,7 +67,7 @@ class Changes:
             if self._weight(op) is not None or self._stored(op):
                 yield Change(weights=unit)
             made = [t for i in unit for t in self.graph.operators[i].outputs]
-            tensors = tuple(t for t in made if t in self._plan.tensors and t in sources_of[t])
+            tensors = tuple(t for t in made if t in self.plan.tensors and t in sources_of[t])
             if tensors:
                 yield Change(tensors=tensors)
 
@@ -79,7 +84,7 @@ class Changes:
 
     def rounded(self, tensor: int, values: FloatArray) -> FloatArray:
         """What a tensor holds as its integers have it."""
-        qparams = self._plan.tensors[tensor]
+        qparams = self.plan.tensors[tensor]
         return dequantize(quantize(values, qparams), qparams)
 
     def operands(self, index: int, editor: GraphEditor) -> dict[int, int]:
@@ -105,7 +110,7 @@ class Changes:
             start: How many ops it lacks.
         """
         editor.rewire({index - start: self.operands(index, editor) for index in change.weights})
-        editor.round_trips({t: self._plan.tensors[t] for t in change.tensors})
+        editor.round_trips({t: self.plan.tensors[t] for t in change.tensors})
 
     def _values(self, op: Operator) -> dict[int, FloatArray]:
         found = self._weight(op)
@@ -124,7 +129,7 @@ class Changes:
         """The weights of an op that has no static form as they are stored, by operand slot."""
         found = {}
         for slot in weight_slots(self.graph, op):
-            stored = self._plan.stored.get((op.index, slot))
+            stored = self.plan.stored.get((op.index, slot))
             data = self.graph.tensors[op.inputs[slot]].data
             if stored is not None and isinstance(stored.qparams, QParams) and data is not None:
                 found[slot] = dequantize(quantize(data, stored.qparams), stored.qparams)
@@ -132,7 +137,7 @@ class Changes:
 
     def _weight(self, op: Operator) -> tuple[int, QParams] | None:
         row = storable(op.name)
-        qparams = self._plan.operands.get((op.index, row.slot)) if row else None
+        qparams = self.plan.operands.get((op.index, row.slot)) if row else None
         if row is None or qparams is None:
             return None
         return (row.slot, qparams) if self.graph.tensors[op.inputs[row.slot]].is_constant else None

@@ -152,23 +152,33 @@ class Judge:
     def noise(self, sample: int, changed: Mapping[int, Array]) -> float:
         """Noise over signal, summed over the outputs and the parts that they fall into.
 
+        Args:
+            sample: Which of the samples was run.
+            changed: Outputs that may be others than the float model's, by tensor.
+        """
+        return float(self.parts(sample, changed).sum())
+
+    def parts(self, sample: int, changed: Mapping[int, Array]) -> FloatArray:
+        """Noise over signal of each part of each output that is not 0 throughout.
+
         Outputs whose size changes with the values have no noise that can be told.
 
         Args:
             sample: Which of the samples was run.
             changed: Outputs that may be others than the float model's, by tensor.
         """
+        heard = self._signal > 0
+        ruined = np.full(heard.sum(), RUINED / max(1, heard.sum()))
         wanted = self._wanted[sample]
         given = [
             _cleaned(changed[tensor]) if tensor in changed else output
             for tensor, output in zip(self._outputs, wanted, strict=True)
         ]
         if any(a.shape != b.shape for a, b in zip(wanted, given, strict=True)):
-            return RUINED
+            return ruined
         noise = powers(wanted, given, self._kinds)
-        heard = self._signal > 0
-        total = float((noise[heard] / self._signal[heard]).sum())
-        return total if np.isfinite(total) else RUINED
+        found: FloatArray = noise[heard] / self._signal[heard]
+        return found if np.isfinite(found.sum()) else ruined
 
 
 def powers(

@@ -35,8 +35,12 @@ CHANCE_DB = 4.0
 """What one sample says that a pass gains differs by so much from the next: measured 3 to 4.5 dB on
 trained classifiers and detectors."""
 
-ENOUGH_DB = 35.0
-"""Where every part of every output keeps so much, a second pass is not worth its time."""
+ENOUGH_DB, CHEAP_ENOUGH_DB = 35.0, 45.0
+"""Where every part of every output keeps so much, a second pass is not worth its time: at the
+second number not even if it is soon done."""
+
+CHEAP_PRODUCTS = 2e10
+"""Products in the factors of all weights up to which a pass takes seconds."""
 
 MOST_DB = 120.0
 """SQNR beyond which outputs count as the same."""
@@ -82,7 +86,8 @@ class Refinement:
                 return rounded, "activations take too much memory for a second time"
             return rounded, f"a second time takes {LEAST_SAMPLES} samples and some to judge by"
         kept_db = self._parts_db(rounded, judged)
-        if min(kept_db) >= ENOUGH_DB:
+        is_cheap = sum(site.factor_products for site in sites) <= CHEAP_PRODUCTS
+        if min(kept_db) >= (CHEAP_ENOUGH_DB if is_cheap else ENOUGH_DB):
             return rounded, f"every output keeps {min(kept_db):.0f} dB with that"
         again = SecondPass(self.model, self.plan, sites, fitted, self.threads).run(rounded, advance)
         gains = self._parts_db(again, judged) - kept_db

@@ -107,6 +107,12 @@ class Site:
         groups, _, columns = map(int, self._laid_out(self._weight).shape)
         return 4 * (sum(map(_elements, self._shapes)) + groups * columns**2)
 
+    @property
+    def factor_products(self) -> float:
+        """About how many products it takes to factor the squares of its data."""
+        groups, _, columns = self._laid_out(self._weight).shape
+        return float(groups) * float(columns) ** 3 / 3
+
     def rows(self, view: Callable[[int], Any], most: int, samples: int) -> Matrix:
         """Rows of a sample that the weight is multiplied with, `(groups, positions, columns)`.
 

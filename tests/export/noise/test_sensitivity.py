@@ -90,7 +90,7 @@ def test_parts_tell_what_whole_models_do(
     monkeypatch.setattr(sensitivity, "BUILD_BYTE_NS", 0.0)
     monkeypatch.setattr(sensitivity, "LOUD_SHARE", 0.0)  # all samples for all
     changes, samples = changes_of(case())
-    plan, rounded = changes._plan, changes._rounded
+    plan, rounded = changes.plan, changes._rounded
     noise = measure_noise(changes.model, plan, rounded, samples, lambda: None)
     for change in changes:
         expected = noise_of_whole_models(changes, change, samples)

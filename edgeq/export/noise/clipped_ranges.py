@@ -1,0 +1,135 @@
+"""Ranges that cut off what is rare, where the model's outputs are better for it.
+
+The lowest and highest value are a safe range, and mostly a wide one. Where to cut is told by each
+tensor's own error; whether that is any good, by the outputs of samples that the cut was not found
+on. Decides about all tensors at once: what one of them loses shows only beside the others' noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from edgeq.calibrate.calibration import Calibration
+from edgeq.calibrate.observers import MSE, Fixed, MinMax
+from edgeq.calibrate.run import Calibrator
+from edgeq.data.rep_dataset import Sample
+from edgeq.export.plan.choices import Choices
+from edgeq.export.plan.margin import ALIKE, MANY
+from edgeq.export.plan.planner import make_plan
+from edgeq.fidelity.paired_run import PairedRun
+from edgeq.files import is_large
+from edgeq.flatbuffer.graph_editor import GraphEditor
+from edgeq.model import LiteModel
+from edgeq.qtypes import FloatArray
+
+LEAST_SAMPLES, MOST_SAMPLES = 8, 32
+"""Samples that ranges are cut by; with fewer none is."""
+
+JUDGED = 4
+"""One of so many samples judges the cut ranges: the last ones, which they were not found on."""
+
+LEAST_GAIN_DB = 0.5
+"""What cut ranges must win on average over outputs and their parts, by each half of these."""
+
+MOST_LOSS_DB = 0.25
+"""What an output or a part of it may lose."""
+
+MOST_DB = 120.0
+"""SQNR beyond which outputs count as the same."""
+
+NOTE = "ranges of {} tensors leave out rare values: outputs win {:.1f} dB on samples not seen yet"
+NONE = "no ranges leave out rare values: to find such"
+
+
+def clipped_ranges(
+    model: LiteModel,
+    calibration: Calibration,
+    choices: Choices,
+    scaled: Collection[int],
+    samples: Sequence[Sample],
+    threads: int | None,
+) -> tuple[Calibration, tuple[str, ...]]:
+    """The calibration, with ranges that cut off rare values if that is better, and a note then.
+
+    Args:
+        model: The float model.
+        calibration: Ranges of its tensors. Those found as lowest and highest value may be cut, but
+            for inputs and outputs, and where few numbers were seen.
+        choices: What becomes of each op.
+        scaled: Tensors with ranges of scaled channels, which may be cut as well.
+        samples: Inputs; the last of them judge.
+        threads: Samples that run side by side; None takes what this process may use.
+    """
+    is_apart = model.given or model.learned or model.states or is_large(len(model.tflite))
+    judged = samples[len(samples) - min(MOST_SAMPLES, len(samples) // JUDGED) :]
+    fitted = samples[: min(MOST_SAMPLES, len(samples) - len(judged))]
+    if is_apart or len(fitted) < LEAST_SAMPLES:
+        return calibration, ()
+    try:
+        other = _cut(model, calibration, scaled, fitted, threads)
+        halves = [
+            _parts_db(model, other, choices, half, threads)
+            - _parts_db(model, calibration, choices, half, threads)
+            for half in (judged[::2], judged[1::2])
+        ]
+    except Exception as error:
+        return calibration, (f"{NONE} failed with {type(error).__name__}: {error}",)
+    gains = np.mean(halves, axis=0)
+    is_better = all(np.mean(half) >= LEAST_GAIN_DB for half in halves)
+    if not is_better or min(gains) < -MOST_LOSS_DB:
+        return calibration, ()
+    count = sum(other.ranges[t] != found for t, found in calibration.ranges.items())
+    return other, (NOTE.format(count, float(np.mean(gains))),)
+
+
+def _cut(
+    model: LiteModel,
+    calibration: Calibration,
+    scaled: Collection[int],
+    samples: Sequence[Sample],
+    threads: int | None,
+) -> Calibration:
+    """The calibration with each range that may be cut as samples' own errors like it best."""
+    free = [t for t in calibration.ranges if _may_be_cut(model, calibration, scaled, t)]
+    found = Calibrator(model, threads, {t: MSE() for t in free}).run(samples).ranges
+    cut = {}
+    for tensor in found.keys() & set(free):
+        low, high = calibration.ranges[tensor]
+        low, high = max(low, found[tensor][0]), min(high, found[tensor][1])
+        if low < high:
+            cut[tensor] = Fixed(low, high)
+    return replace(calibration, observers={**calibration.observers, **dict(sorted(cut.items()))})
+
+
+def _may_be_cut(
+    model: LiteModel, calibration: Calibration, scaled: Collection[int], tensor: int
+) -> bool:
+    """Whether a range is the widest of many numbers within the model."""
+    graph = model.graph
+    if tensor in graph.inputs or tensor in graph.outputs:
+        return False
+    values = math.prod(graph.tensors[tensor].shape)
+    is_widest = isinstance(calibration.observers[tensor], MinMax) or tensor in scaled
+    return is_widest and calibration.samples * values / ALIKE >= MANY
+
+
+def _parts_db(
+    model: LiteModel,
+    calibration: Calibration,
+    choices: Choices,
+    samples: Sequence[Sample],
+    threads: int | None,
+) -> FloatArray:
+    """SQNR in dB of each output and its parts with all activations rounded that are integers."""
+    plan = make_plan(model, calibration, choices)
+    editor = GraphEditor(model.tree)
+    editor.round_trips(plan.tensors, plan.with_float_activations)
+    made = replace(model, tflite=editor.finish())
+    seen = PairedRun((model, made), threads=threads)(samples)
+    found = zip(seen.outputs, seen.parts, strict=True)
+    db = [db for whole, parts in found for db in (whole.sqnr_db, *(p.sqnr_db for p in parts))]
+    return np.clip(db, -MOST_DB, MOST_DB)
