@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from edgeq.calibrate.calibration import Calibration
@@ -24,6 +24,7 @@ from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.placement import check_loads, refused_ops
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.plan.quantization_plan import Plan
+from edgeq.export.round.common_weights import CommonWeights
 from edgeq.export.round.rounded import Rounded
 from edgeq.export.round.rounder import Rounder
 from edgeq.files import Content
@@ -83,6 +84,7 @@ class Workshop:
         refines: Whether weights are rounded a second time, by what reaches them in integers.
         threads: Samples that run side by side; None takes what this process may use.
         notes: What is to be said of what was done before, one sentence each.
+        weights: What other models of the same file have as well.
     """
 
     model: LiteModel
@@ -96,6 +98,7 @@ class Workshop:
     refines: bool = False
     threads: int | None = None
     notes: tuple[str, ...] = ()
+    weights: CommonWeights = field(default_factory=CommonWeights)
 
 
 class Builder:
@@ -113,7 +116,7 @@ class Builder:
         self.model = workshop.model
         self._with = workshop
         self._rounder = rounder or Rounder(
-            workshop.model, workshop.choices, workshop.samples, workshop.threads
+            workshop.model, workshop.choices, workshop.samples, workshop.threads, workshop.weights
         )
         self._plans: dict[_Key, Plan] = {}
         self._built: dict[_Key, Built] = {}
@@ -133,8 +136,9 @@ class Builder:
         if not scales:
             return Builder(own, self._rounder)
         made = equalize(
-            own.model, own.calibration, choices, own.samples, own.converter, own.threads
-        )
+            own.model, own.calibration, choices, own.samples, own.converter, own.threads,
+            own.weights.readers(own.model.graph),
+        )  # fmt: skip
         if made.model is own.model:
             return Builder(replace(own, notes=made.notes), self._rounder)
         return Builder(replace(own, model=made.model, calibration=made.calibration))

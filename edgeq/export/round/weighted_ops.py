@@ -56,6 +56,12 @@ def source_of(op: Operator) -> int:
     return op.inputs[_weight(op).source]
 
 
+def is_fed(graph: Graph, op: Operator) -> bool:
+    """Whether an op that has a weight multiplies it with real numbers that are computed."""
+    read = graph.tensors[source_of(op)]
+    return read.dtype == "float32" and not read.is_constant
+
+
 def bias_slot(op: Operator) -> int:
     """Operand slot of the bias of an op that has a weight."""
     bias: Bias | None = OPS[op.name].bias
@@ -87,6 +93,7 @@ class Site:
     Attributes:
         ops: The ops.
         qparams: How the weight is stored.
+        tensor: The weight.
         inputs: The tensors that it is multiplied with, one for each op.
         key: Tells it from others.
     """
@@ -96,9 +103,9 @@ class Site:
         self.qparams = qparams
         self.inputs = tuple(map(source_of, ops))
         self._kind = OPS[ops[0].name].kind
-        weight = weight_of(ops[0])
-        self.key = weight, qparams
-        self._weight = constant(graph.tensors[weight])
+        self.tensor = weight_of(ops[0])
+        self.key = self.tensor, qparams
+        self._weight = constant(graph.tensors[self.tensor])
         self._shapes = [graph.tensors[t].shape for t in self.inputs]
 
     @property

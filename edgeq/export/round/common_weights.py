@@ -1,0 +1,116 @@
+"""`CommonWeights`: weights that several models have in common are rounded once, by the data of all.
+
+So what signatures of one file share stays shared. Knows which models have a weight, nothing of how
+one is rounded.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from edgeq.data.rep_dataset import Sample
+from edgeq.export.round.weighted_ops import AnyQParams, Site, is_fed, is_laid_out, weight_of
+from edgeq.flatbuffer import Graph, Operator
+from edgeq.model import LiteModel
+from edgeq.qtypes import FloatArray, IntArray
+
+LEAST_BYTES = 1024
+"""Smaller constants are not looked for: storing them twice costs nothing."""
+
+Result = tuple[IntArray, FloatArray]
+
+
+@dataclass(frozen=True, eq=False)
+class Party:
+    """A float model that has weights, and inputs to run it with.
+
+    Attributes:
+        model: The model.
+        samples: Inputs.
+        threads: Samples that run side by side; None takes what this process may use.
+        nearest: Ops whose weights are rounded to nearest, by index.
+    """
+
+    model: LiteModel
+    samples: Sequence[Sample]
+    threads: int | None = None
+    nearest: Collection[int] = ()
+
+    def is_fitted(self, op: Operator) -> bool:
+        """Whether the weight of an op is rounded by what the op reads at run time."""
+        return op.index not in self.nearest and is_fed(self.model.graph, op)
+
+
+class CommonWeights:
+    """Weights of several models; all of them are added before the first is asked for."""
+
+    def __init__(self) -> None:
+        self._parties: list[Party] = []
+        self._known: dict[tuple[str, AnyQParams], Result] = {}
+
+    def add(self, party: Party) -> None:
+        """Takes a model in."""
+        self._parties.append(party)
+
+    def of(self, graph: Graph) -> Mapping[int, str]:
+        """Digests of a graph's constants that more than one model has, by tensor."""
+        if len(self._parties) < 2:
+            return {}
+        return {t: digest for t, digest in _digests(graph) if digest in self._uses}
+
+    def readers(self, graph: Graph) -> set[int]:
+        """Indices of a graph's ops that read what other models have as well."""
+        return {op.index for tensor in self.of(graph) for op, _ in graph.uses.get(tensor, ())}
+
+    def are_fitted(self, digest: str) -> bool:
+        """Whether all models do the same with a weight and want it rounded by what it computes."""
+        uses = self._uses[digest]
+        alike = {(op.name, party.model.graph.tensors[t].shape) for party, t, op in uses}
+        return len(alike) == 1 and all(
+            is_laid_out(op) and weight_of(op) == t and party.is_fitted(op) for party, t, op in uses
+        )
+
+    def sites(self, digest: str, qparams: AnyQParams) -> Iterator[tuple[Party, Site]]:
+        """The weight in each model that has it."""
+        ops: dict[Party, list[Operator]] = defaultdict(list)
+        for party, _, op in self._uses[digest]:
+            ops[party].append(op)
+        for party, found in ops.items():
+            yield party, Site(party.model.graph, tuple(found), qparams)
+
+    def known(self, digest: str, qparams: AnyQParams) -> Result | None:
+        """What a weight was rounded to for a model before."""
+        return self._known.get((digest, qparams))
+
+    def keep(self, digest: str, qparams: AnyQParams, result: Result) -> None:
+        """Remembers what a weight was rounded to, for the other models."""
+        self._known[digest, qparams] = result
+
+    @functools.cached_property
+    def _uses(self) -> Mapping[str, Sequence[tuple[Party, int, Operator]]]:
+        """Of each constant that more than one model has: model, tensor and op of each reader."""
+        found: dict[str, list[tuple[Party, int, Operator]]] = defaultdict(list)
+        for party in self._parties:
+            graph = party.model.graph
+            for tensor, digest in _digests(graph):
+                found[digest] += [(party, tensor, op) for op, _ in graph.uses.get(tensor, ())]
+            party.model.release()
+        return {
+            digest: uses
+            for digest, uses in found.items()
+            if len({id(party) for party, _, _ in uses}) > 1
+        }
+
+
+def _digests(graph: Graph) -> Iterator[tuple[int, str]]:
+    """Float matrices and kernels of some size with a digest of their content."""
+    for tensor in graph.tensors:
+        data, is_flat = tensor.data, len(tensor.shape) < 2
+        if tensor.dtype != "float32" or data is None or is_flat:
+            continue
+        if data.nbytes >= LEAST_BYTES:
+            yield tensor.index, hashlib.sha256(data.tobytes()).hexdigest()
