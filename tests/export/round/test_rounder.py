@@ -19,8 +19,8 @@ from edgeq.errors import RecipeError
 from edgeq.export.plan.choices import choose
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.plan.quantization_plan import Plan
-from edgeq.export.round.gptq import Grid, fit, loss
 from edgeq.export.round.collecting import MOST_ROWS
+from edgeq.export.round.gptq import Grid, fit, loss
 from edgeq.export.round.rounder import Rounder
 from edgeq.export.round.weighted_ops import Site, patches
 from edgeq.flatbuffer import Graph
