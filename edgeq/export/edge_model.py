@@ -17,7 +17,7 @@ from edgeq.export.export_options import ExportOptions
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.plan.strictness import float_notes
-from edgeq.export.ready import Ready
+from edgeq.export.search.ready import Ready
 from edgeq.files import write_whole
 from edgeq.model import LiteModel
 from edgeq.ports import IO

@@ -38,12 +38,12 @@ from edgeq.export.plan.values import Values
 from edgeq.export.portspec import PortSpec
 from edgeq.export.prepare import prepare
 from edgeq.export.ranges import data_source, measured_ranges, ranges_for
-from edgeq.export.ready import Ready
 from edgeq.export.round.common_weights import CommonWeights
 from edgeq.export.round.rounder import party_of
 from edgeq.export.search.auto import Search
 from edgeq.export.search.costs import Costs
 from edgeq.export.search.ladder import Ladder
+from edgeq.export.search.ready import Ready
 from edgeq.export.search.trials import Trials
 from edgeq.export.verify import verify
 from edgeq.isolation import Worker

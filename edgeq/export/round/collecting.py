@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgeq.export.round.common_weights import Party
 from edgeq.export.round.exact import Matrix
+from edgeq.export.round.loop_taps import LoopSite, LoopTaps
 from edgeq.export.round.moments import Moments
 from edgeq.export.round.weighted_ops import Site
 from edgeq.files import is_large
@@ -34,13 +36,20 @@ def collect(
     """
     graph, samples = party.model.graph, party.samples[:MOST_SAMPLES]
     read = dict.fromkeys(t for site in sites for t in site.inputs)
-    editor = GraphEditor(party.model.tree)
-    editor.add_outputs([t for t in read if t not in graph.inputs])
+    loops = [site for site in sites if isinstance(site, LoopSite)]
+    taps = LoopTaps(party.model.tree, loops, math.ceil(MOST_ROWS / len(samples)))
+    editor = GraphEditor(taps.tree)
+    editor.add_outputs([*(t for t in read if t not in graph.inputs), *taps.outputs])
     tflite = editor.finish()
+
+    def rows_of(site: Site, session: Session) -> Matrix:
+        if isinstance(site, LoopSite):
+            return taps.rows(site, session.view)
+        return site.rows(session.view, MOST_ROWS, len(samples))
 
     def rows(session: Session, sample: Any) -> list[Matrix]:
         session.invoke(sample)
-        return [site.rows(session.view, MOST_ROWS, len(samples)) for site in sites]
+        return [rows_of(site, session) for site in sites]
 
     # Each session has weights of its own, of which a large model has room for one.
     each, members = (party.threads, 1) if is_large(len(tflite)) else (1, party.threads)

@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeq.data.rep_dataset import Sample
-from edgeq.export.round.weighted_ops import AnyQParams, Site, is_fed, is_laid_out, weight_of
+from edgeq.export.round.loop_taps import LoopSite, is_tappable
+from edgeq.export.round.weighted_ops import AnyQParams, Site, is_fed, is_laid_out, weight_slot
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import LiteModel
 from edgeq.qtypes import FloatArray, IntArray
@@ -22,6 +23,9 @@ LEAST_BYTES = 1024
 """Smaller constants are not looked for: storing them twice costs nothing."""
 
 Result = tuple[IntArray, FloatArray]
+Shape = tuple[int, ...]
+Use = tuple[Operator, int]
+"""An op and the operand slot that it reads a weight at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +44,30 @@ class Party:
     threads: int | None = None
     nearest: Collection[int] = ()
 
-    def is_fitted(self, op: Operator) -> bool:
-        """Whether the weight of an op is rounded by what the op reads at run time."""
-        return op.index not in self.nearest and is_fed(self.model.graph, op)
+    @functools.cached_property
+    def fitted(self) -> Mapping[int, tuple[int, ...]]:
+        """Operand slots of weights that are rounded by what ops read at run time, by op."""
+        return {op.index: slots for op in self.model.graph.operators if (slots := self._slots(op))}
+
+    def _slots(self, op: Operator) -> tuple[int, ...]:
+        if op.index in self.nearest:
+            return ()
+        if op.multiplied:
+            return tuple(s for s in op.multiplied if is_tappable(self.model.tree, op, s))
+        is_known = is_laid_out(op) and is_fed(self.model.graph, op)
+        return (weight_slot(op),) if is_known else ()
+
+    def are_fitted(self, uses: Sequence[Use]) -> bool:
+        """Whether ops do the same with a weight, and it is rounded by what they read."""
+        return len({op.name for op, _ in uses}) == 1 and all(
+            slot in self.fitted.get(op.index, ()) for op, slot in uses
+        )
+
+    def site(self, uses: Sequence[Use], qparams: AnyQParams) -> Site:
+        """The weight that some ops read."""
+        if uses[0][0].multiplied:
+            return LoopSite(self.model.graph, uses, qparams)
+        return Site(self.model.graph, tuple(op for op, _ in uses), qparams)
 
 
 class CommonWeights:
@@ -68,19 +93,14 @@ class CommonWeights:
 
     def are_fitted(self, digest: str) -> bool:
         """Whether all models do the same with a weight and want it rounded by what it computes."""
-        uses = self._uses[digest]
-        alike = {(op.name, party.model.graph.tensors[t].shape) for party, t, op in uses}
-        return len(alike) == 1 and all(
-            is_laid_out(op) and weight_of(op) == t and party.is_fitted(op) for party, t, op in uses
-        )
+        readers = self._uses[digest]
+        alike = {(uses[0][0].name, shape) for _, shape, uses in readers}
+        return len(alike) == 1 and all(party.are_fitted(uses) for party, _, uses in readers)
 
     def sites(self, digest: str, qparams: AnyQParams) -> Iterator[tuple[Party, Site]]:
         """The weight in each model that has it."""
-        ops: dict[Party, list[Operator]] = defaultdict(list)
-        for party, _, op in self._uses[digest]:
-            ops[party].append(op)
-        for party, found in ops.items():
-            yield party, Site(party.model.graph, tuple(found), qparams)
+        for party, _, uses in self._uses[digest]:
+            yield party, party.site(uses, qparams)
 
     def known(self, digest: str, qparams: AnyQParams) -> Result | None:
         """What a weight was rounded to for a model before."""
@@ -91,18 +111,20 @@ class CommonWeights:
         self._known[digest, qparams] = result
 
     @functools.cached_property
-    def _uses(self) -> Mapping[str, Sequence[tuple[Party, int, Operator]]]:
-        """Of each constant that more than one model has: model, tensor and op of each reader."""
-        found: dict[str, list[tuple[Party, int, Operator]]] = defaultdict(list)
+    def _uses(self) -> Mapping[str, Sequence[tuple[Party, Shape, Sequence[Use]]]]:
+        """Of each constant that more than one model has: model, shape and readers there."""
+        found: dict[str, list[tuple[Party, Shape, Sequence[Use]]]] = defaultdict(list)
         for party in self._parties:
             graph = party.model.graph
             for tensor, digest in _digests(graph):
-                found[digest] += [(party, tensor, op) for op, _ in graph.uses.get(tensor, ())]
+                uses = graph.uses.get(tensor)
+                if uses:
+                    found[digest].append((party, graph.tensors[tensor].shape, uses))
             party.model.release()
         return {
-            digest: uses
-            for digest, uses in found.items()
-            if len({id(party) for party, _, _ in uses}) > 1
+            digest: places
+            for digest, places in found.items()
+            if len({id(party) for party, _, _ in places}) > 1
         }
 
 

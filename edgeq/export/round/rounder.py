@@ -15,16 +15,11 @@ from edgeq.export.plan.choices import Choices
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.collecting import MOST_SAMPLES, collect
 from edgeq.export.round.common_weights import CommonWeights, Party, Result
+from edgeq.export.round.loop_taps import LoopSite
 from edgeq.export.round.moments import Moments
 from edgeq.export.round.refinement import Refinement
-from edgeq.export.round.rounded import Rounded, bias_of
-from edgeq.export.round.weighted_ops import (
-    AnyQParams,
-    Site,
-    constant,
-    is_laid_out,
-    weight_of,
-)
+from edgeq.export.round.rounded import Rounded
+from edgeq.export.round.weighted_ops import AnyQParams, Site, constant
 from edgeq.files import is_large
 from edgeq.model import LiteModel
 from edgeq.qtypes import FloatArray, IntArray, all_finite
@@ -78,7 +73,11 @@ class Rounder:
         sites = [site for site in sites if site.key not in self._failed]
         rounded = Rounded()
         for site in sites:
-            rounded = rounded.with_site(self._graph, plan, site, *self._known[site.key])
+            integers, shift = self._known[site.key]
+            if isinstance(site, LoopSite):
+                rounded = rounded.with_passed(site, integers)
+            else:
+                rounded = rounded.with_site(self._graph, plan, site, integers, shift)
         return rounded
 
     def refined(
@@ -112,7 +111,7 @@ class Rounder:
         sites = () if is_apart else self._sites(plan)
         common = {op.index for t in self._common for op, _ in self._graph.uses.get(t, ())}
         free = rounded.weights.keys() - self._once - common
-        return [site for site in sites if all(op.index in free for op in site.ops)]
+        return [site for site in sites if site.ops and all(op.index in free for op in site.ops)]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -163,23 +162,21 @@ class Rounder:
         """The weights of a plan that all their readers want on the same grid."""
         wanted: dict[tuple[int, int], AnyQParams] = {k: s.qparams for k, s in plan.stored.items()}
         wanted.update(plan.operands)
-        seen = set()
-        for op in self._graph.operators:
-            if not is_laid_out(op):
+        places = (
+            (op, slot)
+            for op in self._graph.operators
+            for slot in self._own.fitted.get(op.index, ())
+        )
+        for weight in dict.fromkeys(op.inputs[slot] for op, slot in places):
+            tensor, uses = self._graph.tensors[weight], self._graph.uses[weight]
+            if not tensor.is_constant or tensor.dtype != "float32":
                 continue
-            weight = weight_of(op)
-            tensor = self._graph.tensors[weight]
-            if weight in seen or not tensor.is_constant or tensor.dtype != "float32":
-                continue
-            seen.add(weight)
-            uses = self._graph.uses[weight]
-            grids = {wanted.get((o.index, slot)) for o, slot in uses}
-            qparams = next(iter(grids))
-            plain = all(o.name == op.name and self._own.is_fitted(o) for o, _ in uses)
-            digest = self._common.get(weight)
-            plain = plain and (digest is None or self._weights.are_fitted(digest))
-            if plain and len(grids) == 1 and qparams is not None and all_finite(constant(tensor)):
-                yield Site(self._graph, tuple(o for o, _ in uses), qparams)
+            grids = {wanted.get((op.index, slot)) for op, slot in uses}
+            qparams, digest = next(iter(grids)), self._common.get(weight)
+            fitted = self._own.are_fitted(uses)
+            fitted = fitted and (digest is None or self._weights.are_fitted(digest))
+            if fitted and len(grids) == 1 and qparams is not None and all_finite(constant(tensor)):
+                yield self._own.site(uses, qparams)
 
     def _batches(self, sites: Sequence[Site]) -> Iterator[list[Site]]:
         """Neighbours that fit into memory together."""
@@ -203,8 +200,7 @@ class Rounder:
         for party, found in places.items():
             collect(party, [s for _, s in found], [moments[i] for i, _ in found], advance)
             for place, site in found:
-                graph = party.model.graph
-                centred[place] &= all(bias_of(graph, op) is not None for op in site.ops)
+                centred[place] &= site.has_bias(party.model.graph)
         for site, seen, has_bias in zip(sites, moments, centred, strict=True):
             seen.flush()
             self._known[site.key] = result = site.rounded(seen, has_bias)
