@@ -90,8 +90,9 @@ def export(
             signatures is taken apart where `rep_dataset` has exactly their keys.
         rep_dataset: Representative inputs, preprocessed as for the model: an array `(N, ...)`, a
             dict of such arrays by input name, an iterable or generator function of arrays, tuples
-            or dicts, a `DataLoader` or `Sequences`. Read once, in order. From ten samples on, every
-            tenth is kept back to judge by, of few a larger share, of thousands about a hundred.
+            or dicts, a `DataLoader`, `Sequences`, or `Buckets` for a file of several lengths. Read
+            once, in order. From ten samples on, every tenth is kept back to judge by, of few a
+            larger share, of thousands about a hundred.
         params: The first argument of a JAX function of parameters and inputs, or the variables of
             a linen module.
         sample: Input to trace the model with; by default the first representative sample.

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from edgeq.data.buckets import Buckets, pads_by_name
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.export.deploy.merge_files import merge, signature_keys, split
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.frontends import tensorflow, tflite
 from edgeq.export.round.common_weights import CommonWeights
 from edgeq.files import write_whole
+from edgeq.flatbuffer import pack, unpack
 from edgeq.isolation import JobCrashed, JobFailed, Worker
+from edgeq.ports import write_pads
 from edgeq.report.signature_reports import SignatureReports
 from edgeq.runtime.benchmark import random_sample
 from edgeq.runtime.file_check import remember
@@ -57,9 +60,13 @@ class MultiSignatureModel:
         return write_whole(path, self.tflite)
 
     def session(
-        self, signature: str, delegate: str = "xnnpack", threads: int | None = None
+        self, signature: str | None = None, delegate: str = "xnnpack", threads: int | None = None
     ) -> Session:
-        """A signature of the file, loaded on this machine's interpreter."""
+        """A signature of the file, loaded on this machine's interpreter.
+
+        Without a key it is the first, or, of buckets, for each run the shortest that holds what is
+        passed.
+        """
         return Session(self.tflite, delegate, threads, signature=signature, trusted=True)
 
 
@@ -81,7 +88,10 @@ def by_signature(
     Raises:
         EdgeqError: As for `export`; of several, with the signature's key.
     """
-    weights = CommonWeights()
+    weights, pad = CommonWeights(), None
+    if isinstance(rep_dataset, Buckets):
+        model, pad = _in_each(model, rep_dataset), rep_dataset.pad
+        rep_dataset = rep_dataset.by_key()
     models = _by_key(model, rep_dataset)
     if models is None:
         return begin(model, rep_dataset, weights, **settings)()
@@ -94,7 +104,16 @@ def by_signature(
     for key, finish in begun.items():
         with _naming(key):
             made[key] = finish()
-    return _merged(made)
+    return _merged(made, pad)
+
+
+def _in_each(model: object, buckets: Buckets) -> dict[str, object]:
+    """A model by the key of each bucket."""
+    if isinstance(model, Mapping):
+        raise DataError(
+            f"Buckets are data of one model. Received: models by signature key, {_listed(model)}"
+        )
+    return dict.fromkeys(buckets.lengths, model)
 
 
 @contextlib.contextmanager
@@ -155,9 +174,16 @@ def _settings_of(
     return found
 
 
-def _merged(made: Mapping[str, EdgeModel]) -> MultiSignatureModel:
+def _merged(
+    made: Mapping[str, EdgeModel], pad: float | Mapping[Any, float] | None
+) -> MultiSignatureModel:
+    """The file of all signatures; with `pad` they are buckets."""
     singles = {key: edge_model.tflite for key, edge_model in made.items()}
     tflite = merge(singles)
+    if pad is not None:
+        (first, *_), tree = made.values(), unpack(tflite)
+        write_pads(tree, pads_by_name(pad, [port.name for port in first.io.inputs]))
+        tflite = pack(tree)
     try:
         with Worker(("edgeq.runtime.session",)) as worker:
             worker.call(_JOB, tflite, singles)
