@@ -19,8 +19,8 @@ from edgeq.runtime.backend import load_backend
 from edgeq.runtime.coverage import Coverage, coverage_of, delegate_nodes
 from edgeq.runtime.delegates import EDGETPU, PLAIN, Options, check_delegate
 from edgeq.runtime.entry import Array
-from edgeq.runtime.feeding.arrays import filled, fits, stored, way_in, whole_numbers
-from edgeq.runtime.feeding.buckets import BucketEntry, first_entry
+from edgeq.runtime.feeding.bucket_entry import BucketEntry, first_entry
+from edgeq.runtime.feeding.port_arrays import filled, fits, stored, way_in, whole_numbers
 from edgeq.runtime.file_check import check_file
 from edgeq.runtime.interpreter import (
     EDGETPU_OP,
