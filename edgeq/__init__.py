@@ -8,6 +8,7 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.compare.check import check
 from edgeq.compare.compare_models import compare, evaluate
 from edgeq.compare.debug import debug
+from edgeq.data.buckets import Buckets
 from edgeq.data.sequences import Sequences
 from edgeq.errors import (
     ConversionError,
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AUTO",
     "INT8",
+    "Buckets",
     "Calibration",
     "CheckResult",
     "Comparison",

@@ -28,6 +28,10 @@ STATES_ENTRY = b"edgeq_states/"
 """Begins the name of the metadata entry with the states of a signature, whose key follows: a JSON
 object of output names by input name."""
 
+BUCKETS_ENTRY = b"edgeq_buckets"
+"""Name of the metadata entry of a file whose signatures are one model for several lengths: a JSON
+object with what fills up each input, in real numbers by name."""
+
 
 @dataclass(frozen=True)
 class Port:
@@ -178,6 +182,29 @@ def _damaged_states(why: str) -> ModelError:
         f"the states in the file's metadata ({STATES_ENTRY.decode()}...) cannot be read: {why}. "
         "Export the model again"
     )
+
+
+def read_pads(tflite: Content) -> dict[str, float] | None:
+    """What fills up the inputs of a file whose signatures are buckets; None of any other file.
+
+    Raises:
+        ModelError: Not a .tflite file, or it or its entry is damaged.
+    """
+    content = entry_content(unpack(tflite), BUCKETS_ENTRY)
+    if content is None:
+        return None
+    try:
+        return {str(name): float(value) for name, value in parse_json(content.decode()).items()}
+    except (DocumentError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"the buckets in the file's metadata ({BUCKETS_ENTRY.decode()}) cannot be read: "
+            f"{error}. Export the model again"
+        ) from None
+
+
+def write_pads(tree: Any, pads: Mapping[str, float]) -> None:
+    """Says in an object tree that its signatures are buckets, and what fills up each input."""
+    put_entry(tree, BUCKETS_ENTRY, json.dumps(dict(pads), separators=(",", ":")).encode())
 
 
 def write_states(tree: Any, states: States) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgeq.data.as_numpy import Array, array_of, is_tensor
+from edgeq.data.buckets import Buckets
 from edgeq.data.input_spec import InputSpec
 from edgeq.data.labels import Labelled, Labels
 from edgeq.data.rep_dataset import (
@@ -292,6 +293,11 @@ def read_data(source: object, labels: Labels | None = None) -> RepDataset:
     Raises:
         DataError: As for `RepDataset`.
     """
+    if isinstance(source, Buckets):
+        raise DataError(
+            "Buckets are data of several lengths, which edgeq.export alone takes: give samples of "
+            f"one length, such as those of Buckets.by_key()[{next(iter(source.lengths))!r}]"
+        )
     if isinstance(source, Sequences):
         return SequenceData(source, labels)
     return PlainData(source, labels)

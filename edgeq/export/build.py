@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from edgeq.calibrate.calibration import Calibration
@@ -25,6 +25,7 @@ from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.placement import check_loads, refused_ops
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.plan.quantization_plan import Plan
+from edgeq.export.round.common_weights import CommonWeights
 from edgeq.export.round.rounded import Rounded
 from edgeq.export.round.rounder import Rounder
 from edgeq.files import Content
@@ -84,6 +85,7 @@ class Workshop:
         refines: Whether weights are rounded a second time, by what reaches them in integers.
         threads: Samples that run side by side; None takes what this process may use.
         notes: What is to be said of what was done before, one sentence each.
+        weights: What other models of the same file have as well.
     """
 
     model: LiteModel
@@ -97,6 +99,7 @@ class Workshop:
     refines: bool = False
     threads: int | None = None
     notes: tuple[str, ...] = ()
+    weights: CommonWeights = field(default_factory=CommonWeights)
 
 
 class Builder:
@@ -114,7 +117,7 @@ class Builder:
         self.model = workshop.model
         self._with = workshop
         self._rounder = rounder or Rounder(
-            workshop.model, workshop.choices, workshop.samples, workshop.threads
+            workshop.model, workshop.choices, workshop.samples, workshop.threads, workshop.weights
         )
         self._plans: dict[_Key, Plan] = {}
         self._built: dict[_Key, Built] = {}
@@ -134,8 +137,9 @@ class Builder:
         made = Equalized(own.model, own.calibration)
         if scales:
             made = equalize(
-                own.model, own.calibration, choices, own.samples, own.converter, own.threads
-            )
+                own.model, own.calibration, choices, own.samples, own.converter, own.threads,
+                own.weights.readers(own.model.graph),
+            )  # fmt: skip
         ranges, notes = clipped_ranges(
             made.model, made.calibration, choices, made.tensors, own.samples, own.threads
         )

@@ -9,15 +9,19 @@ from pathlib import Path
 
 from edgeq.calibrate.calibration import Calibration
 from edgeq.data.readers import ImageLayout
+from edgeq.export.build import Built
 from edgeq.export.convert.convert_plan import annotated_mlir
 from edgeq.export.convert.loop_weights import lifted_graph
 from edgeq.export.deploy.metadata import Metadata
+from edgeq.export.export_options import ExportOptions
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.plan.quantization_plan import Plan
+from edgeq.export.plan.strictness import float_notes
+from edgeq.export.search.ready import Ready
 from edgeq.files import write_whole
 from edgeq.model import LiteModel
 from edgeq.ports import IO
-from edgeq.report import Report
+from edgeq.report import Measured, Report
 from edgeq.runtime.session import Session
 
 
@@ -99,3 +103,52 @@ class EdgeModel:
     def annotated_mlir(self) -> str:
         """The float model as MLIR with its `quant.fake_quant` composites, constants left out."""
         return annotated_mlir(self.rewritten, self.plan)
+
+
+def made_of(
+    ready: Ready,
+    built: Built,
+    measured: Measured,
+    options: ExportOptions,
+    planned_for: str,
+    seconds: Mapping[str, float],
+) -> EdgeModel:
+    """What an export returns.
+
+    Args:
+        ready: The float model and its ranges.
+        built: The file.
+        measured: What was measured on it.
+        options: What was asked for.
+        planned_for: The processor that a search planned for; empty where the recipe decided.
+        seconds: Wall time of each stage.
+    """
+    rewritten, ranges = built.model, ready.ranges
+    report = Report(
+        **vars(measured),
+        recipe=options.recipe.name,
+        target=options.target.name,
+        calibrated_samples=ranges.calibration.samples,
+        independent=ranges.independent,
+        fitted_weights=built.fitted,
+        doubts=rewritten.doubts,
+        planned_for=planned_for,
+        estimated_ratio=built.estimated_ratio,
+        notes=(
+            *rewritten.notes,
+            *float_notes(rewritten, options.recipe, built.plan.float_ops),
+            *built.notes,
+            *ranges.advice,
+            *options.target.next_steps(),
+        ),
+        seconds=seconds,
+    )
+    return EdgeModel(
+        tflite=bytes(built.tflite),
+        float_model=ready.prepared.float_model,
+        rewritten=rewritten,
+        plan=built.plan,
+        calibration=ranges.calibration,
+        report=report,
+        origins=built.origins,
+    )

@@ -11,8 +11,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 from edgeq.argument_types import DataLike, Engine, FilePath, ImageLayoutName, ModelLike, PortLike
 from edgeq.calibrate.advice import advise
@@ -23,7 +25,7 @@ from edgeq.data.sequences import read_data
 from edgeq.errors import VerificationError
 from edgeq.export.build import Builder, Built, Workshop
 from edgeq.export.deploy.signatures import by_signature
-from edgeq.export.edge_model import EdgeModel
+from edgeq.export.edge_model import EdgeModel, made_of
 from edgeq.export.export_options import ExportOptions
 from edgeq.export.judging import Judging
 from edgeq.export.plan.choices import Choices, choose
@@ -32,28 +34,30 @@ from edgeq.export.plan.left_float import without_coarse, without_unbounded
 from edgeq.export.plan.min_runtime import check_runtime, for_runtime
 from edgeq.export.plan.planned_model import PlannedModel
 from edgeq.export.plan.quantization_plan import Plan
-from edgeq.export.plan.strictness import check_strict, float_notes, free_ops, reasons_of
+from edgeq.export.plan.strictness import check_strict, free_ops, reasons_of
 from edgeq.export.plan.values import Values
 from edgeq.export.portspec import PortSpec
-from edgeq.export.prepare import Prepared, prepare
-from edgeq.export.ranges import Ranges, data_source, measured_ranges, ranges_for
+from edgeq.export.prepare import prepare
+from edgeq.export.ranges import data_source, measured_ranges, ranges_for
+from edgeq.export.round.common_weights import CommonWeights
+from edgeq.export.round.rounder import party_of
 from edgeq.export.search.auto import Search
 from edgeq.export.search.costs import Costs
 from edgeq.export.search.ladder import Ladder
+from edgeq.export.search.ready import Ready
 from edgeq.export.search.trials import Trials
 from edgeq.export.verify import verify
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 from edgeq.progress import Progress
 from edgeq.recipe import Mode, Recipe
-from edgeq.report import Measured, Report
+from edgeq.report import Measured
 from edgeq.runtime.file_check import remember
 
 STAGES = ("trace", "rewrite", "calibrate", "search", "plan", "build", "verify")
 """The stages in order. An export has either `search`, or `plan` and `build`."""
 
 
-@by_signature
 def export(
     model: ModelLike,
     rep_dataset: DataLike,
@@ -75,7 +79,7 @@ def export(
     device: FilePath | None = None,
     threads: int | None = None,
     progress: bool | None = None,
-) -> EdgeModel:
+) -> EdgeModel | Any:
     """Turns a float model into a verified int8 .tflite.
 
     Args:
@@ -87,8 +91,9 @@ def export(
             signatures is taken apart where `rep_dataset` has exactly their keys.
         rep_dataset: Representative inputs, preprocessed as for the model: an array `(N, ...)`, a
             dict of such arrays by input name, an iterable or generator function of arrays, tuples
-            or dicts, a `DataLoader` or `Sequences`. Read once, in order. From ten samples on, every
-            tenth is kept back to judge by, of few a larger share, of thousands about a hundred.
+            or dicts, a `DataLoader`, `Sequences`, or `Buckets` for a file of several lengths. Read
+            once, in order. From ten samples on, every tenth is kept back to judge by, of few a
+            larger share, of thousands about a hundred.
         params: The first argument of a JAX function of parameters and inputs, or the variables of
             a linen module.
         sample: Input to trace the model with; by default the first representative sample.
@@ -138,41 +143,46 @@ def export(
         VerificationError: The exported file breaks a promise of its plan.
         DependencyError: A package that this kind of model needs is missing.
     """
-    options = ExportOptions.read(
-        params=params, sample=sample, recipe=recipe, target=target, strict=strict,
-        calibration=calibration, inputs=inputs, outputs=outputs, layout=layout,
-        min_sqnr_db=min_sqnr_db, min_runtime=min_runtime, measure=measure, goal_db=goal_db,
-        costs=costs, device=device, threads=threads,
-    )  # fmt: skip
-    stages = Progress.make(progress)
+    settings = {
+        "params": params, "sample": sample, "recipe": recipe, "target": target, "strict": strict,
+        "calibration": calibration, "inputs": inputs, "outputs": outputs, "layout": layout,
+        "min_sqnr_db": min_sqnr_db, "min_runtime": min_runtime, "measure": measure,
+        "goal_db": goal_db, "costs": costs, "device": device, "threads": threads,
+        "progress": progress,
+    }  # fmt: skip
     with start_converter() as converter:
-        ready = make_ready(model, rep_dataset, options, stages, converter)
-        built, measured = _verified(ready, options, stages)
-    float_model, rewritten = ready.prepared.float_model, built.model
-    report = Report(
-        **vars(measured),
-        recipe=options.recipe.name,
-        target=options.target.name,
-        calibrated_samples=ready.ranges.calibration.samples,
-        independent=ready.ranges.independent,
-        fitted_weights=built.fitted,
-        doubts=rewritten.doubts,
-        planned_for=options.costs.name if ready.is_open else "",
-        estimated_ratio=built.estimated_ratio,
-        notes=(
-            *rewritten.notes,
-            *float_notes(rewritten, options.recipe, built.plan.float_ops),
-            *built.notes,
-            *ready.ranges.advice,
-            *options.target.next_steps(),
-        ),
-        seconds=dict(stages.seconds),
-    )
+        return by_signature(functools.partial(_begun, converter), model, rep_dataset, settings)
+
+
+def _begun(
+    converter: Worker,
+    model: object,
+    rep_dataset: object,
+    weights: CommonWeights,
+    *,
+    progress: bool | None,
+    **settings: Any,
+) -> Callable[[], EdgeModel]:
+    """Traces, rewrites and calibrates; what comes back does the rest.
+
+    Args:
+        converter: The converter's child process.
+        model: As for `export`.
+        rep_dataset: As for `export`.
+        weights: What the models of one file have in common; all of them are begun first.
+        progress: As for `export`.
+        **settings: Options of `export`.
+    """
+    options, stages = ExportOptions.read(**settings), Progress.make(progress)
+    ready = make_ready(model, rep_dataset, options, stages, converter, weights)
+    return lambda: _finished(ready, options, stages)
+
+
+def _finished(ready: Ready, options: ExportOptions, stages: Progress) -> EdgeModel:
+    built, measured = _verified(ready, options, stages)
     remember(built.tflite)
-    return EdgeModel(
-        tflite=bytes(built.tflite), float_model=float_model, rewritten=rewritten, plan=built.plan,
-        calibration=ready.ranges.calibration, report=report, origins=built.origins,
-    )  # fmt: skip
+    planned_for = options.costs.name if ready.is_open else ""
+    return made_of(ready, built, measured, options, planned_for, dict(stages.seconds))
 
 
 def plan(
@@ -286,38 +296,24 @@ def calibrate(
     return found
 
 
-@dataclass(frozen=True)
-class Ready:
-    """Everything that is known before anything is planned.
-
-    Attributes:
-        prepared: The model.
-        choices: What becomes of each op, as far as the recipe says it.
-        ranges: What the data have shown.
-        judging: Which samples do what.
-        ladder: Makes plans and files of what is chosen, or of the nearest that there is one of.
-    """
-
-    prepared: Prepared
-    choices: Choices
-    ranges: Ranges
-    judging: Judging
-    ladder: Ladder
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a search has to decide some of it."""
-        return self.judging.searched
-
-
 def make_ready(
     model: object,
     rep_dataset: object,
     options: ExportOptions,
     stages: Progress,
     converter: Worker,
+    weights: CommonWeights | None = None,
 ) -> Ready:
-    """Traces, rewrites and calibrates."""
+    """Traces, rewrites and calibrates.
+
+    Args:
+        model: As for `export`.
+        rep_dataset: As for `export`.
+        options: What was asked for.
+        stages: Where the stages show.
+        converter: The converter's child process.
+        weights: What other models of the same file have as well, to which this one is added.
+    """
     data = read_data(rep_dataset)
     prepared = prepare(model, data, options, stages, converter)
     rewritten = prepared.rewritten
@@ -334,15 +330,14 @@ def make_ready(
     ranges = ranges.with_advice(small_divisor_notes(rewritten, values, choices))
     judging = Judging(ranges.samples, any(c.mode is Mode.AUTO for c in choices.values()))
     choices = without_coarse(rewritten, choices, free, judging.fitting, options.threads)
+    weights = weights or CommonWeights()
+    weights.add(party_of(rewritten, choices, judging.fitting, options.threads))
     workshop = Workshop(
         model=rewritten, interface=prepared.interface, calibration=ranges.calibration,
         choices=choices, samples=judging.fitting, converter=converter, target=options.target,
-        sample=ranges.samples.samples[0], threads=options.threads,
+        sample=ranges.samples.samples[0], threads=options.threads, weights=weights,
     )  # fmt: skip
-    ladder = Ladder(Builder(workshop), free)
-    if not judging.searched:  # a search finishes what it has decided
-        choices, ladder = ladder.readied(choices, options.recipe.equalize, options.oldest)
-    return Ready(prepared, choices, ranges, judging, ladder)
+    return Ready(prepared, choices, ranges, judging, Ladder(Builder(workshop), free))
 
 
 def _planned(ready: Ready, options: ExportOptions, stages: Progress) -> tuple[LiteModel, Plan]:
@@ -350,8 +345,13 @@ def _planned(ready: Ready, options: ExportOptions, stages: Progress) -> tuple[Li
         built = next(_searched(ready, options, stages))
         return built.model, built.plan
     with stages.stage("plan"):
-        builder = ready.ladder.builder
-        return builder.model, builder.plan(ready.ladder.loadable(ready.choices))
+        choices, ladder = _decided(ready, options)
+        return ladder.builder.model, ladder.builder.plan(ladder.loadable(choices))
+
+
+def _decided(ready: Ready, options: ExportOptions) -> tuple[Choices, Ladder]:
+    """The choices of a recipe that leaves nothing open, and the ladder that finishes them."""
+    return ready.ladder.readied(ready.choices, options.recipe.equalize, options.oldest)
 
 
 def _searched(ready: Ready, options: ExportOptions, stages: Progress) -> Iterator[Built]:
@@ -364,15 +364,15 @@ def _searched(ready: Ready, options: ExportOptions, stages: Progress) -> Iterato
     yield from found
 
 
-def _built(ready: Ready, stages: Progress) -> Iterator[Built]:
-    builder = ready.ladder.builder
+def _built(ready: Ready, options: ExportOptions, stages: Progress) -> Iterator[Built]:
     with stages.stage("plan"):
-        choices = ready.ladder.loadable(ready.choices)
-        builder.plan(choices)
-    with stages.stage("build", builder.rounding_runs(choices)) as advance:
-        made = ready.ladder.built(choices, advance)
+        choices, ladder = _decided(ready, options)
+        choices = ladder.loadable(choices)
+        ladder.builder.plan(choices)
+    with stages.stage("build", ladder.builder.rounding_runs(choices)) as advance:
+        made = ladder.built(choices, advance)
     yield made.built
-    yield from (rung.built for rung in ready.ladder.further(made.choices))
+    yield from (rung.built for rung in ladder.further(made.choices))
 
 
 def _verified(ready: Ready, options: ExportOptions, stages: Progress) -> tuple[Built, Measured]:
@@ -382,7 +382,7 @@ def _verified(ready: Ready, options: ExportOptions, stages: Progress) -> tuple[B
         VerificationError: None does.
     """
     float_model = ready.prepared.float_model
-    files = _searched(ready, options, stages) if ready.is_open else _built(ready, stages)
+    files = _searched(ready, options, stages) if ready.is_open else _built(ready, options, stages)
     samples = ready.judging.verdict(float_model.graph)
     dropped: list[str] = []
     for built in files:

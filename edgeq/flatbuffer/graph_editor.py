@@ -1,4 +1,4 @@
-"""`GraphEditor` adds to the main graph of a .tflite file.
+"""`GraphEditor` adds to a graph of a .tflite file.
 
 Knows the file format, nothing of what the ops mean.
 """
@@ -39,16 +39,18 @@ class GraphEditor:
     Args:
         tree: The file's object tree, which is not changed: what this adds to is copied, and nothing
             that was there before is touched.
+        graph: Index of the graph; 0 is the main one.
     """
 
-    def __init__(self, tree: Any) -> None:
+    def __init__(self, tree: Any, graph: int = 0) -> None:
         self._tree = copy.copy(tree)
         self._tree.buffers = list(tree.buffers)
         self._tree.operatorCodes = list(tree.operatorCodes)
-        self._graph = copy.copy(tree.subgraphs[0])
+        self._graph = copy.copy(tree.subgraphs[graph])
         self._graph.tensors = list(self._graph.tensors)
         self._graph.operators = list(self._graph.operators)
-        self._tree.subgraphs = [self._graph, *tree.subgraphs[1:]]
+        self._tree.subgraphs = list(tree.subgraphs)
+        self._tree.subgraphs[graph] = self._graph
         self._names = {tensor.name for tensor in self._graph.tensors}
         self._repeats: dict[str, int] = {}
         self._codes: dict[tuple[str, int], int] = {}
@@ -71,13 +73,9 @@ class GraphEditor:
         return index
 
     def stored(
-        self,
-        name: str,
-        shape: Sequence[int],
-        kind: str,
-        content: npt.NDArray[np.uint8],
+        self, name: str, shape: Sequence[int], kind: str, content: npt.NDArray[np.uint8],
         qparams: AnyQParams,
-    ) -> int:
+    ) -> int:  # fmt: skip
         """Index of a new constant of any type, given as the bytes that the file stores."""
         index = self._append(name, kind, shape, self._buffer(content))
         self._graph.tensors[index].quantization = self._quantization(name, qparams)
@@ -138,13 +136,9 @@ class GraphEditor:
         return self.op("RESHAPE", [source, wanted], [target], newShape=list(shape))
 
     def copied(
-        self,
-        index: int,
-        inputs: Sequence[int],
-        outputs: Sequence[int],
-        version: int | None = None,
-        **options: object,
-    ) -> Any:
+        self, index: int, inputs: Sequence[int], outputs: Sequence[int],
+        version: int | None = None, **options: object,
+    ) -> Any:  # fmt: skip
         """A copy of the op at `index` that reads and writes other tensors; not in the graph yet.
 
         Args:
@@ -302,6 +296,11 @@ class GraphEditor:
     def tree(self) -> Any:
         """The object tree as it stands; to be read only."""
         return self._tree
+
+    @property
+    def ports(self) -> tuple[list[int], list[int]]:
+        """Inputs and outputs of the graph."""
+        return self._graph.inputs.tolist(), self._graph.outputs.tolist()
 
     def set_ports(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Makes tensors the inputs and outputs of the graph; signatures go."""

@@ -14,11 +14,13 @@ import numpy as np
 
 from edgeq.errors import DataError, ModelError
 from edgeq.files import Content
-from edgeq.ports import IO, Port, read_states
+from edgeq.ports import IO, read_states
 from edgeq.runtime.backend import load_backend
 from edgeq.runtime.coverage import Coverage, coverage_of, delegate_nodes
 from edgeq.runtime.delegates import EDGETPU, PLAIN, Options, check_delegate
-from edgeq.runtime.entry import Array, entry
+from edgeq.runtime.entry import Array
+from edgeq.runtime.feeding.bucket_entry import BucketEntry, first_entry
+from edgeq.runtime.feeding.port_arrays import filled, fits, stored, way_in, whole_numbers
 from edgeq.runtime.file_check import check_file
 from edgeq.runtime.interpreter import (
     EDGETPU_OP,
@@ -44,7 +46,8 @@ class Session:
             a library with an external delegate, which leaves the rest to XNNPACK.
         threads: Threads for one run; None takes what this process may use.
         options: What the delegate's library is told, for example `{"device": "usb:0"}`.
-        signature: Key of the entry point; None is the first.
+        signature: Key of the entry point; None is the first, or, in a file of buckets, for each
+            run the shortest that holds the inputs.
         backend: Which of the installed interpreters; None is the first of `BACKENDS`.
         trusted: Whether the file is known to be sound. Any other is first read and run once in a
             child process, unless that was done before or the file was made here.
@@ -97,7 +100,7 @@ class Session:
         self._pieces_of_library = len(delegate_nodes(ops))
         try:
             self._interpreter.allocate_tensors()
-            self._entry = entry(self._interpreter, signature)
+            self._entry = first_entry(self._content, self._interpreter, signature)
         except (RuntimeError, ValueError) as error:
             raise unloadable(self._backend, error, "load") from None
         self._name(self._interpreter._get_full_signature_list())
@@ -132,6 +135,11 @@ class Session:
         """Names, shapes, types and scales of the inputs and outputs."""
         return self._entry.io
 
+    @property
+    def bucket(self) -> str | None:
+        """Key of the bucket that the last run took; None where the file has none."""
+        return self._entry.key if isinstance(self._entry, BucketEntry) else None
+
     def run(self, inputs: Inputs, *, real: bool = False) -> dict[str, Array]:
         """One inference, or as many as the rows of the inputs fill.
 
@@ -151,7 +159,8 @@ class Session:
         """
         arrays = self._ordered(inputs)
         if real:
-            arrays = [_stored(p, a) for p, a in zip(self.io.inputs, arrays, strict=True)]
+            self._fit_sizes(arrays)
+            arrays = [stored(p, a) for p, a in zip(self.io.inputs, arrays, strict=True)]
         if self._is_one_run(arrays):
             self.invoke(arrays)
             results = self.outputs()
@@ -281,19 +290,16 @@ class Session:
         if [(a.shape, a.dtype) for a in arrays] == self._entry.fed:
             return True
         ports = self.io.inputs
-        arrays[:] = [_whole_numbers(port, a) for port, a in zip(ports, arrays, strict=True)]
-        if all(
-            _fits(shape, a.shape) and a.dtype == port.dtype
-            for port, shape, a in zip(ports, self._entry.dynamic, arrays, strict=True)
-        ):
-            self._resize([a.shape for a in arrays])
+        arrays[:] = [whole_numbers(port, a) for port, a in zip(ports, arrays, strict=True)]
+        is_typed = all(a.dtype == port.dtype for port, a in zip(ports, arrays, strict=True))
+        if is_typed and self._fit_sizes(arrays):
             return True
         for port, array in zip(ports, arrays, strict=True):
             rows = len(port.shape) == array.ndim > 0 and array.shape[1:] == port.shape[1:]
             if not rows or array.dtype != port.dtype:
                 raise DataError(
                     f"input {port.name!r} is {port.dtype} of shape {port.shape}. "
-                    f"Received: {array.dtype.name} of shape {array.shape}" + _way_in(port, array)
+                    f"Received: {array.dtype.name} of shape {array.shape}" + way_in(port, array)
                 )
         if len({len(a) for a in arrays}) > 1 or len({p.shape[0] for p in ports}) > 1:
             listed = ", ".join(f"{p.name} {a.shape}" for p, a in zip(ports, arrays, strict=True))
@@ -301,6 +307,13 @@ class Session:
                 f"inputs that run batch by batch need equally many rows. Received: {listed}"
             )
         return False
+
+    def _fit_sizes(self, arrays: Sequence[Array]) -> bool:
+        """Gives dynamic inputs the sizes of what is fed; False where other sizes differ."""
+        found = all(fits(s, a.shape) for s, a in zip(self._entry.dynamic, arrays, strict=True))
+        if found:
+            self._resize([a.shape for a in arrays])
+        return found
 
     def _resize(self, shapes: Sequence[tuple[int, ...]]) -> None:
         try:
@@ -320,7 +333,7 @@ class Session:
         results = [np.empty((rows, *port.shape[1:]), port.dtype) for port in self.io.outputs]
         for start in range(0, rows, batch):
             stop = min(start + batch, rows)
-            self.invoke([_filled(array[start:stop], batch) for array in arrays])
+            self.invoke([filled(array[start:stop], batch) for array in arrays])
             for place, result in enumerate(results):
                 result[start:stop] = self._entry.output(place)[: stop - start]
         return results
@@ -344,51 +357,6 @@ def _place(names: Sequence[str], name: str, kind: str) -> int:
     if name not in names:
         raise DataError(f"the model has no {kind} {name!r}; it has {', '.join(names)}")
     return names.index(name)
-
-
-def _stored(port: Port, real: Array) -> Array:
-    """Converts real numbers of any float type to what a port stores."""
-    if port.qparams is None and port.dtype == "float32":
-        return real.astype(np.float32, copy=False)
-    return port.quantize(real)
-
-
-def _whole_numbers(port: Port, array: Array) -> Array:
-    """Integers in the width of a port that takes them as they are, where they all fit.
-
-    Raises:
-        DataError: Some do not.
-    """
-    wanted = np.dtype(port.dtype)
-    is_other = array.dtype.kind in "iu" and wanted.kind in "iu" and array.dtype != wanted
-    if not is_other or port.qparams is not None or not array.size:
-        return array
-    limits, low, high = np.iinfo(wanted), int(array.min()), int(array.max())
-    if low < limits.min or high > limits.max:
-        raise DataError(
-            f"input {port.name!r} is {port.dtype}, and values from {low} to {high} do not fit it. "
-            f"Received: {array.dtype.name} of shape {array.shape}"
-        )
-    return array.astype(wanted)
-
-
-def _way_in(port: Port, array: Array) -> str:
-    """Says how real numbers get into a port that stores integers with a scale."""
-    if port.qparams is None or array.dtype.kind != "f":
-        return ""
-    return "; run(..., real=True) takes real numbers and converts them"
-
-
-def _fits(dynamic: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    return len(dynamic) == len(shape) and all(
-        size in (-1, given) for size, given in zip(dynamic, shape, strict=True)
-    )
-
-
-def _filled(rows: Array, batch: int) -> Array:
-    """A whole batch; the last row stands for those that are missing."""
-    missing = batch - len(rows)
-    return np.concatenate([rows, rows[-1:].repeat(missing, axis=0)]) if missing else rows
 
 
 def outputs_of(tflite: Content, sample: Sequence[Array]) -> dict[str, Array]:

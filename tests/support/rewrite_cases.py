@@ -271,6 +271,18 @@ def _many_dimensions() -> OneOp:
     return _one("FULLY_CONNECTED", ("x", weights, bias), Value((2, 8)), ROWS)
 
 
+def _scaled_rows(output: Value, *then: str, rows: int = 1) -> OneOp:
+    """A row that is scaled and shifted, and a dense layer of it."""
+    row = Value((1, rows, 16))
+    chain = _Chain().then("MUL", ("x", np.linspace(0.5, 1.5, 16, dtype="f4")[None, None]), row)
+    chain = chain.then("ADD", ("-", np.linspace(-1, 1, 16, dtype="f4")[None, None]), row)
+    for name in then:
+        chain = chain.then(name, ("-",), row)
+    chain = chain.then("FULLY_CONNECTED", ("-", _weights(8, 16), _weights(8)), output,
+                       keepNumDims=True)  # fmt: skip
+    return chain.model("dense", x=row)
+
+
 def _product(weights: tuple[int, ...], **options: object) -> OneOp:
     left = Value((2, 16, 5) if "adjX" in options else (2, 5, 16))
     output = Value((*weights[:-3], 2, 5, 8))
@@ -597,6 +609,11 @@ CASES: tuple[Rewritten, ...] = (
               situation="a product with a constant matrix"),
     Rewritten("product with a constant matrix", _product((2, 16, 8)), ("BATCH_MATMUL",),
               situation="several matrices stay"),
+    Rewritten("scale and shift in front of a dense layer", _scaled_rows(Value((1, 1, 8))),
+              ("FULLY_CONNECTED",)),
+    Rewritten("scale and shift in front of a dense layer",
+              _scaled_rows(Value((1, 1, 8)), "RELU"), ("RESHAPE", "DEPTHWISE_CONV_2D", "RESHAPE",
+              "FULLY_CONNECTED"), situation="with an activation behind it they stay"),
     Rewritten("bias of many dimensions", _many_dimensions(), ("FULLY_CONNECTED",)),
     Rewritten("fused activation", _relu("RELU"), ("CONV_2D",), situation="RELU"),
     Rewritten("fused activation", _relu("RELU6"), ("CONV_2D",), situation="RELU6"),

@@ -20,7 +20,7 @@ from edgeq.flatbuffer.parsing import is_multiplied, op_name
 from edgeq.flatbuffer.subgraphs import called_by, loop_graphs, readers
 from edgeq.versions import stored_weight_version
 
-_Loop = tuple[int, int]
+Loop = tuple[int, int]
 """Indices of the condition and the body."""
 
 
@@ -30,7 +30,7 @@ def with_lifted_weights(tree: Any) -> Any:
     Args:
         tree: Of a file that was checked; it is not changed.
     """
-    loops = dict(_loops(tree))
+    loops = dict(main_loops(tree))
     lifted = {loop: found for loop in loops if (found := _constant_weights(tree, loop))}
     if not lifted:
         return tree
@@ -48,7 +48,7 @@ def lifted_graph(tflite: Content) -> Graph:
 def with_sunk_weights(tree: Any) -> Any:
     """The object tree with what loops multiply with in their bodies, where it is constant."""
     graph = parse_tree(tree).graphs[0]
-    loops = dict(_loops(tree))
+    loops = dict(main_loops(tree))
     sunk = {
         loop: slots
         for loop, places in loops.items()
@@ -62,13 +62,13 @@ def with_sunk_weights(tree: Any) -> Any:
     return made
 
 
-def _loops(tree: Any) -> Iterator[tuple[_Loop, list[int]]]:
+def main_loops(tree: Any) -> Iterator[tuple[Loop, list[int]]]:
     """Condition and body of each loop of the main graph, and the places of the ops that run it.
 
     Left out is what anything else runs as well.
     """
     main = tree.subgraphs[0].operators or ()
-    places: dict[_Loop, list[int]] = {}
+    places: dict[Loop, list[int]] = {}
     for place, op in enumerate(main):
         loop = loop_graphs(op)
         if loop is not None:
@@ -79,7 +79,7 @@ def _loops(tree: Any) -> Iterator[tuple[_Loop, list[int]]]:
             yield loop, found
 
 
-def _constant_weights(tree: Any, loop: _Loop) -> list[int]:
+def _constant_weights(tree: Any, loop: Loop) -> list[int]:
     """Constants of a body that are nothing but weights of dense layers."""
     body = tree.subgraphs[loop[1]]
     codes = [op_name(code) for code in tree.operatorCodes]
@@ -115,7 +115,7 @@ def _is_read(graph: Graph, tensor: int) -> bool:
     return tensor in graph.outputs or bool(graph.uses.get(tensor))
 
 
-def _copied(tree: Any, loops: Iterable[_Loop]) -> Any:
+def _copied(tree: Any, loops: Iterable[Loop]) -> Any:
     """An object tree whose main graph and whose loops' graphs may be changed."""
     made = copy.copy(tree)
     made.operatorCodes = list(tree.operatorCodes)
@@ -126,7 +126,7 @@ def _copied(tree: Any, loops: Iterable[_Loop]) -> Any:
     return made
 
 
-def _lift(tree: Any, loop: _Loop, weights: Sequence[int], places: Sequence[int]) -> None:
+def _lift(tree: Any, loop: Loop, weights: Sequence[int], places: Sequence[int]) -> None:
     main, (cond, body) = tree.subgraphs[0], (tree.subgraphs[index] for index in loop)
     for weight in weights:
         whole, passed = body.tensors[weight], copy.copy(body.tensors[weight])
@@ -150,7 +150,7 @@ def _with(tensors: Any, more: int) -> Any:
     return np.append(np.asarray(tensors, np.int32), np.int32(more))
 
 
-def _sink(tree: Any, loop: _Loop, slots: Sequence[int], places: Sequence[int]) -> None:
+def _sink(tree: Any, loop: Loop, slots: Sequence[int], places: Sequence[int]) -> None:
     main, (cond, body) = tree.subgraphs[0], (tree.subgraphs[index] for index in loop)
     first = main.operators[places[0]]
     for slot in slots:

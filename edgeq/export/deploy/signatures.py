@@ -1,30 +1,32 @@
-"""Several signatures in one file: each is exported by itself, then the files are merged.
+"""Several signatures in one file: each is exported beside the others, then the files are merged.
 
 Knows how to tell such a call from others and how to take it apart, nothing of an export's stages.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, cast
+from typing import Any, cast
 
+from edgeq.data.buckets import Buckets, pads_by_name
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.export.deploy.merge_files import merge, signature_keys, split
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.frontends import tensorflow, tflite
+from edgeq.export.round.common_weights import CommonWeights
 from edgeq.files import write_whole
+from edgeq.flatbuffer import pack, unpack
 from edgeq.isolation import JobCrashed, JobFailed, Worker
-from edgeq.recipe import as_recipe
+from edgeq.ports import write_pads
 from edgeq.report.signature_reports import SignatureReports
 from edgeq.runtime.benchmark import random_sample
 from edgeq.runtime.file_check import remember
 from edgeq.runtime.session import Session
 
-_P = ParamSpec("_P")
 _JOB = "edgeq.export.deploy.signatures:check_alike"
 
 
@@ -58,43 +60,67 @@ class MultiSignatureModel:
         return write_whole(path, self.tflite)
 
     def session(
-        self, signature: str, delegate: str = "xnnpack", threads: int | None = None
+        self, signature: str | None = None, delegate: str = "xnnpack", threads: int | None = None
     ) -> Session:
-        """A signature of the file, loaded on this machine's interpreter."""
+        """A signature of the file, loaded on this machine's interpreter.
+
+        Without a key it is the first, or, of buckets, for each run the shortest that holds what is
+        passed.
+        """
         return Session(self.tflite, delegate, threads, signature=signature, trusted=True)
 
 
-def by_signature(export: Callable[_P, EdgeModel]) -> Callable[_P, EdgeModel | Any]:
-    """Lets `export` take models by signature key as well, and then return `MultiSignatureModel`.
+def by_signature(
+    begin: Callable[..., Callable[[], EdgeModel]],
+    model: object,
+    rep_dataset: object,
+    settings: Mapping[str, Any],
+) -> EdgeModel | MultiSignatureModel:
+    """One model, or a file of several where they come by signature key.
 
-    Which of the two it returns cannot be told from types: a mapping of data is by input name or by
-    signature key, as the model has it.
+    Args:
+        begin: Takes model, data, what the models have in common, and options; gives what finishes
+            the export, to be called when all have begun.
+        model: As for `export`.
+        rep_dataset: As for `export`.
+        settings: Options of `export`.
+
+    Raises:
+        EdgeqError: As for `export`; of several, with the signature's key.
     """
-    export_one: Callable[..., EdgeModel] = export
+    weights, pad = CommonWeights(), None
+    if isinstance(rep_dataset, Buckets):
+        model, pad = _in_each(model, rep_dataset), rep_dataset.pad
+        rep_dataset = rep_dataset.by_key()
+    models = _by_key(model, rep_dataset)
+    if models is None:
+        return begin(model, rep_dataset, weights, **settings)()
+    data, begun = cast("Mapping[str, object]", rep_dataset), {}
+    for key, each in models.items():
+        own = _settings_of(key, models, settings)
+        with _naming(key):
+            begun[key] = begin(each, data[key], weights, **own)
+    made = {}
+    for key, finish in begun.items():
+        with _naming(key):
+            made[key] = finish()
+    return _merged(made, pad)
 
-    @functools.wraps(export)
-    def export_any(
-        model: object, rep_dataset: object, **settings: Any
-    ) -> EdgeModel | MultiSignatureModel:
-        models = _by_key(model, rep_dataset)
-        if models is None:
-            return export_one(model, rep_dataset, **settings)
-        data = cast("Mapping[str, object]", rep_dataset)
-        return _merged({
-            key: _exported(export_one, key, each, data[key], _settings_of(key, models, settings))
-            for key, each in models.items()
-        })  # fmt: skip
 
-    return cast("Callable[_P, EdgeModel | Any]", export_any)
+def _in_each(model: object, buckets: Buckets) -> dict[str, object]:
+    """A model by the key of each bucket."""
+    if isinstance(model, Mapping):
+        raise DataError(
+            f"Buckets are data of one model. Received: models by signature key, {_listed(model)}"
+        )
+    return dict.fromkeys(buckets.lengths, model)
 
 
-def _exported(
-    export: Callable[..., EdgeModel], key: str, model: object, data: object, settings: Any
-) -> EdgeModel:
-    # What several signatures share has to be rounded alike, whatever each one's data is.
-    recipe = as_recipe(settings.pop("recipe", "auto")).with_rounding("nearest")
+@contextlib.contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Puts a signature's key in front of errors."""
     try:
-        return export(model, data, recipe=recipe, **settings)
+        yield
     except EdgeqError as error:
         raise type(error)(f"signature {key!r}: {error}") from None
 
@@ -148,9 +174,16 @@ def _settings_of(
     return found
 
 
-def _merged(made: Mapping[str, EdgeModel]) -> MultiSignatureModel:
+def _merged(
+    made: Mapping[str, EdgeModel], pad: float | Mapping[Any, float] | None
+) -> MultiSignatureModel:
+    """The file of all signatures; with `pad` they are buckets."""
     singles = {key: edge_model.tflite for key, edge_model in made.items()}
     tflite = merge(singles)
+    if pad is not None:
+        (first, *_), tree = made.values(), unpack(tflite)
+        write_pads(tree, pads_by_name(pad, [port.name for port in first.io.inputs]))
+        tflite = pack(tree)
     try:
         with Worker(("edgeq.runtime.session",)) as worker:
             worker.call(_JOB, tflite, singles)

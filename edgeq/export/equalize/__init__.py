@@ -56,6 +56,7 @@ def equalize(
     samples: Sequence[Sample],
     worker: Worker,
     threads: int | None = None,
+    kept: Collection[int] = (),
 ) -> Equalized:
     """Scales channels of a float model as integers like them best.
 
@@ -68,12 +69,14 @@ def equalize(
         samples: Inputs to look at the channels with.
         worker: The child process that the result is held against the model in.
         threads: Samples that run side by side; None takes what this process may use.
+        kept: Ops whose channels stay as they are whatever is chosen, by index.
     """
     same = Equalized(model, calibration)
     is_static = any(_is_static(choices, op) for op in choices)
     if not is_static or not samples or model.given or model.learned:
         return same
-    groups = channel_groups(model.graph, _kept(choices), lambda op: _is_static(choices, op.index))
+    as_is = {*kept, *_kept(choices)}
+    groups = channel_groups(model.graph, as_is, lambda op: _is_static(choices, op.index))
     free = groups.free_tensors()
     in_one = [a for a in groups.absorbers if not choices[a.op.index].weights.per_channel]
     read = dict.fromkeys([*free, *(a.source for a in in_one)])

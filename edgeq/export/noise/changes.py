@@ -131,7 +131,9 @@ class Changes:
         for slot in weight_slots(self.graph, op):
             stored = self.plan.stored.get((op.index, slot))
             data = self.graph.tensors[op.inputs[slot]].data
-            if stored is not None and isinstance(stored.qparams, QParams) and data is not None:
+            if (op.index, slot) in self._rounded.passed:
+                found[slot] = self._rounded.passed[op.index, slot]
+            elif stored is not None and isinstance(stored.qparams, QParams) and data is not None:
                 found[slot] = dequantize(quantize(data, stored.qparams), stored.qparams)
         return found
 

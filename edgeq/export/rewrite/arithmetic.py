@@ -110,19 +110,25 @@ def _affine_chain(site: Site, op: Operator) -> Sequence[Any] | None:
     found = affine(site, op)
     if found is None:
         return None
-    source, (factor, summand) = found
-    count = 1
-    while before := _before(site, source):
-        source, (inner_factor, inner_summand) = before
-        summand = inner_summand * factor + summand
-        factor = inner_factor * factor
-        count += 1
+    source, (factor, summand), count = affine_before(site, *found)
+    count += 1
     multiplies, adds = bool((factor != 1).any()), bool((summand != 0).any())
     if not multiplies and not adds and op.fused_activation == "NONE":
         return site.alias(op, source)
     if count <= max(multiplies + adds, 1):
         return None
     return _multiply_add(site, op, source, factor, summand if adds or not multiplies else None)
+
+
+def affine_before(site: Site, source: int, found: Affine) -> tuple[int, Affine, int]:
+    """`(x, (factor, summand))` with the affine steps in front of `x`, and how many these are."""
+    (factor, summand), count = found, 0
+    while before := _before(site, source):
+        source, (inner_factor, inner_summand) = before
+        summand = inner_summand * factor + summand
+        factor = inner_factor * factor
+        count += 1
+    return source, (factor, summand), count
 
 
 def _before(site: Site, tensor: int) -> tuple[int, Affine] | None:

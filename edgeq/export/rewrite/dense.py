@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeq.export.rewrite.arithmetic import affine, affine_before
 from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.flatbuffer import Operator, schema
 from edgeq.targets import Purpose
@@ -51,6 +52,36 @@ def _flat_bias(site: Site, op: Operator) -> Sequence[Any] | None:
     return [site.editor.copied(op.index, inputs, op.outputs)]
 
 
+def _scaled_input(site: Site, op: Operator) -> Sequence[Any] | None:
+    """A dense layer with the MUL or ADD in front of it in its weights and bias.
+
+    The converter does so itself, but not where a constant has as many dimensions as what it scales,
+    as with one row: a weight that two graphs share would be another one in each.
+    """
+    before = site.producer(op.inputs[0], "ADD", "SUB", "MUL")
+    found = None if before is None else affine(site, before)
+    weights, depth = site.value(op.inputs[1]), site.shape(op.inputs[0])[-1]
+    if before is None or found is None or weights is None or before.fused_activation != "NONE":
+        return None
+    source, (factor, summand), _ = affine_before(site, *found)
+    by_column = all(v.size == 1 or v.shape[-1:] == (v.size,) for v in (factor, summand))
+    if not by_column or weights.shape[-1] != depth or not site.is_read_once(op.inputs[1]):
+        return None
+    factor, summand = (np.broadcast_to(v.ravel(), depth) for v in (factor, summand))
+    bias, made = op.inputs[2] if len(op.inputs) > 2 else _NO_BIAS, list(op.inputs[:2])
+    if (factor != 1).any():
+        made[1] = site.constant(op, "weights", weights * factor)
+    if not summand.any():
+        made += op.inputs[2:]
+    elif bias == _NO_BIAS or site.value(bias) is not None:
+        shift = weights.astype(np.float64) @ summand
+        known = site.value(bias)
+        made.append(site.constant(op, "bias", shift if known is None else known.ravel() + shift))
+    else:
+        return None
+    return [site.editor.copied(op.index, [source, *made[1:]], op.outputs)]
+
+
 def _rows(site: Site, op: Operator) -> Sequence[Any] | None:
     """A dense layer on several rows as a convolution of 1x1."""
     source, slot, *rest = op.inputs
@@ -89,6 +120,10 @@ REWRITES = (
     Rewrite(
         "bias of many dimensions", ("FULLY_CONNECTED",), "FULLY_CONNECTED with a flat bias",
         "in int8 no other is delegated", True, _flat_bias,
+    ),
+    Rewrite(
+        "scale and shift in front of a dense layer", ("FULLY_CONNECTED",),
+        "FULLY_CONNECTED with other weights", "each op rounds once more", False, _scaled_input,
     ),
     Rewrite(
         "dense layer on several rows", ("FULLY_CONNECTED",), "CONV_2D of 1x1 between RESHAPEs",

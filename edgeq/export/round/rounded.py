@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgeq.export.plan.quantization_plan import Plan
+from edgeq.export.round.loop_taps import LoopSite
 from edgeq.export.round.weighted_ops import (
     AnyQParams,
     Site,
+    bias_of,
     bias_slot,
     on_grid,
     source_of,
@@ -19,7 +21,7 @@ from edgeq.export.round.weighted_ops import (
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
-from edgeq.ops import OPS, Kind
+from edgeq.ops import OPS
 from edgeq.qtypes import FloatArray, IntArray, QParams
 
 _INT32_MAX = 2**31 - 1
@@ -33,15 +35,17 @@ class Rounded:
         weights: The weight of each op that has one.
         biases: The bias of each op whose bias changes.
         count: Number of different weights.
+        passed: What loops multiply with, by loop and operand slot.
     """
 
     weights: Mapping[int, FloatArray] = field(default_factory=dict)
     biases: Mapping[int, FloatArray] = field(default_factory=dict)
     count: int = 0
+    passed: Mapping[tuple[int, int], FloatArray] = field(default_factory=dict)
 
     def model(self, float_model: LiteModel) -> LiteModel:
         """The float model with these constants; tensors and ops keep their indices."""
-        if not self.weights:
+        if not self.count:
             return float_model
         editor = GraphEditor(float_model.tree)
         self.store(editor, float_model.graph)
@@ -51,7 +55,8 @@ class Rounded:
         """Puts these constants into the float model that an editor has open."""
         rewired: dict[int, dict[int, int]] = {}
         stored = {weight_of(graph.operators[i]): values for i, values in self.weights.items()}
-        for tensor, values in stored.items():
+        passed = {graph.operators[i].inputs[slot]: v for (i, slot), v in self.passed.items()}
+        for tensor, values in {**stored, **passed}.items():
             _store(editor, tensor, values)
         for index, values in self.biases.items():
             op = graph.operators[index]
@@ -68,7 +73,8 @@ class Rounded:
         """Those of some ops."""
         weights = {i: values for i, values in self.weights.items() if i in ops}
         biases = {i: values for i, values in self.biases.items() if i in ops}
-        return Rounded(weights, biases, self.count)
+        passed = {place: values for place, values in self.passed.items() if place[0] in ops}
+        return Rounded(weights, biases, self.count, passed)
 
     def with_site(
         self, graph: Graph, plan: Plan, site: Site, integers: IntArray, shift: FloatArray
@@ -90,17 +96,18 @@ class Rounded:
             if bias is not None:
                 biases[op.index] = _moved(op, bias, shift, plan, site.qparams)
         is_new = site.ops[0].index not in self.weights
-        return Rounded(weights, biases, self.count + is_new)
+        return Rounded(weights, biases, self.count + is_new, self.passed)
 
+    def with_passed(self, site: LoopSite, integers: IntArray) -> Rounded:
+        """With the weight of loops, which have no bias that could make up for it.
 
-def bias_of(graph: Graph, op: Operator) -> FloatArray | None:
-    """The bias of an op, if it has one that can make up for what its weight is short of."""
-    slot = bias_slot(op)
-    missing = slot >= len(op.inputs) or op.inputs[slot] < 0
-    taps_meet = OPS[op.name].kind is Kind.TRANSPOSED_CONVOLUTION  # where strides are short
-    if missing or taps_meet:
-        return None
-    return graph.tensors[op.inputs[slot]].data
+        Args:
+            site: Whose loops get it.
+            integers: The weight.
+        """
+        values = on_grid(integers, site.qparams)
+        passed = {(op.index, slot): values for op, slot in site.uses}
+        return replace(self, passed={**self.passed, **passed}, count=self.count + 1)
 
 
 def _moved(

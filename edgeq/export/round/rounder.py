@@ -6,37 +6,23 @@ rounds to the nearest integer, which is the one that was chosen here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.plan.choices import Choices
 from edgeq.export.plan.quantization_plan import Plan
-from edgeq.export.round.exact import Matrix
+from edgeq.export.round.collecting import MOST_SAMPLES, collect
+from edgeq.export.round.common_weights import CommonWeights, Party, Result
+from edgeq.export.round.loop_taps import LoopSite
 from edgeq.export.round.moments import Moments
 from edgeq.export.round.refinement import Refinement
-from edgeq.export.round.rounded import Rounded, bias_of
-from edgeq.export.round.weighted_ops import (
-    AnyQParams,
-    Site,
-    constant,
-    is_laid_out,
-    source_of,
-    weight_of,
-)
+from edgeq.export.round.rounded import Rounded
+from edgeq.export.round.weighted_ops import AnyQParams, Site, constant
 from edgeq.files import is_large
-from edgeq.flatbuffer import Operator
-from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
 from edgeq.qtypes import FloatArray, IntArray, all_finite
-from edgeq.runtime.crew import Crew
-from edgeq.runtime.session import Session
-
-MOST_SAMPLES = 32
-"""Samples that weights are rounded by."""
-
-MOST_ROWS = 4096
-"""Rows that one op contributes, from all samples."""
 
 MEMORY_BYTES = 256 << 20
 """About what activations and their squares may take at once, or a quarter of a larger file; the
@@ -52,6 +38,7 @@ class Rounder:
         choices: Of each op; tells which weights are rounded to nearest.
         samples: Inputs to run.
         threads: Samples that run side by side; None takes what this process may use.
+        weights: What other models have as well, which is rounded by their data too, and alike.
 
     Attributes:
         not_refined: Why the last call of `refined` left the weights as they were, in a sentence.
@@ -63,16 +50,13 @@ class Rounder:
         choices: Choices,
         samples: Sequence[Sample],
         threads: int | None = None,
+        weights: CommonWeights | None = None,
     ) -> None:
         self._model = model
         self._graph = model.graph
-        self._samples = samples[:MOST_SAMPLES]
-        self._all_samples = samples
-        self._threads = threads
-        trained = bool(model.given or model.learned)
+        self._own = party_of(model, choices, samples, threads)
+        self._weights = weights or CommonWeights()
         self._once = {i for i, c in choices.items() if c.weights.rounding == "gptq_once"}
-        to_nearest = (i for i, c in choices.items() if c.weights.rounding == "nearest")
-        self._nearest = set(choices) if trained else set(to_nearest)
         self._known: dict[tuple[int, AnyQParams], tuple[IntArray, FloatArray]] = {}
         self._failed: dict[tuple[int, AnyQParams], str] = {}
         self.not_refined = ""
@@ -89,7 +73,11 @@ class Rounder:
         sites = [site for site in sites if site.key not in self._failed]
         rounded = Rounded()
         for site in sites:
-            rounded = rounded.with_site(self._graph, plan, site, *self._known[site.key])
+            integers, shift = self._known[site.key]
+            if isinstance(site, LoopSite):
+                rounded = rounded.with_passed(site, integers)
+            else:
+                rounded = rounded.with_site(self._graph, plan, site, integers, shift)
         return rounded
 
     def refined(
@@ -102,7 +90,7 @@ class Rounder:
             rounded: What `round` gave for it.
             advance: Called after each weight.
         """
-        refinement = Refinement(self._model, plan, self._all_samples, self._threads)
+        refinement = Refinement(self._model, plan, self._own.samples, self._own.threads)
         try:
             found, why = refinement.best(rounded, self._refinable(plan, rounded), advance)
         except Exception as error:
@@ -117,11 +105,13 @@ class Rounder:
         return found
 
     def _refinable(self, plan: Plan, rounded: Rounded) -> list[Site]:
-        """Weights that a second pass may change: none without integers that reach them."""
+        """Weights that a second pass may change: none without integers that reach them, and none
+        that other models have as well."""
         is_apart = not plan.tensors or is_large(len(self._model.tflite))
         sites = () if is_apart else self._sites(plan)
-        free = rounded.weights.keys() - self._once
-        return [site for site in sites if all(op.index in free for op in site.ops)]
+        common = {op.index for t in self._common for op, _ in self._graph.uses.get(t, ())}
+        free = rounded.weights.keys() - self._once - common
+        return [site for site in sites if site.ops and all(op.index in free for op in site.ops)]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -130,6 +120,7 @@ class Rounder:
 
     def _fit_apart(self, sites: Sequence[Site], advance: Callable[[], None]) -> None:
         """Rounds the weights of new sites; where that fails, each alone, to tell which it is."""
+        self._known.update(self._found_before(sites))
         done = {*self._known, *self._failed}
         sites = [site for site in sites if site.key not in done]
         try:
@@ -149,27 +140,43 @@ class Rounder:
     def runs(self, plan: Plan) -> int:
         """How often `round` will run a sample."""
         new = [site for site in self._sites(plan) if site.key not in self._known]
-        return len(self._samples) * sum(1 for _ in self._batches(new))
+        samples = min(MOST_SAMPLES, len(self._own.samples))
+        return samples * sum(1 for _ in self._batches(new))
+
+    @functools.cached_property
+    def _common(self) -> Mapping[int, str]:
+        """Digests of weights that other models have as well, by tensor."""
+        return self._weights.of(self._graph)
+
+    def _found_before(self, sites: Sequence[Site]) -> dict[tuple[int, AnyQParams], Result]:
+        """What weights of these sites were rounded to for another model."""
+        found = {}
+        for site in sites:
+            digest = self._common.get(site.tensor)
+            known = None if digest is None else self._weights.known(digest, site.qparams)
+            if known is not None:
+                found[site.key] = known
+        return found
 
     def _sites(self, plan: Plan) -> Iterator[Site]:
         """The weights of a plan that all their readers want on the same grid."""
         wanted: dict[tuple[int, int], AnyQParams] = {k: s.qparams for k, s in plan.stored.items()}
         wanted.update(plan.operands)
-        seen = set()
-        for op in self._graph.operators:
-            if not is_laid_out(op):
+        places = (
+            (op, slot)
+            for op in self._graph.operators
+            for slot in self._own.fitted.get(op.index, ())
+        )
+        for weight in dict.fromkeys(op.inputs[slot] for op, slot in places):
+            tensor, uses = self._graph.tensors[weight], self._graph.uses[weight]
+            if not tensor.is_constant or tensor.dtype != "float32":
                 continue
-            weight = weight_of(op)
-            tensor = self._graph.tensors[weight]
-            if weight in seen or not tensor.is_constant or tensor.dtype != "float32":
-                continue
-            seen.add(weight)
-            uses = self._graph.uses[weight]
-            grids = {wanted.get((o.index, slot)) for o, slot in uses}
-            qparams = next(iter(grids))
-            plain = all(o.name == op.name and self._is_fitted(o) for o, _ in uses)
-            if plain and len(grids) == 1 and qparams is not None and all_finite(constant(tensor)):
-                yield Site(self._graph, tuple(o for o, _ in uses), qparams)
+            grids = {wanted.get((op.index, slot)) for op, slot in uses}
+            qparams, digest = next(iter(grids)), self._common.get(weight)
+            fitted = self._own.are_fitted(uses)
+            fitted = fitted and (digest is None or self._weights.are_fitted(digest))
+            if fitted and len(grids) == 1 and qparams is not None and all_finite(constant(tensor)):
+                yield self._own.site(uses, qparams)
 
     def _batches(self, sites: Sequence[Site]) -> Iterator[list[Site]]:
         """Neighbours that fit into memory together."""
@@ -183,33 +190,44 @@ class Rounder:
         if batch:
             yield batch
 
-    def _is_fitted(self, op: Operator) -> bool:
-        """Whether an op's weight is to be rounded by what the op reads at run time."""
-        read = self._graph.tensors[source_of(op)]
-        computed = read.dtype == "float32" and not read.is_constant
-        return computed and op.index not in self._nearest
-
     def _fit(self, sites: Sequence[Site], advance: Callable[[], None]) -> None:
         """Runs the samples and rounds the weights of these sites."""
-        read = [t for site in sites for t in site.inputs]
-        editor = GraphEditor(self._model.tree)
-        editor.add_outputs([t for t in dict.fromkeys(read) if t not in self._graph.inputs])
-        tflite = editor.finish()
-
-        def rows(session: Session, sample: Any) -> list[Matrix]:
-            session.invoke(sample)
-            return [site.rows(session.view, MOST_ROWS, len(self._samples)) for site in sites]
-
-        moments = [Moments() for _ in sites]
-        # Each session has weights of its own, of which a large model has room for one.
-        alone = is_large(len(tflite))
-        each, members = (self._threads, 1) if alone else (1, self._threads)
-        with Crew(lambda: Session(tflite, threads=each, trusted=True), members) as crew:
-            for found in crew.map(self._samples, rows):
-                for one, seen in zip(found, moments, strict=True):
-                    seen.add(one)
-                advance()
-        for site, seen in zip(sites, moments, strict=True):
+        moments, centred = [Moments() for _ in sites], [True for _ in sites]
+        places: dict[Party, list[tuple[int, Site]]] = defaultdict(list)
+        for place, site in enumerate(sites):
+            for party, there in self._parties(site):
+                places[party].append((place, there))
+        for party, found in places.items():
+            collect(party, [s for _, s in found], [moments[i] for i, _ in found], advance)
+            for place, site in found:
+                centred[place] &= site.has_bias(party.model.graph)
+        for site, seen, has_bias in zip(sites, moments, centred, strict=True):
             seen.flush()
-            centred = all(bias_of(self._graph, op) is not None for op in site.ops)
-            self._known[site.key] = site.rounded(seen, centred)
+            self._known[site.key] = result = site.rounded(seen, has_bias)
+            digest = self._common.get(site.tensor)
+            if digest is not None:
+                self._weights.keep(digest, site.qparams, result)
+
+    def _parties(self, site: Site) -> list[tuple[Party, Site]]:
+        """The models whose data a weight is rounded by, and the weight in each."""
+        digest = self._common.get(site.tensor)
+        if digest is None:
+            return [(self._own, site)]
+        return list(self._weights.sites(digest, site.qparams))
+
+
+def party_of(
+    model: LiteModel, choices: Choices, samples: Sequence[Sample], threads: int | None = None
+) -> Party:
+    """A model with what its weights are rounded by.
+
+    Args:
+        model: The float model. One that brought or learned its scales was trained with weights
+            rounded to nearest, which they stay.
+        choices: Of each op; tells which weights are rounded to nearest.
+        samples: Inputs to run.
+        threads: Samples that run side by side; None takes what this process may use.
+    """
+    trained = bool(model.given or model.learned)
+    nearest = {i for i, c in choices.items() if trained or c.weights.rounding == "nearest"}
+    return Party(model, samples, threads, nearest)

@@ -22,8 +22,8 @@ from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.exact import Matrix
 from edgeq.export.round.moments import Missing, Moments
 from edgeq.export.round.pieces import Pieces, live_bytes
-from edgeq.export.round.rounded import Rounded, bias_of
-from edgeq.export.round.weighted_ops import Site
+from edgeq.export.round.rounded import Rounded
+from edgeq.export.round.weighted_ops import Site, bias_of
 from edgeq.flatbuffer import Graph
 from edgeq.model import LiteModel
 from edgeq.qtypes import FloatArray

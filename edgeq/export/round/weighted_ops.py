@@ -46,9 +46,14 @@ def is_laid_out(op: Operator) -> bool:
     return op.name in OPS and OPS[op.name].kind in LAID_OUT
 
 
+def weight_slot(op: Operator) -> int:
+    """Operand slot of the weight of an op that has one."""
+    return _weight(op).slot
+
+
 def weight_of(op: Operator) -> int:
     """The tensor that is the weight of an op that has one."""
-    return op.inputs[_weight(op).slot]
+    return op.inputs[weight_slot(op)]
 
 
 def source_of(op: Operator) -> int:
@@ -56,11 +61,27 @@ def source_of(op: Operator) -> int:
     return op.inputs[_weight(op).source]
 
 
+def is_fed(graph: Graph, op: Operator) -> bool:
+    """Whether an op that has a weight multiplies it with real numbers that are computed."""
+    read = graph.tensors[source_of(op)]
+    return read.dtype == "float32" and not read.is_constant
+
+
 def bias_slot(op: Operator) -> int:
     """Operand slot of the bias of an op that has a weight."""
     bias: Bias | None = OPS[op.name].bias
     assert bias is not None
     return bias.slot
+
+
+def bias_of(graph: Graph, op: Operator) -> FloatArray | None:
+    """The bias of an op, if it has one that can make up for what its weight is short of."""
+    slot = bias_slot(op)
+    missing = slot >= len(op.inputs) or op.inputs[slot] < 0
+    taps_meet = OPS[op.name].kind is Kind.TRANSPOSED_CONVOLUTION  # where strides are short
+    if missing or taps_meet:
+        return None
+    return graph.tensors[op.inputs[slot]].data
 
 
 def _weight(op: Operator) -> Weight:
@@ -83,23 +104,37 @@ class Site:
         graph: Of the float model.
         ops: The ops, all of one kind.
         qparams: How the weight is stored.
+        tensor: The weight; None is that of the first op.
+        kind: How it is laid out; None is as in the first op.
 
     Attributes:
         ops: The ops.
         qparams: How the weight is stored.
+        tensor: The weight.
         inputs: The tensors that it is multiplied with, one for each op.
         key: Tells it from others.
     """
 
-    def __init__(self, graph: Graph, ops: tuple[Operator, ...], qparams: AnyQParams) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        ops: tuple[Operator, ...],
+        qparams: AnyQParams,
+        tensor: int | None = None,
+        kind: Kind | None = None,
+    ) -> None:
         self.ops = ops
         self.qparams = qparams
         self.inputs = tuple(map(source_of, ops))
-        self._kind = OPS[ops[0].name].kind
-        weight = weight_of(ops[0])
-        self.key = weight, qparams
-        self._weight = constant(graph.tensors[weight])
+        self._kind = OPS[ops[0].name].kind if kind is None else kind
+        self.tensor = weight_of(ops[0]) if tensor is None else tensor
+        self.key = self.tensor, qparams
+        self._weight = constant(graph.tensors[self.tensor])
         self._shapes = [graph.tensors[t].shape for t in self.inputs]
+
+    def has_bias(self, graph: Graph) -> bool:
+        """Whether each op has a bias that can make up for what the weight is short of."""
+        return bool(self.ops) and all(bias_of(graph, op) is not None for op in self.ops)
 
     @property
     def bytes_needed(self) -> int:

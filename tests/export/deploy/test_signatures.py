@@ -21,6 +21,7 @@ from edgeq.export.deploy.signatures import MultiSignatureModel, check_alike
 from edgeq.export.edge_model import EdgeModel
 from edgeq.flatbuffer import pack, parse, schema, unpack, with_inputs
 from edgeq.isolation import Worker
+from edgeq.recipe import Mode, Recipe
 from edgeq.runtime.session import Session
 
 Array = npt.NDArray[np.float32]
@@ -119,6 +120,51 @@ def test_a_decoder_fills_its_cache_in_one_signature_and_goes_on_in_the_other() -
             y = stream.run(steps[0][i])["y"]
             expected = (first[: i + 1] @ SHARED).sum(0) @ HEAD
             assert np.abs(y - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def related(count: int, seed: int, first: int = 0) -> Array:
+    """Rows whose numbers go together, as activations do, those of a part of them alone."""
+    mixed = normal(count, 6, seed=seed) @ np.roll(normal(6, WIDTH, seed=7), first, axis=1)
+    return mixed.astype(np.float32) + 1
+
+
+def loss_db(made: MultiSignatureModel, key: str, rows: Array) -> float:
+    """SQNR of `rows @ SHARED` as a signature computes it."""
+    with made.session(key) as session:
+        found = session.run(rows)
+    (outputs,) = found.values()
+    wanted = rows @ SHARED
+    return float(10 * np.log10(np.square(wanted).sum() / np.square(outputs - wanted).sum()))
+
+
+def test_a_common_weight_is_rounded_by_the_data_of_all_signatures() -> None:
+    pytest.importorskip("jax")
+
+    def product(row: Any) -> Any:
+        return {"product": row @ SHARED}
+
+    data = {"one": related(20, 1), "other": related(20, 2, first=9)}
+    models = dict.fromkeys(data, product)
+    unseen = {"one": related(50, 3), "other": related(50, 4, first=9)}
+    db = {}
+    for rounding in ("gptq", "nearest"):
+        recipe = Recipe(rounding, default=Mode.WEIGHT_INT8, rounding=rounding)
+        made = edgeq.export(models, data, recipe=recipe, progress=False)
+        assert [len(content) for content in stored(made.tflite)].count(WIDTH * HIDDEN) == 1
+        db[rounding] = [loss_db(made, key, unseen[key]) for key in data]
+    assert min(np.subtract(db["gptq"], db["nearest"])) > 3
+
+
+def test_a_scale_in_front_of_a_common_weight_leaves_it_common() -> None:
+    pytest.importorskip("jax")
+    gamma, beta = normal(WIDTH, seed=5) + 2, normal(WIDTH, seed=6)
+
+    def dense(rows: Any) -> Any:
+        return {"product": (rows * gamma + beta) @ SHARED}
+
+    data = {"many": list(normal(12, 1, 8, WIDTH)), "single": list(normal(12, 1, 1, WIDTH))}
+    made = edgeq.export(dict.fromkeys(data, dense), data, recipe="int8", progress=False)
+    assert [len(content) for content in stored(made.tflite)].count(WIDTH * HIDDEN) == 1
 
 
 def test_names_and_op_codes(made: MultiSignatureModel) -> None:

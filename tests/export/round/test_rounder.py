@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 from one_op import OneOp, Step, Value
 from output_noise import output_noise
+from rewrite_cases import lstm
 
 import edgeq
 from edgeq.calibrate.calibration import Calibration
@@ -16,17 +17,20 @@ from edgeq.calibrate.run import Calibrator
 from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.errors import RecipeError
+from edgeq.export.convert.loop_weights import with_lifted_weights
 from edgeq.export.plan.choices import choose
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.plan.quantization_plan import Plan
+from edgeq.export.rewrite import rewrite
+from edgeq.export.round.collecting import MOST_ROWS
 from edgeq.export.round.gptq import Grid, fit, loss
-from edgeq.export.round.rounder import MOST_ROWS, Rounder
+from edgeq.export.round.rounder import Rounder
 from edgeq.export.round.weighted_ops import Site, patches
-from edgeq.flatbuffer import Graph
+from edgeq.flatbuffer import Graph, pack
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
 from edgeq.ops import OPS, Kind
-from edgeq.qtypes import QParams, quantize
+from edgeq.qtypes import QParams, dequantize, quantize
 from edgeq.recipe import INT8, PRESETS, Recipe, Rule
 from edgeq.runtime.session import Session
 
@@ -196,6 +200,32 @@ def test_the_float_model_with_rounded_weights_is_closer_than_with_nearest_ones(n
     as_nearest = replace(rounded, weights=nearest, biases={}).model(model)
     plain = output_noise(model.tflite, as_nearest.tflite, samples)
     assert fitted < plain / 2
+
+
+def test_what_a_loop_multiplies_with_is_rounded_by_the_rows_of_its_steps() -> None:
+    """The states of a loop go together, as they follow each other."""
+    case = lstm(24, spread=1.0)
+    looped = rewrite(LiteModel(case.build(), "tflite"))
+    model = replace(looped, tflite=pack(with_lifted_weights(looped.tree)))
+    (loop,) = (op for op in model.graph.operators if op.name == "WHILE")
+    recipe = PRESETS["weight_int8"]
+    samples = list(RepDataset(smooth(case)).samples(input_specs(model)))
+    plan = make_plan(model, Calibrator(model, 1).run(samples), choose(model, recipe))
+    rounded = rounder(model, samples, recipe).round(plan)
+    assert {place for place, _ in rounded.passed} == {loop.index}
+    assert {slot for _, slot in rounded.passed} == set(loop.multiplied)
+    alone = replace(rounded, weights={}, biases={})
+    nearest = {}
+    for place, values in alone.passed.items():
+        qparams = plan.stored[place].qparams
+        assert isinstance(qparams, QParams)
+        data = model.graph.tensors[loop.inputs[place[1]]].data
+        assert data is not None
+        assert not np.array_equal(values, dequantize(quantize(data, qparams), qparams))
+        nearest[place] = dequantize(quantize(data, qparams), qparams)
+    fitted = output_noise(model.tflite, alone.model(model).tflite, samples)
+    plain = output_noise(model.tflite, replace(alone, passed=nearest).model(model).tflite, samples)
+    assert fitted < plain / 1.5
 
 
 def _scale(qparams: QParams, weight: Array) -> Array:

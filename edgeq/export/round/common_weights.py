@@ -1,0 +1,138 @@
+"""`CommonWeights`: weights that several models have in common are rounded once, by the data of all.
+
+So what signatures of one file share stays shared. Knows which models have a weight, nothing of how
+one is rounded.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from edgeq.data.rep_dataset import Sample
+from edgeq.export.round.loop_taps import LoopSite, is_tappable
+from edgeq.export.round.weighted_ops import AnyQParams, Site, is_fed, is_laid_out, weight_slot
+from edgeq.flatbuffer import Graph, Operator
+from edgeq.model import LiteModel
+from edgeq.qtypes import FloatArray, IntArray
+
+LEAST_BYTES = 1024
+"""Smaller constants are not looked for: storing them twice costs nothing."""
+
+Result = tuple[IntArray, FloatArray]
+Shape = tuple[int, ...]
+Use = tuple[Operator, int]
+"""An op and the operand slot that it reads a weight at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Party:
+    """A float model that has weights, and inputs to run it with.
+
+    Attributes:
+        model: The model.
+        samples: Inputs.
+        threads: Samples that run side by side; None takes what this process may use.
+        nearest: Ops whose weights are rounded to nearest, by index.
+    """
+
+    model: LiteModel
+    samples: Sequence[Sample]
+    threads: int | None = None
+    nearest: Collection[int] = ()
+
+    @functools.cached_property
+    def fitted(self) -> Mapping[int, tuple[int, ...]]:
+        """Operand slots of weights that are rounded by what ops read at run time, by op."""
+        return {op.index: slots for op in self.model.graph.operators if (slots := self._slots(op))}
+
+    def _slots(self, op: Operator) -> tuple[int, ...]:
+        if op.index in self.nearest:
+            return ()
+        if op.multiplied:
+            return tuple(s for s in op.multiplied if is_tappable(self.model.tree, op, s))
+        is_known = is_laid_out(op) and is_fed(self.model.graph, op)
+        return (weight_slot(op),) if is_known else ()
+
+    def are_fitted(self, uses: Sequence[Use]) -> bool:
+        """Whether ops do the same with a weight, and it is rounded by what they read."""
+        return len({op.name for op, _ in uses}) == 1 and all(
+            slot in self.fitted.get(op.index, ()) for op, slot in uses
+        )
+
+    def site(self, uses: Sequence[Use], qparams: AnyQParams) -> Site:
+        """The weight that some ops read."""
+        if uses[0][0].multiplied:
+            return LoopSite(self.model.graph, uses, qparams)
+        return Site(self.model.graph, tuple(op for op, _ in uses), qparams)
+
+
+class CommonWeights:
+    """Weights of several models; all of them are added before the first is asked for."""
+
+    def __init__(self) -> None:
+        self._parties: list[Party] = []
+        self._known: dict[tuple[str, AnyQParams], Result] = {}
+
+    def add(self, party: Party) -> None:
+        """Takes a model in."""
+        self._parties.append(party)
+
+    def of(self, graph: Graph) -> Mapping[int, str]:
+        """Digests of a graph's constants that more than one model has, by tensor."""
+        if len(self._parties) < 2:
+            return {}
+        return {t: digest for t, digest in _digests(graph) if digest in self._uses}
+
+    def readers(self, graph: Graph) -> set[int]:
+        """Indices of a graph's ops that read what other models have as well."""
+        return {op.index for tensor in self.of(graph) for op, _ in graph.uses.get(tensor, ())}
+
+    def are_fitted(self, digest: str) -> bool:
+        """Whether all models do the same with a weight and want it rounded by what it computes."""
+        readers = self._uses[digest]
+        alike = {(uses[0][0].name, shape) for _, shape, uses in readers}
+        return len(alike) == 1 and all(party.are_fitted(uses) for party, _, uses in readers)
+
+    def sites(self, digest: str, qparams: AnyQParams) -> Iterator[tuple[Party, Site]]:
+        """The weight in each model that has it."""
+        for party, _, uses in self._uses[digest]:
+            yield party, party.site(uses, qparams)
+
+    def known(self, digest: str, qparams: AnyQParams) -> Result | None:
+        """What a weight was rounded to for a model before."""
+        return self._known.get((digest, qparams))
+
+    def keep(self, digest: str, qparams: AnyQParams, result: Result) -> None:
+        """Remembers what a weight was rounded to, for the other models."""
+        self._known[digest, qparams] = result
+
+    @functools.cached_property
+    def _uses(self) -> Mapping[str, Sequence[tuple[Party, Shape, Sequence[Use]]]]:
+        """Of each constant that more than one model has: model, shape and readers there."""
+        found: dict[str, list[tuple[Party, Shape, Sequence[Use]]]] = defaultdict(list)
+        for party in self._parties:
+            graph = party.model.graph
+            for tensor, digest in _digests(graph):
+                uses = graph.uses.get(tensor)
+                if uses:
+                    found[digest].append((party, graph.tensors[tensor].shape, uses))
+            party.model.release()
+        return {
+            digest: places
+            for digest, places in found.items()
+            if len({id(party) for party, _, _ in places}) > 1
+        }
+
+
+def _digests(graph: Graph) -> Iterator[tuple[int, str]]:
+    """Float matrices and kernels of some size with a digest of their content."""
+    for tensor in graph.tensors:
+        data, is_flat = tensor.data, len(tensor.shape) < 2
+        if tensor.dtype != "float32" or data is None or is_flat:
+            continue
+        if data.nbytes >= LEAST_BYTES:
+            yield tensor.index, hashlib.sha256(data.tobytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""How what a caller passes becomes what the inputs of a loaded model hold."""
