@@ -36,7 +36,7 @@ def narrow(program: Any, known: Evaluator) -> None:
     Other constants stay as they are.
 
     Args:
-        program: A `torch.export.ExportedProgram` before it is decomposed, which is changed.
+        program: A `torch.export.ExportedProgram`, which is changed.
         known: Tells its constants.
     """
     for node in list(program.graph.nodes):
@@ -48,6 +48,12 @@ def narrow(program: Any, known: Evaluator) -> None:
             _without_float64(node, known)
         elif _joins_whole_numbers(node):
             _cast_whole_numbers(node)
+
+
+def uses_float64(program: Any) -> bool:
+    """Whether a program computes in float64 somewhere."""
+    calls = (node for node in program.graph.nodes if node.op == "call_function")
+    return any(_is_of(node, torch.float64) for node in calls)
 
 
 def _saturated(value: Any) -> Any:

@@ -30,7 +30,7 @@ from edgeq.export.frontends.decompositions import (
     spectra,
 )
 from edgeq.export.frontends.torch_program import branches_and_loops, complex_pairs
-from edgeq.export.frontends.torch_program.number_types import narrow
+from edgeq.export.frontends.torch_program.number_types import narrow, uses_float64
 from edgeq.export.frontends.torch_program.program_constants import clear, evaluator, fold
 from edgeq.export.frontends.torch_program.source_places import where
 
@@ -122,6 +122,10 @@ def finish(program: Any, traced_again: Callable[[Any], Any]) -> Any:
     check_random(program)
     fold(program)
     _check_sizes(program)
+    if uses_float64(program):  # some decompositions of PyTorch's own do, those of quantiles
+        narrow(program, evaluator(program))
+        program = traced_again(program)
+        fold(program)
     if complex_pairs.uses_complex(program):
         complex_pairs.mark(program)
         program = traced_again(program)
