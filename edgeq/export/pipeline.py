@@ -46,7 +46,7 @@ from edgeq.export.search.costs import Costs
 from edgeq.export.search.ladder import Ladder
 from edgeq.export.search.ready import Ready
 from edgeq.export.search.trials import Trials
-from edgeq.export.verify import verify
+from edgeq.export.verify import picking_notes, verify
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 from edgeq.progress import Progress
@@ -395,5 +395,6 @@ def _verified(ready: Ready, options: ExportOptions, stages: Progress) -> tuple[B
             failure = error
             dropped.append(f"a plan was dropped: {error}")
         else:
-            return replace(built, notes=(*built.notes, *dropped)), measured
+            notes = (*built.notes, *dropped, *picking_notes(float_model, measured.outputs))
+            return replace(built, notes=notes), measured
     raise failure

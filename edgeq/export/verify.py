@@ -11,6 +11,7 @@ from edgeq.export.build import Built
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.noise.bound import noise_bound_db
 from edgeq.export.plan.quantization_plan import Plan, Stored
+from edgeq.fidelity.index_outputs import picking_op
 from edgeq.fidelity.paired_run import Array, PairedRun
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import LiteModel
@@ -24,6 +25,9 @@ from edgeq.runtime.benchmark import Latency, interleaved_latency
 from edgeq.runtime.coverage import Coverage
 from edgeq.runtime.cpu import has_int8_dot_product
 from edgeq.targets import Target
+
+FEW_DB = 20.0
+"""An output that keeps less is said to have other rows, where rows are picked for it."""
 
 
 def verify(
@@ -91,6 +95,22 @@ def _bound_db(built: Built, samples: Sequence[Sample]) -> float | None:
         return noise_bound_db(built.model, built.plan, samples)
     except Exception:  # nothing rests on it: a file that keeps its promises is given all the same
         return None
+
+
+def picking_notes(model: LiteModel, outputs: Sequence[OutputFidelity]) -> tuple[str, ...]:
+    """A note of outputs that keep little because other rows are picked for them."""
+    few = {o.name for o in outputs if o.least_db < FEW_DB and not o.are_indices}
+    picking = {n: picking_op(model.graph, t.index) for n, t in model.output_tensors() if n in few}
+    picked = {name: op for name, op in picking.items() if op is not None}
+    if not picked:
+        return ()
+    names, place = ", ".join(map(repr, picked)), model.where(next(iter(picked.values())))
+    return (
+        f"rows of {names} are picked by the highest scores, at {place}: where "
+        "scores are nearly equal, others are picked or stand in another order, and each such row "
+        "counts as an error in the dB above. Judge these outputs by what they find, such as by "
+        "their mAP with edgeq.search",
+    )
 
 
 def check_promises(built: Built) -> tuple[str, ...]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from edgeq.data.as_numpy import to_numpy
 from edgeq.errors import DataError
+from edgeq.flatbuffer import with_port_names
+from edgeq.model import LiteModel
 
 _NARROW = {"f": np.float32, "i": np.int32}
 """Types that the runtime takes, by kind."""
@@ -90,6 +93,34 @@ def without_labels(signature: inspect.Signature, arguments: tuple[Any, ...]) -> 
     extra = [to_numpy(value) for value in arguments[room:]]
     labels = all(array.ndim <= 1 and array.dtype.kind in "iub" for array in extra)
     return arguments[:room] if labels else arguments
+
+
+def as_one(
+    signature: inspect.Signature, arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Passes a dict of inputs as the one parameter that a function has for all of them."""
+    parameters = signature.parameters.values()
+    needed = [p for p in parameters if p.default is inspect.Parameter.empty]
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    takes_one = len(needed) == 1 and needed[0].kind in kinds
+    if keywords and takes_one and signature.parameters.keys().isdisjoint(keywords):
+        return (keywords,), {}
+    return arguments, keywords
+
+
+def with_own_keys(model: LiteModel, sample: Any) -> LiteModel:
+    """A model that takes a dict as one parameter, its inputs called by the keys alone."""
+    names = [name for name, _ in model.input_tensors()]
+    keys = sorted(map(str, sample), key=len) if isinstance(sample, Mapping) else []
+    if not keys or not set(names).isdisjoint(keys):
+        return model
+    place = next((name for name in names if name.endswith(f"_{keys[-1]}")), "")
+    before = place.removesuffix(keys[-1])
+    if not before or set(names) != {f"{before}{key}" for key in keys}:
+        return model
+    outputs = {name: name for name, _ in model.output_tensors()}
+    inputs = {name: name.removeprefix(before) for name in names}
+    return replace(model, tflite=with_port_names(model.tflite, inputs, outputs))
 
 
 Declared = Sequence[int | None] | None

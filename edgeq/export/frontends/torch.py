@@ -26,7 +26,12 @@ from edgeq.errors import (
     UnsupportedOpError,
 )
 from edgeq.export.frontends import litert_torch_adapter as adapter
-from edgeq.export.frontends.arguments import first_line, without_labels
+from edgeq.export.frontends.arguments import (
+    as_one,
+    first_line,
+    with_own_keys,
+    without_labels,
+)
 from edgeq.export.frontends.composites import with_given_scales
 from edgeq.export.frontends.naming import named_by_layer
 from edgeq.export.frontends.torch_program import source_places
@@ -102,7 +107,8 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
             return _traced(model, worker, (), check=_check_of_program(model, worker))
         model, learned = _finished(prepared_modules.as_module(model), notes)
         module = prepared_modules.prepared(model, notes)
-        return replace(_exported(module, sample, worker, notes, "pytorch", True), learned=learned)
+        made = _exported(module, sample, worker, notes, "pytorch", True)
+        return with_own_keys(replace(made, learned=learned), sample)
 
 
 def trace_module(
@@ -356,6 +362,7 @@ def _arguments(module: Any, sample: Any) -> tuple[tuple[Any, ...], dict[str, Any
     else:
         arguments, keywords = tuple(sample) if isinstance(sample, tuple | list) else (sample,), {}
     signature = inspect.signature(module.forward)
+    arguments, keywords = as_one(signature, arguments, keywords)
     arguments = without_labels(signature, arguments)
     try:
         signature.bind(*arguments, **keywords)

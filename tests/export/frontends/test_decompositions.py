@@ -334,6 +334,13 @@ KINDS: dict[str, dict[str, Case]] = {
             ),
             floats(1, 32),
         ),
+        "sizes and angles of a spectrum": of(
+            lambda x: (
+                z := torch.stft(x, 8, 2, window=torch.hann_window(8), return_complex=True),
+                (z.abs(), z.abs().pow(2).sum(1), z.angle().cos()),
+            )[1],
+            floats(1, 32),
+        ),
         "product of spectra": of(
             lambda x: torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(x.flip(-1)), n=9),
             floats(1, 9),

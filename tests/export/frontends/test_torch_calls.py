@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+import edgeq
 from edgeq.converter import start_converter
 from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset
@@ -182,6 +183,23 @@ def test_a_function_of_tensors_is_exported(worker: Worker) -> None:
 class OfNests(Layer):
     def forward(self, batch: dict[str, torch.Tensor], more: list[torch.Tensor]) -> torch.Tensor:
         return self.dense(batch["x"]) * batch["scale"] + more[1]
+
+
+class OfOneDict(Layer):
+    """A model whose only parameter is a dict of all inputs."""
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.dense(batch["x"]) * batch["scale"]
+
+
+def test_a_dict_is_the_one_parameter_of_a_model_that_has_no_other() -> None:
+    model, sample = OfOneDict().eval(), {"x": X, "scale": OTHER}
+    made = edgeq.export(model, [sample] * 12, recipe="int8", progress=False)
+    wanted = model({name: torch.as_tensor(array) for name, array in sample.items()})
+    with made.session() as session:
+        assert set(session.input_names) == {"x", "scale"}
+        (output,) = session.run(sample).values()
+    np.testing.assert_allclose(output, wanted.detach(), atol=0.1)
 
 
 def test_samples_hold_arrays_in_lists_and_dicts(worker: Worker) -> None:

@@ -82,7 +82,8 @@ def _cast_whole_numbers(node: Any) -> None:
     compares = _is_of(node, torch.bool)
     for operand in node.all_input_nodes:
         kind = getattr(operand.meta.get("val"), "dtype", torch.float32)
-        if not kind.is_floating_point and (compares or kind is not torch.bool):
+        is_whole = not (kind.is_floating_point or kind.is_complex)
+        if is_whole and (compares or kind is not torch.bool):
             _cast(node, operand)
 
 
