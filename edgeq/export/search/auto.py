@@ -27,6 +27,7 @@ from edgeq.export.plan.choices import (
 )
 from edgeq.export.plan.min_runtime import newer_ops
 from edgeq.export.search.candidates import (
+    PLENTY_DB,
     ROUGH_SLACK,
     SLACK,
     Candidate,
@@ -231,7 +232,8 @@ class Search:
     def _in_turn(self, offers: Sequence[Candidate]) -> list[Candidate]:
         """What looks best, tried, then more faithful ones until one reaches the goal.
 
-        Each shows by how much the estimates of noise are off, which the next one makes up for.
+        Each shows by how much the estimates of noise are off, which the next one makes up for. The
+        last one is the most faithful that takes hardly longer than the one that reached it.
         """
         if not offers:
             return []
@@ -246,6 +248,9 @@ class Search:
             is_enough = [c.sqnr_db >= goal_db + missing_db for c in left]
             last = trials_left == 2 or not any(is_enough)
             left = left[-1 if last else is_enough.index(True) :]
+        closer = [c for c in left if c.time <= ROUGH_SLACK * tried[-1].time]
+        if closer and not self._is_large and tried[-1].sqnr_db < goal_db + PLENTY_DB:
+            tried.append(self.trials.tried(closer[-1]))  # noise is estimated more roughly still
         return tried
 
     def _between(self, cut: PlanCut, tried: Sequence[Candidate]) -> list[Candidate]:

@@ -270,10 +270,11 @@ def test_offers_that_another_beats_are_dropped() -> None:
         ([(0.42, 0.25, 26), (0.45, 0.25, 34), (0.6, 0.25, 40)], 1),
         ([(0.42, 0.25, 26), (0.45, 0.25, 28)], 0),
         ([(0.42, 0.25, 60), (0.43, 0.25, 65)], 0),
+        ([(0.784, 0.25, 43), (0.785, 0.25, 45)], 1),
     ],
     ids=[
         "cheapest that is good", "a little slack", "best not slower", "none is fast", "size",
-        "nearly equal and closer", "nearly as close", "close enough",
+        "nearly equal and closer", "nearly as close", "close enough", "the same time",
     ],
 )  # fmt: skip
 def test_what_is_best_of(offers: list[tuple[float, float, float]], expected: int) -> None:
@@ -302,8 +303,8 @@ def test_the_next_plan_makes_up_for_what_the_last_one_missed() -> None:
         _is_large = False
 
     tried = Small(trials, {}, ExportOptions.read())._in_turn(made)
-    assert [c.time for c in tried] == pytest.approx([0.5, 0.8])
-    assert tried[-1].sqnr_db >= 20.0
+    assert [c.time for c in tried] == pytest.approx([0.5, 0.8, 0.85])
+    assert tried[1].sqnr_db >= 20.0 > tried[0].sqnr_db
 
 
 def test_multiplications_are_counted() -> None:
