@@ -135,8 +135,13 @@ def test_the_guilty_tensor_stays_float_and_the_rest_does_not(worker: Worker) -> 
     assert "fidelity" in found[2].reason
 
 
-@pytest.mark.parametrize(("cost", "finished"), [(0.99, True), (1.02, True), (1.05, False)])
-def test_static_is_finished_where_it_may_be_the_best(cost: float, finished: bool) -> None:
+@pytest.mark.parametrize(
+    ("cost", "sqnr_db", "finished"),
+    [(0.99, 28.0, True), (1.02, 28.0, True), (1.05, 28.0, False), (0.99, 10.0, False)],
+)
+def test_static_is_finished_where_it_may_be_the_best(
+    cost: float, sqnr_db: float, finished: bool
+) -> None:
     class Finishing(Trials):
         def finished(self, offer: Candidate, scales: bool) -> Candidate:
             return replace(offer, is_finished=True)
@@ -144,7 +149,7 @@ def test_static_is_finished_where_it_may_be_the_best(cost: float, finished: bool
     # Nothing is tried: `finished` alone is called.
     trials = Finishing(None, None, (), measure=False, advance=lambda: None)  # type: ignore[arg-type]
     cheapest = Candidate({}, 1.0, 0.0, 30.0)
-    static = Candidate({}, cost, 0.0, 10.0)
+    static = Candidate({}, cost, 0.0, sqnr_db)
     found = Search(trials, {}, ExportOptions.read())._with_finished([cheapest, static], static)
     assert [c.is_finished for c in found] == [False, finished]
 
