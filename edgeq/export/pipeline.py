@@ -120,7 +120,7 @@ def export(
             op versions stay within it. None is the target's own, mostly the newest.
         measure: Whether `recipe="auto"` decides by times measured on this machine. Otherwise it
             estimates them for `device`, and decides the same on every machine.
-        goal_db: SQNR in dB from which on `recipe="auto"` takes the fastest plan.
+        goal_db: SQNR in dB from which on `recipe="auto"` takes the fastest plan, or one near it.
         costs: A table to estimate times by, or its file, in place of a device's.
         device: The processor that `recipe="auto"` plans for: `"x86-vnni"`, `"x86-avx2"`,
             `"cortex-a53"`, `"phone"`, or a table's file of `edgeq bench --fit`. None is a processor

@@ -198,6 +198,15 @@ def test_an_interval_of_few_samples_covers_as_much_as_it_says() -> None:
     assert covered >= 170
 
 
+def test_few_samples_leave_room_for_rare_loud_ones() -> None:
+    random, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        noise = np.exp(random.normal(0, 1.5, 9))
+        found = SampleSpread.of([(100.0, float(n)) for n in noise])
+        covered += found.low_db <= decibels(100.0, math.exp(1.5**2 / 2))
+    assert covered >= 160
+
+
 def test_indices_agree_or_do_not_however_near_they_are() -> None:
     expected = np.arange(100).reshape(1, 100)
     other = expected.copy()

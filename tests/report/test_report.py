@@ -69,6 +69,13 @@ def test_the_first_line_says_how_good_it_is() -> None:
     )
 
 
+def test_the_first_line_says_what_few_samples_leave_open() -> None:
+    outputs = (fidelity("z", 40.0, 1), spread_over(24.6, 34.7))
+    few, many = (report(judged_samples=count, outputs=outputs) for count in (9, 20))
+    assert few.headline.endswith("31.4 dB (down to 24.6 on others: 9 judge it)")
+    assert many.headline.endswith("31.4 dB")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

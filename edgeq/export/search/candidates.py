@@ -25,6 +25,9 @@ DB_WORTH = 0.015
 """A dB beyond the goal is worth so much of a plan's cost: what is left on samples that the search
 has not seen is some dB less."""
 
+EQUAL = 1.005
+"""Costs that differ by no more are the same: the more faithful plan is taken, however faithful."""
+
 PLENTY_DB = 20.0
 """Fidelity beyond the goal that is worth nothing any more."""
 
@@ -112,7 +115,9 @@ def best_of(offers: Sequence[Candidate], goal_db: float, slack: float) -> Candid
     not_slower = [c for c in offers if c.time <= NOT_SLOWER] or offers
     near = near_best(not_slower, goal_db, slack)
     if near:
-        return min(near, key=lambda c: (_worth_cost(c, goal_db), c.cost))
+        least = min(_worth_cost(c, goal_db) for c in near)
+        equal = [c for c in near if _worth_cost(c, goal_db) <= EQUAL * least]
+        return max(equal, key=lambda c: (c.sqnr_db, -c.cost))
     return max(not_slower, key=lambda c: (c.sqnr_db, -c.cost))
 
 

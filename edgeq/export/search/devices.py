@@ -68,7 +68,8 @@ def _arm(name: str, float32: Rates, int8: Rates, byte_ns: float) -> Costs:
 DEVICES = {
     "x86-vnni": Device(
         WITH_DOT_PRODUCT,
-        "edgeq bench --fit on a Xeon with AVX-512 VNNI, LiteRT 2.3, November 2026",
+        "edgeq bench --fit on a Xeon with AVX-512 VNNI, and one-op models and chains of ops on one "
+        "with AMX, with its kernels and without, LiteRT 2.3, November 2026",
     ),
     "x86-avx2": Device(
         WITHOUT_DOT_PRODUCT,

@@ -135,8 +135,13 @@ def test_the_guilty_tensor_stays_float_and_the_rest_does_not(worker: Worker) -> 
     assert "fidelity" in found[2].reason
 
 
-@pytest.mark.parametrize(("cost", "finished"), [(0.99, True), (1.02, True), (1.05, False)])
-def test_static_is_finished_where_it_may_be_the_best(cost: float, finished: bool) -> None:
+@pytest.mark.parametrize(
+    ("cost", "sqnr_db", "finished"),
+    [(0.99, 28.0, True), (1.02, 28.0, True), (1.05, 28.0, False), (0.99, 10.0, False)],
+)
+def test_static_is_finished_where_it_may_be_the_best(
+    cost: float, sqnr_db: float, finished: bool
+) -> None:
     class Finishing(Trials):
         def finished(self, offer: Candidate, scales: bool) -> Candidate:
             return replace(offer, is_finished=True)
@@ -144,7 +149,7 @@ def test_static_is_finished_where_it_may_be_the_best(cost: float, finished: bool
     # Nothing is tried: `finished` alone is called.
     trials = Finishing(None, None, (), measure=False, advance=lambda: None)  # type: ignore[arg-type]
     cheapest = Candidate({}, 1.0, 0.0, 30.0)
-    static = Candidate({}, cost, 0.0, 10.0)
+    static = Candidate({}, cost, 0.0, sqnr_db)
     found = Search(trials, {}, ExportOptions.read())._with_finished([cheapest, static], static)
     assert [c.is_finished for c in found] == [False, finished]
 
@@ -270,10 +275,11 @@ def test_offers_that_another_beats_are_dropped() -> None:
         ([(0.42, 0.25, 26), (0.45, 0.25, 34), (0.6, 0.25, 40)], 1),
         ([(0.42, 0.25, 26), (0.45, 0.25, 28)], 0),
         ([(0.42, 0.25, 60), (0.43, 0.25, 65)], 0),
+        ([(0.784, 0.25, 43), (0.785, 0.25, 45)], 1),
     ],
     ids=[
         "cheapest that is good", "a little slack", "best not slower", "none is fast", "size",
-        "nearly equal and closer", "nearly as close", "close enough",
+        "nearly equal and closer", "nearly as close", "close enough", "the same time",
     ],
 )  # fmt: skip
 def test_what_is_best_of(offers: list[tuple[float, float, float]], expected: int) -> None:
@@ -302,8 +308,8 @@ def test_the_next_plan_makes_up_for_what_the_last_one_missed() -> None:
         _is_large = False
 
     tried = Small(trials, {}, ExportOptions.read())._in_turn(made)
-    assert [c.time for c in tried] == pytest.approx([0.5, 0.8])
-    assert tried[-1].sqnr_db >= 20.0
+    assert [c.time for c in tried] == pytest.approx([0.5, 0.8, 0.85])
+    assert tried[1].sqnr_db >= 20.0 > tried[0].sqnr_db
 
 
 def test_multiplications_are_counted() -> None:
