@@ -18,9 +18,10 @@ from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.data.sequences import read_data, repeatable
 from edgeq.data.steps import Step, completed
 from edgeq.errors import ModelError
-from edgeq.export.deploy.scales_entry import read_scales
+from edgeq.export.deploy.scales_entry import read_scales, read_shifts
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.equalize.absorb import scaled_as
+from edgeq.export.equalize.centre import shifted_as
 from edgeq.export.noise.bound import noise_bound_db
 from edgeq.export.noise.sensitivity import Noise, measure_noise
 from edgeq.export.pipeline import export
@@ -104,8 +105,10 @@ def _parts(
     """The edge model beside the float model that it was made from."""
     if isinstance(edge_model, EdgeModel):
         return Parts(edge_model.rewritten, edge, edge_model.beside_float())
-    scales = read_scales(edge.tree)
-    references = [scaled_as(r, scales) for r in _references(float_model, data, worker)]
+    scales, shifts = read_scales(edge.tree), read_shifts(edge.tree)
+    references = [
+        scaled_as(shifted_as(r, shifts), scales) for r in _references(float_model, data, worker)
+    ]
     found = max((Parts(reference, edge) for reference in references), key=lambda p: p.in_common)
     if not found.in_common and len(found.reference.graph.operators) > 1:
         raise ModelError(

@@ -123,17 +123,20 @@ class Builder:
         self._built: dict[_Key, Built] = {}
 
     def finished(self, choices: Choices, scales: bool) -> Builder | None:
-        """A builder that takes more time for these choices; None without static int8 among them.
+        """A builder that takes more time for these choices; None where that wins too little.
 
-        It rounds weights a second time, by what the integers before them give.
+        It rounds weights a second time, by what the integers before them give: in static int8, and
+        where weights have fewer than 8 bits.
 
         Args:
             choices: What becomes of each op.
-            scales: Whether channels are scaled for them first.
+            scales: Whether channels are scaled first for those in static int8.
         """
-        if all(choice.mode is not Mode.STATIC_INT8 for choice in choices.values()):
-            return None
+        modes = {choice.mode for choice in choices.values()}
         own = replace(self._with, refines=True)
+        if Mode.STATIC_INT8 not in modes:
+            is_narrow = any(mode.has_narrow_weights for mode in modes)
+            return Builder(own, self._rounder) if is_narrow else None
         made = Equalized(own.model, own.calibration)
         if scales:
             made = equalize(

@@ -51,6 +51,12 @@ class Mode(enum.Enum):
         """Type that weights are stored in; None where they are floating point."""
         return _WEIGHT_DTYPES.get(self)
 
+    @property
+    def has_narrow_weights(self) -> bool:
+        """Whether weights are stored in fewer than 8 bits."""
+        dtype = self.weight_dtype
+        return dtype is not None and dtype.bits < 8
+
 
 WEIGHT_ONLY = (Mode.WEIGHT_INT8, Mode.WEIGHT_INT4, Mode.WEIGHT_INT2)
 

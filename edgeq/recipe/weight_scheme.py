@@ -24,9 +24,9 @@ class WeightScheme:
         block_size: 32, 64, 128 or 256 gives so many neighbours in a row of a dynamic int4
             FULLY_CONNECTED weight a scale of their own; 0 is one scale for the row.
         rounding: `"gptq"` rounds weights so that what they compute on the representative data
-            stays, and moves biases by what is left on average, in static int8 a second time by
-            what the integers before them give; `"gptq_once"` does that once; `"nearest"` rounds
-            each number for itself.
+            stays, and moves biases by what is left on average, in static int8 and with fewer than
+            8 bits a second time by what the integers before them give; `"gptq_once"` does that
+            once; `"nearest"` rounds each number for itself.
     """
 
     per_channel: bool = True

@@ -1,15 +1,14 @@
-"""Scales of a model's channels, as an entry of its file's metadata.
+"""Scales and shifts of a model's channels, as entries of its file's metadata.
 
 Who holds an exported file against the float model needs them to tell a scaled channel from a wrong
-one. Knows the entry, nothing of what scales are good for.
+one. Knows the entries, nothing of what scales are good for.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,9 @@ from edgeq.qtypes import FloatArray
 
 ENTRY = b"edgeq_channel_scales"
 """Name of the entry: a JSON object of tensor names, each with a byte for each channel."""
+
+SHIFTS_ENTRY = b"edgeq_channel_shifts"
+"""Name of the entry: a JSON object of tensor names, each with a float16 for each channel."""
 
 STEPS = 16
 """Scales are powers of two of so many steps from one to the next, which a byte holds."""
@@ -47,10 +49,11 @@ def write_scales(tree: Any, scales: Mapping[str, FloatArray]) -> None:
 
 
 def carry_scales(source: Any, target: Any) -> None:
-    """Puts the scales of one object tree into another, which has none yet."""
-    content = entry_content(source, ENTRY)
-    if content is not None and entry_content(target, ENTRY) is None:
-        put_entry(target, ENTRY, content)
+    """Puts the scales and shifts of one object tree into another, which has none yet."""
+    for name in (ENTRY, SHIFTS_ENTRY):
+        content = entry_content(source, name)
+        if content is not None and entry_content(target, name) is None:
+            put_entry(target, name, content)
 
 
 def read_scales(tree: Any) -> dict[str, FloatArray]:
@@ -59,17 +62,55 @@ def read_scales(tree: Any) -> dict[str, FloatArray]:
     Raises:
         ModelError: The entry is damaged.
     """
-    content = entry_content(tree, ENTRY)
+    return _read(tree, ENTRY, "scales", _values)
+
+
+def as_stored(shifts: FloatArray) -> FloatArray:
+    """The nearest shifts that can be stored."""
+    most = float(np.finfo(np.float16).max)
+    found: FloatArray = np.clip(shifts, -most, most).astype(np.float16).astype(np.float64)
+    return found
+
+
+def write_shifts(tree: Any, shifts: Mapping[str, FloatArray]) -> None:
+    """Puts shifts into an object tree in place of what it has.
+
+    Args:
+        tree: The tree; its lists of metadata and buffers are replaced, not changed.
+        shifts: Of each channel, by tensor name, as `as_stored` has them.
+    """
+    contents = {name: values.astype(np.float16).tobytes() for name, values in shifts.items()}
+    text = {name: base64.b64encode(content).decode() for name, content in contents.items()}
+    put_entry(tree, SHIFTS_ENTRY, json.dumps(text, separators=(",", ":")).encode())
+
+
+def read_shifts(tree: Any) -> dict[str, FloatArray]:
+    """Shifts of each channel, by tensor name; empty where the file has none.
+
+    Raises:
+        ModelError: The entry is damaged.
+    """
+    return _read(tree, SHIFTS_ENTRY, "shifts", _shifts)
+
+
+def _read(
+    tree: Any, name: bytes, what: str, read: Callable[[str], FloatArray]
+) -> dict[str, FloatArray]:
+    content = entry_content(tree, name)
     if content is None:
         return {}
     try:
-        entry = parse_json(content.decode())
-        return {name: _values(text) for name, text in entry.items()}
-    except (DocumentError, UnicodeDecodeError, AttributeError, TypeError, binascii.Error) as error:
+        return {key: read(text) for key, text in parse_json(content.decode()).items()}
+    except (DocumentError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
         raise ModelError(
-            f"the scales of channels in the file's metadata ({ENTRY.decode()}) cannot be read: "
+            f"the {what} of channels in the file's metadata ({name.decode()}) cannot be read: "
             f"{error}. Export the model again"
         ) from None
+
+
+def _shifts(text: str) -> FloatArray:
+    found: FloatArray = np.frombuffer(base64.b64decode(text, validate=True), np.float16)
+    return found.astype(np.float64)
 
 
 def _text(scales: FloatArray) -> str:

@@ -1,4 +1,4 @@
-"""Scales channels so that integers lose less; constants take the scales up, and the numbers stay.
+"""Centres and scales channels so that integers lose less; constants take that up, numbers stay.
 
 Source:
     Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019,
@@ -16,6 +16,7 @@ from edgeq.calibrate.channel_statistics import ChannelStatistics, channel_statis
 from edgeq.calibrate.observers import Fixed, Range
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.equalize.absorb import absorb
+from edgeq.export.equalize.centre import centred
 from edgeq.export.equalize.channel_groups import channel_groups
 from edgeq.export.equalize.channel_scales import LEAST_GAIN_DB, channel_scales, scaled_range
 from edgeq.export.equalize.whole_weights import whole_weights
@@ -29,6 +30,8 @@ from edgeq.recipe import Mode
 NOTE = "channels of {} tensors are scaled, so that quiet ones get more of the integers"
 
 
+CENTRED = "channels of {} tensors are a constant less, so that their range is narrower"
+
 NOT_SCALED = f"no channels are scaled: by estimate none of them would win {LEAST_GAIN_DB:.0f} dB"
 
 
@@ -39,7 +42,7 @@ class Equalized:
     Attributes:
         model: The model; ops and tensors keep their indices.
         calibration: Ranges of its tensors.
-        tensors: Those of which channels were scaled.
+        tensors: Those of which channels were scaled or centred.
         notes: Why none were, in a sentence, where the model itself does not say it.
     """
 
@@ -76,6 +79,8 @@ def equalize(
     if not is_static or not samples or model.given or model.learned:
         return same
     as_is = {*kept, *_kept(choices)}
+    same = _centred(model, calibration, as_is, samples, worker, threads)
+    model, calibration = same.model, same.calibration
     groups = channel_groups(model.graph, as_is, lambda op: _is_static(choices, op.index))
     free = groups.free_tensors()
     in_one = [a for a in groups.absorbers if not choices[a.op.index].weights.per_channel]
@@ -90,7 +95,7 @@ def equalize(
     made = replace(absorb(model, groups, scales), notes=(*model.notes, note))
     if not outputs_agree(worker, model, made, samples[0]):
         note = "no channels are scaled: with it the model computes something else on a sample"
-        return Equalized(replace(model, notes=(*model.notes, note)), calibration)
+        return replace(same, model=replace(model, notes=(*model.notes, note)))
     ranges = {
         tensor: _moved(pair, seen[tensor], scaled[tensor], groups.clipped.get(tensor, inf))
         for tensor, pair in calibration.ranges.items()
@@ -101,7 +106,26 @@ def equalize(
     moved = replace(
         calibration, model=made.digest, observers={**calibration.observers, **observers}
     )
-    return Equalized(made, moved, tuple(scaled))
+    return Equalized(made, moved, tuple({*same.tensors, *scaled}))
+
+
+def _centred(
+    model: LiteModel,
+    calibration: Calibration,
+    kept: Collection[int],
+    samples: Sequence[Sample],
+    worker: Worker,
+    threads: int | None,
+) -> Equalized:
+    """The model with means of channels taken off, if it computes the same on a sample then."""
+    made, moved, tensors = centred(model, calibration, kept, samples, threads)
+    if tensors and not outputs_agree(worker, model, made, samples[0]):
+        note = "no means of channels are taken off: the model computes something else with that"
+        return Equalized(replace(model, notes=(*model.notes, note)), calibration)
+    note = CENTRED.format(len(tensors))
+    return Equalized(
+        replace(made, notes=(*made.notes, *([note] if tensors else []))), moved, tensors
+    )
 
 
 def _kept(choices: Choices) -> Collection[int]:

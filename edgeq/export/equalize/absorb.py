@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeq.export.deploy.scales_entry import read_scales, write_scales
 from edgeq.export.equalize.channel_groups import Absorber, ChannelGroups, channel_groups
+from edgeq.flatbuffer import Graph
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
 from edgeq.ops import OPS, Kind
@@ -29,22 +30,39 @@ def absorb(model: LiteModel, groups: ChannelGroups, scales: FloatArray) -> LiteM
         indices.
     """
     graph, editor = model.graph, GraphEditor(model.tree)
-    rewired: dict[int, dict[int, int]] = {}
+    changed: dict[tuple[int, int], FloatArray] = {}
     for absorber in groups.absorbers:
         op = absorber.op
         source, output = (scales[groups.of(t)] for t in (absorber.source, op.outputs[0]))
         if (source == 1).all() and (output == 1).all():
             continue
         for slot, values in _constants(groups, absorber, source, output):
-            tensor, content = op.inputs[slot], np.ascontiguousarray(values, np.float32)
-            if len(graph.uses[tensor]) == 1:
-                editor.retyped(tensor, "float32", content.reshape(-1).view(np.uint8), None)
-            else:
-                name = f"{graph.tensors[tensor].name}/{op.index}"
-                rewired.setdefault(op.index, {})[slot] = editor.constant(name, content)
-    editor.rewire(rewired)
+            changed[op.index, slot] = values
+    put_constants(editor, graph, changed)
     write_scales(editor.tree, _telling(groups, scales))
     return replace(model, tflite=editor.finish())
+
+
+def put_constants(
+    editor: GraphEditor, graph: Graph, changed: Mapping[tuple[int, int], FloatArray]
+) -> None:
+    """Gives ops other constants; what other ops read as well is left to them.
+
+    Args:
+        editor: The model, whose ops are the graph's.
+        graph: The model's graph as it was.
+        changed: Values by the index of an op and the slot of its operand.
+    """
+    rewired: dict[int, dict[int, int]] = {}
+    for (index, slot), values in changed.items():
+        tensor = graph.operators[index].inputs[slot]
+        content = np.ascontiguousarray(values, np.float32)
+        if len(graph.uses[tensor]) == 1:
+            editor.retyped(tensor, "float32", content.reshape(-1).view(np.uint8), None)
+        else:
+            name = f"{graph.tensors[tensor].name}/{index}"
+            rewired.setdefault(index, {})[slot] = editor.constant(name, content)
+    editor.rewire(rewired)
 
 
 def scaled_as(model: LiteModel, scales: Mapping[str, FloatArray]) -> LiteModel:
@@ -102,20 +120,21 @@ def _constants(
     if row.kind is Kind.ELEMENTWISE:
         for slot, tensor in enumerate(op.inputs):
             if groups.graph.tensors[tensor].is_constant:
-                data = _value(groups, tensor)
+                data = constant_of(groups.graph, tensor)
                 yield slot, (data * source if op.name == "MUL" else data) / output
         return
     assert row.weight is not None
     assert row.bias is not None
     weight, bias = row.weight.slot, row.bias.slot
-    yield weight, _weight(_value(groups, op.inputs[weight]), row.kind, source, output)
+    yield weight, _weight(constant_of(groups.graph, op.inputs[weight]), row.kind, source, output)
     if bias < len(op.inputs) and op.inputs[bias] >= 0:
-        data = _value(groups, op.inputs[bias])
+        data = constant_of(groups.graph, op.inputs[bias])
         yield bias, (data.reshape(-1) / output).reshape(data.shape)
 
 
-def _value(groups: ChannelGroups, tensor: int) -> FloatArray:
-    data = groups.graph.tensors[tensor].data
+def constant_of(graph: Graph, tensor: int) -> FloatArray:
+    """What a constant holds, in float64."""
+    data = graph.tensors[tensor].data
     assert data is not None
     found: FloatArray = data.astype(np.float64)
     return found

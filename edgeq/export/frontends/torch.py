@@ -6,12 +6,11 @@ has to differ (training mode, half precision, device) is changed in a copy.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -159,6 +158,8 @@ def _checked(
     import torch
     import torch.utils._pytree as pytree
 
+    from edgeq.export.frontends.torch_program.prepared_modules import one_way_of_attention
+
     names = output_names(program)
     if names is None or traced.given:
         return traced
@@ -172,25 +173,12 @@ def _checked(
         tensors = iter([torch.from_numpy(array.copy()) for array in arrays])
         given = [next(tensors) if isinstance(x, torch.Tensor) else x for x in leaves]
         positional, named = pytree.tree_unflatten(given, structure)
-        with torch.no_grad(), _one_way_of_attention():
+        with torch.no_grad(), one_way_of_attention():
             made = pytree.tree_leaves(_copy_of(module)(*positional, **named))
         pairs = zip(names, made, strict=False)
         return {n: t.numpy() for n, t in pairs if isinstance(t, torch.Tensor)}
 
     return check_trace(traced, inputs, own, worker, type(module).__name__)
-
-
-@contextlib.contextmanager
-def _one_way_of_attention() -> Iterator[None]:
-    """Has transformer layers compute what they are traced as: masked places as all the others."""
-    import torch
-
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _as_it_is(traced: LiteModel) -> LiteModel:

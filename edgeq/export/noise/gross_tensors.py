@@ -69,7 +69,7 @@ def without_gross(
         oldest: The oldest run time that is to read the file, if that matters.
         threads: Samples that run side by side; None takes what this process may use.
     """
-    if not free or not samples:
+    if not free or not samples or not plan.tensors:
         return dict(choices)
     found, operators = dict(choices), model.graph.operators
     gross = gross_tensors(model, plan, spread(samples, SAMPLES), threads)

@@ -105,13 +105,19 @@ class Rounder:
         return found
 
     def _refinable(self, plan: Plan, rounded: Rounded) -> list[Site]:
-        """Weights that a second pass may change: none without integers that reach them, and none
-        that other models have as well."""
-        is_apart = not plan.tensors or is_large(len(self._model.tflite))
+        """Weights that a second pass may change: none where little is lost in front of them, and
+        none that other models have as well."""
+        is_exact = not plan.tensors and not self._has_narrow(plan)
+        is_apart = is_exact or is_large(len(self._model.tflite))
         sites = () if is_apart else self._sites(plan)
         common = {op.index for t in self._common for op, _ in self._graph.uses.get(t, ())}
         free = rounded.weights.keys() - self._once - common
         return [site for site in sites if site.ops and all(op.index in free for op in site.ops)]
+
+    def _has_narrow(self, plan: Plan) -> bool:
+        """Whether weights are stored in fewer than 8 bits."""
+        stored = (s.qparams for s in plan.stored.values())
+        return any(qparams is not None and qparams.dtype.bits < 8 for qparams in stored)
 
     @property
     def notes(self) -> tuple[str, ...]:

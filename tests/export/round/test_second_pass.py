@@ -28,7 +28,7 @@ from edgeq.export.round.rounder import Rounder
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
 from edgeq.ops import OPS, Kind
-from edgeq.recipe import INT8, Mode, Recipe, Rule
+from edgeq.recipe import INT8, PRESETS, Mode, Recipe, Rule
 from edgeq.report import Report
 from edgeq.runtime.session import Session
 
@@ -254,3 +254,18 @@ def test_an_export_has_the_weights_of_the_second_pass(
     assert refined.sqnr_db > once.sqnr_db
     assert any("rounded once alone" in note for note in once.notes)
     assert any("no channels are scaled: by estimate" in note for note in refined.notes)
+
+
+@pytest.mark.parametrize("preset", ["weight_int4", "dynamic_int4"])
+def test_weights_of_few_bits_are_rounded_twice(preset: str) -> None:
+    twice, once = (
+        edgeq.export(
+            network().build(),
+            rows_of(SAMPLES, 12),
+            recipe=replace(PRESETS[preset], rounding=rounding),
+            min_sqnr_db=None,
+            progress=False,
+        ).report
+        for rounding in ("gptq", "gptq_once")
+    )
+    assert twice.sqnr_db > once.sqnr_db + 1

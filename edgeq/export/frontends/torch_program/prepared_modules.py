@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
 import io
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +119,14 @@ def _closed_over(function: Any) -> dict[str, torch.nn.Module]:
         return {}
     used = {**found.globals, **found.nonlocals}
     return {key: part for key, part in used.items() if isinstance(part, torch.nn.Module)}
+
+
+@contextlib.contextmanager
+def one_way_of_attention() -> Iterator[None]:
+    """Has transformer layers compute what they are traced as: masked places as all the others."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
