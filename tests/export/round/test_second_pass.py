@@ -254,3 +254,18 @@ def test_an_export_has_the_weights_of_the_second_pass(
     assert refined.sqnr_db > once.sqnr_db
     assert any("rounded once alone" in note for note in once.notes)
     assert any("no channels are scaled: by estimate" in note for note in refined.notes)
+
+
+def test_a_weight_of_one_op_after_the_other_keeps_the_first_pass(case: Case) -> None:
+    """As in a recurrent network that is written out; what stands behind is rounded again."""
+    editor, operators = GraphEditor(case.model.tree), case.model.graph.operators
+    editor.rewire({1: {1: operators[0].inputs[1]}})
+    model = replace(case.model, tflite=editor.finish())
+    quiet = samples_of(model, [rows / 2.5 for rows in rows_of(32, 11)])
+    plan = make_plan(model, Calibrator(model, 1).run(quiet), case.choices)
+    rounder = Rounder(model, case.choices, case.samples, threads=1)
+    once = rounder.round(plan)
+    again = rounder.refined(plan, once)
+    assert rounder.not_refined == ""
+    changed = {i for i, w in again.weights.items() if not np.array_equal(w, once.weights[i])}
+    assert changed == {op.index for op in operators if op.name == "FULLY_CONNECTED"} - {0, 1}
