@@ -19,6 +19,7 @@ from edgeq.export.round.loop_taps import LoopSite
 from edgeq.export.round.moments import Moments
 from edgeq.export.round.refinement import Refinement
 from edgeq.export.round.rounded import Rounded
+from edgeq.export.round.second_pass import is_in_order
 from edgeq.export.round.weighted_ops import AnyQParams, Site, constant
 from edgeq.files import is_large
 from edgeq.model import LiteModel
@@ -105,14 +106,15 @@ class Rounder:
         return found
 
     def _refinable(self, plan: Plan, rounded: Rounded) -> list[Site]:
-        """Weights that a second pass may change: none where little is lost in front of them, and
-        none that other models have as well."""
+        """Weights that a second pass may change: none where little is lost in front of them, none
+        that other models have as well, and none of which one op leads to another."""
         is_exact = not plan.tensors and not self._has_narrow(plan)
         is_apart = is_exact or is_large(len(self._model.tflite))
         sites = () if is_apart else self._sites(plan)
         common = {op.index for t in self._common for op, _ in self._graph.uses.get(t, ())}
         free = rounded.weights.keys() - self._once - common
-        return [site for site in sites if site.ops and all(op.index in free for op in site.ops)]
+        found = (site for site in sites if site.ops and all(o.index in free for o in site.ops))
+        return [site for site in found if is_in_order(self._graph, site)]
 
     def _has_narrow(self, plan: Plan) -> bool:
         """Whether weights are stored in fewer than 8 bits."""

@@ -91,6 +91,15 @@ class SecondPass:
         return np.concatenate(found, axis=1)
 
 
+def is_in_order(graph: Graph, site: Site) -> bool:
+    """Whether none of the ops of a weight runs before all that it is multiplied with is known.
+
+    In a recurrent network that is written out, each step reads what the one before it gave.
+    """
+    place = _place(graph, site)
+    return all(op.index >= place for op in site.ops)
+
+
 def bytes_held(graph: Graph, sites: Sequence[Site]) -> int:
     """Bytes of activations that a second pass holds for one sample, at most."""
     end = _end(sites)

@@ -269,3 +269,18 @@ def test_weights_of_few_bits_are_rounded_twice(preset: str) -> None:
         for rounding in ("gptq", "gptq_once")
     )
     assert twice.sqnr_db > once.sqnr_db + 1
+
+
+def test_a_weight_of_one_op_after_the_other_keeps_the_first_pass(case: Case) -> None:
+    """As in a recurrent network that is written out; what stands behind is rounded again."""
+    editor, operators = GraphEditor(case.model.tree), case.model.graph.operators
+    editor.rewire({1: {1: operators[0].inputs[1]}})
+    model = replace(case.model, tflite=editor.finish())
+    quiet = samples_of(model, [rows / 2.5 for rows in rows_of(32, 11)])
+    plan = make_plan(model, Calibrator(model, 1).run(quiet), case.choices)
+    rounder = Rounder(model, case.choices, case.samples, threads=1)
+    once = rounder.round(plan)
+    again = rounder.refined(plan, once)
+    assert rounder.not_refined == ""
+    changed = {i for i, w in again.weights.items() if not np.array_equal(w, once.weights[i])}
+    assert changed == {op.index for op in operators if op.name == "FULLY_CONNECTED"} - {0, 1}
