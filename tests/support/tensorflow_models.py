@@ -223,6 +223,7 @@ def own_forms() -> dict[str, tuple[Array, Array]]:
             made["and"] = tf.bitwise.bitwise_and(whole, other)
             made["or"] = tf.bitwise.bitwise_or(whole, other)
             made["not"] = tf.bitwise.invert(whole)
+            made["shifted"] = tf.bitwise.left_shift(whole, tf.abs(other) % 32)
             made |= {**_of_tensors(x), **_of_images(x), **_of_spectra(x)}
             return {**made, **_of_matrices(x), **_of_choices(x)}
 
