@@ -102,6 +102,13 @@ def _truncated_remainder(x: Any, y: Any) -> Any:
     return tf.where(x < 0, -rest, rest)
 
 
+def _cross(x: Any, y: Any) -> Any:
+    (second, third), (fourth, fifth) = (
+        [tf.gather(part, places, axis=-1) for places in ([1, 2, 0], [2, 0, 1])] for part in (x, y)
+    )
+    return second * fifth - third * fourth
+
+
 FORMS: dict[str, Callable[..., Any]] = {
     "Acos": lambda x: tf.atan2(_other_leg(x), x),
     "Acosh": lambda x: tf.math.log(x + tf.sqrt((x - 1.0) * (x + 1.0))),
@@ -112,6 +119,7 @@ FORMS: dict[str, Callable[..., Any]] = {
     "BitwiseAnd": _bitwise_and,
     "BitwiseOr": lambda x, y: tf.bitwise.bitwise_xor(x, y) + _bitwise_and(x, y),
     "Cosh": lambda x: 0.5 * (tf.exp(x) + tf.exp(-x)),
+    "Cross": _cross,
     "Digamma": _digamma,
     "Erf": _erf,
     "Erfc": lambda x: 1.0 - _erf(x),
