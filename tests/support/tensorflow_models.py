@@ -194,8 +194,15 @@ def _of_choices(x: Any) -> dict[str, Any]:
     scores = tf.sigmoid(tf.reshape(x[:, :10], (1, 5, 2)))
     highest, places = tf.nn.max_pool_with_argmax(image, 2, 2, "SAME")
     kept = tf.image.combined_non_max_suppression(boxes, scores, 3, 7, 0.4, 0.3)
+    rows = tf.sort(tf.reshape(x[:, :20], (4, 5)))
+    made = {
+        "sides": tf.searchsorted(rows, rows[:, ::-1] + 0.1, "right", tf.int64),
+        "left sides": tf.searchsorted(rows, rows[:, ::-1]),
+        "among best": tf.cast(tf.math.in_top_k([0, 3, 2, 1], rows, 2), tf.int32),
+        "across": tf.linalg.cross(tf.reshape(x[:, :12], (4, 3)), tf.reshape(x[:, 12:24], (4, 3))),
+    }
     names = ("boxes that stay", "their scores", "their classes", "their number")
-    return {"highest": highest, "places": places, **dict(zip(names, kept, strict=True))}
+    return {**made, "highest": highest, "places": places, **dict(zip(names, kept, strict=True))}
 
 
 def own_forms() -> dict[str, tuple[Array, Array]]:
@@ -223,6 +230,7 @@ def own_forms() -> dict[str, tuple[Array, Array]]:
             made["and"] = tf.bitwise.bitwise_and(whole, other)
             made["or"] = tf.bitwise.bitwise_or(whole, other)
             made["not"] = tf.bitwise.invert(whole)
+            made["shifted"] = tf.bitwise.left_shift(whole, tf.abs(other) % 32)
             made |= {**_of_tensors(x), **_of_images(x), **_of_spectra(x)}
             return {**made, **_of_matrices(x), **_of_choices(x)}
 

@@ -98,12 +98,12 @@ def without_labels(signature: inspect.Signature, arguments: tuple[Any, ...]) -> 
 def as_one(
     signature: inspect.Signature, arguments: tuple[Any, ...], keywords: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Passes a dict of inputs as the one parameter that a function has for all of them."""
+    """Passes a dict of several inputs as the one parameter that a function has for all of them."""
     parameters = signature.parameters.values()
     needed = [p for p in parameters if p.default is inspect.Parameter.empty]
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     takes_one = len(needed) == 1 and needed[0].kind in kinds
-    if keywords and takes_one and signature.parameters.keys().isdisjoint(keywords):
+    if len(keywords) > 1 and takes_one and signature.parameters.keys().isdisjoint(keywords):
         return (keywords,), {}
     return arguments, keywords
 

@@ -97,8 +97,33 @@ def _boxes_that_stay(op: Any) -> Form | None:
     return chosen
 
 
+def _bound(op: Any) -> Form:
+    """How many of a row's sorted numbers are below each value, or not above it."""
+    is_before = tf.less_equal if op.type == "UpperBound" else tf.less
+
+    def counted(row: Any, values: Any) -> Any:
+        before = is_before(row[:, None, :], values[:, :, None])
+        return tf.reduce_sum(tf.cast(before, op.outputs[0].dtype), -1)
+
+    return counted
+
+
+def _is_among_best(op: Any) -> Form:
+    """Whether fewer than so many classes have a higher score than the one that is asked for."""
+
+    def found(scores: Any, classes: Any, count: Any) -> Any:
+        own = tf.gather(scores, classes, batch_dims=1)[:, None]
+        higher = tf.reduce_sum(tf.cast(scores > own, tf.int32), -1)
+        return higher < tf.cast(count, tf.int32)
+
+    return found
+
+
 MAKERS: dict[str, Callable[[Any], Form | None]] = {
     "CombinedNonMaxSuppression": _boxes_that_stay,
+    "InTopKV2": _is_among_best,
+    "LowerBound": _bound,
     "MaxPoolWithArgmax": _pool_with_places,
+    "UpperBound": _bound,
 }
 """By the kind of op that they stand for."""

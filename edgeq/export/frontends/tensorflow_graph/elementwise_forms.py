@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from edgeq.export.special_functions import (
@@ -89,9 +90,23 @@ def _bitwise_and(x: Any, y: Any) -> Any:
     return above + (x - half - half) * (y - other - other)
 
 
+def _left_shift(x: Any, y: Any) -> Any:
+    """By products with powers of two; of 32 bits, where the highest one is below 0."""
+    bits = 8 * x.dtype.size
+    powers = np.left_shift(np.ones(bits, x.dtype.as_numpy_dtype), np.arange(bits))
+    return x * tf.gather(powers.astype(x.dtype.as_numpy_dtype), y)
+
+
 def _truncated_remainder(x: Any, y: Any) -> Any:
     rest = tf.math.floormod(tf.abs(x), tf.abs(y))
     return tf.where(x < 0, -rest, rest)
+
+
+def _cross(x: Any, y: Any) -> Any:
+    (second, third), (fourth, fifth) = (
+        [tf.gather(part, places, axis=-1) for places in ([1, 2, 0], [2, 0, 1])] for part in (x, y)
+    )
+    return second * fifth - third * fourth
 
 
 FORMS: dict[str, Callable[..., Any]] = {
@@ -104,11 +119,13 @@ FORMS: dict[str, Callable[..., Any]] = {
     "BitwiseAnd": _bitwise_and,
     "BitwiseOr": lambda x, y: tf.bitwise.bitwise_xor(x, y) + _bitwise_and(x, y),
     "Cosh": lambda x: 0.5 * (tf.exp(x) + tf.exp(-x)),
+    "Cross": _cross,
     "Digamma": _digamma,
     "Erf": _erf,
     "Erfc": lambda x: 1.0 - _erf(x),
     "Erfinv": _erfinv,
     "Invert": lambda x: -1 - x,
+    "LeftShift": _left_shift,
     "Lgamma": _lgamma,
     "Ndtri": lambda x: math.sqrt(2) * _erfinv(2.0 * x - 1.0),
     "Sinh": lambda x: 0.5 * (tf.exp(x) - tf.exp(-x)),
