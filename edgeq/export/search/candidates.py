@@ -21,6 +21,10 @@ that are estimated within 12 % of each other differ by 10 %, as often one way as
 15 % the one that is estimated to be slower is so by 40 %.
 """
 
+NO_GAIN = 0.95
+"""A plan that is estimated to take more of float's time than this counts as one that takes all of
+it: as often as not it does."""
+
 DB_WORTH = 0.015
 """A dB beyond the goal is worth so much of a plan's cost: what is left on samples that the search
 has not seen is some dB less."""
@@ -115,12 +119,16 @@ def best_of(offers: Sequence[Candidate], goal_db: float, slack: float) -> Candid
     not_slower = [c for c in offers if c.time <= NOT_SLOWER] or offers
     near = near_best(not_slower, goal_db, slack)
     if near:
-        least = min(_worth_cost(c, goal_db) for c in near)
-        equal = [c for c in near if _worth_cost(c, goal_db) <= EQUAL * least]
+        is_rough = slack > SLACK
+        least = min(_worth_cost(c, goal_db, is_rough) for c in near)
+        equal = [c for c in near if _worth_cost(c, goal_db, is_rough) <= EQUAL * least]
         return max(equal, key=lambda c: (c.sqnr_db, -c.cost))
     return max(not_slower, key=lambda c: (c.sqnr_db, -c.cost))
 
 
-def _worth_cost(candidate: Candidate, goal_db: float) -> float:
+def _worth_cost(candidate: Candidate, goal_db: float, is_rough: bool) -> float:
     """Its cost less what its fidelity beyond the goal is worth."""
-    return candidate.cost * (1 - DB_WORTH * min(candidate.sqnr_db - goal_db, PLENTY_DB))
+    cost = candidate.cost
+    if is_rough and NO_GAIN < candidate.time < 1.0:
+        cost += 1.0 - candidate.time
+    return cost * (1 - DB_WORTH * min(candidate.sqnr_db - goal_db, PLENTY_DB))

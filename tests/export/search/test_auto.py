@@ -276,10 +276,12 @@ def test_offers_that_another_beats_are_dropped() -> None:
         ([(0.42, 0.25, 26), (0.45, 0.25, 28)], 0),
         ([(0.42, 0.25, 60), (0.43, 0.25, 65)], 0),
         ([(0.784, 0.25, 43), (0.785, 0.25, 45)], 1),
+        ([(0.97, 0.25, 43), (1.0, 0.25, 55)], 1),
     ],
     ids=[
         "cheapest that is good", "a little slack", "best not slower", "none is fast", "size",
         "nearly equal and closer", "nearly as close", "close enough", "the same time",
+        "no gain that is sure",
     ],
 )  # fmt: skip
 def test_what_is_best_of(offers: list[tuple[float, float, float]], expected: int) -> None:
