@@ -18,8 +18,11 @@ ROWS_MAX = 32
 
 
 def dense_of_one_row(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    """`linear` of one row in more than three dimensions, which the converter refuses."""
-    if x.dim() < 4 or x.numel() != x.shape[-1]:
+    """`linear` of one row in more than three dimensions, which the converter refuses.
+
+    Without a bias it folds the dimensions back into the product, and refuses that as well.
+    """
+    if bias is None or x.dim() < 4 or x.numel() != x.shape[-1]:
         return NotImplemented
     row = aten.linear.default(x.reshape(1, x.shape[-1]), weight, bias)
     return row.reshape(*x.shape[:-1], weight.shape[0])
