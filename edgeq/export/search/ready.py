@@ -8,6 +8,7 @@ from edgeq.export.judging import Judging
 from edgeq.export.plan.choices import Choices
 from edgeq.export.prepare import Prepared
 from edgeq.export.ranges import Ranges
+from edgeq.export.round.common_weights import CommonWeights
 from edgeq.export.search.ladder import Ladder
 
 
@@ -21,6 +22,7 @@ class Ready:
         ranges: What the data have shown.
         judging: Which samples do what.
         ladder: Makes plans and files of what is chosen, or of the nearest that there is one of.
+        weights: What other models of the same file have as well.
     """
 
     prepared: Prepared
@@ -28,6 +30,7 @@ class Ready:
     ranges: Ranges
     judging: Judging
     ladder: Ladder
+    weights: CommonWeights
 
     @property
     def is_open(self) -> bool:

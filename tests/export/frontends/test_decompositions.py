@@ -270,6 +270,7 @@ KINDS: dict[str, dict[str, Case]] = {
     },
     "linear_algebra": {
         "determinant": of(torch.linalg.det, floats(1, 3, 3)),
+        "dense layer of one row": layer(lambda: nn.Linear(6, 3), floats(1, 1, 1, 6)),
         "distances": of(lambda x: functional.pdist(x[0]), MATRIX),
         "solved": of(lambda x, y: torch.linalg.solve(positive(x), y), MATRIX_3, MATRIX_3),
         "inverse": of(lambda x: torch.linalg.inv(x + 3 * torch.eye(4)), floats(2, 4, 4)),

@@ -17,6 +17,17 @@ ROWS_MAX = 32
 """Of a matrix that is factored or solved row by row, each of which is a few ops."""
 
 
+def dense_of_one_row(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """`linear` of one row in more than three dimensions, which the converter refuses.
+
+    Without a bias it folds the dimensions back into the product, and refuses that as well.
+    """
+    if bias is None or x.dim() < 4 or x.numel() != x.shape[-1]:
+        return NotImplemented
+    row = aten.linear.default(x.reshape(1, x.shape[-1]), weight, bias)
+    return row.reshape(*x.shape[:-1], weight.shape[0])
+
+
 def distances_within(x: Tensor, p: float = 2.0) -> Tensor:
     """`pdist`: between all rows and those behind them."""
     first, second = np.triu_indices(int(x.shape[0]), 1)
@@ -163,6 +174,7 @@ def solve(x: Tensor, y: Tensor, *, left: bool = True) -> Any:
 
 TABLE: dict[Any, Callable[..., Any]] = {
     aten.cholesky_solve.default: cholesky_solve,
+    aten.linear.default: dense_of_one_row,
     aten.linalg_cholesky.default: cholesky,
     aten.linalg_inv.default: inverse_alone,
     aten.linalg_inv_ex.default: inverse,
