@@ -21,6 +21,7 @@ from edgeq.runtime.session import Session
 PUBLIC = [
     "AUTO",
     "INT8",
+    "Buckets",
     "Calibration",
     "CheckResult",
     "Comparison",
