@@ -163,15 +163,9 @@ def _begun(
     progress: bool | None,
     **settings: Any,
 ) -> Callable[[], EdgeModel]:
-    """Traces, rewrites and calibrates; what comes back does the rest.
+    """Traces, rewrites and calibrates a model of a file; what comes back does the rest.
 
-    Args:
-        converter: The converter's child process.
-        model: As for `export`.
-        rep_dataset: As for `export`.
-        weights: What the models of one file have in common; all of them are begun first.
-        progress: As for `export`.
-        **settings: Options of `export`.
+    All models that have weights in common are begun first.
     """
     options, stages = ExportOptions.read(**settings), Progress.make(progress)
     ready = make_ready(model, rep_dataset, options, stages, converter, weights)

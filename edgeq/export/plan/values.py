@@ -382,9 +382,7 @@ def _ends(data: FloatArray) -> Range:
     """Lowest and highest value of a constant; infinite where one stands for infinity."""
     if not data.size:
         return 0.0, 0.0
-    if np.isnan(data).all():  # of which numpy warns
-        return math.nan, math.nan
-    low, high = float(np.nanmin(data)), float(np.nanmax(data))
+    low, high = (float(f.reduce(data, axis=None)) for f in (np.fmin, np.fmax))  # NaN aside
     beyond = _beyond(data)
     return -math.inf if beyond.low else low, math.inf if beyond.high else high
 
