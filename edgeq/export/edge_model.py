@@ -134,6 +134,7 @@ def made_of(
         doubts=rewritten.doubts,
         planned_for=planned_for,
         estimated_ratio=built.estimated_ratio,
+        goal_db=options.goal_db if planned_for else None,
         notes=(
             *rewritten.notes,
             *float_notes(rewritten, options.recipe, built.plan.float_ops),

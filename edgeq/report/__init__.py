@@ -102,6 +102,7 @@ class Report(Measured):
         doubts: Where the float model computes otherwise than the user's own, one sentence each.
         planned_for: The processor that a search planned for; empty where the recipe decided.
         estimated_ratio: Latency over float's that it estimated for that processor, if it did.
+        goal_db: SQNR in dB that it looked for; None where the recipe decided.
         notes: Other things the user should know, such as what looks suspicious of the data.
         seconds: Wall time of each stage.
     """
@@ -114,6 +115,7 @@ class Report(Measured):
     doubts: tuple[str, ...] = ()
     planned_for: str = ""
     estimated_ratio: float | None = None
+    goal_db: float | None = None
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -163,6 +165,8 @@ class Report(Measured):
         if not worst.least_db >= LOW_SQNR_DB:
             way_out = "min_sqnr_db= refuses such files" if is_auto else "recipe='auto'"
             found.append(f"LOW FIDELITY: {worst.worst_place} ({way_out})")
+        elif self.goal_db is not None and not worst.least_db >= self.goal_db:
+            found.append(f"BELOW THE GOAL of {self.goal_db:g} dB: {worst.worst_place}")
         return found
 
     @property

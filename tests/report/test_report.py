@@ -83,6 +83,10 @@ def test_the_first_line_says_what_few_samples_leave_open() -> None:
         ({"edge_latency_ms": 9.0, "recipe": "auto"}, "SLOWER than float here (measure=True"),
         ({"op_counts": {"float32": 9}}, "everything stayed float"),
         ({"outputs": (fidelity("y", 4.0, 1.0),)}, "LOW FIDELITY: output 'y' (recipe='auto')"),
+        (
+            {"outputs": (fidelity("y", 19.0, 1.0),), "goal_db": 20.0},
+            "BELOW THE GOAL of 20 dB: output 'y'",
+        ),
     ],
 )
 def test_the_first_line_says_what_falls_short(changes: dict[str, Any], said: str) -> None:
