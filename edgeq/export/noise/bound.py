@@ -52,9 +52,10 @@ def noise_bound_db(model: LiteModel, plan: Plan, samples: Sequence[Sample]) -> f
 
     Returns:
         None where nothing is static, or where noise cannot be added: to states, in models too large
-        to be run with it, or where sizes depend on values.
+        to be run with it, or where sizes or the rounds of a loop depend on values.
     """
     is_open = any(-1 in tensor.shape for _, tensor in model.output_tensors())
+    is_open = is_open or len(model.tree.subgraphs) > 1
     if not plan.tensors or not samples or model.states or is_open or is_large(len(model.tflite)):
         return None
     few = spread(samples, SAMPLES)

@@ -38,6 +38,9 @@ LEAST_GAIN_DB = 0.5
 MOST_LOSS_DB = 0.25
 """What an output or a part of it may lose."""
 
+ENOUGH_DB = 40.0
+"""Where every part of every output keeps so much with activations rounded, ranges stay."""
+
 MOST_DB = 120.0
 """SQNR beyond which outputs count as the same."""
 
@@ -69,17 +72,18 @@ def clipped_ranges(
     fitted = samples[: min(MOST_SAMPLES, len(samples) - len(judged))]
     if is_apart or len(fitted) < LEAST_SAMPLES:
         return calibration, ()
+    halves = (judged[::2], judged[1::2])
     try:
+        before = [_parts_db(model, calibration, choices, half, threads) for half in halves]
+        if np.min(before) >= ENOUGH_DB:
+            return calibration, ()
         other = _cut(model, calibration, scaled, fitted, threads)
-        halves = [
-            _parts_db(model, other, choices, half, threads)
-            - _parts_db(model, calibration, choices, half, threads)
-            for half in (judged[::2], judged[1::2])
-        ]
+        after = [_parts_db(model, other, choices, half, threads) for half in halves]
     except Exception as error:
         return calibration, (f"{NONE} failed with {type(error).__name__}: {error}",)
-    gains = np.mean(halves, axis=0)
-    is_better = all(np.mean(half) >= LEAST_GAIN_DB for half in halves)
+    won = np.subtract(after, before)
+    gains = np.mean(won, axis=0)
+    is_better = all(np.mean(half) >= LEAST_GAIN_DB for half in won)
     if not is_better or min(gains) < -MOST_LOSS_DB:
         return calibration, ()
     count = sum(other.ranges[t] != found for t, found in calibration.ranges.items())

@@ -35,7 +35,7 @@ CHANCE_DB = 4.0
 """What one sample says that a pass gains differs by so much from the next: measured 3 to 4.5 dB on
 trained classifiers and detectors."""
 
-ENOUGH_DB, CHEAP_ENOUGH_DB = 35.0, 45.0
+ENOUGH_DB, CHEAP_ENOUGH_DB = 35.0, 40.0
 """Where every part of every output keeps so much, a second pass is not worth its time: at the
 second number not even if it is soon done."""
 
