@@ -60,7 +60,7 @@ def cut(rows: Sequence[Array]) -> tuple[Calibration, Calibration, tuple[str, ...
 
 def gaining(monkeypatch: pytest.MonkeyPatch, *halves: float) -> None:
     """Has each half of the samples that judge win so much by ranges that were cut."""
-    order = iter(np.repeat(halves, 2))
+    order = iter(np.tile(halves, 2))
 
     def parts_db(_: LiteModel, ranges: Calibration, *__: Any) -> Array:
         is_cut = any(isinstance(observer, Fixed) for observer in ranges.observers.values())
