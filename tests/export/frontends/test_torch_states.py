@@ -172,8 +172,19 @@ class Counting(Keeper):
         return self.plain * 2
 
 
-def test_what_no_later_call_reads_stays_out(worker: Worker) -> None:
-    module = Counting().eval()
+class Table(Keeper):
+    """Makes what it lacks in its first call, and passes on what it has."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.late is None:
+            self.late = torch.zeros_like(x)
+        self.pair = tuple(part.clone() for part in self.pair)
+        return self.dense(x) + self.late + self.pair[1]
+
+
+@pytest.mark.parametrize("kind", [Counting, Table])
+def test_what_no_later_call_reads_or_changes_stays_out(kind: Any, worker: Worker) -> None:
+    module = kind().eval()
     model = traced(module, worker)
     assert not model.states
     assert not model.doubts

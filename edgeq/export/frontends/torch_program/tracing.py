@@ -23,6 +23,12 @@ from edgeq.export.frontends.torch_program.kept_states.written_states import Writ
 from edgeq.export.frontends.torch_program.returned import returning_tensors
 from edgeq.export.frontends.torch_program.traced_program import carried, returns_tensors
 
+aten = torch.ops.aten
+
+_COPIES = frozenset(
+    {aten.clone.default, aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default}
+)
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -93,12 +99,40 @@ def _with_states(
 
 
 def _needed(program: Any, kept: Keeping) -> tuple[str, ...]:
-    """Inputs of states that outputs depend on, of this run or of later ones."""
+    """Inputs of states that outputs depend on, of this run or of later ones.
+
+    What is written as it was read, such as a table that the first call has made, is none of them.
+    """
     plain = program.run_decompositions({})  # which tells writes from what they are written to
     signature, count = plain.graph_signature, len(kept.inputs)
-    read = dict(zip(kept.inputs, signature.user_inputs[-count:], strict=True))
-    written = dict(zip(kept.inputs, signature.user_outputs[-count:], strict=True))
+    nodes = {node.name: node for node in plain.graph.nodes}
+    ends = zip(signature.user_inputs[-count:], signature.user_outputs[-count:], strict=True)
+    ports = {
+        name: (taken, given)
+        for name, (taken, given) in zip(kept.inputs, ends, strict=True)
+        if _source(nodes[given]) is not nodes[taken]
+    }
+    read = {name: taken for name, (taken, _) in ports.items()}
+    written = {name: given for name, (_, given) in ports.items()}
     return carried(plain, read, written, signature.user_outputs[:-count])
+
+
+def _source(node: Any) -> Any:
+    """What a node is a copy of, or the same number more and less of."""
+    while True:
+        if node.target in _COPIES:
+            node = node.args[0]
+        elif node.target is aten.sub.Tensor and (found := _before_sum(node)) is not None:
+            node = found
+        else:
+            return node
+
+
+def _before_sum(node: Any) -> Any:
+    """What a difference is of a sum with what it takes off; None if it is of something else."""
+    total = _source(node.args[0])
+    is_sum = getattr(total, "target", None) is aten.add.Tensor
+    return total.args[0] if is_sum and total.args[1] is node.args[1] else None
 
 
 def _ports(program: Any, kept: Keeping) -> tuple[tuple[str, str], ...]:
