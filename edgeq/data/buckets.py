@@ -129,8 +129,8 @@ def _mapped(item: Any, change: Callable[[Any, Array], Array]) -> Any:
 
 
 def _check(lengths: object, axis: object, pad: object) -> None:
-    fits = isinstance(lengths, Mapping) and len(lengths) > 1
-    if not fits or not all(_is_whole(n) and n > 0 for n in lengths.values()):  # type: ignore[attr-defined]
+    sizes = list(lengths.values()) if isinstance(lengths, Mapping) else []
+    if len(sizes) < 2 or not all(_is_whole(n) and n > 0 for n in sizes):
         raise DataError(
             "lengths is a dict of two or more lengths by signature key, such as "
             f"{{'10s': 1000, '30s': 3000}}. Received: {lengths!r:.80}"

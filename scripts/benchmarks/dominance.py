@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +56,24 @@ def run(
         yield name, rows
 
 
-def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -> dict[str, Row]:
-    """Row by contestant."""
+def measured(
+    workshop: Workshop, name: str, contestants: Sequence[str], seconds: float, console: Console
+) -> dict[str, Row]:
+    """A row for float and each contestant, in one run; float's reason alone if it is refused."""
     with console.status(f"{name}: tracing"):
         refused = workshop.trace(kind_of(name), name)
     if refused is not None:
         return {FLOAT: {"refused": refused.reason}}
     samples = workshop.unseen()[:MOST_JUDGED]
     _, rows = contest(
-        workshop, (AUTO, *RIVALS), samples, seconds, lambda w: console.status(f"{name}: {w}")
+        workshop, contestants, samples, seconds, lambda w: console.status(f"{name}: {w}")
     )
+    return rows
+
+
+def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -> dict[str, Row]:
+    """Row by contestant, as JSON can hold it."""
+    rows = measured(workshop, name, (AUTO, *RIVALS), seconds, console)
     return {
         contestant: {key: None if value == math.inf else value for key, value in row.items()}
         for contestant, row in rows.items()

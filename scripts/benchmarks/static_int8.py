@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.dominance import MOST_JUDGED, RESULT, kind_of
-from benchmarks.judging import FLOAT, Row, contest, print_refusals
+from benchmarks.dominance import RESULT, measured
+from benchmarks.judging import FLOAT, Row, print_refusals
 from benchmarks.workshop import Workshop
 
 OWN = "edgeq int8"
@@ -59,14 +59,9 @@ def run(
 
 def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -> dict[str, Row]:
     """Row by contestant, and what rounding noise alone would leave of the one with all passes."""
-    with console.status(f"{name}: tracing"):
-        refused = workshop.trace(kind_of(name), name)
-    if refused is not None:
-        return {FLOAT: {"refused": refused.reason}}
-    samples = workshop.unseen()[:MOST_JUDGED]
-    _, rows = contest(
-        workshop, CONTESTANTS, samples, seconds, lambda w: console.status(f"{name}: {w}")
-    )
+    rows = measured(workshop, name, CONTESTANTS, seconds, console)
+    if "refused" in rows[FLOAT]:
+        return rows
     del rows[FLOAT]
     return {one: {**row, **workshop.told(one)} for one, row in rows.items()}
 
