@@ -306,7 +306,7 @@ def _low_with_rare_ones(signal: npt.NDArray[np.float64], noise: npt.NDArray[np.f
         Cox's method, with Student's t in the place of the normal quantile.
     """
     count = len(noise)
-    if count < 2 or not (noise > 0).all() or not np.isfinite(noise).all():
+    if count < 2 or not signal.any() or not (noise > 0).all() or not np.isfinite(noise).all():
         return math.inf
     from scipy.special import stdtrit
 

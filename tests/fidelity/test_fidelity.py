@@ -187,6 +187,7 @@ def test_samples_show_their_median_their_worst_tenth_and_how_sure_the_total_is()
     alone = SampleSpread.of([(100.0, 1.0)])
     assert (alone.median_db, alone.worst_tenth_db, alone.low_db, alone.high_db) == (20.0,) * 4
     assert SampleSpread.of([(1.0, 0.0)] * 3).median_db == math.inf
+    assert SampleSpread.of([(0.0, 1.0)] * 3).low_db == -math.inf
 
 
 def test_an_interval_of_few_samples_covers_as_much_as_it_says() -> None:

@@ -51,6 +51,35 @@ def _recurrent_models() -> dict[str, Any]:
     }
 
 
+POLICIES = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
+
+
+def half() -> dict[str, tuple[Array, Array, bool]]:
+    """Of models of half precision: outputs, those of their traces, and whether all is as it was."""
+    import keras
+    from keras import layers
+
+    rng = np.random.default_rng(0)
+    made = {}
+    with start_converter() as worker:
+        for name in POLICIES:
+            policy = keras.DTypePolicy(name)
+            image = keras.Input((8, 8, 3))
+            x = layers.Conv2D(4, 3, padding="same", dtype=policy)(image)
+            x = layers.BatchNormalization(dtype=policy)(x)
+            x = layers.Flatten(dtype=policy)(layers.Activation("relu", dtype=policy)(x))
+            model = keras.Model(image, x)
+            sample = rng.normal(size=(1, 8, 8, 3)).astype("f")
+            before = keras.ops.convert_to_numpy(keras.ops.cast(model(sample), "float32"))
+            traced = frontends.trace(model, None, RepDataset([sample]), worker)
+            with Session(traced.tflite, threads=1) as session:
+                session.invoke((sample,))
+                (found,) = (output.copy() for output in session.outputs())
+            again = keras.ops.convert_to_numpy(keras.ops.cast(model(sample), "float32"))
+            made[name] = (before, found, bool((again == before).all()) and not traced.states)
+    return made
+
+
 def with_gaps() -> dict[str, tuple[list[Array], list[Array], int]]:
     """Outputs of recurrent models on steps that are masked anywhere, those of their traces, and how
     many recurrent ops these have."""

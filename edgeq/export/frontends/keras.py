@@ -24,6 +24,7 @@ from edgeq.export.frontends import jax as on_jax
 from edgeq.export.frontends import tensorflow as on_tensorflow
 from edgeq.export.frontends import torch as on_torch
 from edgeq.export.frontends.arguments import Declared, bound, first_line, fixed_sizes
+from edgeq.export.frontends.keras_program.keras_precision import in_float32, wide_parameters
 from edgeq.export.frontends.keras_program.keras_recurrent import without_loops
 from edgeq.export.frontends.keras_program.keras_states import State, carrying, states_of
 from edgeq.export.frontends.trace_check import forgotten
@@ -75,7 +76,8 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
         )
     found = _Call(model)
     _check_float(found.layers)
-    with without_loops(found.layers, _backend()):
+    every = list(model._flatten_layers())
+    with in_float32(every), without_loops(found.layers, _backend()):
         traced = _traced(found, sample, worker)
     notes = fixed_sizes(found.declared, bound(found.signature, sample, model.name))
     layers = found.layers.items() if not traced.states else ()
@@ -280,12 +282,11 @@ def _jax_function(found: _Call) -> on_jax.Function:
         def stateless(*inputs: Any, **keywords: Any) -> Any:
             mapping = [(variable, variables[name]) for name, variable in held.items()]
             with keras.StatelessScope(state_mapping=mapping) as scope:
+                before = {name: scope.get_current_value(v) for name, v in held.items()}
                 made = model.call(*inputs, **keywords)
-            behind = {name: scope.get_current_value(variable) for name, variable in held.items()}
+            behind = {name: scope.get_current_value(v) for name, v in held.items()}
             written.clear()
-            written.update(
-                {(n,): value for n, value in behind.items() if value is not variables[n]}
-            )
+            written.update({(n,): value for n, value in behind.items() if value is not before[n]})
             return made
 
         named = dict(zip(found.signature.parameters, inputs, strict=False))
@@ -342,7 +343,8 @@ def _trace_torch(
         replaced[path] = layer.__dict__.get("call")
         layer.__dict__["call"] = functools.partial(_run, scope)
     try:
-        return on_torch.trace_module(module, arguments, worker, origin="keras")
+        with wide_parameters(found.model.variables):
+            return on_torch.trace_module(module, arguments, worker, origin="keras")
     finally:
         for path, before in replaced.items():
             if before is None:

@@ -95,15 +95,6 @@ def test_file_without_a_model_is_refused(tmp_path: Path, converter: Worker) -> N
         trace(path, normal(1, 4), converter)
 
 
-def test_half_precision_is_computed_in_float32(converter: Worker) -> None:
-    head = layers.Dense(2, dtype=keras.DTypePolicy("mixed_bfloat16"), activation="relu")
-    model = keras.Sequential([keras.Input((4,)), head])
-    traced = trace(model, normal(1, 4), converter)
-    with Session(traced.tflite) as session:
-        (found,) = session.run(normal(1, 4)).values()
-    np.testing.assert_allclose(found, np.asarray(model(normal(1, 4)), "f4"), atol=0.03)
-
-
 class Running(layers.Layer):  # type: ignore[misc]
     """Keeps the sum of all that it has seen."""
 
