@@ -70,8 +70,12 @@ def choose(model: LiteModel, recipe: Recipe) -> dict[int, Choice]:
 
 
 def _is_given(model: LiteModel, op: Operator) -> bool:
-    """Whether the model brought the parameters of what an op writes, and it can keep them."""
-    known = all(t in model.given_qparams for t in op.outputs)
+    """Whether the model brought the parameters of what an op writes, and it can keep them.
+
+    Those of `quant.fake_quant` composites are asked for; those of an ONNX file are what another
+    tool has found, and hold where the search makes a tensor static.
+    """
+    known = model.origin != "onnx" and all(t in model.given_qparams for t in op.outputs)
     return known and not static_obstacle(model.graph, op, Mode.STATIC_INT8)
 
 
