@@ -19,6 +19,7 @@ from edgeq.export.rewrite import (
     layout,
     pooling,
     softmaxes,
+    transposed,
 )
 from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.export.rewrite.recurrence import looped, unrolled
@@ -37,6 +38,7 @@ REWRITES: tuple[Rewrite, ...] = (
     *arithmetic.REWRITES,
     *pooling.REWRITES,
     *convolutions.REWRITES,
+    *transposed.REWRITES,
     *dense.REWRITES,
     *activations.REWRITES,
 )

@@ -1,0 +1,159 @@
+"""Strided transposed convolutions, as convolutions that make all pixels of a block as channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeq.export.rewrite.base import Array, Rewrite, Site
+from edgeq.flatbuffer import Operator, schema
+from edgeq.targets import Purpose
+
+ZEROS_MAX = 2.5
+"""How many times the products of a transposed convolution a convolution may have."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a transposed convolution: each input pixel is one block of outputs.
+
+    Attributes:
+        size: Length of the input.
+        kernel: Length of the kernel.
+        stride: Length of a block.
+        outputs: Length of the output.
+        before: Outputs that are cut off before the first.
+    """
+
+    size: int
+    kernel: int
+    stride: int
+    outputs: int
+    before: int
+
+    @property
+    def taps(self) -> list[tuple[int, int, int]]:
+        """Place in the block, entry of the kernel, and pixel that it takes, from the block's own."""
+        return [
+            (place, entry, (place + self.before - entry) // self.stride)
+            for place in range(self.stride)
+            for entry in range((place + self.before) % self.stride, self.kernel, self.stride)
+        ]
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the outputs fill."""
+        return math.ceil(self.outputs / self.stride)
+
+    @property
+    def first(self) -> int:
+        """First pixel that a block takes, from its own."""
+        return min(pixel for _, _, pixel in self.taps)
+
+    @property
+    def window(self) -> int:
+        """How many pixels a block takes."""
+        return max(pixel for _, _, pixel in self.taps) - self.first + 1
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Rows of zeros that the first and the last block see."""
+        return -self.first, self.blocks + self.first + self.window - 1 - self.size
+
+    @property
+    def is_same(self) -> bool:
+        """Whether these margins are what the padding SAME adds."""
+        around = self.window - 1
+        return self.margins == (around // 2, around - around // 2)
+
+    def spread(self, weights: Array, axis: int) -> Array:
+        """Weights with the kernel's axis as two: places of a block, and pixels that it takes."""
+        shape = list(weights.shape)
+        shape[axis : axis + 1] = [self.stride, self.window]
+        found = np.zeros(shape, weights.dtype)
+        lead = (slice(None),) * axis
+        for place, entry, pixel in self.taps:
+            found[(*lead, place, pixel - self.first)] = weights[(*lead, entry)]
+        return found
+
+
+def _sides(site: Site, op: Operator) -> tuple[Side, Side]:
+    source, target = site.shape(op.inputs[2])[1:3], site.shape(op.outputs[0])[1:3]
+    kernels, strides = site.shape(op.inputs[1])[1:3], (op.options.strideH, op.options.strideW)
+    found = []
+    for size, outputs, kernel, stride in zip(source, target, kernels, strides, strict=True):
+        cut = max((size - 1) * stride + kernel - outputs, 0)
+        is_same = op.options.padding == schema.Padding.SAME
+        found.append(Side(size, kernel, stride, outputs, cut // 2 if is_same else 0))
+    return found[0], found[1]
+
+
+def _blocks(site: Site, op: Operator) -> Sequence[Any] | None:
+    """A convolution whose channels are a block's pixels, which are then moved into space."""
+    weights, sides = site.value(op.inputs[1]), _sides(site, op)
+    bias = site.value(op.inputs[3]) if len(op.inputs) > 3 else None
+    if weights is None or (bias is None and len(op.inputs) > 3 and op.inputs[3] >= 0):
+        return None
+    down, across = sides
+    is_row = down.size == down.outputs == down.kernel == down.stride == 1
+    if max(s.stride for s in sides) < 2 or not (is_row or down.stride == across.stride):
+        return None
+    if min(size for side in sides for size in side.margins) < 0:
+        return None
+    each = across.spread(down.spread(weights, 1), 3)
+    if each.size > ZEROS_MAX * weights.size:
+        return None
+    # From output channels, two of height, two of width, input channels.
+    each = each.transpose(1, 3, 0, 2, 4, 5).reshape(-1, down.window, across.window, each.shape[-1])
+    bias = np.zeros(weights.shape[0], np.float32) if bias is None else bias
+    channels = np.tile(bias, down.stride * across.stride)
+    return list(_ops(site, op, sides, each, channels))
+
+
+def _ops(
+    site: Site, op: Operator, sides: tuple[Side, Side], weights: Array, bias: Array
+) -> Sequence[Any]:
+    source, (down, across) = op.inputs[2], sides
+    batch, channels = site.shape(source)[0], site.shape(op.outputs[0])[3]
+    ops, padding = [], schema.Padding.SAME
+    if not all(side.is_same for side in sides):
+        margins = [[0, 0], *(list(side.margins) for side in sides), [0, 0]]
+        padding = schema.Padding.VALID
+        if np.any(margins):
+            sizes = [side.size + sum(side.margins) for side in sides]
+            padded = site.tensor(op, (batch, *sizes, site.shape(source)[3]))
+            ops = [site.editor.op("PAD", [source, site.ints(op, "margins", margins)], [padded])]
+            source = padded
+    deep = site.tensor(op, (batch, down.blocks, across.blocks, len(weights)))
+    whole = (batch, down.blocks * down.stride, across.blocks * across.stride, channels)
+    is_cut = whole != site.shape(op.outputs[0])
+    moved = site.tensor(op, whole) if is_cut else op.outputs[0]
+    inputs = [source, site.constant(op, "weights", weights), site.constant(op, "bias", bias)]
+    fused = getattr(schema.ActivationFunctionType, op.fused_activation)
+    ops.append(
+        site.editor.op(
+            "CONV_2D", inputs, [deep], padding=padding, strideH=1, strideW=1,
+            dilationHFactor=1, dilationWFactor=1, fusedActivationFunction=fused,
+        )  # fmt: skip
+    )
+    if down.stride == across.stride:
+        ops.append(site.editor.op("DEPTH_TO_SPACE", [deep], [moved], blockSize=down.stride))
+    else:
+        ops.append(site.reshape(op, deep, moved, whole))
+    if is_cut:
+        begin, size = [0, 0, 0, 0], list(site.shape(op.outputs[0]))
+        ops.append(site.slice(op, moved, op.outputs[0], begin, size))
+    return ops
+
+
+REWRITES = (
+    Rewrite(
+        "strided transposed convolution", ("TRANSPOSE_CONV",), "CONV_2D, DEPTH_TO_SPACE",
+        "its kernels for int8 are several times slower, for dynamic int8 there are none", False,
+        _blocks, Purpose.DELEGATION_ALONE,
+    ),
+)  # fmt: skip
