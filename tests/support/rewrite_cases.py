@@ -296,6 +296,15 @@ def _product_and_bias() -> OneOp:
     return chain.model("dense", x=Value((2, 5, 16)))
 
 
+def _transposed(
+    size: tuple[int, int], kernel: tuple[int, ...], output: tuple[int, int], **options: int
+) -> OneOp:
+    shape = (1, *output, kernel[0])
+    operands = (np.array(shape, np.int32), _weights(*kernel), "x", _weights(kernel[0]))
+    return _one("TRANSPOSE_CONV", operands, Value(shape), Value((1, *size, 4)),
+                **{"padding": VALID, **TWICE, **options})  # fmt: skip
+
+
 def _wave() -> OneOp:
     return _Chain().then("PAD", ("x", _ints([0, 0], [0, 0], [8, 8], [0, 0])),
                          Value((1, 1, 80, 1))).then(
@@ -590,6 +599,26 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("padding of a convolution", _pad_conv(8, 3, 2), ("PAD", "CONV_2D"),
               situation="other than SAME it stays"),
     Rewritten("strided convolution of a wave", _wave(), ("PAD", "RESHAPE", "CONV_2D")),
+    Rewritten("strided transposed convolution",
+              _transposed((8, 8), (6, 2, 2, 4), (16, 16), fusedActivationFunction=RELU),
+              ("CONV_2D", "DEPTH_TO_SPACE")),
+    Rewritten("strided transposed convolution",
+              _transposed((5, 7), (6, 4, 4, 4), (10, 14), padding=SAME),
+              ("CONV_2D", "DEPTH_TO_SPACE"), situation="of windows that overlap"),
+    Rewritten("strided transposed convolution",
+              _transposed((8, 8), (6, 3, 3, 4), (16, 16), padding=SAME),
+              ("PAD", "CONV_2D", "DEPTH_TO_SPACE"), situation="SAME, odd"),
+    Rewritten("strided transposed convolution", _transposed((8, 8), (6, 3, 3, 4), (17, 17)),
+              ("PAD", "CONV_2D", "DEPTH_TO_SPACE", "SLICE"), situation="with an edge"),
+    Rewritten("strided transposed convolution",
+              _transposed((8, 8), (6, 2, 2, 4), (24, 24), strideW=3, strideH=3),
+              ("CONV_2D", "DEPTH_TO_SPACE"), situation="with gaps"),
+    Rewritten("strided transposed convolution",
+              _transposed((1, 20), (6, 1, 16, 4), (1, 160), strideW=8, strideH=1, padding=SAME),
+              ("CONV_2D", "RESHAPE"), situation="of a wave"),
+    Rewritten("strided transposed convolution",
+              _transposed((8, 8), (6, 7, 7, 4), (8, 8), strideW=1, strideH=1, padding=SAME),
+              ("TRANSPOSE_CONV",), situation="without a stride it stays"),
     Rewritten("large depthwise kernel", _large(7, 7), ("PAD", *_BAND * 3, "ADD", "ADD"),
               loss_db=4),
     Rewritten("large depthwise kernel", _large(1, 31, padding=VALID, fusedActivationFunction=RELU),

@@ -37,7 +37,7 @@ class Side:
 
     @property
     def taps(self) -> list[tuple[int, int, int]]:
-        """Place in the block, entry of the kernel, and pixel that it takes, from the block's own."""
+        """Place in the block, entry of the kernel, and the pixel it takes, from the block's own."""
         return [
             (place, entry, (place + self.before - entry) // self.stride)
             for place in range(self.stride)
@@ -72,13 +72,11 @@ class Side:
 
     def spread(self, weights: Array, axis: int) -> Array:
         """Weights with the kernel's axis as two: places of a block, and pixels that it takes."""
-        shape = list(weights.shape)
-        shape[axis : axis + 1] = [self.stride, self.window]
-        found = np.zeros(shape, weights.dtype)
-        lead = (slice(None),) * axis
+        rows = np.moveaxis(weights, axis, 0)
+        found = np.zeros((self.stride, self.window, *rows.shape[1:]), weights.dtype)
         for place, entry, pixel in self.taps:
-            found[(*lead, place, pixel - self.first)] = weights[(*lead, entry)]
-        return found
+            found[place, pixel - self.first] = rows[entry]
+        return np.moveaxis(found, (0, 1), (axis, axis + 1))
 
 
 def _sides(site: Site, op: Operator) -> tuple[Side, Side]:
@@ -133,13 +131,10 @@ def _ops(
     is_cut = whole != site.shape(op.outputs[0])
     moved = site.tensor(op, whole) if is_cut else op.outputs[0]
     inputs = [source, site.constant(op, "weights", weights), site.constant(op, "bias", bias)]
-    fused = getattr(schema.ActivationFunctionType, op.fused_activation)
-    ops.append(
-        site.editor.op(
-            "CONV_2D", inputs, [deep], padding=padding, strideH=1, strideW=1,
-            dilationHFactor=1, dilationWFactor=1, fusedActivationFunction=fused,
-        )  # fmt: skip
-    )
+    plain = {"padding": padding, "strideH": 1, "strideW": 1}
+    plain |= {"dilationHFactor": 1, "dilationWFactor": 1}
+    plain["fusedActivationFunction"] = getattr(schema.ActivationFunctionType, op.fused_activation)
+    ops.append(site.editor.op("CONV_2D", inputs, [deep], **plain))
     if down.stride == across.stride:
         ops.append(site.editor.op("DEPTH_TO_SPACE", [deep], [moved], blockSize=down.stride))
     else:
