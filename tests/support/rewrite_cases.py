@@ -304,6 +304,16 @@ def _wave() -> OneOp:
     ).model("wave", x=Value((1, 1, 64, 1)))  # fmt: skip
 
 
+def _gates(first: str, second: str) -> OneOp:
+    """The product of two convolutions of one input, in layers of these names."""
+    image, same = Value((1, 8, 8, 6)), {**CONV, "padding": SAME}
+    steps = [
+        Step("CONV_2D", ("x", _spread(seed, (6, 3, 3, 4)), _weights(6)), {name: image}, same)
+        for seed, name in enumerate((first, second))
+    ]
+    return OneOp("CONV_2D", {"x": IMAGE}, (*steps, Step("MUL", (first, second), {"y": image})))
+
+
 def _hard_sigmoid() -> OneOp:
     chain = (
         _Chain().then("ADD", ("x", _floats(3)), IMAGE).then("MAXIMUM", ("-", _scalar(0.0)), IMAGE)
@@ -590,6 +600,10 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("padding of a convolution", _pad_conv(8, 3, 2), ("PAD", "CONV_2D"),
               situation="other than SAME it stays"),
     Rewritten("strided convolution of a wave", _wave(), ("PAD", "RESHAPE", "CONV_2D")),
+    Rewritten("narrow convolutions side by side", _gates("gate", "gate#1"),
+              ("CONV_2D", "SLICE", "SLICE", "MUL"), loss_db=2),
+    Rewritten("narrow convolutions side by side", _gates("one", "other"),
+              ("CONV_2D", "CONV_2D", "MUL"), situation="in layers of their own they stay"),
     Rewritten("large depthwise kernel", _large(7, 7), ("PAD", *_BAND * 3, "ADD", "ADD"),
               loss_db=4),
     Rewritten("large depthwise kernel", _large(1, 31, padding=VALID, fusedActivationFunction=RELU),
