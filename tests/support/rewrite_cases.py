@@ -384,10 +384,13 @@ class _Looped(OneOp):
         return bytes(with_sequence_loops(called))
 
 
-def loop() -> OneOp:
+def loop(width: int = 8) -> OneOp:
     """Six steps of a simple layer, two rounds of three."""
-    weights = [_weights(8, 4), _weights(8, 8), _weights(8), _weights(8), np.zeros((1, 8), "f4")]
-    called = Step("ADD_N", ("x", *weights), {"y": Value((1, 6, 8))})
+    weights = [
+        _weights(width, 4), _weights(width, width), _weights(width), _weights(width),
+        np.zeros((1, width), "f4"),
+    ]  # fmt: skip
+    called = Step("ADD_N", ("x", *weights), {"y": Value((1, 6, width))})
     return _Looped("WHILE", {"x": Value((1, 6, 4))}, (called,))
 
 

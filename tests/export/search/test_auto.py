@@ -426,6 +426,18 @@ def test_a_tiny_loop_multiplies_in_float() -> None:
     assert not loops & {index for index, _ in planned.plan.stored}
 
 
+@pytest.mark.parametrize(("width", "faster"), [(32, False), (128, True)])
+def test_integers_win_in_a_loop_from_some_width_on(width: int, faster: bool) -> None:
+    made = loop(width)
+    graph = edgeq.plan(
+        made.build(), made.draw(4), recipe="dynamic_int8", progress=False
+    ).model.graph
+    (op,) = [op for op in graph.operators if op.name == "WHILE"]
+    forms = ("dynamic", "float32")
+    dynamic, plain = (estimate_ns(WITH_DOT_PRODUCT, graph, op, form, False) for form in forms)
+    assert (dynamic < plain) == faster
+
+
 @pytest.mark.parametrize("costs", [WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT])
 def test_every_kind_of_op_has_its_rates(costs: object) -> None:
     assert set(costs.float32) == set(costs.int8) >= set(costs.dynamic)
