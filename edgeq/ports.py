@@ -28,6 +28,10 @@ STATES_ENTRY = b"edgeq_states/"
 """Begins the name of the metadata entry with the states of a signature, whose key follows: a JSON
 object of output names by input name."""
 
+LINKS_ENTRY = b"edgeq_links"
+"""Name of the metadata entry of a file with several signatures, of which one takes what another
+gives: a JSON list of `Link.to_dict`."""
+
 BUCKETS_ENTRY = b"edgeq_buckets"
 """Name of the metadata entry of a file whose signatures are one model for several lengths: a JSON
 object with what fills up each input, in real numbers by name."""
@@ -115,6 +119,52 @@ class IO:
             if taken in (known for known, _ in found[:number]):
                 raise DataError(f"states: input {self.inputs[taken].name!r} is there twice")
         return found
+
+
+@dataclass(frozen=True)
+class Link:
+    """Ports of a file's signatures that hold the same: what each output gives, each input takes.
+
+    Attributes:
+        outputs: `(signature key, name)` of each output.
+        inputs: The same of the inputs.
+        qparams: The one way in which all of them are integers within the file; None where they
+            are float in some signature, or differ.
+        is_alike: Whether all are integers of one scale, or all are float.
+    """
+
+    outputs: tuple[tuple[str, str], ...]
+    inputs: tuple[tuple[str, str], ...]
+    qparams: QParams | None
+    is_alike: bool
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, ready for JSON."""
+        return {
+            "outputs": [{"signature": key, "name": name} for key, name in self.outputs],
+            "inputs": [{"signature": key, "name": name} for key, name in self.inputs],
+            "scale": self.qparams and self.qparams.scale[0],
+            "zero_point": self.qparams and self.qparams.zero_point[0],
+        }
+
+    def text(self) -> str:
+        """A sentence that says what is fed to what, and how."""
+        how = "in real numbers"
+        if self.qparams is not None:
+            how = f"without conversion: {self.qparams.describe()} on all sides"
+        elif not self.is_alike:
+            how = (
+                "with a conversion: kernels, rules or the search have it float, or an integer of "
+                "another scale, in one of them"
+            )
+        return f"{_by_name(self.outputs)} is fed to {_by_name(self.inputs)} {how}"
+
+
+def _by_name(ports: Sequence[tuple[str, str]]) -> str:
+    keys: dict[str, list[str]] = {}
+    for key, name in ports:
+        keys.setdefault(name, []).append(key)
+    return ", ".join(f"{name!r} of {' and '.join(of)}" for name, of in keys.items())
 
 
 def _place(ports: Sequence[Port], named: object, side: str) -> int:
@@ -205,6 +255,13 @@ def read_pads(tflite: Content) -> dict[str, float] | None:
 def write_pads(tree: Any, pads: Mapping[str, float]) -> None:
     """Says in an object tree that its signatures are buckets, and what fills up each input."""
     put_entry(tree, BUCKETS_ENTRY, json.dumps(dict(pads), separators=(",", ":")).encode())
+
+
+def write_links(tree: Any, links: Sequence[Link]) -> None:
+    """Says in an object tree which signatures take what others give, if there are such."""
+    if links:
+        content = json.dumps([link.to_dict() for link in links], ensure_ascii=False)
+        put_entry(tree, LINKS_ENTRY, content.encode())
 
 
 def write_states(tree: Any, states: States) -> None:

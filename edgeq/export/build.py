@@ -17,6 +17,7 @@ from edgeq.errors import ModelError, VerificationError
 from edgeq.export.convert.convert_plan import Converted, convert
 from edgeq.export.convert.integer_ports import Interface
 from edgeq.export.convert.loop_weights import lifted_graph
+from edgeq.export.deploy.linked_ports import PortParty
 from edgeq.export.equalize import Equalized, equalize
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.noise.clipped_ranges import clipped_ranges
@@ -86,6 +87,7 @@ class Workshop:
         threads: Samples that run side by side; None takes what this process may use.
         notes: What is to be said of what was done before, one sentence each.
         weights: What other models of the same file have as well.
+        ports: Its ports among those of other models of the same file; None of a model alone.
     """
 
     model: LiteModel
@@ -100,6 +102,7 @@ class Workshop:
     threads: int | None = None
     notes: tuple[str, ...] = ()
     weights: CommonWeights = field(default_factory=CommonWeights)
+    ports: PortParty | None = None
 
 
 class Builder:
@@ -171,7 +174,9 @@ class Builder:
     def _plan(self, choices: Choices) -> Plan:
         key = frozenset(choices.items())
         if key not in self._plans:
-            self._plans[key] = make_plan(self.model, self._with.calibration, choices)
+            ports = self._with.ports
+            linked = None if ports is None else ports.linked(self.model)
+            self._plans[key] = make_plan(self.model, self._with.calibration, choices, linked)
         return self._plans[key]
 
     def without_gross(

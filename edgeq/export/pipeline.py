@@ -24,6 +24,7 @@ from edgeq.converter import start_converter
 from edgeq.data.sequences import read_data
 from edgeq.errors import VerificationError
 from edgeq.export.build import Builder, Built, Workshop
+from edgeq.export.deploy.linked_ports import Shared
 from edgeq.export.deploy.signatures import by_signature
 from edgeq.export.edge_model import EdgeModel, made_of
 from edgeq.export.export_options import ExportOptions
@@ -39,7 +40,6 @@ from edgeq.export.plan.values import Values
 from edgeq.export.portspec import PortSpec
 from edgeq.export.prepare import prepare
 from edgeq.export.ranges import data_source, measured_ranges, ranges_for
-from edgeq.export.round.common_weights import CommonWeights
 from edgeq.export.round.rounder import party_of
 from edgeq.export.search.auto import Search
 from edgeq.export.search.costs import Costs
@@ -158,7 +158,7 @@ def _begun(
     converter: Worker,
     model: object,
     rep_dataset: object,
-    weights: CommonWeights,
+    shared: Shared,
     *,
     progress: bool | None,
     **settings: Any,
@@ -168,7 +168,7 @@ def _begun(
     All models that have weights in common are begun first.
     """
     options, stages = ExportOptions.read(**settings), Progress.make(progress)
-    ready = make_ready(model, rep_dataset, options, stages, converter, weights)
+    ready = make_ready(model, rep_dataset, options, stages, converter, shared)
     return lambda: _finished(ready, options, stages)
 
 
@@ -298,7 +298,7 @@ def make_ready(
     options: ExportOptions,
     stages: Progress,
     converter: Worker,
-    weights: CommonWeights | None = None,
+    shared: Shared | None = None,
 ) -> Ready:
     """Traces, rewrites and calibrates.
 
@@ -308,7 +308,7 @@ def make_ready(
         options: What was asked for.
         stages: Where the stages show.
         converter: The converter's child process.
-        weights: What other models of the same file have as well, to which this one is added.
+        shared: What models of the same file have in common, to which this one is added.
     """
     data = read_data(rep_dataset)
     prepared = prepare(model, data, options, stages, converter)
@@ -326,12 +326,14 @@ def make_ready(
     ranges = ranges.with_advice(small_divisor_notes(rewritten, values, choices))
     judging = Judging(ranges.samples, any(c.mode is Mode.AUTO for c in choices.values()))
     choices = without_coarse(rewritten, choices, free, judging.fitting, options.threads)
-    weights = weights or CommonWeights()
+    shared = shared or Shared()
+    weights = shared.weights
     weights.add(party_of(rewritten, choices, judging.fitting, options.threads))
     workshop = Workshop(
         model=rewritten, interface=prepared.interface, calibration=ranges.calibration,
         choices=choices, samples=judging.fitting, converter=converter, target=options.target,
         sample=ranges.samples.samples[0], threads=options.threads, weights=weights,
+        ports=shared.ports.add(rewritten, ranges.calibration, choices),
     )  # fmt: skip
     return Ready(prepared, choices, ranges, judging, Ladder(Builder(workshop), free), weights)
 

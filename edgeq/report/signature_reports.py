@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from edgeq.foreign.shown import visible
+from edgeq.ports import Link
 from edgeq.report import Report, printed
 
 
@@ -20,10 +21,12 @@ class SignatureReports:
     Attributes:
         edge_bytes: Size of the file that holds them all.
         signatures: The report of each signature, by key; its sizes are those of a file of its own.
+        links: Which signatures take what others give.
     """
 
     edge_bytes: int
     signatures: Mapping[str, Report]
+    links: tuple[Link, ...] = ()
 
     @property
     def single_bytes(self) -> int:
@@ -34,7 +37,8 @@ class SignatureReports:
         """The reports as plain values; what is not a finite number is None."""
         reports = {key: report.to_dict() for key, report in self.signatures.items()}
         sizes = {"edge_bytes": self.edge_bytes, "single_bytes": self.single_bytes}
-        return {**sizes, "signatures": reports}
+        links = [link.to_dict() for link in self.links]
+        return {**sizes, "signatures": reports, "links": links}
 
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
@@ -46,6 +50,8 @@ class SignatureReports:
         for key, report in self.signatures.items():
             console.print(visible(f"signature {key}"), style="bold", highlight=False, markup=False)
             report.print(console)
+        for link in self.links:
+            console.print(visible(link.text()), highlight=False, markup=False)
         console.print(
             f"all {len(self.signatures)} signatures: {self.edge_bytes / 1000:,.1f} kB in one file, "
             f"{self.single_bytes / 1000:,.1f} kB as files of their own",

@@ -313,6 +313,16 @@ def _wave() -> OneOp:
     ).model("wave", x=Value((1, 1, 64, 1)))  # fmt: skip
 
 
+def _gates(first: str, second: str) -> OneOp:
+    """The product of two convolutions of one input, in layers of these names."""
+    image, same = Value((1, 8, 8, 6)), {**CONV, "padding": SAME}
+    steps = [
+        Step("CONV_2D", ("x", _spread(seed, (6, 3, 3, 4)), _weights(6)), {name: image}, same)
+        for seed, name in enumerate((first, second))
+    ]
+    return OneOp("CONV_2D", {"x": IMAGE}, (*steps, Step("MUL", (first, second), {"y": image})))
+
+
 def _hard_sigmoid() -> OneOp:
     chain = (
         _Chain().then("ADD", ("x", _floats(3)), IMAGE).then("MAXIMUM", ("-", _scalar(0.0)), IMAGE)
@@ -383,10 +393,13 @@ class _Looped(OneOp):
         return bytes(with_sequence_loops(called))
 
 
-def loop() -> OneOp:
+def loop(width: int = 8) -> OneOp:
     """Six steps of a simple layer, two rounds of three."""
-    weights = [_weights(8, 4), _weights(8, 8), _weights(8), _weights(8), np.zeros((1, 8), "f4")]
-    called = Step("ADD_N", ("x", *weights), {"y": Value((1, 6, 8))})
+    weights = [
+        _weights(width, 4), _weights(width, width), _weights(width), _weights(width),
+        np.zeros((1, width), "f4"),
+    ]  # fmt: skip
+    called = Step("ADD_N", ("x", *weights), {"y": Value((1, 6, width))})
     return _Looped("WHILE", {"x": Value((1, 6, 4))}, (called,))
 
 
@@ -619,6 +632,10 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("strided transposed convolution",
               _transposed((8, 8), (6, 7, 7, 4), (8, 8), strideW=1, strideH=1, padding=SAME),
               ("TRANSPOSE_CONV",), situation="without a stride it stays"),
+    Rewritten("narrow convolutions side by side", _gates("gate", "gate#1"),
+              ("CONV_2D", "SLICE", "SLICE", "MUL"), loss_db=2),
+    Rewritten("narrow convolutions side by side", _gates("one", "other"),
+              ("CONV_2D", "CONV_2D", "MUL"), situation="in layers of their own they stay"),
     Rewritten("large depthwise kernel", _large(7, 7), ("PAD", *_BAND * 3, "ADD", "ADD"),
               loss_db=4),
     Rewritten("large depthwise kernel", _large(1, 31, padding=VALID, fusedActivationFunction=RELU),

@@ -14,14 +14,14 @@ from typing import Any, cast
 
 from edgeq.data.buckets import Buckets, pads_by_name
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
+from edgeq.export.deploy.linked_ports import Shared, links_of
 from edgeq.export.deploy.merge_files import merge, signature_keys, split
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.frontends import tensorflow, tflite
-from edgeq.export.round.common_weights import CommonWeights
 from edgeq.files import write_whole
 from edgeq.flatbuffer import pack, unpack
 from edgeq.isolation import JobCrashed, JobFailed, Worker
-from edgeq.ports import write_pads
+from edgeq.ports import Link, write_links, write_pads
 from edgeq.report.signature_reports import SignatureReports
 from edgeq.runtime.benchmark import random_sample
 from edgeq.runtime.file_check import remember
@@ -37,10 +37,12 @@ class MultiSignatureModel:
     Attributes:
         tflite: The .tflite file, with a signature for each of them.
         signatures: Each by its key, as it would be in a file of its own.
+        links: Which of them take what others give, such as caches.
     """
 
     tflite: bytes
     signatures: Mapping[str, EdgeModel]
+    links: tuple[Link, ...] = ()
 
     def __repr__(self) -> str:
         keys = ", ".join(map(repr, self.signatures))
@@ -50,7 +52,7 @@ class MultiSignatureModel:
     def report(self) -> SignatureReports:
         """The report of each signature."""
         reports = {key: edge_model.report for key, edge_model in self.signatures.items()}
-        return SignatureReports(len(self.tflite), reports)
+        return SignatureReports(len(self.tflite), reports, self.links)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the .tflite file, whole or not at all, and returns its path.
@@ -88,18 +90,18 @@ def by_signature(
     Raises:
         EdgeqError: As for `export`; of several, with the signature's key.
     """
-    weights, pad = CommonWeights(), None
+    shared, pad = Shared(), None
     if isinstance(rep_dataset, Buckets):
         model, pad = _in_each(model, rep_dataset), rep_dataset.pad
         rep_dataset = rep_dataset.by_key()
     models = _by_key(model, rep_dataset)
     if models is None:
-        return begin(model, rep_dataset, weights, **settings)()
+        return begin(model, rep_dataset, shared, **settings)()
     data, begun = cast("Mapping[str, object]", rep_dataset), {}
     for key, each in models.items():
         own = _settings_of(key, models, settings)
         with _naming(key):
-            begun[key] = begin(each, data[key], weights, **own)
+            begun[key] = begin(each, data[key], shared if pad is None else shared.apart(), **own)
     made = {}
     for key, finish in begun.items():
         with _naming(key):
@@ -179,11 +181,15 @@ def _merged(
 ) -> MultiSignatureModel:
     """The file of all signatures; with `pad` they are buckets."""
     singles = {key: edge_model.tflite for key, edge_model in made.items()}
-    tflite = merge(singles)
+    tree = unpack(merge(singles))
+    links: tuple[Link, ...] = ()
     if pad is not None:
-        (first, *_), tree = made.values(), unpack(tflite)
+        first, *_ = made.values()
         write_pads(tree, pads_by_name(pad, [port.name for port in first.io.inputs]))
-        tflite = pack(tree)
+    else:
+        links = links_of({key: (each.rewritten, each.plan) for key, each in made.items()})
+        write_links(tree, links)
+    tflite = pack(tree)
     try:
         with Worker(("edgeq.runtime.session",)) as worker:
             worker.call(_JOB, tflite, singles)
@@ -193,7 +199,7 @@ def _merged(
             "signature to a file of its own"
         ) from None
     remember(tflite)
-    return MultiSignatureModel(bytes(tflite), made)
+    return MultiSignatureModel(bytes(tflite), made, links)
 
 
 def check_alike(tflite: bytes, singles: Mapping[str, bytes]) -> None:

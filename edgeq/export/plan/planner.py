@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from edgeq.calibrate.calibration import Calibration
 from edgeq.errors import ModelError
-from edgeq.export.plan.choices import Choice, Choices, weight_slots
+from edgeq.export.plan.choices import Choices, weight_slots
 from edgeq.export.plan.quantization_plan import Plan, Stored
 from edgeq.export.plan.values import Values
-from edgeq.export.plan.weight_scales import affine_qparams, block_qparams, stored_qparams
-from edgeq.flatbuffer import Graph, Operator, Tensor
+from edgeq.export.plan.weight_scales import stored_weight_qparams
+from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import LiteModel
-from edgeq.ops import OPS, OpRow, ScaleRule, is_table, storable
+from edgeq.ops import OPS, OpRow, ScaleRule, is_table
 from edgeq.qtypes import (
-    BlockQParams,
     DType,
     FloatArray,
     QParams,
@@ -40,22 +40,44 @@ CENTRED_SHARE = 0.7
 """Of the integers that zero point 0 must leave to a range, so that a tensor gets it for speed."""
 
 Range = tuple[float, float]
+Linked = Mapping[int, QParams]
+"""Parameters that a tensor has where it is an integer of their type, as other models do too."""
 
 
-def make_plan(model: LiteModel, calibration: Calibration, choices: Choices) -> Plan:
+class Span(NamedTuple):
+    """What the integers of a tensor, and of all that share its scale, must hold.
+
+    Attributes:
+        dtype: Their type.
+        range: Lowest and highest real value.
+        dictated: Parameters that it has whatever the data are; None where the range decides.
+    """
+
+    dtype: DType
+    range: Range
+    dictated: QParams | None
+
+
+def make_plan(
+    model: LiteModel, calibration: Calibration, choices: Choices, linked: Linked | None = None
+) -> Plan:
     """Decides the parameters of every tensor.
 
     Args:
         model: The float model.
         calibration: Ranges of its tensors.
         choices: What becomes of each op; none of them is `Mode.AUTO` any more.
+        linked: Parameters of ports that hold the same as ports of other models.
 
     Raises:
         ModelError: The calibration belongs to another model, or the model is not float.
     """
-    calibration.check_model(model)
-    refuse_quantized(model)
-    return _Planner(model, calibration, choices).plan()
+    return _Planner(model, calibration, choices, linked).plan()
+
+
+def spans(model: LiteModel, calibration: Calibration, choices: Choices) -> dict[int, Span]:
+    """What each tensor that becomes an integer must hold; args and errors of `make_plan`."""
+    return _Planner(model, calibration, choices).spans()
 
 
 def refuse_quantized(model: LiteModel) -> None:
@@ -95,17 +117,38 @@ class _Groups:
 class _Planner:
     """Works out one plan; `plan()` names the steps."""
 
-    def __init__(self, model: LiteModel, calibration: Calibration, choices: Choices) -> None:
+    def __init__(
+        self,
+        model: LiteModel,
+        calibration: Calibration,
+        choices: Choices,
+        linked: Linked | None = None,
+    ) -> None:
+        calibration.check_model(model)
+        refuse_quantized(model)
         self._model = model
         self._graph = model.graph
         self._calibration = calibration
         self._choices = choices
         self._groups = _Groups()
         self._ranges: dict[int, Range] = {}
-        self._given = model.given_qparams
+        types = self._dtypes
+        shared = {t: q for t, q in (linked or {}).items() if types.get(t) is q.dtype}
+        self._given = {**shared, **model.given_qparams}
         self._values = Values(model, calibration)
 
-    def plan(self) -> Plan:
+    def spans(self) -> dict[int, Span]:
+        self._share_scales()
+        return {t: self._span(t) for t in sorted(self._dtypes)}
+
+    def _span(self, tensor: int) -> Span:
+        root = self._groups.root(tensor)
+        fixed = self._groups.fixed.get(root)
+        found = fixed.range() if fixed else self._group_ranges.get(root) or self._range(tensor)
+        return Span(self._dtypes[tensor], found, fixed)
+
+    def _share_scales(self) -> None:
+        """Finds the tensors that have one scale, and what it must cover."""
         for tensor, qparams in self._given.items():
             self._groups.fixed[tensor] = qparams
         self._fix_states()
@@ -119,6 +162,9 @@ class _Planner:
         for tensor in self._dtypes:
             if self._is_from_float(tensor) or tensor in self._calibration.ranges:
                 self._widen(tensor, self._range(tensor))
+
+    def plan(self) -> Plan:
+        self._share_scales()
         tensors = {t: self._qparams(t) for t in sorted(self._dtypes)}
         operands: dict[tuple[int, int], QParams] = {}
         for op, row in self._integer_ops():
@@ -150,7 +196,7 @@ class _Planner:
                 data = self._graph.tensors[op.inputs[slot]].data
                 assert data is not None
                 self._check_finite(op, data)
-                qparams = _weight_qparams(op.name, data, choice)
+                qparams = stored_weight_qparams(op.name, data, choice)
                 yield (index, slot), Stored(qparams, dynamic and qparams is not None)
 
     @functools.cached_property
@@ -261,7 +307,7 @@ class _Planner:
         if root in self._groups.fixed:
             return self._groups.fixed[root]
         found = self._group_ranges.get(root) or self._range(tensor)
-        if root in self._multiplied and _is_near_centre(found):
+        if root in self._multiplied and is_near_centre(found):
             return symmetric(max(map(abs, found)), self._dtypes[tensor])
         return covering(found, self._dtypes[tensor])
 
@@ -326,7 +372,10 @@ class _Planner:
     ) -> FloatArray:
         """Smallest weight scale at which `bias / (input scale * weight scale)` fits int32."""
         floor = np.zeros(len(absmax))
-        bias = _constant_operand(self._graph, op, row.bias_slot)
+        slot = row.bias_slot
+        if slot is None or slot >= len(op.inputs) or op.inputs[slot] < 0:
+            return floor
+        bias = self._graph.tensors[op.inputs[slot]].data
         if bias is None:
             return floor
         self._check_finite(op, bias)
@@ -344,24 +393,7 @@ class _Planner:
             )
 
 
-def _is_near_centre(found: Range) -> bool:
+def is_near_centre(found: Range) -> bool:
     """Whether a range keeps most of the integers when it is made symmetric."""
     low, high = found
     return high - low >= CENTRED_SHARE * 2 * max(-low, high)
-
-
-def _weight_qparams(name: str, data: FloatArray, choice: Choice) -> QParams | BlockQParams | None:
-    """Parameters of a stored weight of an op of that name; None for float16."""
-    weight, dtype, scheme = storable(name), choice.mode.weight_dtype, choice.weights
-    if dtype is None:
-        return None
-    if scheme.block_size:
-        return block_qparams(data, scheme.block_size, dtype)
-    axis = weight.axis if weight is not None and scheme.per_channel else None
-    return (stored_qparams if scheme.symmetric else affine_qparams)(data, axis, dtype)
-
-
-def _constant_operand(graph: Graph, op: Operator, slot: int | None) -> FloatArray | None:
-    if slot is None or slot >= len(op.inputs) or op.inputs[slot] < 0:
-        return None
-    return graph.tensors[op.inputs[slot]].data

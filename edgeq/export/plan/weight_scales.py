@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgeq.export.plan.choices import Choice
+from edgeq.ops import storable
 from edgeq.qtypes import (
     BlockQParams,
     DType,
@@ -105,3 +107,16 @@ def _best_clip(data: FloatArray, absmax: FloatArray, axis: int | None, dtype: DT
             errors.append(np.square(rounded - rows).sum(axis=1))
         best[some] = CLIPS[np.argmin(errors, axis=0)]
     return best
+
+
+def stored_weight_qparams(
+    name: str, data: FloatArray, choice: Choice
+) -> QParams | BlockQParams | None:
+    """Parameters of a stored weight of an op of that name; None for float16."""
+    weight, dtype, scheme = storable(name), choice.mode.weight_dtype, choice.weights
+    if dtype is None:
+        return None
+    if scheme.block_size:
+        return block_qparams(data, scheme.block_size, dtype)
+    axis = weight.axis if weight is not None and scheme.per_channel else None
+    return (stored_qparams if scheme.symmetric else affine_qparams)(data, axis, dtype)

@@ -12,11 +12,15 @@ from edgeq.export.rewrite.arithmetic import affine
 from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.export.rewrite.windows import Window, windows
 from edgeq.flatbuffer import Operator, schema
+from edgeq.model import layer
 from edgeq.ops import MOST_TAPS
 from edgeq.targets import Purpose
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
+
+TILE = 64
+"""Output channels that an int8 kernel may compute at once: fewer take it the same time."""
 
 CHANNEL_GROUP = 8
 """The int8 kernels work on groups of this many input channels and fill what is missing."""
@@ -94,6 +98,57 @@ def _channel_scale(site: Site, op: Operator) -> Sequence[Any] | None:
         depthMultiplier=1, fusedActivationFunction=op.options.fusedActivationFunction,
     )  # fmt: skip
     return [*before, scale, *after]
+
+
+def _side_by_side(site: Site, op: Operator) -> Sequence[Any] | None:
+    """Narrow convolutions of one input in one layer as one, whose channels are cut apart again."""
+    found = [other for other, _ in site.graph.uses[op.inputs[0]] if _is_beside(site, op, other)]
+    if len(found) < 2 or found[0].index != op.index:
+        return None
+    found.sort(key=lambda other: other.inputs[1])  # equal weights of other steps are there once
+    channels = site.shape(op.inputs[1])[0]
+    weights = np.concatenate([site.value(other.inputs[1]) for other in found])
+    bias = np.concatenate([site.value(other.inputs[2]) for other in found])
+    shape = site.shape(op.outputs[0])
+    whole = site.tensor(op, (*shape[:-1], len(weights)))
+    parameters = [site.constant(op, "weights", weights), site.constant(op, "bias", bias)]
+    made = [site.editor.copied(op.index, [op.inputs[0], *parameters], [whole])]
+    for place, other in enumerate(found):
+        output = other.outputs[0]
+        if other is not op:
+            site.gone.add(other.index)
+            site.same[output] = output = site.tensor(other, shape)
+        made.append(site.slice(op, whole, output, (0, 0, 0, place * channels), shape))
+    return made
+
+
+def _is_beside(site: Site, op: Operator, other: Operator) -> bool:
+    """Whether two convolutions differ in their weights alone, and nothing goes into these yet."""
+    if other.name != "CONV_2D" or other.inputs[0] != op.inputs[0]:
+        return False
+    output, weights = other.outputs[0], site.value(other.inputs[1])
+    return (
+        weights is not None
+        and len(weights) < TILE
+        and site.shape(other.inputs[1]) == site.shape(op.inputs[1])
+        and (
+            len(other.inputs) < 3 or other.inputs[2] < 0 or site.value(other.inputs[2]) is not None
+        )
+        and vars(other.options) == vars(op.options)
+        and layer(site.graph, other) == layer(site.graph, op)
+        and output not in site.graph.outputs
+        and other.index not in site.gone
+        and output not in site.same
+        and not any(_goes_in(site, user) for user, _ in site.graph.uses.get(output, ()))
+    )
+
+
+def _goes_in(site: Site, op: Operator) -> bool:
+    """Whether an op behind a convolution may become a part of it."""
+    return op.name.startswith("RELU") or (
+        op.name in ("MUL", "ADD", "SUB", "DIV")
+        and any(site.value(t) is not None for t in op.inputs)
+    )
 
 
 def _wave(site: Site, op: Operator) -> Sequence[Any] | None:
@@ -211,6 +266,13 @@ REWRITES = (
         "strided convolution of a wave", _CONVOLUTIONS, "RESHAPE, CONV_2D without stride",
         f"the int8 kernels work on {CHANNEL_GROUP} channels at a time, and a wave has one", False,
         _wave, Purpose.DELEGATION_ALONE,
+    ),
+    Rewrite(
+        "narrow convolutions side by side", ("CONV_2D",),
+        f"one CONV_2D and a SLICE for each, where they have fewer than {TILE} channels, one input "
+        "and one layer, as gates do",
+        f"int8 kernels compute up to {TILE} channels at once", False, _side_by_side,
+        Purpose.DELEGATION_ALONE,
     ),
     Rewrite(
         "large depthwise kernel", ("DEPTHWISE_CONV_2D",),

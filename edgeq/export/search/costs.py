@@ -63,7 +63,9 @@ class Costs:
         outside_move_ns: The same of an op that only moves values, in any form.
         outside_mac_ns: Nanoseconds for each multiplication of such an op.
         launch_ns: What every op takes besides; in dynamic range it counts as two ops, as what it
-            reads is quantized first: in a loop at every step.
+            reads is quantized first.
+        first_ns: What a file takes besides where any op in the delegate multiplies integers,
+            however few do. It decides about networks of a few microseconds.
         leave_ns: What it takes to leave the delegate and come back.
         sequence_mac_ns: Nanoseconds for each multiplication of a recurrent layer that is one op.
         dynamic_sequence_mac_ns: The same in dynamic range.
@@ -80,6 +82,7 @@ class Costs:
     outside_move_ns: float = 0.15
     outside_mac_ns: float = 0.25
     launch_ns: float = 300.0
+    first_ns: float = 0.0
     leave_ns: float = 3000.0
     sequence_mac_ns: float = 0.12
     dynamic_sequence_mac_ns: float = 0.05
@@ -215,6 +218,7 @@ WITH_DOT_PRODUCT = Costs(
     },
     boundary_ns=0.02,
     launch_ns=100.0,
+    first_ns=250.0,
 )
 """Measured on Xeons with AVX-512 VNNI, without and with AMX, LiteRT 2.3: by `edgeq bench --fit`;
 convolutions and dense layers to the slower of the times with and without AMX (25 convolutions,
@@ -222,8 +226,9 @@ within 13 % in int8 and 20 % in float; 11 transposed ones of a stride, 14 dense 
 values, or computes them one by one, in chains of up to five ops, as one alone takes most of its
 time to be given its input. AMX multiplies tiles of 64 columns, so that with few channels it is up
 to three times, transposed up to ten times as slow as the kernels without, and slower than float;
-what is chosen by this table is slower than float on neither. The ratios between the forms stand
-for phones with int8 dot products as well."""
+what is chosen by this table is slower than float on neither. Of 1, 2, 3 and 9 dense layers side by
+side, the first one in integers takes 200 to 350 ns more than each other one. The ratios between the
+forms stand for phones with int8 dot products as well."""
 
 COLUMNS, ROWS = 16, 16
 """Output channels of a float convolution, and rows of a dense layer in integers, count as rounded
@@ -268,11 +273,11 @@ def estimate_ns(costs: Costs, graph: Graph, op: Operator, form: str, delegated: 
     """Nanoseconds of an op in a form: `"float32"`, `"int8"` or `"dynamic"`."""
     if kind_of(op.name) is Kind.SEQUENCE:  # which no delegate takes
         is_dynamic = form == "dynamic"
+        if op.multiplied:
+            return _loop_ns(costs, graph, op, is_dynamic)
         rate = costs.dynamic_sequence_mac_ns if is_dynamic else costs.sequence_mac_ns
         size = elements(graph, op) * costs.outside_ns
-        quantized = steps(graph, op) * len(op.multiplied) if is_dynamic else 0
-        launches = (1 + quantized) * costs.launch_ns
-        return macs(graph, op) * rate + size + launches + costs.leave_ns
+        return macs(graph, op) * rate + size + costs.launch_ns + costs.leave_ns
     if not delegated:
         each = costs.outside_ns if form == "int8" else costs.outside_float_ns
         each = costs.outside_move_ns if holds(op.name) in MOVED else each
@@ -280,6 +285,17 @@ def estimate_ns(costs: Costs, graph: Graph, op: Operator, form: str, delegated: 
         return work + costs.launch_ns + costs.leave_ns
     table: Mapping[str, Rates] = getattr(costs, form)
     return Workload.of(costs, graph, op, form).time_ns(table[kind(graph, op)])
+
+
+def _loop_ns(costs: Costs, graph: Graph, op: Operator, is_dynamic: bool) -> float:
+    """Nanoseconds of a loop, in whose steps the delegate multiplies a row with each weight."""
+    rates = (costs.dynamic if is_dynamic else costs.float32)["dense"]
+    launches, row = (2, ROWS * rates.row_ns) if is_dynamic else (1, rates.row_ns)
+    each = rates.mac_ns + (1 if is_dynamic else 4) * costs.weight_byte_ns
+    product = row + launches * costs.launch_ns
+    step = weights(graph, op) * each + len(op.multiplied) * product
+    size = elements(graph, op) * costs.outside_ns
+    return steps(graph, op) * step + size + costs.launch_ns + costs.leave_ns
 
 
 def float_ns(graph: Graph) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from edgeq.flatbuffer import Graph, Operator
-from edgeq.ops import MOST_TAPS, MOVED, OPS, Kind, holds, kind_of, storable
+from edgeq.ops import MOST_TAPS, MOVED, OPS, Holds, Kind, holds, kind_of, storable
 
 
 def kind(graph: Graph, op: Operator) -> str:
@@ -79,12 +79,15 @@ def _weight_shape(graph: Graph, op: Operator) -> tuple[int, ...] | None:
 
 
 def elements(graph: Graph, op: Operator) -> int:
-    """Elements of computed tensors that an op reads and writes; none where it is a mere view."""
+    """Elements of computed tensors that an op reads and writes; none where it is a mere view.
+
+    What picks some, as a slice does of a long sequence, reads no more than it writes.
+    """
     if kind_of(op.name) is Kind.MOVE:
         return 0
-    read = [t for _, t in graph.operands(op) if not t.is_constant]
-    written = [graph.tensors[t] for t in op.outputs]
-    return sum(math.prod(t.shape) for t in (*read, *written))
+    read = sum(math.prod(t.shape) for _, t in graph.operands(op) if not t.is_constant)
+    written = sum(math.prod(graph.tensors[t].shape) for t in op.outputs)
+    return written + (min(read, written) if holds(op.name) is Holds.SOME else read)
 
 
 def steps(graph: Graph, op: Operator) -> int:

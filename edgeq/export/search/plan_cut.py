@@ -301,6 +301,8 @@ class PlanCut:
                 found = next((f for f in self._others[index] if f[0] is choice.mode), None)
                 time += found[1] if found else self._time(op, "float32")
                 noise += found[2] if found else self._noise.weights.get(index, 0.0)
+        if any(c.mode.is_static or c.mode.is_dynamic for c in chosen.values()):
+            time += self._costs.first_ns
         integers = {i for i, c in chosen.items() if c.mode.is_static}
         for tensor, power in self._noise.tensors.items():
             noise += power if integers & self._touching[tensor] else 0.0

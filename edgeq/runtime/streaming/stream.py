@@ -35,7 +35,9 @@ class Stream:
     Args:
         session: The loaded model.
         places: `(place among the inputs, place among the outputs)` of each state.
-        start: Real numbers that states begin with, by input name; others begin with zeros.
+        start: What states begin with, by input name; others begin with zeros. Real numbers, or
+            what an output of the same scale gave: integers of the input's own type are taken as
+            they are.
 
     Attributes:
         states: What the next step takes, by input name, as the file's inputs hold it.
@@ -81,8 +83,10 @@ class Stream:
         self.states = {port.name: self._first(port) for port, _ in self._pairs}
 
     def _first(self, port: Port) -> Array:
-        real = self._start.get(port.name, np.zeros(port.shape))
-        return port.quantize(np.asarray(real)).astype(port.dtype)
+        start = np.asarray(self._start.get(port.name, np.zeros(port.shape)))
+        if start.dtype == port.dtype:
+            return start.copy()
+        return port.quantize(start).astype(port.dtype)
 
     def run(self, inputs: Any, *, real: bool = False) -> dict[str, Array]:
         """One step.

@@ -366,6 +366,31 @@ def test_what_only_moves_values_costs_little_outside_the_delegate() -> None:
     assert estimate_of(flat) == WITH_DOT_PRODUCT.launch_ns
 
 
+def test_a_slice_takes_what_it_gives_and_not_what_there_is() -> None:
+    row = Value((1, 1, 32, 16))
+    places = [np.array(place, np.int32) for place in ((0, 3, 0, 0), (1, 1, 32, 16))]
+    added = Step("ADD", ("x", weights(1, 1, 32, 16)), {"y": Value((1, 32, 32, 16))})
+    assert estimate_of(Step("SLICE", ("x", *places), {"y": row})) < estimate_of(added) / 4
+
+
+def test_a_step_of_microseconds_stores_integers_and_computes_in_float() -> None:
+    row, wide = Value((1, 40)), Value((1, 192))
+    steps = (
+        Step("FULLY_CONNECTED", ("x", weights(192, 40), weights(192)), {"a": wide}),
+        Step("TANH", ("a",), {"b": wide}),
+        Step("FULLY_CONNECTED", ("b", weights(40, 192), weights(40)), {"y": row}),
+    )
+    case = OneOp("FULLY_CONNECTED", {"x": row}, steps)
+    data = [sample["x"] for sample in case.draw(24)]
+    made = edgeq.export(case.build(), data, progress=False)
+    free = edgeq.export(
+        case.build(), data, costs=replace(WITH_DOT_PRODUCT, first_ns=0.0), progress=False
+    )
+    assert [stored.dynamic for stored in made.plan.stored.values()] == [False, False]
+    assert not made.plan.tensors
+    assert free.plan.tensors
+
+
 def test_a_depthwise_convolution_of_one_channel_is_a_plain_one() -> None:
     kernel = weights(1, 16, 16, 32)
     options = {"strideW": 1, "strideH": 1, "depthMultiplier": 32}
@@ -399,6 +424,18 @@ def test_a_tiny_loop_multiplies_in_float() -> None:
     assert not any(stored.dynamic for stored in planned.plan.stored.values())
     loops = {op.index for op in planned.model.graph.operators if op.name == "WHILE"}
     assert not loops & {index for index, _ in planned.plan.stored}
+
+
+@pytest.mark.parametrize(("width", "faster"), [(32, False), (128, True)])
+def test_integers_win_in_a_loop_from_some_width_on(width: int, faster: bool) -> None:
+    made = loop(width)
+    graph = edgeq.plan(
+        made.build(), made.draw(4), recipe="dynamic_int8", progress=False
+    ).model.graph
+    (op,) = [op for op in graph.operators if op.name == "WHILE"]
+    forms = ("dynamic", "float32")
+    dynamic, plain = (estimate_ns(WITH_DOT_PRODUCT, graph, op, form, False) for form in forms)
+    assert (dynamic < plain) == faster
 
 
 @pytest.mark.parametrize("costs", [WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT])

@@ -31,6 +31,7 @@ from edgeq.export.frontends.decompositions import (
 )
 from edgeq.export.frontends.torch_program import branches_and_loops, complex_pairs
 from edgeq.export.frontends.torch_program.number_types import narrow, uses_float64
+from edgeq.export.frontends.torch_program.packed import packed_layers
 from edgeq.export.frontends.torch_program.program_constants import clear, evaluator, fold
 from edgeq.export.frontends.torch_program.source_places import where
 
@@ -59,6 +60,7 @@ RULES = {
     **lookups.RULES,
     **overlaps.RULES,
     **indexing.RULES,
+    **packed_layers.RULES,
 }
 """What replaces a node of an op by a function, and its operands by what that takes."""
 

@@ -20,6 +20,7 @@ from edgeq.export.frontends.torch_program.kept_states.state_ports import (
     keeping,
 )
 from edgeq.export.frontends.torch_program.kept_states.written_states import Written, written_by
+from edgeq.export.frontends.torch_program.packed.padded_sequences import on_all_steps
 from edgeq.export.frontends.torch_program.returned import returning_tensors
 from edgeq.export.frontends.torch_program.traced_program import carried, returns_tensors
 
@@ -143,19 +144,27 @@ def _ports(program: Any, kept: Keeping) -> tuple[tuple[str, str], ...]:
 
 def _traced(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Exported:
     """A trace of a module that keeps nothing; errors are those of `exported`."""
-    with torch.no_grad(), _without_checks_of_values(), _without_idle_moves():
-        try:
-            program = _program(module, arguments, keywords)
-        except Exception:  # that of the module as it is, which the user reads if all ways fail
-            for way in (_of_tensors, _of_values, _of_both):
-                with contextlib.suppress(Exception):
-                    found = way(module, arguments, keywords)
-                    if returns_tensors(found.program):
-                        return found
-            raise
-        if returns_tensors(program):
-            return Exported(module, program, arguments, keywords)
-        return _of_tensors(module, arguments, keywords)
+    notes: list[str] = []
+    checks, moves = _without_checks_of_values(), _without_idle_moves()
+    with torch.no_grad(), checks, moves, on_all_steps(notes):
+        found = _in_some_way(module, arguments, keywords)
+    return replace(found, notes=(*found.notes, *dict.fromkeys(notes)))
+
+
+def _in_some_way(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Exported:
+    """The first trace that there is, of the module as it is or with what a run tells."""
+    try:
+        program = _program(module, arguments, keywords)
+    except Exception:  # that of the module as it is, which the user reads if all ways fail
+        for way in (_of_tensors, _of_values, _of_both):
+            with contextlib.suppress(Exception):
+                found = way(module, arguments, keywords)
+                if returns_tensors(found.program):
+                    return found
+        raise
+    if returns_tensors(program):
+        return Exported(module, program, arguments, keywords)
+    return _of_tensors(module, arguments, keywords)
 
 
 def way_out(error: Exception) -> str:
