@@ -64,7 +64,9 @@ def centred(
     for part in _parts(model.graph, free):
         ratios = [_width(after[t]) / max(_width(before[t]), _TINY) for t in part]
         is_widest = all(isinstance(calibration.observers.get(t), MinMax) for t in part)
-        if not is_widest or np.mean(ratios) > LEAST_GAIN:
+        # What is 0 in all samples, as behind a dead layer, has no range to be moved.
+        is_dead = any(_width(after[t]) == 0 for t in part)
+        if is_dead or not is_widest or np.mean(ratios) > LEAST_GAIN:
             shifts = {t: shift for t, shift in shifts.items() if t not in part}
     if not shifts:
         return model, calibration, ()

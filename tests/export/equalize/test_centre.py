@@ -92,6 +92,15 @@ def test_int8_loses_less() -> None:
     assert centre.sqnr_db > plain.sqnr_db + 2
 
 
+def test_a_dead_layer_stays_as_it_is() -> None:
+    zeros = np.zeros((WIDTH, WIDTH), np.float32)
+    dead = Step("FULLY_CONNECTED", ("x", zeros, zeros[0]), {"a": ROWS})
+    model = LiteModel(OneOp("dead", {"x": ROWS}, (dead, dense("a", "y"))).build(), "tflite")
+    assert shiftable(model.graph, ())
+    calibration = Calibrator(model, 1).run(samples())
+    assert centred(model, calibration, (), samples(), 1) == (model, calibration, ())
+
+
 def conv(kernel: int, **options: object) -> Step:
     weight = RANDOM.normal(size=(4, kernel, kernel, 4)).astype(np.float32)
     stride = {"strideH": 1, "strideW": 1, **options}
