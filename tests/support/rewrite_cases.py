@@ -305,6 +305,14 @@ def _transposed(
                 **{"padding": VALID, **TWICE, **options})  # fmt: skip
 
 
+def _patches(channels: int, stride: int) -> OneOp:
+    options = {**CONV, "strideW": stride, "strideH": stride, "fusedActivationFunction": RELU}
+    side = (16 - 4) // stride + 1
+    operands = ("x", _weights(6, 4, 4, channels), _weights(6))
+    return _one("CONV_2D", operands, Value((1, side, side, 6)), Value((1, 16, 16, channels)),
+                **options)  # fmt: skip
+
+
 def _wave() -> OneOp:
     return _Chain().then("PAD", ("x", _ints([0, 0], [0, 0], [8, 8], [0, 0])),
                          Value((1, 1, 80, 1))).then(
@@ -636,6 +644,12 @@ CASES: tuple[Rewritten, ...] = (
               ("CONV_2D", "SLICE", "SLICE", "MUL"), loss_db=2),
     Rewritten("narrow convolutions side by side", _gates("one", "other"),
               ("CONV_2D", "CONV_2D", "MUL"), situation="in layers of their own they stay"),
+    Rewritten("convolution of patches apart", _patches(3, 4),
+              ("SPACE_TO_DEPTH", "CONV_2D")),
+    Rewritten("convolution of patches apart", _patches(3, 3), ("CONV_2D",),
+              situation="that overlap stay"),
+    Rewritten("convolution of patches apart", _patches(8, 4), ("CONV_2D",),
+              situation="of many channels stay"),
     Rewritten("large depthwise kernel", _large(7, 7), ("PAD", *_BAND * 3, "ADD", "ADD"),
               loss_db=4),
     Rewritten("large depthwise kernel", _large(1, 31, padding=VALID, fusedActivationFunction=RELU),

@@ -13,13 +13,13 @@ from typing import Any
 from edgeq.export.rewrite import (
     activations,
     arithmetic,
+    blocks,
     convolutions,
     dense,
     joins_and_cuts,
     layout,
     pooling,
     softmaxes,
-    transposed,
 )
 from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.export.rewrite.recurrence import looped, unrolled
@@ -38,7 +38,7 @@ REWRITES: tuple[Rewrite, ...] = (
     *arithmetic.REWRITES,
     *pooling.REWRITES,
     *convolutions.REWRITES,
-    *transposed.REWRITES,
+    *blocks.REWRITES,
     *dense.REWRITES,
     *activations.REWRITES,
 )

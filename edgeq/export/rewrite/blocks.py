@@ -1,4 +1,4 @@
-"""Strided transposed convolutions, as convolutions that make all pixels of a block as channels."""
+"""Strided convolutions whose blocks of pixels become channels, and transposed ones likewise."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.export.rewrite.base import Array, Rewrite, Site
+from edgeq.export.rewrite.convolutions import CHANNEL_GROUP
 from edgeq.flatbuffer import Operator, schema
 from edgeq.targets import Purpose
 
@@ -131,10 +132,7 @@ def _ops(
     is_cut = whole != site.shape(op.outputs[0])
     moved = site.tensor(op, whole) if is_cut else op.outputs[0]
     inputs = [source, site.constant(op, "weights", weights), site.constant(op, "bias", bias)]
-    plain = {"padding": padding, "strideH": 1, "strideW": 1}
-    plain |= {"dilationHFactor": 1, "dilationWFactor": 1}
-    plain["fusedActivationFunction"] = getattr(schema.ActivationFunctionType, op.fused_activation)
-    ops.append(site.editor.op("CONV_2D", inputs, [deep], **plain))
+    ops.append(_convolution(site, op, inputs, deep, padding))
     if down.stride == across.stride:
         ops.append(site.editor.op("DEPTH_TO_SPACE", [deep], [moved], blockSize=down.stride))
     else:
@@ -145,7 +143,40 @@ def _ops(
     return ops
 
 
+def _patches(site: Site, op: Operator) -> Sequence[Any] | None:
+    """A convolution over patches apart, whose pixels become channels."""
+    options, weights = op.options, site.value(op.inputs[1])
+    (batch, *size, channels), (_, *made, _) = site.shape(op.inputs[0]), site.shape(op.outputs[0])
+    patch, dilations = options.strideH, (options.dilationHFactor, options.dilationWFactor)
+    if weights is None or patch < 2 or dilations != (1, 1) or channels >= CHANNEL_GROUP:
+        return None
+    if weights.shape[1:] != (patch, patch, channels) or options.strideW != patch:
+        return None
+    if size != [side * patch for side in made]:
+        return None
+    deep = site.tensor(op, (batch, *made, channels * patch**2))
+    flat = site.constant(op, "weights", weights.reshape(len(weights), 1, 1, -1))
+    return [
+        site.editor.op("SPACE_TO_DEPTH", [op.inputs[0]], [deep], blockSize=patch),
+        _convolution(site, op, [deep, flat, *op.inputs[2:]], op.outputs[0], schema.Padding.VALID),
+    ]
+
+
+def _convolution(site: Site, op: Operator, inputs: Sequence[int], output: int, padding: int) -> Any:
+    """A CONV_2D without strides that has the activation of an op."""
+    fused = getattr(schema.ActivationFunctionType, op.fused_activation)
+    once = dict.fromkeys(("strideH", "strideW", "dilationHFactor", "dilationWFactor"), 1)
+    return site.editor.op(
+        "CONV_2D", inputs, [output], padding=padding, fusedActivationFunction=fused, **once
+    )
+
+
 REWRITES = (
+    Rewrite(
+        "convolution of patches apart", ("CONV_2D",), "SPACE_TO_DEPTH, CONV_2D of 1x1",
+        f"the int8 kernels work on {CHANNEL_GROUP} channels at a time, and a picture has few", False, _patches,
+        Purpose.DELEGATION_ALONE,
+    ),
     Rewrite(
         "strided transposed convolution", ("TRANSPOSE_CONV",), "CONV_2D, DEPTH_TO_SPACE",
         "its kernels for int8 are several times slower, for dynamic int8 there are none", False,
