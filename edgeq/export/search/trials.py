@@ -15,6 +15,7 @@ from edgeq.export.search.candidates import Candidate, Kernels, kernels_of
 from edgeq.export.search.ladder import Ladder
 from edgeq.fidelity.paired_run import PairedRun, Runner
 from edgeq.model import LiteModel
+from edgeq.progress import Tell, unheard
 from edgeq.runtime.benchmark import interleaved_latency
 
 _Key: TypeAlias = frozenset[tuple[int, Choice]]
@@ -44,8 +45,11 @@ class Trials:
         samples: Inputs to judge by; not those that the result is judged by.
         measure: Whether time is measured here instead of estimated.
         advance: Called now and then, for the progress bar.
+        tell: Called with what the best plan so far is, likewise.
         times: Measured time over the float model's of what runs the same kernels; filled here.
         ladders: Those that finish some choices; filled here.
+        results: What finishing some choices came to, as they were where it made them worse;
+            filled here.
     """
 
     original: LiteModel
@@ -53,8 +57,10 @@ class Trials:
     samples: Sequence[Sample]
     measure: bool
     advance: Callable[[], None]
+    tell: Tell = unheard
     times: dict[Kernels, float] = field(default_factory=dict)
     ladders: dict[_Key, Ladder] = field(default_factory=dict)
+    results: dict[_Key, Candidate] = field(default_factory=dict)
 
     @property
     def builder(self) -> Builder:
@@ -87,17 +93,22 @@ class Trials:
             offer: The offer.
             scales: Whether channels may be scaled for it.
         """
+        key = _key(offer.choices)
+        if key in self.results:
+            return self.results[key] if self.results[key].is_finished else offer
         ladder = None if offer.is_finished else self.ladder.finished(offer.choices, scales)
         if ladder is None:
             return offer
-        self.ladders[_key(offer.choices)] = ladder
+        self.ladders[key] = ladder
         other = self.tried(replace(offer, is_finished=True))
-        return other if other.sqnr_db > offer.sqnr_db else offer
+        self.results[key] = other if other.sqnr_db > offer.sqnr_db else offer
+        return self.results[key]
 
     def built(self, offer: Candidate) -> Built:
         """The file of a tried offer."""
         built = self._ladder(offer).builder.build(offer.choices)
-        if offer.is_finished or _key(offer.choices) not in self.ladders:
+        known = self.results.get(_key(offer.choices))
+        if known is None or known.is_finished:
             return built
         return replace(built, notes=(*built.notes, NOT_FINISHED))
 

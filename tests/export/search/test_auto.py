@@ -25,7 +25,7 @@ from edgeq.export.noise.sensitivity import measure_noise
 from edgeq.export.plan.choices import Choice, choose
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.round.rounded import Rounded
-from edgeq.export.search.auto import PRICES, Search
+from edgeq.export.search.auto import INTERRUPTED, PRICES, Search
 from edgeq.export.search.candidates import (
     ROUGH_SLACK,
     SLACK,
@@ -171,6 +171,50 @@ def test_a_plan_that_finishing_makes_worse_stays_with_a_note(worker: Worker) -> 
     plain = replace(job.trials.tried(job.cut().plain(Mode.STATIC_INT8)), sqnr_db=200.0)
     assert job.trials.finished(plain, scales=True) is plain
     assert NOT_FINISHED in job.trials.built(plain).notes
+
+
+def interrupted(job: Search, after: int) -> tuple[Search, list[str]]:
+    """A search that is interrupted when so many plans were tried, and what it has told by then."""
+    told: list[str] = []
+
+    class Interrupted(Trials):
+        def tried(self, offer: Candidate) -> Candidate:
+            if len(told) == after:
+                raise KeyboardInterrupt
+            return super().tried(offer)
+
+    trials = Interrupted(**{**vars(job.trials), "tell": told.append})
+    return replace(job, trials=trials), told
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_an_interrupted_search_gives_the_best_plan_by_then(worker: Worker, after: int) -> None:
+    job, told = interrupted(search(sabotaged(), worker, AUTO), after)
+    built = next(job.run())
+    best = best_of(job.tried, 20.0, ROUGH_SLACK)
+    assert len(job.tried) == len(told) == after
+    assert told[-1] == f"{best.time:.2f} of float's time, {best.sqnr_db:.1f} dB so far"
+    assert built.tflite == job.trials.built(best).tflite
+    assert built.notes[0] == INTERRUPTED.format(after)
+
+
+def test_an_interruption_before_any_plan_was_tried_ends_the_search(worker: Worker) -> None:
+    job, _ = interrupted(search(sabotaged(), worker), 0)
+    with pytest.raises(KeyboardInterrupt):
+        next(job.run())
+
+
+def test_finishing_that_is_interrupted_leaves_the_plan_as_it_is(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    job = search(sabotaged(), worker, AUTO, goal_db=10.0)
+    monkeypatch.setattr(Ladder, "finished", stop)
+    notes = next(job.run()).notes
+    assert notes[0] == INTERRUPTED.format(len(job.tried))
+    assert NOT_FINISHED not in notes
 
 
 def test_plans_are_offered_from_the_fastest_to_the_most_faithful(worker: Worker) -> None:
