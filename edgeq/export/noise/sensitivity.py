@@ -101,8 +101,8 @@ def measure_noise(
     size, told_apart = _affordable(meter, wanted, budget_s)
     found = meter.measured([wanted[i : i + size] for i in range(0, len(wanted), size)], [0])
     if size > 1:
-        ranked = sorted(wanted, key=lambda change: -found[change])[:told_apart]
-        found.update(meter.measured([[c] for c in wanted if c in set(ranked)], [0]))
+        loudest = set(sorted(wanted, key=lambda change: -found[change])[:told_apart])
+        found.update(meter.measured([[c] for c in wanted if c in loudest], [0]))
     elif len(judge.samples) > 1:
         bound = min(LOUD, LOUD_SHARE * float(np.mean(list(found.values()))))
         loud = [[c] for c in wanted if found[c] >= max(bound, np.finfo(float).tiny)]

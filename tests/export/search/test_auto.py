@@ -38,6 +38,7 @@ from edgeq.export.search.ladder import Ladder
 from edgeq.export.search.op_work import macs
 from edgeq.export.search.plan_cut import PLAIN
 from edgeq.export.search.trials import NOT_FINISHED, Trials
+from edgeq.fidelity.paired_run import Runner
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
@@ -336,6 +337,23 @@ def test_what_is_best_of(offers: list[tuple[float, float, float]], expected: int
 def test_measured_times_leave_less_slack() -> None:
     made = [candidate(0.42, 0.25, 26), candidate(0.45, 0.25, 34)]
     assert best_of(made, 20.0, SLACK) is made[0]
+
+
+def test_the_float_model_runs_once_however_many_plans_are_tried(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = search(sabotaged(), worker)
+    offers = [job.cut().plain(mode) for mode in PLAIN]
+    ran: list[int] = []
+    run = Runner.run
+    monkeypatch.setattr(Runner, "run", lambda s, x: ran.append(len(s.sessions)) or run(s, x))
+    again = replace(job.trials, wanted=[])
+    assert [job.trials.tried(offer) for offer in offers] == [again.tried(offers[0])] + [
+        replace(again, wanted=[]).tried(offer) for offer in offers[1:]
+    ]
+    each = len(job.trials.samples)
+    assert ran[: 3 * each] == each * [2] + 2 * each * [1]
+    assert ran[3 * each :] == 3 * each * [2]
 
 
 class Tried(Trials):
