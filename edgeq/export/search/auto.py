@@ -17,7 +17,7 @@ import numpy as np
 from edgeq.data.held_out import spread
 from edgeq.export.build import Builder, Built
 from edgeq.export.export_options import ExportOptions
-from edgeq.export.noise.sensitivity import MOST_SAMPLES, measure_noise
+from edgeq.export.noise.sensitivity import BUDGET_S, MOST_SAMPLES, measure_noise
 from edgeq.export.plan.choices import (
     LARGE,
     Choice,
@@ -34,6 +34,7 @@ from edgeq.export.search.candidates import (
     best_of,
     near_best,
     pareto_front,
+    winnable,
 )
 from edgeq.export.search.plan_cut import PLAIN, PlanCut
 from edgeq.export.search.trials import Trials
@@ -60,6 +61,9 @@ one that misses it by more gives way to the next more faithful one, up to float.
 MOST_GAINED_DB = 12.0
 """What scaling channels and rounding weights twice may add to the static plan; it takes as long as
 all the rest of a search. MobileNetV2 gains 9 dB by it."""
+
+LEAST_GAINED_DB = 1.0
+"""What finishing must be able to add: that much at least is lost to what is static."""
 
 INTERRUPTED = "the search was interrupted: this is the best of the {} plans that were tried by then"
 
@@ -164,7 +168,16 @@ class Search:
         return tried
 
     def _finished(self, candidate: Candidate) -> Candidate:
-        """A plan with weights rounded twice, and channels scaled for it, if that is better."""
+        """A plan with weights rounded twice, and channels scaled for it, if that is better.
+
+        Nothing is tried of a mixed plan where static int8 makes little of the noise, or where more
+        fidelity is worth nothing. What a preset would finish is finished.
+        """
+        is_narrow = any(c.mode.has_narrow_weights for c in candidate.choices.values())
+        is_mixed = candidate.static_noise is not None and not is_narrow
+        is_plenty = candidate.sqnr_db >= self.options.goal_db + PLENTY_DB
+        if is_mixed and (is_plenty or candidate.most_gained_db < LEAST_GAINED_DB):
+            return candidate
         found = self.trials.finished(candidate, self.options.recipe.equalize)
         return found if any(found is c for c in (candidate, *self.tried)) else self._noted(found)
 
@@ -177,7 +190,7 @@ class Search:
         """The graph of estimates, corrected by the plans in one mode throughout, and these."""
         silent = self._without_noise()
         plain = [self._try(silent.plain(mode)) for mode in PLAIN]
-        cut = self._with_noise(silent)
+        cut = self._with_noise(silent, self._winnable(silent))
         cut.correct_noise(plain)
         if self._measures:
             cut.correct_times(plain)
@@ -202,14 +215,28 @@ class Search:
         static, built = self._all_static()
         return PlanCut(self.model, self.choices, static, self._outside(built), self.options)
 
-    def _with_noise(self, cut: PlanCut) -> PlanCut:
-        """The same graph with measured noise."""
+    def _winnable(self, cut: PlanCut) -> float:
+        """Share of the cost of the best plan so far that another one may win."""
+        if self._measures or not self.tried:
+            return 1.0
+        least = cut.candidate(0.0).cost
+        return winnable(self._best_of(self.tried), least, self.options.goal_db)
+
+    def _with_noise(self, cut: PlanCut, share: float = 1.0) -> PlanCut:
+        """The same graph with measured noise.
+
+        Args:
+            cut: The graph.
+            share: What there is to win; it takes as much of the budget.
+        """
         plan = self.builder.plan(cut.static)
         rounded = self.builder.rounded(plan, self.trials.advance)
         samples = self.trials.samples
         if self.model.states:  # the first steps of a sequence are too much alike
             samples = spread(samples, MOST_SAMPLES)
-        noise = measure_noise(self.model, plan, rounded, samples, self.trials.advance)
+        noise = measure_noise(
+            self.model, plan, rounded, samples, self.trials.advance, share * BUDGET_S
+        )
         return cut.with_noise(noise)
 
     @property

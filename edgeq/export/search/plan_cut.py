@@ -154,9 +154,12 @@ class PlanCut:
         return next((form for form in forms if form[0] is mode), forms[-1])
 
     def _offer(self, chosen: Choices) -> Candidate:
-        time, noise = self._predicted(chosen)
+        time, noise, static = self._predicted(chosen)
         sqnr_db = -10 * math.log10(max(noise, 1e-12))
-        return Candidate(chosen, time, self._size(chosen), sqnr_db, estimate=time)
+        known = None if self._noise is SILENCE else static
+        return Candidate(
+            chosen, time, self._size(chosen), sqnr_db, estimate=time, static_noise=known
+        )
 
     def _size(self, chosen: Choices) -> float:
         """Bytes of weights over the float model's."""
@@ -309,22 +312,22 @@ class PlanCut:
             return "int8 would not make it faster"
         return "in int8 it or its neighbours would cost too much fidelity or conversion"
 
-    def _predicted(self, chosen: Choices) -> tuple[float, float]:
-        """Time over float and relative noise power of a plan."""
-        time = noise = 0.0
+    def _predicted(self, chosen: Choices) -> tuple[float, float, float]:
+        """Time over float and relative noise power of a plan, and of its static part."""
+        time = noise = static = 0.0
         for index, choice in chosen.items():
             op = self._graph.operators[index]
             if choice.mode.is_static:
                 time += self._time(op, "int8")
-                noise += self._noise.weights.get(index, 0.0)
+                static += self._noise.weights.get(index, 0.0)
             else:
                 found = next((f for f in self._others[index] if f[0] is choice.mode), None)
                 time += found[1] if found else self._time(op, "float32")
                 noise += found[2] if found else self._noise.weights.get(index, 0.0)
         integers = {i for i, c in chosen.items() if c.mode.is_static}
         for tensor, power in self._noise.tensors.items():
-            noise += power if integers & self._touching[tensor] else 0.0
-        return (time + self._boundaries(integers)) / self._float_ns, noise
+            static += power if integers & self._touching[tensor] else 0.0
+        return (time + self._boundaries(integers)) / self._float_ns, noise + static, static
 
     def _boundaries(self, integers: set[int]) -> float:
         """Nanoseconds of the conversions between float and integers."""

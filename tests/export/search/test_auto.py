@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +22,11 @@ from edgeq.export.build import Builder, Workshop
 from edgeq.export.convert.integer_ports import Interface
 from edgeq.export.deploy.scales_entry import read_scales
 from edgeq.export.export_options import ExportOptions
-from edgeq.export.noise.sensitivity import measure_noise
+from edgeq.export.noise.sensitivity import BUDGET_S, Noise, measure_noise
 from edgeq.export.plan.choices import Choice, choose
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.round.rounded import Rounded
+from edgeq.export.search import auto
 from edgeq.export.search.auto import INTERRUPTED, PRICES, Search
 from edgeq.export.search.candidates import (
     ROUGH_SLACK,
@@ -32,6 +34,7 @@ from edgeq.export.search.candidates import (
     Candidate,
     best_of,
     pareto_front,
+    winnable,
 )
 from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, estimate_ns
 from edgeq.export.search.ladder import Ladder
@@ -153,6 +156,56 @@ def test_static_is_finished_where_it_may_be_the_best(
     static = Candidate({}, cost, 0.0, sqnr_db)
     found = Search(trials, {}, ExportOptions.read())._with_finished([cheapest, static], static)
     assert [c.is_finished for c in found] == [False, finished]
+
+
+@pytest.mark.parametrize(
+    ("sqnr_db", "static_noise", "finished"),
+    [
+        (30.0, 5e-4, True),
+        (30.0, 5e-5, False),
+        (41.0, 1e-4, False),
+        (30.0, None, True),
+        (41.0, None, True),
+    ],
+    ids=["much is static", "little is", "fidelity enough", "a preset", "a preset, good enough"],
+)
+def test_what_finishing_cannot_make_better_is_not_finished(
+    sqnr_db: float, static_noise: float | None, finished: bool
+) -> None:
+    class Finishing(Trials):
+        def finished(self, offer: Candidate, scales: bool) -> Candidate:
+            return replace(offer, is_finished=True)
+
+    trials = Finishing(None, None, (), measure=False, advance=lambda: None)  # type: ignore[arg-type]
+    offer = Candidate({}, 1.0, 0.25, sqnr_db, static_noise=static_noise)
+    assert Search(trials, {}, ExportOptions.read())._finished(offer).is_finished == finished
+
+
+def test_the_most_that_a_plan_can_win_is_the_noise_of_what_is_static() -> None:
+    assert Candidate({}, 1.0, 0.25, 30.0, static_noise=0.0).most_gained_db == 0.0
+    assert Candidate({}, 1.0, 0.25, 30.0, static_noise=2.5e-4).most_gained_db == pytest.approx(
+        10 * np.log10(2)
+    )
+    assert Candidate({}, 1.0, 0.25, 30.0, static_noise=1e-3).most_gained_db == np.inf
+
+
+@pytest.mark.parametrize(("goal_db", "is_open"), [(10.0, False), (200.0, True)])
+def test_noise_is_measured_as_long_as_there_is_something_to_win(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, goal_db: float, is_open: bool
+) -> None:
+    budgets: list[float] = []
+
+    def measured(*given: Any) -> Noise:
+        budgets.append(given[5])
+        return measure_noise(*given)
+
+    monkeypatch.setattr(auto, "measure_noise", measured)
+    job = search(sabotaged(), worker, goal_db=goal_db)
+    job.best()
+    cut, plain = job._without_noise(), best_of(job.tried[: len(PLAIN)], goal_db, ROUGH_SLACK)
+    share = 1.0 if is_open else winnable(plain, cut.candidate(0.0).cost, goal_db)
+    assert budgets == [BUDGET_S * share]
+    assert (share < 1) != is_open
 
 
 def test_a_finished_plan_is_taken_where_it_is_better(worker: Worker) -> None:
@@ -307,6 +360,24 @@ def candidate(time: float, size: float, sqnr_db: float) -> Candidate:
 def test_offers_that_another_beats_are_dropped() -> None:
     fast, slow, faithful = candidate(0.5, 0.3, 10), candidate(0.6, 0.3, 9), candidate(0.7, 0.3, 30)
     assert pareto_front([faithful, slow, fast]) == [fast, faithful]
+
+
+@pytest.mark.parametrize(
+    ("best", "least", "expected"),
+    [
+        ((0.5, 0.25, 19), 0.1, 1.0),
+        ((1.1, 0.25, 30), 0.1, 1.0),
+        ((0.5, 0.0, 20), 0.5, 0.3),
+        ((0.5, 0.0, 40), 0.5, 0.0),
+        ((0.5, 0.0, 60), 0.4, 0.2),
+        ((0.5, 0.0, 40), 0.6, 0.0),
+    ],
+    ids=["misses the goal", "slower", "fidelity", "nothing", "time", "corrected since"],
+)
+def test_what_there_is_to_win(
+    best: tuple[float, float, float], least: float, expected: float
+) -> None:
+    assert winnable(candidate(*best), least, 20.0) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
