@@ -1,13 +1,17 @@
-"""`GraphEditor` on graphs of many constants: what it does for each of them stays little."""
+"""Changes of graphs with many ops and constants: what is done for each of them stays little."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import pytest
+from one_op import OneOp, Step, Value
 
-from edgeq.flatbuffer import parse, schema
+from edgeq.flatbuffer import pack, parse, schema, unpack
 from edgeq.flatbuffer.graph_editor import GraphEditor, empty_tree
+from edgeq.flatbuffer.object_tree import excerpt
+from edgeq.runtime.session import Session
 
 COUNT = 60
 
@@ -59,3 +63,22 @@ def test_a_constant_that_two_tensors_share_stays_for_the_other() -> None:
     assert np.array_equal(graph.tensors[made[1]].data, np.zeros(4))
     editor.feed([made[1]])
     assert len(editor.finish()) < len(GraphEditor(tree).finish())
+
+
+def test_an_excerpt_holds_what_its_ops_read_and_nothing_else() -> None:
+    value = Value((1, 4))
+    weights = [np.full(4, i, np.float32) for i in range(COUNT)]
+    names = ["x", *(f"t{i}" for i in range(COUNT))]
+    steps = [Step("ADD", (names[i], weights[i]), {names[i + 1]: value}) for i in range(COUNT)]
+    tree = unpack(OneOp("chain", {"x": value}, tuple(steps)).build())
+    before = pack(tree)
+    part, places = excerpt(tree, range(20, 22))
+    assert len(part.subgraphs[0].tensors) == 5
+    assert len(part.buffers) == 3
+    old = {tensor.name: index for index, tensor in enumerate(tree.subgraphs[0].tensors)}
+    editor = GraphEditor(part)
+    editor.set_ports([places[old[b"t19"]]], [places[old[b"t21"]]])
+    with Session(editor.finish()) as session:
+        (found,) = session.run(np.ones((1, 4), np.float32)).values()
+    assert found == pytest.approx(1 + 20 + 21)
+    assert pack(tree) == before
