@@ -65,12 +65,16 @@ def excerpt(tree: Any, ops: range) -> tuple[Any, dict[int, int]]:
     part.subgraphs = [graph]
     renumber(part, 0, place.__getitem__)
     part.subgraphs += map(copy.copy, tree.subgraphs[1:])
-    buffers = {0: 0}
+    buffers, codes = {0: 0}, dict[int, int]()
     for each in part.subgraphs:
         each.tensors = [copy.copy(tensor) for tensor in each.tensors]
+        each.operators = [copy.copy(op) for op in each.operators or ()]
         for tensor in each.tensors:
             tensor.buffer = buffers.setdefault(tensor.buffer, len(buffers))
+        for op in each.operators:
+            op.opcodeIndex = codes.setdefault(op.opcodeIndex, len(codes))
     part.buffers = [tree.buffers[old] for old in buffers]
+    part.operatorCodes = [tree.operatorCodes[old] for old in codes]
     return part, place
 
 
