@@ -202,6 +202,9 @@ class Worker:
             if is_out_of_memory(crashed.output):
                 raise _KilledError("had not enough memory") from None
             raise crashed from None
+        except KeyboardInterrupt:  # the next job must not get the answer to this one
+            self._crashed("was interrupted", start)
+            raise
         if succeeded:
             return taken_over(result.path) if isinstance(result, _Path) else result
         if isinstance(result, EdgeqError):
@@ -303,6 +306,7 @@ def _die_with_parent() -> None:
 
 def _serve(job_descriptor: int, result_descriptor: int, preload: Sequence[str]) -> None:
     _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent, which goes on or ends us
     jobs = Connection(job_descriptor, writable=False)
     results = Connection(result_descriptor, readable=False)
     for module in preload:

@@ -10,6 +10,15 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 Advance = Callable[[], None]
+Tell = Callable[[str], None]
+
+
+def nothing() -> None:
+    """An advance that nobody watches."""
+
+
+def unheard(text: str) -> None:
+    """A text that nobody reads."""
 
 
 @dataclass
@@ -23,6 +32,7 @@ class Progress:
 
     visible: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
+    _show: Tell = field(default=unheard, repr=False)
 
     @classmethod
     def make(cls, shown: bool | None) -> Progress:
@@ -33,9 +43,14 @@ class Progress:
     def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
         """One stage; the function it yields is called for each of `total` steps done."""
         start = time.perf_counter()
-        with _bar(title, total) if self.visible else contextlib.nullcontext(nothing) as advance:
+        hidden = contextlib.nullcontext((nothing, unheard))
+        with _bar(title, total) if self.visible else hidden as (advance, self._show):
             yield advance
         self.seconds[title] = self.seconds.get(title, 0.0) + time.perf_counter() - start
+
+    def tell(self, text: str) -> None:
+        """Shows what the stage that runs has found so far, beside its bar."""
+        self._show(text)
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -43,12 +58,8 @@ def _is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def nothing() -> None:
-    """An advance that nobody watches."""
-
-
 @contextlib.contextmanager
-def _bar(title: str, total: int | None) -> Iterator[Advance]:
+def _bar(title: str, total: int | None) -> Iterator[tuple[Advance, Tell]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -64,13 +75,14 @@ def _bar(title: str, total: int | None) -> Iterator[Advance]:
         TextColumn("{task.description}"),
         BarColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[found]}"),
     ]
     if total:
         columns.insert(3, MofNCompleteColumn())
     # What is printed meanwhile goes above the bars on a terminal, but where it was sent otherwise.
     on_terminal = _is_terminal(sys.stdout)
     with Bars(*columns, console=Console(stderr=True), redirect_stdout=on_terminal) as bars:
-        task = bars.add_task(f"{title:<10}", total=total)
-        yield lambda: bars.advance(task)
+        task = bars.add_task(f"{title:<10}", total=total, found="")
+        yield lambda: bars.advance(task), lambda text: bars.update(task, found=text)
         done = bars.tasks[0].completed or 1
         bars.update(task, total=done, completed=done)

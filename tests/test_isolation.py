@@ -46,6 +46,21 @@ def test_one_child_runs_all_jobs_and_is_not_the_parent(worker: Worker) -> None:
     assert worker.call("os:getpid") == child
 
 
+@pytest.mark.parametrize("whole_group", [False, True], ids=["parent", "terminal"])
+def test_an_interrupted_job_gives_no_answer_to_the_next_one(whole_group: bool) -> None:
+    """A terminal sends its Ctrl-C to the child as well, which is not to end it."""
+    with Worker() as worker:
+        child = worker.call("os:getpid")
+        if whole_group:
+            os.kill(child, signal.SIGINT)
+            assert worker.call("os:getpid") == child
+        timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            worker.call("time:sleep", 5.0)
+        assert_works(worker)
+
+
 DEATHS: dict[str, tuple[str, str]] = {
     "segmentation fault": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
     "abort": ("import os; os.abort()", "SIGABRT"),

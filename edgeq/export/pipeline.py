@@ -355,7 +355,7 @@ def _decided(ready: Ready, options: ExportOptions) -> tuple[Choices, Ladder]:
 def _searched(ready: Ready, options: ExportOptions, stages: Progress) -> Iterator[Built]:
     original, samples = ready.prepared.float_model, ready.judging.trials
     with stages.stage("search") as advance:
-        trials = Trials(original, ready.ladder, samples, options.measure, advance)
+        trials = Trials(original, ready.ladder, samples, options.measure, advance, stages.tell)
         found = Search(trials, ready.choices, options).run()
         best = next(found)
     yield best

@@ -55,6 +55,7 @@ class GraphEditor:
         self._repeats: dict[str, int] = {}
         self._codes: dict[tuple[str, int], int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], int] = {}
+        self._left: set[int] = set()
 
     def tensor(self, name: str, shape: Sequence[int]) -> int:
         """Index of a new float32 tensor; a name in use gets the next free `#n`."""
@@ -86,11 +87,11 @@ class GraphEditor:
     ) -> int:
         """Gives a constant another type and content; returns its index."""
         entry = copy.copy(self._graph.tensors[tensor])
-        old, entry.buffer = entry.buffer, self._buffer(content)
+        self._left.add(entry.buffer)
+        entry.buffer = self._buffer(content)
         entry.type = getattr(schema.TensorType, kind.upper())
         entry.quantization = self._quantization(decoded_name(entry.name), qparams)
         self._graph.tensors[tensor] = entry
-        self._drop_unused(old)
         return tensor
 
     def constant(self, name: str, values: npt.NDArray[Any]) -> int:
@@ -170,10 +171,8 @@ class GraphEditor:
     def insert(self, behind: Mapping[int, Sequence[Any]]) -> None:
         """Puts ops behind those with the given indices; -1 puts them in front of all."""
         present = self._graph.operators
-        operators = list(behind.get(-1, ()))
-        for index, op in enumerate(present):
-            operators += [op, *behind.get(index, ())]
-        self._graph.operators = operators
+        self.replace(lambda index: [present[index], *behind.get(index, ())])
+        self._graph.operators[:0] = behind.get(-1, ())
 
     def replace(self, replacement: Callable[[int], Sequence[Any] | None]) -> None:
         """Puts the ops that `replacement(index)` gives in place of each op; None leaves it."""
@@ -223,8 +222,7 @@ class GraphEditor:
             behind += [op, *(new for t in outputs for new in pairs.pop(t, ()))]
         self._graph.operators = [*(op for pair in pairs.values() for op in pair), *behind]
         results = [rounded.get(t, t) for t in self._graph.outputs.tolist()]
-        self._graph.outputs = np.asarray(results, np.int32)
-        self._tree.signatureDefs = None
+        self.set_ports(self._graph.inputs, results)
 
     def cut(self, tensors: Sequence[int]) -> tuple[int, ...]:
         """Makes all that read these tensors read new inputs of the graph instead.
@@ -243,17 +241,16 @@ class GraphEditor:
             if not fed.keys().isdisjoint(inputs):
                 read = [fed.get(t, t) for t in inputs]
                 self._graph.operators[place] = self._copy(op, read, op.outputs)
-        self._graph.inputs = np.concatenate([self._graph.inputs, np.asarray([*fed.values()], "i4")])
-        self._tree.signatureDefs = None
+        self.set_ports([*self._graph.inputs, *fed.values()], self._graph.outputs)
         return tuple(fed.values())
 
     def feed(self, constants: Sequence[int]) -> None:
         """Makes constants inputs of the graph."""
         for tensor in constants:
             entry = copy.copy(self._graph.tensors[tensor])
-            old, entry.buffer = entry.buffer, 0
+            self._left.add(entry.buffer)
+            entry.buffer = 0
             self._graph.tensors[tensor] = entry
-            self._drop_unused(old)
         self.set_ports([*self._graph.inputs, *constants], self._graph.outputs)
 
     def substitute(self, tensors: Mapping[int, int]) -> None:
@@ -295,6 +292,7 @@ class GraphEditor:
     @property
     def tree(self) -> Any:
         """The object tree as it stands; to be read only."""
+        self._drop_unused()
         return self._tree
 
     @property
@@ -320,18 +318,16 @@ class GraphEditor:
         """Makes tensors outputs of the graph; signatures go, since they do not name them."""
         known = set(self._graph.outputs.tolist())
         extra = [t for t in dict.fromkeys(tensors) if t not in known]
-        self._graph.outputs = np.concatenate([self._graph.outputs, np.asarray(extra, np.int32)])
-        self._tree.signatureDefs = None
+        self.set_ports(self._graph.inputs, [*self._graph.outputs, *extra])
 
     def keep_first(self, count: int) -> None:
         """Drops all but the first so many ops; the results of the last of them are the outputs."""
         self._graph.operators = self._graph.operators[:count]
-        self._graph.outputs = self._graph.operators[-1].outputs
-        self._tree.signatureDefs = None
+        self.set_ports(self._graph.inputs, self._graph.operators[-1].outputs)
 
     def finish(self) -> Content:
         """The changed file."""
-        return pack(self._tree)
+        return pack(self.tree)
 
     def _buffer(self, content: npt.NDArray[np.uint8]) -> int:
         """Index of a new buffer."""
@@ -340,10 +336,15 @@ class GraphEditor:
         self._tree.buffers.append(buffer)
         return len(self._tree.buffers) - 1
 
-    def _drop_unused(self, buffer: int) -> None:
-        """Empties a buffer if no tensor has it any more."""
-        if all(t.buffer != buffer for g in self._tree.subgraphs for t in g.tensors):
+    def _drop_unused(self) -> None:
+        """Empties the buffers of constants that are others now, if no tensor has them any more.
+
+        All at once: a look at each tensor for each of them takes minutes in a graph of thousands.
+        """
+        used = {t.buffer for g in self._tree.subgraphs for t in g.tensors} if self._left else set()
+        for buffer in self._left - used:
             self._tree.buffers[buffer] = schema.BufferT()
+        self._left.clear()
 
     def _append(self, name: str, kind: str, shape: Sequence[int], buffer: int) -> int:
         tensor = schema.TensorT()

@@ -5,6 +5,7 @@ Knows the file format, nothing of what the ops mean.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,41 @@ def add_op_code(tree: Any, name: str, version: int) -> int:
     code.version = version
     tree.operatorCodes.append(code)
     return len(tree.operatorCodes) - 1
+
+
+def excerpt(tree: Any, ops: range) -> tuple[Any, dict[int, int]]:
+    """Some ops of the first graph as a tree without ports, and its tensors by what they were.
+
+    Nothing of the tree is changed. What it takes follows from these ops, however many others there
+    are.
+    """
+    part, graph = copy.copy(tree), copy.copy(tree.subgraphs[0])
+    graph.operators = [copy.copy(op) for op in graph.operators[ops.start : ops.stop]]
+    sides = [
+        side
+        for op in graph.operators
+        for side in (op.inputs, op.outputs, op.intermediates)
+        if side is not None
+    ]
+    named = sorted({int(tensor) for side in sides for tensor in side} - {-1})
+    place = {-1: -1, **{old: new for new, old in enumerate(named)}}
+    graph.tensors = [graph.tensors[old] for old in named]
+    graph.inputs = graph.outputs = np.zeros(0, np.int32)
+    part.signatureDefs = part.metadata = part.metadataBuffer = None
+    part.subgraphs = [graph]
+    renumber(part, 0, place.__getitem__)
+    part.subgraphs += map(copy.copy, tree.subgraphs[1:])
+    buffers, codes = {0: 0}, dict[int, int]()
+    for each in part.subgraphs:
+        each.tensors = [copy.copy(tensor) for tensor in each.tensors]
+        each.operators = [copy.copy(op) for op in each.operators or ()]
+        for tensor in each.tensors:
+            tensor.buffer = buffers.setdefault(tensor.buffer, len(buffers))
+        for op in each.operators:
+            op.opcodeIndex = codes.setdefault(op.opcodeIndex, len(codes))
+    part.buffers = [tree.buffers[old] for old in buffers]
+    part.operatorCodes = [tree.operatorCodes[old] for old in codes]
+    return part, place
 
 
 def prune(tree: Any) -> None:

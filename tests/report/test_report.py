@@ -265,6 +265,14 @@ def test_progress_is_drawn_on_standard_error(
     assert "calibrate" in written.err
 
 
+def test_progress_shows_what_a_stage_has_found(capsys: pytest.CaptureFixture[str]) -> None:
+    for visible in (True, False):
+        stages = Progress(visible)
+        with stages.stage("search"):
+            stages.tell("0.67 of float's time")
+        assert ("0.67 of float's time" in capsys.readouterr().err) == visible
+
+
 def test_stages_are_timed_and_add_up() -> None:
     stages = Progress()
     for _ in range(2):

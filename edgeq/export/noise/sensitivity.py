@@ -101,8 +101,8 @@ def measure_noise(
     size, told_apart = _affordable(meter, wanted, budget_s)
     found = meter.measured([wanted[i : i + size] for i in range(0, len(wanted), size)], [0])
     if size > 1:
-        ranked = sorted(wanted, key=lambda change: -found[change])[:told_apart]
-        found.update(meter.measured([[c] for c in wanted if c in set(ranked)], [0]))
+        loudest = set(sorted(wanted, key=lambda change: -found[change])[:told_apart])
+        found.update(meter.measured([[c] for c in wanted if c in loudest], [0]))
     elif len(judge.samples) > 1:
         bound = min(LOUD, LOUD_SHARE * float(np.mean(list(found.values()))))
         loud = [[c] for c in wanted if found[c] >= max(bound, np.finfo(float).tiny)]
@@ -232,6 +232,7 @@ class Meter:
         self._build_ns += len(model.tflite) * BUILD_BYTE_NS
         self._places = [i for i, is_open in enumerate(places(model.graph)) if is_open]
         self._noise: dict[Change, dict[int, float]] = {}
+        self._is_stopped = False
 
     def estimate_ns(self, wanted: Block) -> float:
         """Nanoseconds of a sample with one of so many changes, its share of all files included."""
@@ -251,14 +252,18 @@ class Meter:
         pieces = Pieces(model, {}, chosen, len(model.graph.operators), None)
         running: collections.deque[Future[None]] = collections.deque()
         with ThreadPoolExecutor(cpus, thread_name_prefix="edgeq-noise") as pool:
-            for start, part in self._parts(blocks, len(chosen)):
-                pieces.run_to(start, Rounded())
-                values = [dict(held) for held in pieces.values]
-                running.append(pool.submit(self._measure, start, part, values, samples))
-                if len(running) > cpus:
+            try:
+                for start, part in self._parts(blocks, len(chosen)):
+                    pieces.run_to(start, Rounded())
+                    values = [dict(held) for held in pieces.values]
+                    running.append(pool.submit(self._measure, start, part, values, samples))
+                    if len(running) > cpus:
+                        running.popleft().result()
+                while running:
                     running.popleft().result()
-            while running:
-                running.popleft().result()
+            except BaseException:  # who interrupts it does not wait for what the threads have left
+                self._is_stopped = True
+                raise
         found = (change for block in blocks for change in block)
         return {change: float(np.mean([*self._noise[change].values()])) for change in found}
 
@@ -274,6 +279,8 @@ class Meter:
             for change in block:
                 self._noise[change][sample] = noise
             self._advance()
+            if self._is_stopped:
+                return
 
     def _parts(self, blocks: Sequence[Block], samples: int) -> list[tuple[int, list[Block]]]:
         """Places among the ops, and the blocks of changes that are made behind each of them."""

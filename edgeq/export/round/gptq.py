@@ -85,7 +85,7 @@ def fit(weight: Matrix, squares: Matrix, grid: Grid, missing: Sequence[Matrix] =
     found = _nearest_plane(by_column, factor, pull.copy(), grid.by_column(order))
     back = np.argsort(order)
     found, lost = found.transpose(0, 2, 1)[..., back], lost.transpose(0, 2, 1)[..., back]
-    worse = loss(weight - found, squares, lost) >= loss(weight - nearest, squares, lost)
+    worse = gain(weight, found, nearest, squares, lost) <= 0
     return np.where(worse[..., None], nearest, found)
 
 
@@ -103,12 +103,27 @@ def _agreed(missing: Sequence[Matrix], factor: Matrix) -> tuple[Matrix, Matrix]:
     return half * (missing[0] + missing[1]), half * (one + other)
 
 
-def loss(error: Matrix, squares: Matrix, lost: Matrix | float = 0.0) -> Matrix:
-    """Mean square of `error @ x` for each row, `(groups, rows)`; with what is `lost` besides, up
-    to a constant."""
-    error = error.astype(np.float32)
-    found: Matrix = ((product(error, squares) + 2 * lost) * error).sum(axis=-1)
-    return found
+def gain(
+    weight: Matrix, found: Matrix, other: Matrix, squares: Matrix, lost: Matrix | float = 0.0
+) -> Matrix:
+    """How much less the mean square of what `found @ x` is off by is than that of `other @ x`.
+
+    The difference of two squares takes one product with the squares, not one each.
+
+    Args:
+        weight: What is wanted, `(groups, rows, columns)`.
+        found: Numbers of a grid.
+        other: Others.
+        squares: Mean of `x @ x.T`, `(groups, columns, columns)`.
+        lost: What is missing besides, times `x.T`, as the weight.
+
+    Returns:
+        For each row, `(groups, rows)`.
+    """
+    both = ((weight - found) + (weight - other)).astype(np.float32)
+    difference = (found - other).astype(np.float32)
+    found_less: Matrix = ((product(both, squares) + 2 * lost) * difference).sum(axis=-1)
+    return found_less
 
 
 def _by_column(weight: Matrix, order: npt.NDArray[np.intp]) -> Matrix:

@@ -6,6 +6,7 @@ a model, nothing of how weights are found.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from edgeq.data.rep_dataset import Sample
 from edgeq.export.round.rounded import Rounded
 from edgeq.flatbuffer import Graph
 from edgeq.flatbuffer.graph_editor import GraphEditor
+from edgeq.flatbuffer.object_tree import excerpt
 from edgeq.model import LiteModel
 from edgeq.qtypes import QParams, dequantize, quantize
 from edgeq.runtime.crew import Crew
@@ -87,12 +89,12 @@ class Pieces:
     def _piece(
         self, ops: range, inputs: Sequence[int], outputs: Sequence[int], rounded: Rounded
     ) -> Any:
-        editor = GraphEditor(self._model.tree)
-        rounded.of(ops).store(editor, self._graph)
-        editor.replace(lambda index: None if index in ops else ())
-        editor.set_ports(inputs, outputs)
-        made = {t for i in ops for t in self._graph.operators[i].outputs}
-        editor.round_trips({t: q for t, q in self._tensors.items() if t in made})
+        tree, places = excerpt(self._model.tree, ops)
+        editor = GraphEditor(tree)
+        rounded.of(ops).store(editor, self._graph, ops.start, places)
+        editor.set_ports([places[t] for t in inputs], [places[t] for t in outputs])
+        made = [t for i in ops for t in self._graph.operators[i].outputs]
+        editor.round_trips({places[t]: self._tensors[t] for t in made if t in self._tensors})
         editor.prune()
         editor.strip()
         return editor.finish()
@@ -108,11 +110,18 @@ class Pieces:
                 values.update(zip(outputs, found, strict=True))
 
 
-def live_bytes(graph: Graph, place: int, end: int) -> int:
-    """About how many bytes ops from a place to an end read of what is computed in front of it."""
-    made = (t for op in graph.operators[:place] for t in op.outputs)
-    live = {t for t in (*graph.inputs, *made) if _is_live(graph, t, place, end)}
-    return sum(4 * math.prod(max(1, size) for size in graph.tensors[t].shape) for t in live)
+def live_bytes(graph: Graph, end: int) -> list[int]:
+    """For each place, about how many bytes ops from it to an end read of what is in front of it."""
+    changes = [0] * (len(graph.operators) + 2)
+    for tensor in dict.fromkeys((*graph.inputs, *graph.producers)):
+        maker = graph.producers.get(tensor)
+        first = 0 if maker is None else maker.index + 1
+        readers = [op.index for op, _ in graph.uses.get(tensor, ()) if first <= op.index < end]
+        if readers:
+            size = 4 * math.prod(max(1, size) for size in graph.tensors[tensor].shape)
+            changes[first] += size
+            changes[max(readers) + 1] -= size
+    return list(itertools.accumulate(changes))
 
 
 def _is_live(graph: Graph, tensor: int, place: int, end: int) -> bool:

@@ -51,28 +51,41 @@ class Rounded:
         self.store(editor, float_model.graph)
         return replace(float_model, tflite=editor.finish())
 
-    def store(self, editor: GraphEditor, graph: Graph) -> None:
-        """Puts these constants into the float model that an editor has open."""
+    def store(
+        self,
+        editor: GraphEditor,
+        graph: Graph,
+        start: int = 0,
+        places: Mapping[int, int] | None = None,
+    ) -> None:
+        """Puts these constants into the float model that an editor has open, or into some of it.
+
+        Args:
+            editor: The file.
+            graph: Of the float model.
+            start: How many of its first ops the file lacks.
+            places: Its tensors in the file; None is where they are in the float model.
+        """
         rewired: dict[int, dict[int, int]] = {}
         stored = {weight_of(graph.operators[i]): values for i, values in self.weights.items()}
         passed = {graph.operators[i].inputs[slot]: v for (i, slot), v in self.passed.items()}
         for tensor, values in {**stored, **passed}.items():
-            _store(editor, tensor, values)
+            _store(editor, places[tensor] if places else tensor, values)
         for index, values in self.biases.items():
             op = graph.operators[index]
             slot = bias_slot(op)
             bias = op.inputs[slot]
             if len(graph.uses[bias]) == 1:
-                _store(editor, bias, values)
+                _store(editor, places[bias] if places else bias, values)
             else:
                 name = f"{graph.tensors[bias].name}/{index}"
-                rewired[index] = {slot: editor.constant(name, values)}
+                rewired[index - start] = {slot: editor.constant(name, values)}
         editor.rewire(rewired)
 
     def of(self, ops: range) -> Rounded:
         """Those of some ops."""
-        weights = {i: values for i, values in self.weights.items() if i in ops}
-        biases = {i: values for i, values in self.biases.items() if i in ops}
+        weights = {i: self.weights[i] for i in ops if i in self.weights}
+        biases = {i: self.biases[i] for i in ops if i in self.biases}
         passed = {place: values for place, values in self.passed.items() if place[0] in ops}
         return Rounded(weights, biases, self.count, passed)
 

@@ -189,12 +189,14 @@ class Rounder:
     def _batches(self, sites: Sequence[Site]) -> Iterator[list[Site]]:
         """Neighbours that fit into memory together."""
         most = max(MEMORY_BYTES, len(self._model.tflite) // 4)
-        batch: list[Site] = []
+        batch, held = list[Site](), 0
         for site in sites:
-            if batch and sum(s.bytes_needed for s in batch) + site.bytes_needed > most:
+            needed = site.bytes_needed
+            if batch and held + needed > most:
                 yield batch
-                batch = []
+                batch, held = [], 0
             batch.append(site)
+            held += needed
         if batch:
             yield batch
 

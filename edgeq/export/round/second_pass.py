@@ -102,8 +102,8 @@ def is_in_order(graph: Graph, site: Site) -> bool:
 
 def bytes_held(graph: Graph, sites: Sequence[Site]) -> int:
     """Bytes of activations that a second pass holds for one sample, at most."""
-    end = _end(sites)
-    return 2 * max((live_bytes(graph, _place(graph, s), end) for s in sites), default=0)
+    live = live_bytes(graph, _end(sites))
+    return 2 * max((live[_place(graph, site)] for site in sites), default=0)
 
 
 def _end(sites: Sequence[Site]) -> int:

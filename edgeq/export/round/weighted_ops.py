@@ -6,6 +6,7 @@ that the op reads together. Knows how each kind of op lays that out, nothing of 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -280,6 +281,7 @@ def _elements(shape: Sequence[int]) -> int:
     return math.prod(max(1, size) for size in shape)
 
 
+@functools.lru_cache(maxsize=256)
 def _spread(count: int, most: int) -> Any:
     """Indices of at most `most` of `count`, spread over all of them."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))

@@ -3,21 +3,21 @@
 Which ops are static is the minimum cut of a graph of estimates; the price of noise is raised step
 by step, which gives plans from the fastest to the most faithful. The few that look best are built
 and tried on the real interpreter, beside the plans in one mode throughout, so that no preset beats
-the result; the best of all is that, file and all.
+the result; the best of all is that, file and all. Who interrupts it gets the best until then.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from edgeq.data.held_out import spread
 from edgeq.export.build import Builder, Built
 from edgeq.export.export_options import ExportOptions
-from edgeq.export.noise.sensitivity import MOST_SAMPLES, measure_noise
+from edgeq.export.noise.sensitivity import BUDGET_S, MOST_SAMPLES, measure_noise
 from edgeq.export.plan.choices import (
     LARGE,
     Choice,
@@ -34,6 +34,7 @@ from edgeq.export.search.candidates import (
     best_of,
     near_best,
     pareto_front,
+    winnable,
 )
 from edgeq.export.search.plan_cut import PLAIN, PlanCut
 from edgeq.export.search.trials import Trials
@@ -61,6 +62,11 @@ MOST_GAINED_DB = 12.0
 """What scaling channels and rounding weights twice may add to the static plan; it takes as long as
 all the rest of a search. MobileNetV2 gains 9 dB by it."""
 
+LEAST_GAINED_DB = 1.0
+"""What finishing must be able to add: that much at least is lost to what is static."""
+
+INTERRUPTED = "the search was interrupted: this is the best of the {} plans that were tried by then"
+
 HALVINGS = 3
 """Plans that are tried besides, where time is measured, at prices in between: as fast as can be
 while the goal is reached."""
@@ -74,20 +80,38 @@ class Search:
         trials: Where plans are built and judged.
         choices: The recipe's, with `Mode.AUTO` where the search decides.
         options: What was asked for.
+        tried: Plans that were tried and have a file that works; filled here.
     """
 
     trials: Trials
     choices: Choices
     options: ExportOptions
+    tried: list[Candidate] = field(default_factory=list)
 
     def run(self) -> Iterator[Built]:
-        """The best plan as it was built, then, for whom that one fails, ever more faithful ones."""
-        ranked = self.ranked()
+        """The best plan as it was built, then, for whom that one fails, ever more faithful ones.
+
+        After an interruption these are of what was tried by then, and take no more time.
+
+        Raises:
+            KeyboardInterrupt: Nothing was tried by then.
+        """
+        stopped: tuple[str, ...] = ()
+        try:
+            ranked = self.ranked()
+            self._finished(ranked[0])
+        except KeyboardInterrupt:
+            if not self.tried:
+                raise
+            ranked = self._ranking(self.tried)
+            stopped = (INTERRUPTED.format(len(self.tried)),)
         goal_db = self.options.goal_db
         for candidate in ranked:
             least_db = goal_db - SHORTFALL_DB if candidate.sqnr_db >= goal_db else -math.inf
-            built = self.trials.built(self._finished(candidate))
-            yield replace(built, least_db=least_db, estimated_ratio=candidate.estimate)
+            built = self.trials.built(candidate if stopped else self._finished(candidate))
+            notes = (*stopped, *built.notes)
+            ratio = candidate.estimate
+            yield replace(built, notes=notes, least_db=least_db, estimated_ratio=ratio)
         yield self.trials.ladder.all_float(ranked[0].choices, "every plan in integers fails").built
 
     def best(self) -> Candidate:
@@ -102,14 +126,17 @@ class Search:
         front = pareto_front(cut.candidate(price) for price in prices)
         offers = [c for c in front if c.choices not in known]
         if self._measures:
-            tried = [*plain, *map(self.trials.tried, self._spread(offers))]
+            tried = [*plain, *map(self._try, self._spread(offers))]
             tried += self._between(cut, tried)
         else:
             tried = [*plain, *self._in_turn(offers)]
         tried = [c for c in tried if not c.is_refused] or [self._float(tried[0])]
         tried = self._with_finished(tried, plain[PLAIN.index(Mode.STATIC_INT8)])
         finals = near_best(tried, self.options.goal_db, FINAL_SLACK)
-        tried = self.trials.side_by_side(tried, finals)
+        return self._ranking(self.trials.side_by_side(tried, finals))
+
+    def _ranking(self, tried: Sequence[Candidate]) -> list[Candidate]:
+        """The best of some tried plans, and those that are more faithful, in order."""
         best = self._best_of(tried)
         not_slower = max(best.time, NOT_SLOWER)
         better = [c for c in tried if c.sqnr_db > best.sqnr_db and c.time <= not_slower]
@@ -129,9 +156,30 @@ class Search:
             return list(tried)
         return [self._finished(c) if c is static else c for c in tried]
 
+    def _try(self, offer: Candidate) -> Candidate:
+        """An offer as it was tried; what the best one is by now is told."""
+        return self._noted(self.trials.tried(offer))
+
+    def _noted(self, tried: Candidate) -> Candidate:
+        if not tried.is_refused:
+            self.tried.append(tried)
+            best = self._best_of(self.tried)
+            self.trials.tell(f"{best.time:.2f} of float's time, {best.sqnr_db:.1f} dB so far")
+        return tried
+
     def _finished(self, candidate: Candidate) -> Candidate:
-        """A plan with weights rounded twice, and channels scaled for it, if that is better."""
-        return self.trials.finished(candidate, self.options.recipe.equalize)
+        """A plan with weights rounded twice, and channels scaled for it, if that is better.
+
+        Nothing is tried of a mixed plan where static int8 makes little of the noise, or where more
+        fidelity is worth nothing. What a preset would finish is finished.
+        """
+        is_narrow = any(c.mode.has_narrow_weights for c in candidate.choices.values())
+        is_mixed = candidate.static_noise is not None and not is_narrow
+        is_plenty = candidate.sqnr_db >= self.options.goal_db + PLENTY_DB
+        if is_mixed and (is_plenty or candidate.most_gained_db < LEAST_GAINED_DB):
+            return candidate
+        found = self.trials.finished(candidate, self.options.recipe.equalize)
+        return found if any(found is c for c in (candidate, *self.tried)) else self._noted(found)
 
     def offers(self) -> list[Candidate]:
         """Plans from the cheapest to the most faithful, by estimates; those of the cut alone."""
@@ -140,8 +188,9 @@ class Search:
 
     def _corrected(self) -> tuple[PlanCut, list[Candidate]]:
         """The graph of estimates, corrected by the plans in one mode throughout, and these."""
-        cut = self.cut()
-        plain = [self.trials.tried(cut.plain(mode)) for mode in PLAIN]
+        silent = self._without_noise()
+        plain = [self._try(silent.plain(mode)) for mode in PLAIN]
+        cut = self._with_noise(silent, self._winnable(silent))
         cut.correct_noise(plain)
         if self._measures:
             cut.correct_times(plain)
@@ -159,15 +208,36 @@ class Search:
 
     def cut(self) -> PlanCut:
         """The graph of estimates that plans are cut from."""
+        return self._with_noise(self._without_noise())
+
+    def _without_noise(self) -> PlanCut:
+        """The graph of times alone, which is soon known."""
         static, built = self._all_static()
-        outside = self._outside(built)
-        plan = self.builder.plan(static)
+        return PlanCut(self.model, self.choices, static, self._outside(built), self.options)
+
+    def _winnable(self, cut: PlanCut) -> float:
+        """Share of the cost of the best plan so far that another one may win."""
+        if self._measures or not self.tried:
+            return 1.0
+        least = cut.candidate(0.0).cost
+        return winnable(self._best_of(self.tried), least, self.options.goal_db)
+
+    def _with_noise(self, cut: PlanCut, share: float = 1.0) -> PlanCut:
+        """The same graph with measured noise.
+
+        Args:
+            cut: The graph.
+            share: What there is to win; it takes as much of the budget.
+        """
+        plan = self.builder.plan(cut.static)
         rounded = self.builder.rounded(plan, self.trials.advance)
         samples = self.trials.samples
         if self.model.states:  # the first steps of a sequence are too much alike
             samples = spread(samples, MOST_SAMPLES)
-        noise = measure_noise(self.model, plan, rounded, samples, self.trials.advance)
-        return PlanCut(self.model, self.choices, static, outside, noise, self.options)
+        noise = measure_noise(
+            self.model, plan, rounded, samples, self.trials.advance, share * BUDGET_S
+        )
+        return cut.with_noise(noise)
 
     @property
     def builder(self) -> Builder:
@@ -246,7 +316,7 @@ class Search:
         goal_db, tried = self.options.goal_db, list[Candidate]()
         left = offers[offers.index(self._best_of(offers)) :]
         for trials_left in range(self._most_trials, 0, -1):
-            tried.append(self.trials.tried(left[0]))
+            tried.append(self._try(left[0]))
             missing_db = left[0].sqnr_db - tried[-1].sqnr_db
             left = left[1:]
             if tried[-1].sqnr_db >= goal_db or not left:
@@ -256,7 +326,7 @@ class Search:
             left = left[-1 if last else is_enough.index(True) :]
         closer = [c for c in left if c.time <= ROUGH_SLACK * tried[-1].time]
         if closer and not self._is_large and tried[-1].sqnr_db < goal_db + PLENTY_DB:
-            tried.append(self.trials.tried(closer[-1]))  # noise is estimated more roughly still
+            tried.append(self._try(closer[-1]))  # noise is estimated more roughly still
         return tried
 
     def _between(self, cut: PlanCut, tried: Sequence[Candidate]) -> list[Candidate]:
@@ -273,7 +343,7 @@ class Search:
             offer = cut.candidate(math.sqrt(max(bad) * least))
             if any(offer.choices == other.choices for other in seen):
                 break
-            found.append(self.trials.tried(offer))
+            found.append(self._try(offer))
         return found
 
     def _spread(self, offers: Sequence[Candidate]) -> list[Candidate]:

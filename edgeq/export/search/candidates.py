@@ -35,6 +35,9 @@ EQUAL = 1.005
 PLENTY_DB = 20.0
 """Fidelity beyond the goal that is worth nothing any more."""
 
+NOISE_DOUBT = 2.0
+"""Noise is estimated to within 3 dB of what it is together."""
+
 Kernels: TypeAlias = frozenset[tuple[int, Mode]]
 """Mode of each op that does not stay float."""
 
@@ -50,6 +53,8 @@ class Candidate:
         sqnr_db: SQNR of the outputs: estimated, or measured if it was tried.
         price: The price of noise that it is the best plan at, if it was found by one.
         estimate: Time over the float model's as estimated, however it was tried.
+        static_noise: Noise over signal of what is rounded in static int8, as estimated; None where
+            that was not measured.
         is_finished: Whether channels are scaled and weights rounded twice for it.
     """
 
@@ -59,12 +64,22 @@ class Candidate:
     sqnr_db: float
     price: float = math.nan
     estimate: float | None = None
+    static_noise: float | None = None
     is_finished: bool = False
 
     @property
     def cost(self) -> float:
         """Time and size in one number."""
         return self.time + SIZE_WORTH * self.size
+
+    @property
+    def most_gained_db(self) -> float:
+        """The most that it may win if only static int8 becomes better; of a plan that was tried."""
+        if self.static_noise is None:
+            return math.inf
+        noise = 10 ** (-self.sqnr_db / 10)
+        left = noise - NOISE_DOUBT * self.static_noise
+        return 10 * math.log10(noise / left) if left > 0 else math.inf
 
     @property
     def is_refused(self) -> bool:
@@ -124,6 +139,23 @@ def best_of(offers: Sequence[Candidate], goal_db: float, slack: float) -> Candid
         equal = [c for c in near if _worth_cost(c, goal_db, is_rough) <= EQUAL * least]
         return max(equal, key=lambda c: (c.sqnr_db, -c.cost))
     return max(not_slower, key=lambda c: (c.sqnr_db, -c.cost))
+
+
+def winnable(best: Candidate, least_cost: float, goal_db: float) -> float:
+    """The most of a tried plan's cost, less what its fidelity is worth, that another may win.
+
+    Args:
+        best: The best plan so far.
+        least_cost: What no plan costs less than.
+        goal_db: SQNR in dB that is wanted.
+
+    Returns:
+        A share from 0 to 1; 1 where the plan misses the goal or is slower than float.
+    """
+    if not (best.sqnr_db >= goal_db and best.time <= NOT_SLOWER):
+        return 1.0
+    least = least_cost * (1 - DB_WORTH * PLENTY_DB)
+    return max(0.0, 1 - least / _worth_cost(best, goal_db, is_rough=True))
 
 
 def _worth_cost(candidate: Candidate, goal_db: float, is_rough: bool) -> float:

@@ -44,8 +44,23 @@ Form: TypeAlias = tuple[Mode, float, float]
 """`(mode, nanoseconds, noise)` of an op."""
 
 
+SILENCE = Noise({}, {})
+
+
 class PlanCut:
-    """The graph whose minimum cuts are plans."""
+    """The graph whose minimum cuts are plans.
+
+    Args:
+        model: The float model.
+        choices: What becomes of each op, with `Mode.AUTO` where that is open.
+        static: The same with all in static int8 that can be.
+        outside: Ops that the delegate does not take, by the type that it would compute in.
+        options: What was asked for.
+        noise: What rounding loses; without it, times and sizes are right.
+
+    Attributes:
+        static: As given.
+    """
 
     def __init__(
         self,
@@ -53,15 +68,16 @@ class PlanCut:
         choices: Choices,
         static: Choices,
         outside: Mapping[str, frozenset[int]],
-        noise: Noise,
         options: ExportOptions,
+        noise: Noise = SILENCE,
     ) -> None:
         self._model = model
         self._graph = model.graph
         self._choices = choices
-        self._static = static
+        self.static = static
         self._outside = outside
         self._noise = noise
+        self._options = options
         self._costs = options.costs
         self._oldest = options.oldest
         self._scales: dict[str, float] = {}
@@ -79,6 +95,10 @@ class PlanCut:
         self._others = {index: self._others_of(index) for index in choices}
         total = sum(self._weights.values())
         self._byte_ns = SIZE_WORTH * self._float_ns / (4 * total) if total else 0.0
+
+    def with_noise(self, noise: Noise) -> PlanCut:
+        """The same graph with other noise."""
+        return PlanCut(self._model, self._choices, self.static, self._outside, self._options, noise)
 
     def candidate(self, price: float) -> Candidate:
         """The best plan at a price of noise."""
@@ -134,9 +154,12 @@ class PlanCut:
         return next((form for form in forms if form[0] is mode), forms[-1])
 
     def _offer(self, chosen: Choices) -> Candidate:
-        time, noise = self._predicted(chosen)
+        time, noise, static = self._predicted(chosen)
         sqnr_db = -10 * math.log10(max(noise, 1e-12))
-        return Candidate(chosen, time, self._size(chosen), sqnr_db, estimate=time)
+        known = None if self._noise is SILENCE else static
+        return Candidate(
+            chosen, time, self._size(chosen), sqnr_db, estimate=time, static_noise=known
+        )
 
     def _size(self, chosen: Choices) -> float:
         """Bytes of weights over the float model's."""
@@ -226,7 +249,7 @@ class PlanCut:
                 side = ("static", index) if choice.mode.is_static else (index, "float")
                 graph.add(*side)
                 continue
-            if not self._static[index].mode.is_static:
+            if not self.static[index].mode.is_static:
                 graph.add(index, "float")
                 continue
             noise = self._noise.weights.get(index, 0.0)
@@ -274,29 +297,29 @@ class PlanCut:
         given = self._choices[index]
         if given.mode is not Mode.AUTO:
             return given
-        if integer and self._static[index].mode.is_static:
+        if integer and self.static[index].mode.is_static:
             return replace(given, mode=Mode.STATIC_INT8)
         return replace(given, mode=other[0], reason=self._why(index, other))
 
     def _why(self, index: int, other: Form) -> str:
         """Why an op has another form and is not static."""
         op = self._graph.operators[index]
-        if not self._static[index].mode.is_static:
-            return self._static[index].reason
+        if not self.static[index].mode.is_static:
+            return self.static[index].reason
         if index in self._outside["int8"] and index not in self._outside["float32"]:
             return "in int8 it would leave the delegate"
         if self._time(op, "int8") >= other[1]:
             return "int8 would not make it faster"
         return "in int8 it or its neighbours would cost too much fidelity or conversion"
 
-    def _predicted(self, chosen: Choices) -> tuple[float, float]:
-        """Time over float and relative noise power of a plan."""
-        time = noise = 0.0
+    def _predicted(self, chosen: Choices) -> tuple[float, float, float]:
+        """Time over float and relative noise power of a plan, and of its static part."""
+        time = noise = static = 0.0
         for index, choice in chosen.items():
             op = self._graph.operators[index]
             if choice.mode.is_static:
                 time += self._time(op, "int8")
-                noise += self._noise.weights.get(index, 0.0)
+                static += self._noise.weights.get(index, 0.0)
             else:
                 found = next((f for f in self._others[index] if f[0] is choice.mode), None)
                 time += found[1] if found else self._time(op, "float32")
@@ -305,8 +328,8 @@ class PlanCut:
             time += self._costs.first_ns
         integers = {i for i, c in chosen.items() if c.mode.is_static}
         for tensor, power in self._noise.tensors.items():
-            noise += power if integers & self._touching[tensor] else 0.0
-        return (time + self._boundaries(integers)) / self._float_ns, noise
+            static += power if integers & self._touching[tensor] else 0.0
+        return (time + self._boundaries(integers)) / self._float_ns, noise + static, static
 
     def _boundaries(self, integers: set[int]) -> float:
         """Nanoseconds of the conversions between float and integers."""

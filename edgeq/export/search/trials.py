@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -13,8 +13,9 @@ from edgeq.export.build import Builder, Built
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.search.candidates import Candidate, Kernels, kernels_of
 from edgeq.export.search.ladder import Ladder
-from edgeq.fidelity.paired_run import PairedRun, Runner
+from edgeq.fidelity.paired_run import Array, PairedRun, Runner
 from edgeq.model import LiteModel
+from edgeq.progress import Tell, unheard
 from edgeq.runtime.benchmark import interleaved_latency
 
 _Key: TypeAlias = frozenset[tuple[int, Choice]]
@@ -30,6 +31,9 @@ NOT_FINISHED = (
     "time made outputs worse on the samples that plans are judged by"
 )
 
+HELD_BYTES = 256 << 20
+"""The float model's outputs are kept up to so many bytes; larger ones are computed each time."""
+
 MOST_FINALS = 4
 """Most plans that are measured once more, side by side."""
 
@@ -44,8 +48,12 @@ class Trials:
         samples: Inputs to judge by; not those that the result is judged by.
         measure: Whether time is measured here instead of estimated.
         advance: Called now and then, for the progress bar.
+        tell: Called with what the best plan so far is, likewise.
+        wanted: The float model's outputs of the samples; filled here.
         times: Measured time over the float model's of what runs the same kernels; filled here.
         ladders: Those that finish some choices; filled here.
+        results: What finishing some choices came to, as they were where it made them worse;
+            filled here.
     """
 
     original: LiteModel
@@ -53,8 +61,11 @@ class Trials:
     samples: Sequence[Sample]
     measure: bool
     advance: Callable[[], None]
+    tell: Tell = unheard
+    wanted: list[list[Array]] = field(default_factory=list)
     times: dict[Kernels, float] = field(default_factory=dict)
     ladders: dict[_Key, Ladder] = field(default_factory=dict)
+    results: dict[_Key, Candidate] = field(default_factory=dict)
 
     @property
     def builder(self) -> Builder:
@@ -69,16 +80,39 @@ class Trials:
         rung = self._ladder(offer).built(offer.choices, self.advance)
         offer = self._stepped(offer, rung.choices)
         pair = PairedRun((self.original, LiteModel(rung.built.tflite, "edgeq")))
-        with contextlib.closing(pair.load()) as runner:
-            try:
-                seen = pair.total(pair.one(runner, s) for s in self.samples)
-            except VerificationError:
-                return offer.refused
-            kernels = kernels_of(offer.choices)
-            if self.measure and kernels not in self.times:
+        try:
+            sqnr_db = self._least_db(pair)
+        except VerificationError:
+            return offer.refused
+        kernels = kernels_of(offer.choices)
+        if self.measure and kernels not in self.times:
+            with contextlib.closing(pair.load()) as runner:
                 (self.times[kernels],) = self._measured_times(runner, pair)
-            time = self.times.get(kernels, offer.time)
-        return replace(offer, time=time, sqnr_db=seen.least_db)
+        return replace(offer, time=self.times.get(kernels, offer.time), sqnr_db=sqnr_db)
+
+    def _least_db(self, pair: PairedRun) -> float:
+        """SQNR in dB of the worst part of the second model's outputs.
+
+        Raises:
+            VerificationError: An output is not finite.
+        """
+        with contextlib.closing(pair.load((1,) if self.wanted else None)) as runner:
+            return pair.total(map(pair.seen, self._answers(runner), self.samples)).least_db
+
+    def _answers(self, runner: Runner) -> Iterator[list[list[Array]]]:
+        """Both models' outputs of each sample; those of the first are known after the first run."""
+        if self.wanted:
+            for wanted, sample in zip(self.wanted, self.samples, strict=True):
+                yield [wanted, *runner.run(sample)]
+            return
+        held: list[list[Array]] = []
+        for sample in self.samples:
+            wanted, made = runner.run(sample)
+            if len(self.samples) * sum(array.nbytes for array in wanted) <= HELD_BYTES:
+                held.append(wanted)
+            yield [wanted, made]
+        if len(held) == len(self.samples):
+            self.wanted.extend(held)
 
     def finished(self, offer: Candidate, scales: bool) -> Candidate:
         """A tried offer with all that takes more time, where that is better; else as it is.
@@ -87,17 +121,22 @@ class Trials:
             offer: The offer.
             scales: Whether channels may be scaled for it.
         """
+        key = _key(offer.choices)
+        if key in self.results:
+            return self.results[key] if self.results[key].is_finished else offer
         ladder = None if offer.is_finished else self.ladder.finished(offer.choices, scales)
         if ladder is None:
             return offer
-        self.ladders[_key(offer.choices)] = ladder
+        self.ladders[key] = ladder
         other = self.tried(replace(offer, is_finished=True))
-        return other if other.sqnr_db > offer.sqnr_db else offer
+        self.results[key] = other if other.sqnr_db > offer.sqnr_db else offer
+        return self.results[key]
 
     def built(self, offer: Candidate) -> Built:
         """The file of a tried offer."""
         built = self._ladder(offer).builder.build(offer.choices)
-        if offer.is_finished or _key(offer.choices) not in self.ladders:
+        known = self.results.get(_key(offer.choices))
+        if known is None or known.is_finished:
             return built
         return replace(built, notes=(*built.notes, NOT_FINISHED))
 

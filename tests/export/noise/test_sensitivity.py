@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -79,6 +80,22 @@ def noise_of_whole_models(changes: Changes, change: Change, samples: list[Sample
             outputs = dict(zip(graph.outputs, session.outputs(), strict=True))
             found.append(judge.noise(number, outputs))
     return float(np.mean(found))
+
+
+def test_the_loudest_of_many_changes_are_found_without_a_look_at_all_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    count = 60
+    names = ["x", *(f"t{i}" for i in range(count))]
+    steps = [Step("TANH", (a,), {b: ROWS}) for a, b in itertools.pairwise(names)]
+    changes, samples = changes_of(OneOp("chain", {"x": ROWS}, tuple(steps)))
+    hashed: list[Change] = []
+    known = Change.__hash__
+    monkeypatch.setattr(Change, "__hash__", lambda self: hashed.append(self) or known(self))
+    monkeypatch.setattr(sensitivity, "_affordable", lambda *_: (2, count))
+    noise = measure_noise(changes.model, changes.plan, Rounded(), samples, lambda: None)
+    assert len(noise.tensors) == count + 1
+    assert len(hashed) < 20 * count
 
 
 @pytest.mark.parametrize("build_ns", [1.0, 1e9], ids=["many parts", "one part"])

@@ -23,8 +23,8 @@ from edgeq.export.plan.planner import make_plan
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.rewrite import rewrite
 from edgeq.export.round.collecting import MOST_ROWS
-from edgeq.export.round.gptq import Grid, fit, loss
-from edgeq.export.round.rounder import Rounder
+from edgeq.export.round.gptq import Grid, fit, gain
+from edgeq.export.round.rounder import MEMORY_BYTES, Rounder
 from edgeq.export.round.weighted_ops import Site, patches
 from edgeq.flatbuffer import Graph, pack
 from edgeq.flatbuffer.graph_editor import GraphEditor
@@ -49,6 +49,21 @@ def correlated(rows: int, columns: int) -> Array:
 
 def grid(scale: float, shape: tuple[int, ...], top: int = 127) -> Grid:
     return Grid(np.full(shape, scale), np.zeros(shape), -top, top)
+
+
+def loss(error: Array, squares: Array, lost: Array | float = 0.0) -> Array:
+    """Mean square of `error @ x` for each row, with what is lost besides, up to a constant."""
+    found: Array = ((error.astype(np.float64) @ squares + 2 * lost) * error).sum(axis=-1)
+    return found
+
+
+def test_the_gain_of_one_rounding_over_another_is_what_it_loses_less() -> None:
+    weight, data, lost = draw(2, 7, 30), correlated(400, 30), draw(2, 7, 30, seed=7)
+    squares = np.stack([data.T @ data / len(data)] * 2)
+    one, other = grid(0.1, weight.shape).nearest(weight), grid(0.2, weight.shape).nearest(weight)
+    expected = loss(weight - other, squares, lost) - loss(weight - one, squares, lost)
+    assert gain(weight, one, other, squares, lost) == pytest.approx(expected, rel=1e-3)
+    assert not gain(weight, one, one, squares, lost).any()
 
 
 def test_weights_on_the_grid_stay_as_they_are() -> None:
@@ -184,6 +199,19 @@ def test_a_few_columns_are_told_by_few_rows() -> None:
     found = Site(graph, (graph.operators[0],), None)
     assert found.rows(lambda _: image, 4096, 4).shape == (6, 64 * 9 / 4, 9)
     assert found.rows(lambda _: image, 100, 4).shape == (6, 25, 9)
+
+
+def test_weights_are_put_into_batches_with_one_look_at_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, plan, samples = prepared(next(iter(CASES.values())))
+    asked: list[Site] = []
+    size = MEMORY_BYTES // 4
+    monkeypatch.setattr(Site, "bytes_needed", property(lambda self: asked.append(self) or size))
+    sites = list(rounder(model, samples)._sites(plan)) * 30
+    batches = list(rounder(model, samples)._batches(sites))
+    assert [site for batch in batches for site in batch] == sites == asked
+    assert {len(batch) for batch in batches[:-1]} == {4}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round import refinement
 from edgeq.export.round.gptq import Grid, fit
 from edgeq.export.round.moments import Missing
-from edgeq.export.round.pieces import Pieces
+from edgeq.export.round.pieces import Pieces, live_bytes
 from edgeq.export.round.refinement import LEAST_SAMPLES
 from edgeq.export.round.rounded import Rounded
 from edgeq.export.round.rounder import Rounder
@@ -156,6 +157,37 @@ def test_pieces_hold_what_the_whole_model_does(case: Case, places: tuple[int, ..
                 assert set(values) == known
                 for tensor in known - set(graph.inputs):
                     assert np.array_equal(values[tensor], whole[tensor])
+
+
+@pytest.mark.parametrize("end", [1, 4, 7])
+def test_live_bytes_are_those_of_what_later_ops_read(case: Case, end: int) -> None:
+    graph = case.model.graph
+    found = live_bytes(graph, end)
+    for place in range(end + 1):
+        made = {*graph.inputs, *(t for op in graph.operators[:place] for t in op.outputs)}
+        read = {t for op in graph.operators[place:end] for t in op.inputs}
+        expected = sum(4 * int(np.prod(graph.tensors[t].shape)) for t in made & read)
+        assert found[place] == expected
+
+
+def test_a_piece_is_written_without_a_look_at_the_ops_beside_it(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    finish = GraphEditor.finish
+
+    def counted(editor: GraphEditor) -> Any:
+        sizes.append(len(editor.tree.subgraphs[0].tensors))
+        return finish(editor)
+
+    monkeypatch.setattr(GraphEditor, "finish", counted)
+    count = len(case.model.graph.operators)
+    pieces = Pieces(case.model, case.plan.tensors, case.samples[:1], count, threads=1)
+    for place in range(1, count + 1):
+        pieces.run_to(place, case.first)
+    # An op has at most three operands and a result, and this one two twins more in integers.
+    assert len(sizes) == count - 1
+    assert max(sizes) <= 6 < len(case.model.graph.tensors)
 
 
 def test_the_second_pass_leaves_less_noise_on_unseen_samples(case: Case) -> None:

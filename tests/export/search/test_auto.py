@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,23 +22,26 @@ from edgeq.export.build import Builder, Workshop
 from edgeq.export.convert.integer_ports import Interface
 from edgeq.export.deploy.scales_entry import read_scales
 from edgeq.export.export_options import ExportOptions
-from edgeq.export.noise.sensitivity import measure_noise
+from edgeq.export.noise.sensitivity import BUDGET_S, Noise, measure_noise
 from edgeq.export.plan.choices import Choice, choose
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.round.rounded import Rounded
-from edgeq.export.search.auto import PRICES, Search
+from edgeq.export.search import auto
+from edgeq.export.search.auto import INTERRUPTED, PRICES, Search
 from edgeq.export.search.candidates import (
     ROUGH_SLACK,
     SLACK,
     Candidate,
     best_of,
     pareto_front,
+    winnable,
 )
 from edgeq.export.search.costs import WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, estimate_ns
 from edgeq.export.search.ladder import Ladder
 from edgeq.export.search.op_work import macs
 from edgeq.export.search.plan_cut import PLAIN
 from edgeq.export.search.trials import NOT_FINISHED, Trials
+from edgeq.fidelity.paired_run import Runner
 from edgeq.fidelity.sqnr import Fidelity
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
@@ -154,6 +158,56 @@ def test_static_is_finished_where_it_may_be_the_best(
     assert [c.is_finished for c in found] == [False, finished]
 
 
+@pytest.mark.parametrize(
+    ("sqnr_db", "static_noise", "finished"),
+    [
+        (30.0, 5e-4, True),
+        (30.0, 5e-5, False),
+        (41.0, 1e-4, False),
+        (30.0, None, True),
+        (41.0, None, True),
+    ],
+    ids=["much is static", "little is", "fidelity enough", "a preset", "a preset, good enough"],
+)
+def test_what_finishing_cannot_make_better_is_not_finished(
+    sqnr_db: float, static_noise: float | None, finished: bool
+) -> None:
+    class Finishing(Trials):
+        def finished(self, offer: Candidate, scales: bool) -> Candidate:
+            return replace(offer, is_finished=True)
+
+    trials = Finishing(None, None, (), measure=False, advance=lambda: None)  # type: ignore[arg-type]
+    offer = Candidate({}, 1.0, 0.25, sqnr_db, static_noise=static_noise)
+    assert Search(trials, {}, ExportOptions.read())._finished(offer).is_finished == finished
+
+
+def test_the_most_that_a_plan_can_win_is_the_noise_of_what_is_static() -> None:
+    assert Candidate({}, 1.0, 0.25, 30.0, static_noise=0.0).most_gained_db == 0.0
+    assert Candidate({}, 1.0, 0.25, 30.0, static_noise=2.5e-4).most_gained_db == pytest.approx(
+        10 * np.log10(2)
+    )
+    assert Candidate({}, 1.0, 0.25, 30.0, static_noise=1e-3).most_gained_db == np.inf
+
+
+@pytest.mark.parametrize(("goal_db", "is_open"), [(10.0, False), (200.0, True)])
+def test_noise_is_measured_as_long_as_there_is_something_to_win(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, goal_db: float, is_open: bool
+) -> None:
+    budgets: list[float] = []
+
+    def measured(*given: Any) -> Noise:
+        budgets.append(given[5])
+        return measure_noise(*given)
+
+    monkeypatch.setattr(auto, "measure_noise", measured)
+    job = search(sabotaged(), worker, goal_db=goal_db)
+    job.best()
+    cut, plain = job._without_noise(), best_of(job.tried[: len(PLAIN)], goal_db, ROUGH_SLACK)
+    share = 1.0 if is_open else winnable(plain, cut.candidate(0.0).cost, goal_db)
+    assert budgets == [BUDGET_S * share]
+    assert (share < 1) != is_open
+
+
 def test_a_finished_plan_is_taken_where_it_is_better(worker: Worker) -> None:
     job = search(sabotaged(), worker, AUTO, goal_db=10.0)
     plain = job.trials.tried(job.cut().plain(Mode.STATIC_INT8))
@@ -171,6 +225,50 @@ def test_a_plan_that_finishing_makes_worse_stays_with_a_note(worker: Worker) -> 
     plain = replace(job.trials.tried(job.cut().plain(Mode.STATIC_INT8)), sqnr_db=200.0)
     assert job.trials.finished(plain, scales=True) is plain
     assert NOT_FINISHED in job.trials.built(plain).notes
+
+
+def interrupted(job: Search, after: int) -> tuple[Search, list[str]]:
+    """A search that is interrupted when so many plans were tried, and what it has told by then."""
+    told: list[str] = []
+
+    class Interrupted(Trials):
+        def tried(self, offer: Candidate) -> Candidate:
+            if len(told) == after:
+                raise KeyboardInterrupt
+            return super().tried(offer)
+
+    trials = Interrupted(**{**vars(job.trials), "tell": told.append})
+    return replace(job, trials=trials), told
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_an_interrupted_search_gives_the_best_plan_by_then(worker: Worker, after: int) -> None:
+    job, told = interrupted(search(sabotaged(), worker, AUTO), after)
+    built = next(job.run())
+    best = best_of(job.tried, 20.0, ROUGH_SLACK)
+    assert len(job.tried) == len(told) == after
+    assert told[-1] == f"{best.time:.2f} of float's time, {best.sqnr_db:.1f} dB so far"
+    assert built.tflite == job.trials.built(best).tflite
+    assert built.notes[0] == INTERRUPTED.format(after)
+
+
+def test_an_interruption_before_any_plan_was_tried_ends_the_search(worker: Worker) -> None:
+    job, _ = interrupted(search(sabotaged(), worker), 0)
+    with pytest.raises(KeyboardInterrupt):
+        next(job.run())
+
+
+def test_finishing_that_is_interrupted_leaves_the_plan_as_it_is(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    job = search(sabotaged(), worker, AUTO, goal_db=10.0)
+    monkeypatch.setattr(Ladder, "finished", stop)
+    notes = next(job.run()).notes
+    assert notes[0] == INTERRUPTED.format(len(job.tried))
+    assert NOT_FINISHED not in notes
 
 
 def test_plans_are_offered_from_the_fastest_to_the_most_faithful(worker: Worker) -> None:
@@ -265,6 +363,24 @@ def test_offers_that_another_beats_are_dropped() -> None:
 
 
 @pytest.mark.parametrize(
+    ("best", "least", "expected"),
+    [
+        ((0.5, 0.25, 19), 0.1, 1.0),
+        ((1.1, 0.25, 30), 0.1, 1.0),
+        ((0.5, 0.0, 20), 0.5, 0.3),
+        ((0.5, 0.0, 40), 0.5, 0.0),
+        ((0.5, 0.0, 60), 0.4, 0.2),
+        ((0.5, 0.0, 40), 0.6, 0.0),
+    ],
+    ids=["misses the goal", "slower", "fidelity", "nothing", "time", "corrected since"],
+)
+def test_what_there_is_to_win(
+    best: tuple[float, float, float], least: float, expected: float
+) -> None:
+    assert winnable(candidate(*best), least, 20.0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
     ("offers", "expected"),
     [
         ([(0.5, 0.3, 12), (0.6, 0.3, 21), (0.9, 0.3, 40)], 1),
@@ -292,6 +408,23 @@ def test_what_is_best_of(offers: list[tuple[float, float, float]], expected: int
 def test_measured_times_leave_less_slack() -> None:
     made = [candidate(0.42, 0.25, 26), candidate(0.45, 0.25, 34)]
     assert best_of(made, 20.0, SLACK) is made[0]
+
+
+def test_the_float_model_runs_once_however_many_plans_are_tried(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = search(sabotaged(), worker)
+    offers = [job.cut().plain(mode) for mode in PLAIN]
+    ran: list[int] = []
+    run = Runner.run
+    monkeypatch.setattr(Runner, "run", lambda s, x: ran.append(len(s.sessions)) or run(s, x))
+    again = replace(job.trials, wanted=[])
+    assert [job.trials.tried(offer) for offer in offers] == [again.tried(offers[0])] + [
+        replace(again, wanted=[]).tried(offer) for offer in offers[1:]
+    ]
+    each = len(job.trials.samples)
+    assert ran[: 3 * each] == each * [2] + 2 * each * [1]
+    assert ran[3 * each :] == 3 * each * [2]
 
 
 class Tried(Trials):
