@@ -174,8 +174,8 @@ def _convolution(site: Site, op: Operator, inputs: Sequence[int], output: int, p
 REWRITES = (
     Rewrite(
         "convolution of patches apart", ("CONV_2D",), "SPACE_TO_DEPTH, CONV_2D of 1x1",
-        f"the int8 kernels work on {CHANNEL_GROUP} channels at a time, and a picture has few", False,
-        _patches, Purpose.DELEGATION_ALONE,
+        f"the int8 kernels work on {CHANNEL_GROUP} channels at a time, and a picture has few",
+        False, _patches, Purpose.DELEGATION_ALONE,
     ),
     Rewrite(
         "strided transposed convolution", ("TRANSPOSE_CONV",), "CONV_2D, DEPTH_TO_SPACE",

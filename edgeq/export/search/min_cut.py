@@ -67,5 +67,6 @@ class Network:
         finite = np.isfinite(costs)
         total = float(costs[finite].sum())
         scaled = np.full(len(costs), CAPACITY + len(costs), np.int64)
-        scaled[finite] = np.rint(costs[finite] * (CAPACITY / total if total else 0.0))
+        # A share first: the capacity over a total of next to nothing would be infinite.
+        scaled[finite] = np.rint(costs[finite] / (total or 1.0) * CAPACITY)
         return scaled.astype(np.int32)
