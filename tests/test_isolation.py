@@ -46,8 +46,18 @@ def test_one_child_runs_all_jobs_and_is_not_the_parent(worker: Worker) -> None:
     assert worker.call("os:getpid") == child
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT interrupts, also where a shell runs the tests in the background and ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("whole_group", [False, True], ids=["parent", "terminal"])
-def test_an_interrupted_job_gives_no_answer_to_the_next_one(whole_group: bool) -> None:
+def test_an_interrupted_job_gives_no_answer_to_the_next_one(
+    whole_group: bool, interruptible: None
+) -> None:
     """A terminal sends its Ctrl-C to the child as well, which is not to end it."""
     with Worker() as worker:
         child = worker.call("os:getpid")

@@ -305,6 +305,15 @@ def _transposed(
                 **{"padding": VALID, **TWICE, **options})  # fmt: skip
 
 
+def _rounded() -> OneOp:
+    integers = np.random.default_rng(1).integers(-7, 8, (6, 2, 2, 4))
+    integers[:, 0, 0, 0] = 7
+    scales = np.linspace(0.01, 0.03, 6).reshape(-1, 1, 1, 1)
+    shape = (1, 16, 16, 6)
+    operands = (np.array(shape, np.int32), (integers * scales).astype(np.float32), "x")
+    return _one("TRANSPOSE_CONV", operands, Value(shape), padding=VALID, **TWICE)
+
+
 def _patches(channels: int, stride: int) -> OneOp:
     options = {**CONV, "strideW": stride, "strideH": stride, "fusedActivationFunction": RELU}
     side = (16 - 4) // stride + 1
@@ -640,6 +649,8 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("strided transposed convolution",
               _transposed((8, 8), (6, 7, 7, 4), (8, 8), strideW=1, strideH=1, padding=SAME),
               ("TRANSPOSE_CONV",), situation="without a stride it stays"),
+    Rewritten("strided transposed convolution", _rounded(), ("TRANSPOSE_CONV",),
+              situation="of weights that are rounded already it stays"),
     Rewritten("narrow convolutions side by side", _gates("gate", "gate#1"),
               ("CONV_2D", "SLICE", "SLICE", "MUL"), loss_db=2),
     Rewritten("narrow convolutions side by side", _gates("one", "other"),

@@ -17,6 +17,9 @@ from edgeq.targets import Purpose
 ZEROS_MAX = 2.5
 """How many times the products of a transposed convolution a convolution may have."""
 
+OFF_GRID = 0.01
+"""How far from an integer a rounded weight may be in units of its scale: float32 rounds it."""
+
 
 @dataclass(frozen=True)
 class Side:
@@ -97,6 +100,8 @@ def _blocks(site: Site, op: Operator) -> Sequence[Any] | None:
     bias = site.value(op.inputs[3]) if len(op.inputs) > 3 else None
     if weights is None or (bias is None and len(op.inputs) > 3 and op.inputs[3] >= 0):
         return None
+    if _is_rounded(weights):
+        return None
     down, across = sides
     is_row = down.size == down.outputs == down.kernel == down.stride == 1
     if max(s.stride for s in sides) < 2 or not (is_row or down.stride == across.stride):
@@ -111,6 +116,14 @@ def _blocks(site: Site, op: Operator) -> Sequence[Any] | None:
     bias = np.zeros(weights.shape[0], np.float32) if bias is None else bias
     channels = np.tile(bias, down.stride * across.stride)
     return list(_ops(site, op, sides, each, channels))
+
+
+def _is_rounded(weights: Array) -> bool:
+    """Whether weights are integers already, with a scale for each channel: it is to stay theirs."""
+    rows = np.asarray(weights, np.float64).reshape(len(weights), -1)
+    parts = rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    steps = ((1 << bits - 1) - 1 for bits in (8, 4, 2))
+    return any(bool((np.abs(parts * n - np.round(parts * n)) < OFF_GRID).all()) for n in steps)
 
 
 def _ops(
