@@ -175,10 +175,14 @@ class Builder:
             self._plans[key] = make_plan(self.model, self._with.calibration, choices)
         return self._plans[key]
 
-    def with_float_regions(self, choices: Choices, free: Collection[int]) -> dict[int, Choice]:
+    def with_float_regions(
+        self, choices: Choices, free: Collection[int], oldest: Version | None
+    ) -> dict[int, Choice]:
         """The choices with float where integers spoil the outputs and win no time."""
         own = self._with
-        return with_float_regions(self.model, self._plan, choices, free, own.samples, own.target)
+        return with_float_regions(
+            self.model, self._plan, choices, free, own.samples, own.target, oldest
+        )
 
     def without_gross(
         self, choices: Choices, free: Collection[int], oldest: Version | None

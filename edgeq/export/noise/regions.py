@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgeq.flatbuffer import Graph, Operator
-from edgeq.ops import MOVED, OPS, Kind, holds, pole
+from edgeq.ops import MOVED, OPS, Kind, holds, kind_of, pole
 
 _WITHIN = (Kind.ELEMENTWISE, Kind.MOVE)
 
@@ -56,13 +56,14 @@ def _is_within(graph: Graph, op: Operator) -> bool:
     row = OPS.get(op.name)
     if row is None or row.table is not None:
         return False
-    if row.kind is Kind.DEPTHWISE:
-        return _is_by_channel(graph, op)
-    return row.kind in _WITHIN or row.makes_nan or row.pole is not None
+    is_plain = row.kind in _WITHIN or row.makes_nan or row.pole is not None
+    return is_plain or is_by_channel(graph, op)
 
 
-def _is_by_channel(graph: Graph, op: Operator) -> bool:
-    """Whether a depthwise convolution multiplies each channel with one number."""
+def is_by_channel(graph: Graph, op: Operator) -> bool:
+    """Whether an op is a depthwise convolution that multiplies each channel with one number."""
+    if kind_of(op.name) is not Kind.DEPTHWISE:
+        return False
     source, weight = (graph.tensors[t].shape for t in op.inputs[:2])
     return weight[1:3] == (1, 1) and weight[-1] == source[-1]
 

@@ -76,6 +76,12 @@ def test_a_stream_whose_roundings_add_up_is_float_and_its_weights_are_static() -
     assert report.sqnr_db > 30
 
 
+def test_what_writes_a_float_stream_in_too_few_integers_computes_in_dynamic_range() -> None:
+    report = exported(stream(0.02)).report
+    assert report.op_counts["float32 with int8 weights"] == BLOCKS
+    assert report.sqnr_db > 20
+
+
 def test_a_stream_that_keeps_enough_is_integers() -> None:
     assert exported(stream(1.0)).report.float_ops == {}
 
