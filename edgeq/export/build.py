@@ -21,6 +21,7 @@ from edgeq.export.deploy.linked_ports import PortParty
 from edgeq.export.equalize import Equalized, equalize
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.noise.clipped_ranges import clipped_ranges
+from edgeq.export.noise.float_regions import with_float_regions
 from edgeq.export.noise.gross_tensors import without_gross
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.placement import check_loads, refused_ops
@@ -178,6 +179,15 @@ class Builder:
             linked = None if ports is None else ports.linked(self.model)
             self._plans[key] = make_plan(self.model, self._with.calibration, choices, linked)
         return self._plans[key]
+
+    def with_float_regions(
+        self, choices: Choices, free: Collection[int], oldest: Version | None
+    ) -> dict[int, Choice]:
+        """The choices with float where integers spoil the outputs and win no time."""
+        own = self._with
+        return with_float_regions(
+            self.model, self._plan, choices, free, own.samples, own.target, oldest
+        )
 
     def without_gross(
         self, choices: Choices, free: Collection[int], oldest: Version | None

@@ -54,9 +54,7 @@ def noise_bound_db(model: LiteModel, plan: Plan, samples: Sequence[Sample]) -> f
         None where nothing is static, or where noise cannot be added: to states, in models too large
         to be run with it, or where sizes or the rounds of a loop depend on values.
     """
-    is_open = any(-1 in tensor.shape for _, tensor in model.output_tensors())
-    is_open = is_open or len(model.tree.subgraphs) > 1
-    if not plan.tensors or not samples or model.states or is_open or is_large(len(model.tflite)):
+    if not plan.tensors or not samples or is_large(len(model.tflite)) or not takes_noise(model):
         return None
     few = spread(samples, SAMPLES)
     changes = RoundingNoise(model, plan, Rounded())
@@ -66,6 +64,12 @@ def noise_bound_db(model: LiteModel, plan: Plan, samples: Sequence[Sample]) -> f
     seen = Tail(changes, 0, [[everything]]).run(values)
     noise = np.mean([judge.parts(one.sample, one.outputs) for one in seen], axis=0)
     return _decibels(float(noise.max(initial=0.0)))
+
+
+def takes_noise(model: LiteModel) -> bool:
+    """Whether noise can be added to any tensor of a model in a session of it."""
+    is_open = any(-1 in tensor.shape for _, tensor in model.output_tensors())
+    return not is_open and len(model.tree.subgraphs) == 1 and not model.states
 
 
 def _decibels(noise: float) -> float | None:

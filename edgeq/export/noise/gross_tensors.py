@@ -85,7 +85,9 @@ def without_gross(
         )
         for index in sorted(around):
             if found[index].mode is Mode.STATIC_INT8:
-                found[index] = _beside(operators[index], model.graph, found[index], why, oldest)
+                found[index] = beside_float(
+                    operators[index], model.graph, found[index], why, oldest
+                )
     return found
 
 
@@ -157,8 +159,18 @@ def _is_real(graph: Graph, tensor: int) -> bool:
     )
 
 
-def _beside(op: Operator, graph: Graph, choice: Choice, why: str, oldest: Version | None) -> Choice:
-    """What an op is with float activations: its weight in integers, if the run time reads that."""
+def beside_float(
+    op: Operator, graph: Graph, choice: Choice, why: str, oldest: Version | None
+) -> Choice:
+    """What an op is with float activations: its weight in integers, if the run time reads that.
+
+    Args:
+        op: The op.
+        graph: Of the float model.
+        choice: What it would be otherwise.
+        why: The reason that it is not.
+        oldest: The oldest run time that is to read the file, if that matters.
+    """
     form = nearest_form(op.name, replace(choice, mode=Mode.DYNAMIC_INT8))
     is_new = oldest is not None and form_runtime(op.name, form) > oldest
     if weight_slot(graph, op) is None or is_new:

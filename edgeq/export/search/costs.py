@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 from edgeq.errors import RecipeError
@@ -296,6 +296,26 @@ def _loop_ns(costs: Costs, graph: Graph, op: Operator, is_dynamic: bool) -> floa
     step = weights(graph, op) * each + len(op.multiplied) * product
     size = elements(graph, op) * costs.outside_ns
     return steps(graph, op) * step + size + costs.launch_ns + costs.leave_ns
+
+
+def boundary_ns(costs: Costs, graph: Graph, tensor: int) -> float:
+    """Nanoseconds of a conversion of a tensor between float and integers."""
+    return costs.launch_ns + 2 * math.prod(graph.tensors[tensor].shape) * costs.boundary_ns
+
+
+def boundaries_ns(costs: Costs, graph: Graph, integers: Collection[int]) -> float:
+    """Nanoseconds of all such conversions, where these ops are in integers."""
+    total = 0.0
+    for tensor in graph.tensors:
+        if tensor.dtype != "float32" or tensor.is_constant:
+            continue
+        producer = graph.producers.get(tensor.index)
+        sides = {op.index in integers for op, _ in graph.uses.get(tensor.index, [])}
+        sides.add(producer is not None and producer.index in integers)
+        if tensor.index in graph.outputs:
+            sides.add(False)
+        total += boundary_ns(costs, graph, tensor.index) if len(sides) == 2 else 0.0
+    return total
 
 
 def float_ns(graph: Graph) -> float:

@@ -74,6 +74,9 @@ class Ladder:
             scales: Whether channels may be scaled for them.
             oldest: The oldest run time that is to read the file, if that matters.
         """
+        if any(choice.mode is Mode.STATIC_INT8 for choice in choices.values()):
+            loadable = self.loadable(choices)
+            choices = self.builder.with_float_regions(loadable, self._free, oldest)
         ladder = self.finished(choices, scales)
         if ladder is None:
             return dict(choices), self

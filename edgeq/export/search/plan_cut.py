@@ -18,7 +18,7 @@ from edgeq.export.noise.sensitivity import Noise
 from edgeq.export.plan.choices import Choice, Choices, decided_together, weight_slot, weight_slots
 from edgeq.export.plan.min_runtime import form_runtime
 from edgeq.export.search.candidates import Candidate
-from edgeq.export.search.costs import estimate_ns
+from edgeq.export.search.costs import boundaries_ns, boundary_ns, estimate_ns
 from edgeq.export.search.min_cut import Network, Node
 from edgeq.flatbuffer import Operator
 from edgeq.model import LiteModel
@@ -277,8 +277,7 @@ class PlanCut:
             graph.add(noise, "float", unit * power)
             for op in sorted(self._touching[tensor] & set(self._choices)):
                 graph.add(op, noise)
-        size = math.prod(self._graph.tensors[tensor].shape)
-        boundary = self._costs.launch_ns + 2 * size * self._costs.boundary_ns
+        boundary = boundary_ns(self._costs, self._graph, tensor)
         if len(readers) == 1 and source != "float" and tensor not in self._graph.outputs:
             graph.add(readers[0], source, boundary)
             graph.add(source, readers[0], boundary)
@@ -329,23 +328,8 @@ class PlanCut:
         integers = {i for i, c in chosen.items() if c.mode.is_static}
         for tensor, power in self._noise.tensors.items():
             static += power if integers & self._touching[tensor] else 0.0
-        return (time + self._boundaries(integers)) / self._float_ns, noise + static, static
-
-    def _boundaries(self, integers: set[int]) -> float:
-        """Nanoseconds of the conversions between float and integers."""
-        total = 0.0
-        for tensor in self._graph.tensors:
-            if tensor.dtype != "float32" or tensor.is_constant:
-                continue
-            producer = self._graph.producers.get(tensor.index)
-            sides = {op.index in integers for op, _ in self._graph.uses.get(tensor.index, [])}
-            sides.add(producer is not None and producer.index in integers)
-            if tensor.index in self._graph.outputs:
-                sides.add(False)
-            if len(sides) == 2:
-                size = math.prod(tensor.shape)
-                total += self._costs.launch_ns + 2 * size * self._costs.boundary_ns
-        return total
+        boundaries = boundaries_ns(self._costs, self._graph, integers)
+        return (time + boundaries) / self._float_ns, noise + static, static
 
 
 def _tried(plain: Sequence[Candidate]) -> dict[Mode, Candidate]:

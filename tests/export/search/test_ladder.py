@@ -201,7 +201,7 @@ def test_outputs_that_are_masked_with_infinity_are_exported(recipe: str) -> None
 
 
 def test_what_is_divided_by_is_float_where_it_turns_out_to_round_to_zero() -> None:
-    """A norm over few channels, whose least roots the given calibration has not seen."""
+    """A norm over few channels, whose least roots only what judges the file has."""
     image, one = Value((1, 8, 8, 4)), Value((1, 8, 8, 1))
     steps = (
         Step("MUL", ("x", "x"), {"squares": image}),
@@ -215,7 +215,7 @@ def test_what_is_divided_by_is_float_where_it_turns_out_to_round_to_zero() -> No
     for sample in data:
         sample["x"][:] = 1 + 0.1 * np.tanh(sample["x"])
     seen = edgeq.calibrate(case.build(), data, recipe="int8", progress=False)
-    for sample in data:
+    for sample in data[9:10]:  # which is held out
         sample["x"][:, :4] *= 1e-3
     made = edgeq.export(
         case.build(), data, recipe="int8", calibration=seen, min_sqnr_db=None, progress=False
@@ -229,4 +229,4 @@ def test_what_is_divided_by_is_float_where_it_turns_out_to_round_to_zero() -> No
     assert "which in integers rounds to 0" in made.report.float_ops["SQRT at root (op 3)"]
     assert any("a plan was dropped" in note for note in made.report.notes)
     with made.session() as session:
-        assert np.isfinite(session.run(data[0])["y"]).all()
+        assert np.isfinite(session.run(data[9])["y"]).all()

@@ -1,0 +1,111 @@
+"""Streams and normalisations whose integers spoil the outputs together, though none does alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from one_op import OneOp, Step, Value
+
+import edgeq
+from edgeq.export.edge_model import EdgeModel
+from edgeq.export.noise import float_regions
+from edgeq.export.noise.regions import regions
+from edgeq.model import LiteModel
+
+ROWS, WIDTH, BLOCKS = 24, 32, 4
+AXES = np.array([2], np.int32)
+
+
+def stream(quiet: float) -> OneOp:
+    """Blocks that a stream of rows is normalised for; the first row, so quiet, is the output."""
+    rows, row, flat = Value((1, ROWS, WIDTH)), Value((1, ROWS, 1)), Value((ROWS, WIDTH))
+    as_rows, as_flat = (np.array(value.shape, np.int32) for value in (rows, flat))
+    random = np.random.default_rng(3)
+    factors = np.ones((1, ROWS, 1), np.float32)
+    factors[0, 0] = quiet
+    steps = [Step("MUL", ("x", factors), {"sum0": rows})]
+    keep = {"keepDims": True}
+    for i in range(BLOCKS):
+        weight = random.normal(size=(WIDTH, WIDTH)).astype(np.float32) / (4 * math.sqrt(WIDTH))
+        steps += [
+            Step("MEAN", (f"sum{i}", AXES), {f"middle{i}": row}, keep),
+            Step("SUB", (f"sum{i}", f"middle{i}"), {f"centred{i}": rows}),
+            Step("MUL", (f"centred{i}", f"centred{i}"), {f"squares{i}": rows}),
+            Step("MEAN", (f"squares{i}", AXES), {f"variance{i}": row}, keep),
+            Step("ADD", (f"variance{i}", np.float32(0.1)), {f"safe{i}": row}),
+            Step("RSQRT", (f"safe{i}",), {f"factor{i}": row}),
+            Step("MUL", (f"centred{i}", f"factor{i}"), {f"even{i}": rows}),
+            Step("RESHAPE", (f"even{i}", as_flat), {f"flat{i}": flat}),
+            Step("FULLY_CONNECTED", (f"flat{i}", weight), {f"made{i}": flat}),
+            Step("RESHAPE", (f"made{i}", as_rows), {f"term{i}": rows}),
+            Step("ADD", (f"sum{i}", f"term{i}"), {f"sum{i + 1}": rows}),
+        ]  # fmt: skip
+    first, size = np.zeros(3, np.int32), np.array([1, 1, WIDTH], np.int32)
+    last = Step("SLICE", (f"sum{BLOCKS}", first, size), {"y": Value((1, 1, WIDTH))})
+    return OneOp("stream", {"x": rows}, (*steps, last))
+
+
+def attention(count: int) -> OneOp:
+    """Shares of rows by a softmax of so many numbers, and means of the rows by these."""
+    scores, rows = Value((1, 8, count)), Value((1, count, 8))
+    shares = Step("SOFTMAX", ("x",), {"shares": scores}, {"beta": 1.0})
+    product = Step("BATCH_MATMUL", ("shares", "rows"), {"y": Value((1, 8, 8))})
+    return OneOp("attention", {"x": scores, "rows": rows}, (shares, product))
+
+
+def exported(case: OneOp, **options: Any) -> EdgeModel:
+    return edgeq.export(
+        case.build(), case.draw(40), recipe="int8", min_sqnr_db=None, progress=False, **options
+    )
+
+
+def test_a_stream_whose_roundings_add_up_is_float_and_its_weights_are_static() -> None:
+    report = exported(stream(0.2)).report
+    assert {place.split()[0] for place in report.float_ops} == {
+        "MUL",
+        "MEAN",
+        "SUB",
+        "ADD",
+        "RSQRT",
+    }
+    assert all("what is joined with it leave" in why for why in report.float_ops.values())
+    assert report.op_counts["int8"] >= BLOCKS
+    assert report.sqnr_db > 30
+
+
+def test_what_writes_a_float_stream_in_too_few_integers_computes_in_dynamic_range() -> None:
+    report = exported(stream(0.02)).report
+    assert report.op_counts["float32 with int8 weights"] == BLOCKS
+    assert report.sqnr_db > 20
+
+
+def test_a_stream_that_keeps_enough_is_integers() -> None:
+    assert exported(stream(1.0)).report.float_ops == {}
+
+
+def test_a_stream_that_float_would_slow_down_is_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(float_regions, "MOST_TIME", 0.5)
+    edge = exported(stream(0.2))
+    assert all("what is joined" not in why for why in edge.report.float_ops.values())
+
+
+@pytest.mark.parametrize("options", [{"strict": True}, {"target": "portable"}])
+def test_what_must_be_integers_is(options: dict[str, Any]) -> None:
+    assert exported(stream(0.2), **options).report.float_ops == {}
+
+
+def test_a_softmax_that_no_delegate_runs_in_integers_is_float_where_its_steps_are_coarse() -> None:
+    report = exported(attention(64)).report
+    ((place, why),) = report.float_ops.items()
+    assert place.startswith("SOFTMAX")
+    assert "are not faster" in why
+
+
+def test_a_region_ends_at_weights_and_at_what_moves_numbers_into_it_or_out() -> None:
+    graph = LiteModel(stream(1.0).build(), "tflite").graph
+    (found,) = regions(graph)
+    names = [op.name for op in graph.operators if op.index not in found]
+    assert names == ["RESHAPE", "FULLY_CONNECTED", "RESHAPE"] * BLOCKS + ["SLICE"]
