@@ -61,8 +61,8 @@ SLOW = (
 )
 """Those that show least beside the others; `scripts/test -m slow` runs them."""
 
-NEAR_ZERO = ("convnext_tiny",)
-"""Those whose norms divide by what comes near 0, so that these are float."""
+WITH_FLOAT_NORMS = ("convnext_tiny",)
+"""Those whose norms are float: they divide by what comes near 0, or spoil the outputs in int8."""
 
 
 def _check_rewritten(edge: EdgeModel, samples: npt.NDArray[np.float32]) -> None:
@@ -109,10 +109,11 @@ def test_export_is_small_faithful_and_all_integer(name: str, traces: Traces) -> 
             "export s": sum(report.seconds.values()),
         },
     )
-    if name not in NEAR_ZERO:
+    if name not in WITH_FLOAT_NORMS:
         assert report.float_ops == {}
         assert "float32" not in report.op_counts
-    assert all("within 4 int8 steps of" in why for why in report.float_ops.values())
+    said = ("within 4 int8 steps of", "leave the outputs")
+    assert all(any(part in why for part in said) for why in report.float_ops.values())
     assert report.independent
     assert report.size_ratio <= LARGEST_SIZE_RATIO
     assert report.sqnr_db >= SQNR_FLOOR_DB[name]
