@@ -248,6 +248,9 @@ def broadcast(values: tuple[float, ...], axis: int | None, rank: int) -> FloatAr
     return np.asarray(values, np.float64).reshape(shape)
 
 
+OFF_GRID = 0.01
+"""How far from an integer a rounded number may be in units of its scale: float32 rounds it."""
+
 PIECE = 1 << 20
 """Elements that arithmetic takes at once, so that what it needs in between stays small."""
 
@@ -316,6 +319,12 @@ def dequantize(integers: IntArray, qparams: QParams) -> FloatArray:
     scale = broadcast(qparams.scale, qparams.axis, integers.ndim)
     zero_point = broadcast(qparams.zero_point, qparams.axis, integers.ndim)
     return ((integers.astype(np.float64) - zero_point) * scale).astype(np.float32)
+
+
+def is_on_grid(real: FloatArray, qparams: QParams) -> bool:
+    """Whether numbers are integers of `qparams` already, up to the rounding of float32."""
+    off = np.abs(dequantize(quantize(real, qparams), qparams) - real)
+    return bool((off < OFF_GRID * broadcast(qparams.scale, qparams.axis, real.ndim)).all())
 
 
 def pack_bits(integers: IntArray, dtype: DType) -> npt.NDArray[np.uint8]:

@@ -12,13 +12,11 @@ import numpy as np
 from edgeq.export.rewrite.base import Array, Rewrite, Site
 from edgeq.export.rewrite.convolutions import CHANNEL_GROUP
 from edgeq.flatbuffer import Operator, schema
+from edgeq.qtypes import DType, is_on_grid, largest, symmetric_per_channel
 from edgeq.targets import Purpose
 
 ZEROS_MAX = 2.5
 """How many times the products of a transposed convolution a convolution may have."""
-
-OFF_GRID = 0.01
-"""How far from an integer a rounded weight may be in units of its scale: float32 rounds it."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +95,9 @@ def _sides(site: Site, op: Operator) -> tuple[Side, Side]:
 def _blocks(site: Site, op: Operator) -> Sequence[Any] | None:
     """A convolution whose channels are a block's pixels, which are then moved into space."""
     weights, sides = site.value(op.inputs[1]), _sides(site, op)
-    bias = site.value(op.inputs[3]) if len(op.inputs) > 3 else None
-    if weights is None or (bias is None and len(op.inputs) > 3 and op.inputs[3] >= 0):
-        return None
-    if _is_rounded(weights):
+    slot = op.inputs[3] if len(op.inputs) > 3 else -1
+    bias = site.value(slot)
+    if weights is None or (bias is None and slot >= 0) or _is_rounded(weights):
         return None
     down, across = sides
     is_row = down.size == down.outputs == down.kernel == down.stride == 1
@@ -120,10 +117,9 @@ def _blocks(site: Site, op: Operator) -> Sequence[Any] | None:
 
 def _is_rounded(weights: Array) -> bool:
     """Whether weights are integers already, with a scale for each channel: it is to stay theirs."""
-    rows = np.asarray(weights, np.float64).reshape(len(weights), -1)
-    parts = rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    steps = ((1 << bits - 1) - 1 for bits in (8, 4, 2))
-    return any(bool((np.abs(parts * n - np.round(parts * n)) < OFF_GRID).all()) for n in steps)
+    most, nothing = largest(weights, 0), np.zeros(len(weights))
+    forms = (DType.INT8, DType.INT4, DType.INT2)
+    return any(is_on_grid(weights, symmetric_per_channel(most, 0, nothing, d)) for d in forms)
 
 
 def _ops(

@@ -25,10 +25,10 @@ def in_float32(layers: Sequence[Any]) -> Iterator[None]:
             super().__init__("float32")
             self._variable_dtype = variables
 
-    policies = {id(layer): (layer, layer.dtype_policy) for layer in layers}
+    policies = [(layer, layer.dtype_policy) for layer in layers]
     changed = [
         (layer, policy)
-        for layer, policy in policies.values()
+        for layer, policy in policies
         if isinstance(policy, keras.DTypePolicy) and policy.compute_dtype in HALF
     ]
     for layer, policy in changed:

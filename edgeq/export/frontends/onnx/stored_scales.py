@@ -6,17 +6,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from edgeq.export.frontends.onnx.graph_interpreter import Program
 from edgeq.export.frontends.onnx.operators.integer_ops import Grid
 from edgeq.flatbuffer import Tensor
 from edgeq.model import LiteModel
 from edgeq.ops import OPS
-from edgeq.qtypes import DType, QParams
-
-OFF_GRID = 0.01
-"""How far from an integer a weight may be in units of its scale: float32 rounds it."""
+from edgeq.qtypes import DType, QParams, is_on_grid
 
 
 def with_stored_scales(model: LiteModel, program: Program) -> LiteModel:
@@ -53,21 +49,10 @@ def _matching(weight: Tensor, axis: int | None, grids: Iterable[Grid]) -> QParam
     channels = 1 if axis is None else values.shape[axis]
     for grid in grids:
         scale = grid.scale.astype(np.float64).reshape(-1)
-        if scale.size not in (1, channels):
+        if scale.size not in (1, channels) or not (scale > 0).all():
             continue
-        scale = np.broadcast_to(scale, channels)
-        if _on_grid(values, scale, axis):
-            zeros = (0,) * channels
-            return QParams(DType.INT8, tuple(map(float, scale)), zeros, axis, True)
+        scales = tuple(map(float, np.broadcast_to(scale, channels)))
+        qparams = QParams(DType.INT8, scales, (0,) * channels, axis, True)
+        if is_on_grid(values, qparams):
+            return qparams
     return None
-
-
-def _on_grid(
-    values: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], axis: int | None
-) -> bool:
-    shape = [1] * values.ndim
-    if axis is not None:
-        shape[axis] = -1
-    integers = values / scale.reshape(shape)
-    off = float(np.abs(integers - np.round(integers)).max())
-    return off < OFF_GRID and float(np.abs(integers).max()) < 127.5

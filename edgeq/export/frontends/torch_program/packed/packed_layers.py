@@ -6,13 +6,26 @@ Tensors have time first, `(T, B, ...)`, and lengths are `(B,)`, from 1 to T.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 NEW = 2
 """Place of the new value among the gates of an LSTM."""
+
+
+class _Operands(NamedTuple):
+    """What `packed_lstm` takes."""
+
+    x: Tensor
+    lengths: Tensor
+    weights: Sequence[Tensor]
+    state: Tensor
+    cell: Tensor
+    has_biases: bool
+    backward: bool
+    from_zero: bool
 
 
 def is_valid(lengths: Tensor, steps: int) -> Tensor:
@@ -71,33 +84,19 @@ def packed_lstm(
 
 
 @packed_lstm.register_fake  # type: ignore[untyped-decorator]
-def _(
-    x: Tensor,
-    lengths: Tensor,
-    weights: Sequence[Tensor],
-    state: Tensor,
-    cell: Tensor,
-    has_biases: bool,
-    backward: bool,
-    from_zero: bool,
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty((*x.shape[:2], state.shape[-1])), torch.empty_like(cell)
+def _(*operands: Any) -> tuple[Tensor, Tensor]:
+    layer = _Operands(*operands)
+    size = (*layer.x.shape[:2], layer.state.shape[-1])
+    return layer.x.new_empty(size), torch.empty_like(layer.cell)
 
 
-def _step_by_step(
-    x: Tensor,
-    lengths: Tensor,
-    weights: Sequence[Tensor],
-    state: Tensor,
-    cell: Tensor,
-    has_biases: bool,
-    backward: bool,
-    from_zero: bool,
-) -> tuple[Tensor, Tensor]:
+def _step_by_step(*operands: Any) -> tuple[Tensor, Tensor]:
     """The steps written out, of which those behind a length change nothing."""
-    outputs, valid = [], is_valid(lengths, len(x))[..., None]
+    layer = _Operands(*operands)
+    x, state, cell, backward = layer.x, layer.state, layer.cell, layer.backward
+    outputs, valid = [], is_valid(layer.lengths, len(x))[..., None]
     for step in reversed(range(len(x))) if backward else range(len(x)):
-        _, *states = _run(x[step : step + 1], weights, state, cell, has_biases)
+        _, *states = _run(x[step : step + 1], layer.weights, state, cell, layer.has_biases)
         state, cell = (
             torch.where(valid[step], new, old)
             for new, old in zip(states, (state, cell), strict=True)
@@ -117,48 +116,33 @@ def _run(
     return outputs, state[0], cell[0]
 
 
-def _outputs_alone(
-    x: Tensor,
-    lengths: Tensor,
-    weights: Sequence[Tensor],
-    state: Tensor,
-    cell: Tensor,
-    has_biases: bool,
-    backward: bool,
-    from_zero: bool,
-) -> tuple[Tensor, Tensor]:
+def _outputs_alone(*operands: Any) -> tuple[Tensor, Tensor]:
     """The layer on sequences that begin with the first step; the cell state is of no use."""
-    x = turned(x, lengths) if backward else x
-    outputs, _, cell = _run(x, weights, state, cell, has_biases)
-    return turned(outputs, lengths) if backward else outputs, cell
+    layer = _Operands(*operands)
+    x = turned(layer.x, layer.lengths) if layer.backward else layer.x
+    outputs, _, cell = _run(x, layer.weights, layer.state, layer.cell, layer.has_biases)
+    return turned(outputs, layer.lengths) if layer.backward else outputs, cell
 
 
-def _to_the_end(
-    x: Tensor,
-    lengths: Tensor,
-    weights: Sequence[Tensor],
-    state: Tensor,
-    cell: Tensor,
-    has_biases: bool,
-    backward: bool,
-    from_zero: bool,
-) -> tuple[Tensor, Tensor]:
+def _to_the_end(*operands: Any) -> tuple[Tensor, Tensor]:
     """The layer on sequences that end with the last step, whose cell state is the last one then.
 
     Steps before a sequence are zeros with a mark, by which the new value is 0: a state that is 0
     stays so.
     """
-    steps = len(x)
+    layer = _Operands(*operands)
+    x, lengths, steps = layer.x, layer.lengths, len(layer.x)
     places = torch.arange(steps)[:, None]
-    if backward:
+    if layer.backward:
         x = x.flip(0)
     else:
         moved = places + lengths
         x = _rows(x, torch.where(moved < steps, moved, moved - steps))
     before = (places < steps - lengths).to(x.dtype)[..., None]
     x = torch.cat([x * (1 - before), before], -1)
-    outputs, _, last = _run(x, _marked(weights, has_biases), state, cell, has_biases)
-    if backward:
+    marked = _marked(layer.weights, layer.has_biases)
+    outputs, _, last = _run(x, marked, layer.state, layer.cell, layer.has_biases)
+    if layer.backward:
         return outputs.flip(0), last
     moved = places - lengths
     return _rows(outputs, torch.where(moved < 0, moved + steps, moved)), last
