@@ -184,7 +184,7 @@ def decided_together(graph: Graph) -> dict[int, tuple[int, ...]]:
 def _repeat(graph: Graph, op: Operator) -> object:
     """Equal for the repeats of an op in a layer."""
     tensors = [graph.tensors[t] for t in (*op.inputs, *op.outputs) if t >= 0]
-    shapes = tuple(t.shape for t in tensors)
+    shapes = tuple((t.shape, t.dtype) for t in tensors)
     places = tuple(t.data.tobytes() for t in tensors if t.data is not None and t.dtype == "int32")
     return op.name, layer(graph, op), shapes, places, op.fused_activation
 

@@ -15,7 +15,8 @@ from one_op import CASES, OneOp, Step, Value
 import edgeq
 from edgeq.errors import RecipeError, UnsupportedOpError
 from edgeq.export.export_options import ExportOptions
-from edgeq.export.plan.choices import Choice, choose, nearest_form
+from edgeq.export.plan import choices as plan_choices
+from edgeq.export.plan.choices import Choice, choose, decided_together, nearest_form
 from edgeq.export.plan.strictness import check_strict, float_notes, reasons_of
 from edgeq.export.plan.weight_scales import affine_qparams, block_qparams, stored_qparams
 from edgeq.flatbuffer import pack, parse, unpack
@@ -326,3 +327,15 @@ def test_block_scales_are_exact_in_float16() -> None:
     assert scales.shape == (4, 4)
     np.testing.assert_array_equal(scales.astype(np.float16).astype(float), scales)
     assert np.abs(quantize_blocks(data, qparams)).max() <= 7
+
+
+def test_repeats_in_a_large_graph_have_one_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_choices, "LARGE", 2)
+    counts = Value((4, 64), "int32")
+    steps = (
+        Step("ADD", ("n", "n"), {"step": counts}),
+        Step("ADD", ("x", "x"), {"step#1": ROWS}),
+        Step("ADD", ("step#1", "x"), {"step#2": ROWS}),
+    )
+    model = LiteModel(OneOp("counts", {"x": ROWS, "n": counts}, steps).build(), "tflite")
+    assert decided_together(model.graph) == {0: (0,), 1: (1, 2), 2: (1, 2)}
