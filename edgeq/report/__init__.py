@@ -175,6 +175,8 @@ class Report(Measured):
         worst = min(self.outputs, key=lambda output: output.least_db)
         if not self._doubts_of_few_samples() or worst.samples is None:
             return ""
+        if worst.samples.low_db >= worst.least_db:  # a part of it says less than its samples do
+            return ""
         return f" (down to {worst.samples.low_db:.1f} on others: {self.judged_samples} judge it)"
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from edgeq.export.edge_model import EdgeModel
+from edgeq.fidelity.parts import Part
 from edgeq.fidelity.sqnr import Drift, SampleSpread
 from edgeq.flatbuffer import parse
 from edgeq.ports import IO, Port
@@ -74,6 +75,11 @@ def test_the_first_line_says_what_few_samples_leave_open() -> None:
     few, many = (report(judged_samples=count, outputs=outputs) for count in (9, 20))
     assert few.headline.endswith("31.4 dB (down to 24.6 on others: 9 judge it)")
     assert many.headline.endswith("31.4 dB")
+
+
+def test_the_first_line_leaves_out_samples_that_say_less_than_a_part() -> None:
+    part = replace(spread_over(24.6, 34.7), parts=(Part("rows 2 to 3 of axis 1", 20.0, False),))
+    assert report(judged_samples=9, outputs=(part,)).headline.endswith("20.0 dB")
 
 
 @pytest.mark.parametrize(

@@ -313,7 +313,14 @@ KINDS: dict[str, dict[str, Case]] = {
         ),
         "to whole numbers": of(lambda i: (2.5**i.long(), 2**i, i**3), ints(9, 4, 6)),
         "bits of 64": of(lambda x, y: x.long() & y.long() | 6, bits(4, 6), bits(4, 6)),
-        "square of rank 5": of(lambda x: x**2, CUBE),
+        "powers of rank 5": of(lambda x: (x**2, 2.5**x), CUBE),
+        "the larger of rank 6": of(
+            lambda x: (x.clamp(-0.5, 0.5), torch.maximum(x, x.flip(0)[..., :1]), x.clamp_min(0.1)),
+            floats(2, 3, 2, 2, 2, 3),
+        ),
+        "norms by other powers": of(
+            lambda x: (x.norm(1), x.norm(3, -1), torch.nn.functional.normalize(x, 1.5)), CUBE
+        ),
         "error function": of(lambda x: (x.erfc(), x.expm1(), x.sinh()), MATRIX),
         "powers and distance": of(
             lambda x, y: (x.exp2(), torch.dist(x, y), torch.signbit(x).float()), MATRIX, MATRIX

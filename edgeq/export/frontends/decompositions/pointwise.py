@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ aten = torch.ops.aten
 
 BROADCAST_RANK = 4
 """Kernels of POW join tensors of up to so many axes. Source: tflite/kernels/pow.cc"""
+
+LARGER_RANK = 5
+"""The same of MAXIMUM and MINIMUM. Source: tflite/kernels/maximum_minimum.cc"""
 
 
 def power(x: Tensor, exponent: float) -> Any:
@@ -32,9 +35,11 @@ def power(x: Tensor, exponent: float) -> Any:
 
 
 def power_of_number(base: Any, exponent: Tensor) -> Any:
-    """`pow.Scalar` to whole numbers, which litert-torch computes in 64 bits."""
+    """`pow.Scalar` to whole numbers, which litert-torch computes in 64 bits, or in many axes."""
     if exponent.is_floating_point():
-        return NotImplemented
+        if exponent.ndim <= BROADCAST_RANK:
+            return NotImplemented
+        return aten.pow.Scalar(base, exponent.flatten()).reshape(exponent.shape)
     made = aten.pow.Scalar(float(base), exponent.to(torch.float32))
     return made.round().to(exponent.dtype) if isinstance(base, int) else made
 
@@ -216,6 +221,41 @@ def hypotenuse(x: Tensor, y: Tensor) -> Tensor:
     return (x * x + y * y).sqrt()
 
 
+def flat(op: Any) -> Callable[..., Any]:
+    """`maximum` or `minimum` of more axes than the kernel joins, in one axis."""
+
+    def joined(x: Tensor, y: Tensor) -> Any:
+        if max(x.ndim, y.ndim) <= LARGER_RANK:
+            return NotImplemented
+        x, y = torch.broadcast_tensors(x, y)
+        return op(x.flatten(), y.flatten()).reshape(x.shape)
+
+    return joined
+
+
+def clamped(x: Tensor, least: float | None = None, most: float | None = None) -> Any:
+    """`clamp` by numbers, of more axes than the kernels join."""
+    if x.ndim <= LARGER_RANK:
+        return NotImplemented
+    return aten.clamp.default(x.flatten(), least, most).reshape(x.shape)
+
+
+def vector_norm(
+    x: Tensor,
+    p: float = 2.0,
+    dim: Sequence[int] | None = None,
+    keepdim: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """`linalg_vector_norm`: the sum of magnitudes, or the root of a sum of other powers."""
+    if p in (0, 2) or math.isinf(p) or dtype is not None or not x.is_floating_point():
+        return NotImplemented
+    axes = list(dim) if dim else list(range(x.ndim))
+    if p == 1:
+        return x.abs().sum(axes, keepdim)
+    return x.abs().pow(p).sum(axes, keepdim).pow(1 / p)
+
+
 def distance(x: Tensor, y: Tensor, p: float = 2.0) -> Tensor:
     """`dist`: between all numbers of two tensors."""
     return torch.linalg.vector_norm(x - y, p)
@@ -238,9 +278,15 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.dist.default: distance,
     aten.exp2.default: power_of_two,
     aten.signbit.default: lambda x: x < 0,
+    aten.clamp.default: clamped,
+    aten.clamp_min.default: clamped,
+    aten.clamp_max.default: lambda x, most: clamped(x, None, most),
     aten.fmax.default: torch.maximum,
     aten.fmin.default: torch.minimum,
+    aten.maximum.default: flat(aten.maximum.default),
+    aten.minimum.default: flat(aten.minimum.default),
     aten.hypot.default: hypotenuse,
+    aten.linalg_vector_norm.default: vector_norm,
     aten.pow.Tensor_Scalar: power,
     aten.pow.Scalar: power_of_number,
     aten.erfc.default: erfc,
