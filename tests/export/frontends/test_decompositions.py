@@ -314,6 +314,7 @@ KINDS: dict[str, dict[str, Case]] = {
         "to whole numbers": of(lambda i: (2.5**i.long(), 2**i, i**3), ints(9, 4, 6)),
         "bits of 64": of(lambda x, y: x.long() & y.long() | 6, bits(4, 6), bits(4, 6)),
         "powers of rank 5": of(lambda x: (x**2, 2.5**x), CUBE),
+        "a number over floats": of(lambda x: (5 // (x.abs() + 1), 5 % (x.abs() + 1)), MATRIX),
         "the larger of rank 6": of(
             lambda x: (x.clamp(-0.5, 0.5), torch.maximum(x, x.flip(0)[..., :1]), x.clamp_min(0.1)),
             floats(2, 3, 2, 2, 2, 3),

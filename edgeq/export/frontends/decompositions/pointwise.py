@@ -119,7 +119,7 @@ def divided(x: Any, y: Any, *, rounding_mode: str | None = None) -> Any:
     """`div.Tensor_mode` of floats."""
     if rounding_mode is None:
         return torch.true_divide(x, y)
-    if not (isinstance(x, Tensor) and x.is_floating_point()):
+    if not torch.result_type(x, y).is_floating_point:
         return NotImplemented
     quotient = torch.true_divide(x, y)
     return torch.floor(quotient) if rounding_mode == "floor" else truncated(quotient)
