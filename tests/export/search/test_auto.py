@@ -550,13 +550,14 @@ def test_what_dynamic_range_reads_is_quantized_by_an_op_of_its_own() -> None:
     assert times[0] > 1.5 * times[1]
 
 
-def test_a_tiny_loop_multiplies_in_float() -> None:
+def test_a_tiny_loop_multiplies_in_float_and_stores_integers() -> None:
+    """Its body makes them float once, which costs nothing later."""
     made = loop()
     planned = edgeq.plan(made.build(), made.draw(20), progress=False)
     assert not planned.plan.tensors
     assert not any(stored.dynamic for stored in planned.plan.stored.values())
     loops = {op.index for op in planned.model.graph.operators if op.name == "WHILE"}
-    assert not loops & {index for index, _ in planned.plan.stored}
+    assert loops <= {index for index, _ in planned.plan.stored}
 
 
 @pytest.mark.parametrize(("width", "faster"), [(32, False), (128, True)])
