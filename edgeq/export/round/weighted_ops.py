@@ -166,17 +166,15 @@ class Site:
         if self._kind in (Kind.DENSE, Kind.TRANSPOSED_CONVOLUTION):
             flat = values.reshape(-1, self._weight.shape[-1])
             picked = flat[_spread(len(flat), most)]
-            parts = self._parts
-            return np.ascontiguousarray(
-                picked.reshape(len(picked), parts, -1).transpose(1, 0, 2), np.float32
-            )
-        picked = patches(op, values, self._weight.shape[1:3], most)
-        count, taps, depth = picked.shape
-        groups = self._groups
-        parted = picked.reshape(count, taps, groups, depth // groups)
-        return np.ascontiguousarray(
-            parted.transpose(2, 0, 1, 3).reshape(groups, count, -1), np.float32
-        )
+        else:
+            picked = patches(op, values, self._weight.shape[1:3], most)
+        count, groups = len(picked), self._groups
+        if self._is_in_parts:
+            parted = picked.reshape(count, self._parts, -1).transpose(1, 0, 2)
+        else:
+            channels = picked.shape[-1] // groups
+            parted = picked.reshape(count, -1, groups, channels).transpose(2, 0, 1, 3)
+        return np.ascontiguousarray(parted.reshape(len(parted), count, -1), np.float32)
 
     @property
     def _groups(self) -> int:
@@ -194,26 +192,37 @@ class Site:
         return self._kind is Kind.DEPTHWISE
 
     @property
+    def _is_in_parts(self) -> bool:
+        """Whether all groups are of the same rows, which are one or parts of a wide one."""
+        return not self._is_depthwise and (self._kind is not Kind.CONVOLUTION or self._groups == 1)
+
+    @property
     def _parts(self) -> int:
         """Into how many parts the columns of a wide weight are taken."""
-        columns = self._weight.shape[-1]
+        columns = self._row_columns
         least = math.ceil(columns / MOST_COLUMNS)
         return next(n for n in range(least, columns + 1) if columns % n == 0)
+
+    @property
+    def _row_columns(self) -> int:
+        """Columns of a whole row, where rows are taken in parts."""
+        return self._columns if self._kind is Kind.CONVOLUTION else self._weight.shape[-1]
 
     def _laid_out(self, weight: FloatArray) -> FloatArray:
         """The weight as `(groups, rows, columns)`."""
         if self._is_depthwise:
             taps = weight.shape[1] * weight.shape[2]
             return weight.reshape(taps, self._groups, -1).transpose(1, 2, 0)
-        if self._kind is Kind.CONVOLUTION:
+        if not self._is_in_parts:
             return weight.reshape(self._groups, len(weight) // self._groups, -1)
-        return weight.reshape(-1, self._parts, weight.shape[-1] // self._parts).transpose(1, 0, 2)
+        parts = self._parts
+        return weight.reshape(-1, parts, self._row_columns // parts).transpose(1, 0, 2)
 
     def _restored(self, laid_out: FloatArray) -> FloatArray:
         """The opposite of `_laid_out`."""
         if self._is_depthwise:
             laid_out = laid_out.transpose(2, 0, 1)
-        elif self._kind is not Kind.CONVOLUTION:
+        elif self._is_in_parts:
             laid_out = laid_out.transpose(1, 0, 2)
         return np.ascontiguousarray(laid_out.reshape(self._weight.shape), np.float32)
 
@@ -237,7 +246,7 @@ class Site:
         found = fit(weight, seen.squares(centred), self._grid(), products)
         lost = ((weight - found) * seen.mean[:, None]).sum(axis=-1)
         lost += sum(half.mean for half in missing) / max(1, len(missing))
-        if self._kind is Kind.DENSE:
+        if self._is_in_parts and self._kind is not Kind.TRANSPOSED_CONVOLUTION:
             lost = lost.sum(axis=0)
         finite = bool(np.isfinite(lost).all())
         return (
