@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -302,29 +302,54 @@ def patches(op: Operator, values: FloatArray, kernel: Sequence[int], most: int) 
     strides = options.strideH, options.strideW
     dilations = options.dilationHFactor, options.dilationWFactor
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    sizes = values.shape[1:3]
+    images, *sizes, depth = values.shape
     if options.padding == _SAME:
         counts = [-(-n // s) for n, s in zip(sizes, strides, strict=True)]
         short = [
             max((c - 1) * s + span - n, 0)
             for c, s, span, n in zip(counts, strides, spans, sizes, strict=True)
         ]
-        around = [(n // 2, n - n // 2) for n in short]
-        values = np.pad(values, [(0, 0), *around, (0, 0)])
+        values = _padded(values, short)
     else:
         counts = [(n - span) // s + 1 for n, span, s in zip(sizes, spans, strides, strict=True)]
-    images, height, width = len(values), *counts
-    picked = _spread(images * height * width, most)
-    image, y, x = np.unravel_index(picked, (images, height, width))
-    tap_y, tap_x = (
-        taps.reshape(-1) * d for taps, d in zip(np.indices(tuple(kernel)), dilations, strict=True)
+    places = _places(
+        values.shape[1:3], (images, *counts), tuple(map(int, kernel)), strides, dilations, most
     )
-    found: FloatArray = values[
-        image[:, None],
-        y[:, None] * strides[0] + tap_y,
-        x[:, None] * strides[1] + tap_x,
-    ]
+    found: FloatArray = values.reshape(-1, depth)[places]
     return found
+
+
+def _padded(values: FloatArray, short: Sequence[int]) -> FloatArray:
+    """Images with so many rows and columns of zeros more, half of them at each side."""
+    if not any(short):
+        return values
+    images, height, width, depth = values.shape
+    top, left = (n // 2 for n in short)
+    found = np.zeros((images, height + short[0], width + short[1], depth), values.dtype)
+    found[:, top : top + height, left : left + width] = values
+    return found
+
+
+_Pair: TypeAlias = tuple[int, int]
+
+
+@functools.lru_cache(maxsize=256)
+def _places(
+    size: _Pair,
+    counts: tuple[int, int, int],
+    kernel: _Pair,
+    strides: _Pair,
+    dilations: _Pair,
+    most: int,
+) -> Any:
+    """Which pixels of all images patches hold, `(positions, taps)`."""
+    image, y, x = np.unravel_index(_spread(math.prod(counts), most), counts)
+    tap_y, tap_x = (
+        taps.reshape(-1) * d for taps, d in zip(np.indices(kernel), dilations, strict=True)
+    )
+    height, width = size
+    rows = image[:, None] * height + y[:, None] * strides[0] + tap_y
+    return rows * width + x[:, None] * strides[1] + tap_x
 
 
 _SAME = 0
