@@ -43,11 +43,11 @@ class _Searching(Grouped, ABC):
         found = [_Points(*group.points(), group.width) for group in groups]
         bottom = min(float(p.centres[0]) - p.width / 2 for p in found)
         top = max(float(p.centres[-1]) + p.width / 2 for p in found)
-        return _best_range(bottom, top, lambda low, high: self._loss(found, low, high))
+        return _best_range(bottom, top, lambda low, high: self._losses(found, low, high))
 
     @abstractmethod
-    def _loss(self, groups: Sequence[_Points], low: float, high: float) -> float:
-        """Loss of a range, summed over all values."""
+    def _losses(self, groups: Sequence[_Points], low: Values, high: Values) -> Values:
+        """Loss of each of some ranges, summed over all values."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class MSE(_Searching):
 
     BINS_WANTED: ClassVar[int] = 1024
 
-    def _loss(self, groups: Sequence[_Points], low: float, high: float) -> float:
-        total = 0.0
+    def _losses(self, groups: Sequence[_Points], low: Values, high: Values) -> Values:
+        total = np.zeros(len(low))
         for group in groups:
             count = int(group.counts.sum())
             # Values lie anywhere in their bins, so that no error is ever nothing.
-            error = _squared_error(group, low, high) / count + group.width**2 / 12
-            total += count * math.log(error)
+            errors = _squared_errors(group, low, high) / count + group.width**2 / 12
+            total += count * np.log(errors)
         return total
 
 
@@ -86,6 +86,9 @@ class Entropy(_Searching):
     # would look cheap beside losing them.
     BINS_WANTED: ClassVar[int] = 512
 
+    def _losses(self, groups: Sequence[_Points], low: Values, high: Values) -> Values:
+        return np.array([self._loss(groups, *ends) for ends in zip(low, high, strict=True)])
+
     def _loss(self, groups: Sequence[_Points], low: float, high: float) -> float:
         count = sum(int(g.counts.sum()) for g in groups)
         clipped = sum(int(g.counts[(g.centres < low) | (g.centres > high)].sum()) for g in groups)
@@ -94,23 +97,31 @@ class Entropy(_Searching):
         return sum(int(g.counts.sum()) * _divergence(g, low, high) for g in groups)
 
 
-def _best_range(bottom: float, top: float, loss: Callable[[float, float], float]) -> Range:
+def _best_range(bottom: float, top: float, losses: Callable[[Values, Values], Values]) -> Range:
     """Shrinks the upper, then the lower end to where the loss is smallest, twice."""
     bottom, top = min(0.0, bottom), max(0.0, top)
     low, high = bottom, top
     for _ in range(2):
         if top > 0:
-            high = min((top * s for s in _SHRINKS), key=lambda h: loss(low, h))
+            tried = top * _SHRINKS
+            high = float(tried[np.argmin(losses(np.full_like(tried, low), tried))])
         if bottom < 0:
-            low = min((bottom * s for s in _SHRINKS), key=lambda x: loss(x, high))
-    return float(low), float(high)
+            tried = bottom * _SHRINKS
+            low = float(tried[np.argmin(losses(tried, np.full_like(tried, high)))])
+    return low, high
 
 
-def _squared_error(group: _Points, low: float, high: float) -> float:
+def _squared_errors(group: _Points, low: Values, high: Values) -> Values:
+    """Summed over the values of a group, for each of some ranges."""
     step = (high - low) / (LEVELS - 1)
-    lowest = np.rint(low / step)  # as the zero point is: 0 itself is always exact
-    levels = np.clip(np.rint(group.centres / step), lowest, lowest + LEVELS - 1)
-    return float(np.dot(group.counts, np.square(levels * step - group.centres)))
+    lowest = np.rint(low / step)[:, None]  # as the zero point is: 0 itself is always exact
+    step = step[:, None]
+    levels = np.rint(group.centres / step)
+    np.clip(levels, lowest, lowest + LEVELS - 1, out=levels)
+    levels *= step
+    levels -= group.centres
+    found: Values = np.square(levels, out=levels) @ group.counts.astype(np.float64)
+    return found
 
 
 def _divergence(group: _Points, low: float, high: float) -> float:

@@ -1,7 +1,7 @@
 """Weights of loops, as operands of the loop or as constants of its body.
 
-The runtime is fastest where the body has them. Plans speak of operands of ops in the main graph, so
-what is planned, and what is held against a plan, has them there.
+The runtime is fastest where the body has them, and makes stored ones float. Plans speak of operands
+of ops in the main graph, so what is planned, and what is held against a plan, has them there.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def with_sunk_weights(tree: Any) -> Any:
     if not sunk:
         return tree
     made = _copied(tree, sunk)
-    for loop, slots in sunk.items():
-        _sink(made, loop, slots, loops[loop])
+    gone = [_sink(made, loop, slots, loops[loop]) for loop, slots in sunk.items()]
+    _drop(made.subgraphs[0], set().union(*gone))
     return made
 
 
@@ -80,7 +80,7 @@ def main_loops(tree: Any) -> Iterator[tuple[Loop, list[int]]]:
 
 
 def _constant_weights(tree: Any, loop: Loop) -> list[int]:
-    """Constants of a body that are nothing but weights of dense layers."""
+    """Constants of a body that are nothing but weights of dense layers, made float there or not."""
     body = tree.subgraphs[loop[1]]
     codes = [op_name(code) for code in tree.operatorCodes]
     return [
@@ -90,8 +90,15 @@ def _constant_weights(tree: Any, loop: Loop) -> list[int]:
         and tensor.shape is not None
         and len(tensor.shape) == 2
         and index not in body.outputs
-        and is_multiplied(body, codes, index)
+        and is_multiplied(body, codes, _made_float(body, codes, index))
     ]
+
+
+def _made_float(graph: Any, codes: list[tuple[str, int]], tensor: int) -> int:
+    """What a DEQUANTIZE makes of a tensor that nothing else reads; else the tensor itself."""
+    found = [op for op, _ in readers(graph, tensor)]
+    is_stored = len(found) == 1 and codes[found[0].opcodeIndex][0] == "DEQUANTIZE"
+    return int(found[0].outputs[0]) if is_stored else tensor
 
 
 def _is_stored(tree: Any, tensor: Any) -> bool:
@@ -105,10 +112,17 @@ def _constant_operands(graph: Graph, ops: Sequence[Operator]) -> tuple[int, ...]
     return tuple(
         slot
         for slot in first.multiplied
-        if graph.tensors[first.inputs[slot]].is_constant
+        if graph.tensors[_stored_in(graph, first.inputs[slot])].is_constant
         and all(op.inputs[slot] == first.inputs[slot] for op in ops)
         and not any(_is_read(graph, op.outputs[slot]) for op in ops)
     )
+
+
+def _stored_in(graph: Graph, tensor: int) -> int:
+    """What a DEQUANTIZE makes a tensor of; the tensor itself where none does."""
+    producer = graph.producers.get(tensor)
+    is_stored = producer is not None and producer.name == "DEQUANTIZE"
+    return producer.inputs[0] if producer is not None and is_stored else tensor
 
 
 def _is_read(graph: Graph, tensor: int) -> bool:
@@ -150,14 +164,18 @@ def _with(tensors: Any, more: int) -> Any:
     return np.append(np.asarray(tensors, np.int32), np.int32(more))
 
 
-def _sink(tree: Any, loop: Loop, slots: Sequence[int], places: Sequence[int]) -> None:
+def _sink(tree: Any, loop: Loop, slots: Sequence[int], places: Sequence[int]) -> set[int]:
+    """Puts what some loops multiply with into their body; what they read and wrote it as."""
     main, (cond, body) = tree.subgraphs[0], (tree.subgraphs[index] for index in loop)
     first = main.operators[places[0]]
     for slot in slots:
-        stored, own = main.tensors[first.inputs[slot]], int(body.inputs[slot])
-        name = body.tensors[own].name
-        kept = body.tensors[own] = copy.copy(stored)
-        kept.name = name
+        given, own = int(first.inputs[slot]), int(body.inputs[slot])
+        unpacking = next((op for op in main.operators if given in op.outputs), None)
+        if unpacking is not None:
+            _make_float(main, body, unpacking, own)
+            continue
+        kept = copy.copy(main.tensors[given])
+        kept.name, body.tensors[own] = body.tensors[own].name, kept
         if kept.type != schema.TensorType.FLOAT32:
             _compute_with_integers(tree, body, own, len(kept.quantization.scale) == 1)
     for graph in (cond, body):
@@ -170,10 +188,25 @@ def _sink(tree: Any, loop: Loop, slots: Sequence[int], places: Sequence[int]) ->
         op.inputs, op.outputs = (
             np.delete(np.asarray(side, np.int32), slots) for side in (op.inputs, op.outputs)
         )
-    nothing = schema.TensorT()
-    for tensor in gone:
-        if not readers(main, tensor):
-            main.tensors[tensor] = nothing
+    return gone
+
+
+def _make_float(main: Any, body: Any, unpacking: Any, own: int) -> None:
+    """Has a body make a stored weight float itself: once, when the model is loaded."""
+    op = copy.copy(unpacking)
+    op.inputs = np.array([_added(body, main.tensors[unpacking.inputs[0]])], np.int32)
+    op.outputs = np.array([own], np.int32)
+    body.operators.insert(0, op)
+
+
+def _drop(main: Any, gone: set[int]) -> None:
+    """Empties those tensors that nothing reads any more, and drops the ops that made them."""
+    unread = {tensor for tensor in gone if not readers(main, tensor)}
+    idle = [op for op in main.operators if unread.intersection(op.outputs)]
+    main.operators = [op for op in main.operators if not any(op is other for other in idle)]
+    unread |= {int(t) for op in idle for t in op.inputs if not readers(main, t)}
+    for tensor in unread:
+        main.tensors[tensor] = schema.TensorT()
 
 
 def _compute_with_integers(tree: Any, body: Any, weight: int, one_scale: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -166,17 +166,15 @@ class Site:
         if self._kind in (Kind.DENSE, Kind.TRANSPOSED_CONVOLUTION):
             flat = values.reshape(-1, self._weight.shape[-1])
             picked = flat[_spread(len(flat), most)]
-            parts = self._parts
-            return np.ascontiguousarray(
-                picked.reshape(len(picked), parts, -1).transpose(1, 0, 2), np.float32
-            )
-        picked = patches(op, values, self._weight.shape[1:3], most)
-        count, taps, depth = picked.shape
-        groups = self._groups
-        parted = picked.reshape(count, taps, groups, depth // groups)
-        return np.ascontiguousarray(
-            parted.transpose(2, 0, 1, 3).reshape(groups, count, -1), np.float32
-        )
+        else:
+            picked = patches(op, values, self._weight.shape[1:3], most)
+        count, groups = len(picked), self._groups
+        if self._is_in_parts:
+            parted = picked.reshape(count, self._parts, -1).transpose(1, 0, 2)
+        else:
+            channels = picked.shape[-1] // groups
+            parted = picked.reshape(count, -1, groups, channels).transpose(2, 0, 1, 3)
+        return np.ascontiguousarray(parted.reshape(len(parted), count, -1), np.float32)
 
     @property
     def _groups(self) -> int:
@@ -194,26 +192,37 @@ class Site:
         return self._kind is Kind.DEPTHWISE
 
     @property
+    def _is_in_parts(self) -> bool:
+        """Whether all groups are of the same rows, which are one or parts of a wide one."""
+        return not self._is_depthwise and (self._kind is not Kind.CONVOLUTION or self._groups == 1)
+
+    @property
     def _parts(self) -> int:
         """Into how many parts the columns of a wide weight are taken."""
-        columns = self._weight.shape[-1]
+        columns = self._row_columns
         least = math.ceil(columns / MOST_COLUMNS)
         return next(n for n in range(least, columns + 1) if columns % n == 0)
+
+    @property
+    def _row_columns(self) -> int:
+        """Columns of a whole row, where rows are taken in parts."""
+        return self._columns if self._kind is Kind.CONVOLUTION else self._weight.shape[-1]
 
     def _laid_out(self, weight: FloatArray) -> FloatArray:
         """The weight as `(groups, rows, columns)`."""
         if self._is_depthwise:
             taps = weight.shape[1] * weight.shape[2]
             return weight.reshape(taps, self._groups, -1).transpose(1, 2, 0)
-        if self._kind is Kind.CONVOLUTION:
+        if not self._is_in_parts:
             return weight.reshape(self._groups, len(weight) // self._groups, -1)
-        return weight.reshape(-1, self._parts, weight.shape[-1] // self._parts).transpose(1, 0, 2)
+        parts = self._parts
+        return weight.reshape(-1, parts, self._row_columns // parts).transpose(1, 0, 2)
 
     def _restored(self, laid_out: FloatArray) -> FloatArray:
         """The opposite of `_laid_out`."""
         if self._is_depthwise:
             laid_out = laid_out.transpose(2, 0, 1)
-        elif self._kind is not Kind.CONVOLUTION:
+        elif self._is_in_parts:
             laid_out = laid_out.transpose(1, 0, 2)
         return np.ascontiguousarray(laid_out.reshape(self._weight.shape), np.float32)
 
@@ -237,7 +246,7 @@ class Site:
         found = fit(weight, seen.squares(centred), self._grid(), products)
         lost = ((weight - found) * seen.mean[:, None]).sum(axis=-1)
         lost += sum(half.mean for half in missing) / max(1, len(missing))
-        if self._kind is Kind.DENSE:
+        if self._is_in_parts and self._kind is not Kind.TRANSPOSED_CONVOLUTION:
             lost = lost.sum(axis=0)
         finite = bool(np.isfinite(lost).all())
         return (
@@ -293,29 +302,54 @@ def patches(op: Operator, values: FloatArray, kernel: Sequence[int], most: int) 
     strides = options.strideH, options.strideW
     dilations = options.dilationHFactor, options.dilationWFactor
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    sizes = values.shape[1:3]
+    images, *sizes, depth = values.shape
     if options.padding == _SAME:
         counts = [-(-n // s) for n, s in zip(sizes, strides, strict=True)]
         short = [
             max((c - 1) * s + span - n, 0)
             for c, s, span, n in zip(counts, strides, spans, sizes, strict=True)
         ]
-        around = [(n // 2, n - n // 2) for n in short]
-        values = np.pad(values, [(0, 0), *around, (0, 0)])
+        values = _padded(values, short)
     else:
         counts = [(n - span) // s + 1 for n, span, s in zip(sizes, spans, strides, strict=True)]
-    images, height, width = len(values), *counts
-    picked = _spread(images * height * width, most)
-    image, y, x = np.unravel_index(picked, (images, height, width))
-    tap_y, tap_x = (
-        taps.reshape(-1) * d for taps, d in zip(np.indices(tuple(kernel)), dilations, strict=True)
+    places = _places(
+        values.shape[1:3], (images, *counts), tuple(map(int, kernel)), strides, dilations, most
     )
-    found: FloatArray = values[
-        image[:, None],
-        y[:, None] * strides[0] + tap_y,
-        x[:, None] * strides[1] + tap_x,
-    ]
+    found: FloatArray = values.reshape(-1, depth)[places]
     return found
+
+
+def _padded(values: FloatArray, short: Sequence[int]) -> FloatArray:
+    """Images with so many rows and columns of zeros more, half of them at each side."""
+    if not any(short):
+        return values
+    images, height, width, depth = values.shape
+    top, left = (n // 2 for n in short)
+    found = np.zeros((images, height + short[0], width + short[1], depth), values.dtype)
+    found[:, top : top + height, left : left + width] = values
+    return found
+
+
+_Pair: TypeAlias = tuple[int, int]
+
+
+@functools.lru_cache(maxsize=256)
+def _places(
+    size: _Pair,
+    counts: tuple[int, int, int],
+    kernel: _Pair,
+    strides: _Pair,
+    dilations: _Pair,
+    most: int,
+) -> Any:
+    """Which pixels of all images patches hold, `(positions, taps)`."""
+    image, y, x = np.unravel_index(_spread(math.prod(counts), most), counts)
+    tap_y, tap_x = (
+        taps.reshape(-1) * d for taps, d in zip(np.indices(kernel), dilations, strict=True)
+    )
+    height, width = size
+    rows = image[:, None] * height + y[:, None] * strides[0] + tap_y
+    return rows * width + x[:, None] * strides[1] + tap_x
 
 
 _SAME = 0

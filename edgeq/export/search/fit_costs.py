@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.export.search.costs import DYNAMIC, KINDS, WITH_DOT_PRODUCT, Costs, Rates, Workload
+from edgeq.export.search.costs import (
+    DYNAMIC,
+    KINDS,
+    PADDED_ROW_NS,
+    WITH_DOT_PRODUCT,
+    Costs,
+    Rates,
+    Workload,
+)
 from edgeq.files import Content
 from edgeq.flatbuffer import parse, schema
 from edgeq.flatbuffer.graph_editor import GraphEditor, empty_tree
@@ -255,8 +263,8 @@ def fit(name: str, seconds: float = SECONDS, advance: Callable[[], None] = lambd
         advance: Called after each of the `STEPS` steps, for a progress bar.
 
     Returns:
-        The rates of this machine. Those of ops outside the delegate, of weights and of launching
-        stay as they were measured elsewhere.
+        The rates of this machine. Those of ops outside the delegate, of weights, of padding and of
+        launching stay as they were measured elsewhere.
     """
     costs = replace(WITH_DOT_PRODUCT, name=name)
     ports_ns = {form: _ports_ns(form, seconds) for form in ("float32", "int8")}
@@ -269,6 +277,8 @@ def fit(name: str, seconds: float = SECONDS, advance: Callable[[], None] = lambd
             models = [one_op(kind, form, shape) for shape in shapes(kind)]
             found[kind] = _fitted(costs, form, models, seconds, port_ns)
             advance()
+        if "move" in found:  # of which none pads
+            found["move"] = replace(found["move"], pixel_ns=PADDED_ROW_NS)
         return found
 
     costs = replace(

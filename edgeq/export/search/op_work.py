@@ -131,8 +131,33 @@ def rows(graph: Graph, op: Operator, unit: int = 1) -> int:
     return _pixels(graph, op) * math.prod(shape[1:-1])
 
 
+def is_fused_pad(graph: Graph, op: Operator) -> bool:
+    """Whether the delegate pads within the convolution that reads it, if both are in one form.
+
+    Source:
+        `xnn_subgraph_fusion` in XNNPACK's `subgraph.c`.
+    """
+    readers = graph.uses.get(op.outputs[0], []) if op.name == "PAD" else []
+    if len(readers) != 1 or op.outputs[0] in graph.outputs:
+        return False
+    (reader, slot), around = readers[0], graph.tensors[op.inputs[1]].data
+    is_read = slot == 0 and kind_of(reader.name) in (Kind.CONVOLUTION, Kind.DEPTHWISE)
+    if not is_read or reader.options.padding != _VALID or around is None or len(around) != 4:
+        return False
+    return not around[[0, 3]].any()
+
+
+_VALID = 1
+"""`Padding.VALID` of the schema."""
+
+
 def pixels(graph: Graph, op: Operator, form: str) -> int:
-    """Rows of a convolution's result, twice where each gets a scale of its own beforehand."""
+    """Rows of a convolution's result, twice where each gets a scale of its own beforehand.
+
+    Of what pads, those of its result.
+    """
+    if op.name == "PAD":
+        return math.prod(graph.tensors[op.outputs[0]].shape[:-1])
     shape = _weight_shape(graph, op)
     if shape is None or "depthwise" in (found := kind(graph, op)) or "convolution" not in found:
         return 0

@@ -208,9 +208,7 @@ class PlanCut:
         noise = self._noise.weights.get(index, 0.0)
         found = [(Mode.FLOAT, time, 0.0)]
         if self._is_readable(op, Mode.WEIGHT_INT8):
-            # What makes a loop's weights float stands in front of it, outside the delegate.
-            leaving = self._costs.leave_ns if op.multiplied else 0.0
-            found.append((Mode.WEIGHT_INT8, time + leaving, noise))
+            found.append((Mode.WEIGHT_INT8, time, noise))
         weight = storable(op.name)
         is_dynamic = weight is not None and DType.INT8 in weight.dynamic_types
         is_dynamic = is_dynamic and not is_table(op.name)

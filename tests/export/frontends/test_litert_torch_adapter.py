@@ -42,6 +42,11 @@ USED: dict[str, tuple[str, ...]] = {
     "litert_torch.backend:export_utils.create_ir_context": (),
     "litert_torch.backend.inline_consts:InlineConstsContext": (),
     "torch._export.utils:_materialize_cpp_cia_ops": (),
+    "torch.export.exported_program:_populate_param_buffer_metadata_to_new_gm": (
+        "params_buffers_to_node_meta",
+        "gm",
+        "new_sig",
+    ),
 }
 """Parameters of each Python function, by `module:attribute path`."""
 
@@ -104,3 +109,32 @@ def test_infinite_constants_are_still_clamped_in_place() -> None:
     values = torch.tensor([float("-inf")])
     clamp(values)
     assert torch.isfinite(values).all(), f"_clamp_inf_values no longer works in place. {ADVICE}"
+
+
+def test_a_trace_lists_parameters_as_often_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Listed for each of them, and with the past of each node copied, 600 take a quarter longer."""
+    torch = pytest.importorskip("torch")
+    signature, source = (
+        _find("torch.export.graph_signature:ExportGraphSignature"),
+        _find("torch.fx.traceback:NodeSource"),
+    )
+    listing = signature.inputs_to_parameters
+    listed: list[int] = []
+
+    def counted(self: Any) -> Any:
+        listed.append(1)
+        return listing.fget(self)
+
+    counts = []
+    for layers in (1, 9):
+        module = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(layers))).eval()
+        program = torch.export.export(module, (torch.zeros(1, 4),))
+        with monkeypatch.context() as patched:
+            patched.setattr(signature, "inputs_to_parameters", property(counted))
+            adapter.to_stablehlo(program, ["x"], ["y"])
+        counts.append(len(listed))
+        listed.clear()
+    assert counts[0] == counts[1] > 0, f"{counts} listings of the parameters. {ADVICE}"
+    assert not hasattr(source, "__deepcopy__")

@@ -134,6 +134,32 @@ def test_the_weights_of_a_loop_are_integers_in_presets(
         np.testing.assert_array_equal(output, again[name])
 
 
+STORED = {"weight_int8": "int8", "weight_int4": "int4", "float16": "float16"}
+
+
+@pytest.mark.parametrize("recipe", STORED)
+def test_stored_weights_of_a_loop_become_float_in_its_body(
+    recipe: str, tagger: tuple[LiteModel, Array]
+) -> None:
+    """There they do so once; in front of the loop they would be copied and packed in each round."""
+    model, data = tagger
+    edge = export(model.tflite, data, recipe=recipe)
+    main, *bodies = parse(edge.tflite).graphs
+    loops = [op for op in main.operators if op.name == "WHILE"]
+    fed = {main.producers[t].name for op in loops for t in op.inputs if t in main.producers}
+    assert "DEQUANTIZE" not in fed
+    dense = [(g, op) for g in bodies for op in g.operators if op.name == "FULLY_CONNECTED"]
+    stored = [g.tensors[g.producers[op.inputs[1]].inputs[0]] for g, op in dense]
+    assert {(t.dtype, t.is_constant) for t in stored} == {(STORED[recipe], True)}
+    assert edge.report.edge_bytes < 0.8 * edge.report.float_bytes
+    for delegate in ("xnnpack", "none"):
+        with Session(model.tflite, delegate) as before, edge.session(delegate) as after:
+            for seed in (0, 1, 0):
+                sample = data[seed : seed + 1]
+                (expected,), (found,) = (s.run(sample).values() for s in (before, after))
+                assert Fidelity.of(expected, found).sqnr_db > (20.0 if "4" in recipe else 40.0)
+
+
 def test_a_target_in_integers_gets_the_rounds_written_out(tagger: tuple[LiteModel, Array]) -> None:
     model, data = tagger
     edge = export(model.tflite, data, target="edgetpu")

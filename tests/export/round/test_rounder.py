@@ -22,6 +22,7 @@ from edgeq.export.plan.choices import choose
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.rewrite import rewrite
+from edgeq.export.round import weighted_ops
 from edgeq.export.round.collecting import MOST_ROWS
 from edgeq.export.round.gptq import Grid, fit, gain
 from edgeq.export.round.rounder import MEMORY_BYTES, Rounder
@@ -188,6 +189,42 @@ def test_rows_times_weight_is_what_the_op_computes(name: str) -> None:
     flat = made.transpose(1, 0, 2).reshape(-1, expected.shape[-1]) + bias
     assert flat == pytest.approx(expected.reshape(flat.shape), rel=1e-3, abs=1e-3)
     assert np.array_equal(found._restored(found._laid_out(weight)), weight)
+
+
+@pytest.mark.parametrize("name", ["dense", "conv", "conv of stride 2"])
+def test_wide_weights_are_rounded_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weighted_ops, "MOST_COLUMNS", 24)
+    model, plan, samples = prepared(CASES[name])
+    graph = model.graph
+    op, found = graph.operators[0], site(graph, plan)
+    with Session(model.tflite) as session:
+        session.invoke(samples[0])
+        rows = found.rows(session.view, MOST_ROWS, 1)
+    weight = found.weight
+    parts, width = len(weight), weight.shape[-1]
+    assert (parts, width) == ((2, 24) if name == "dense" else (3, 24))
+    assert rows.shape == (parts, rows.shape[1], width)
+    assert np.array_equal(found._restored(weight), graph.tensors[op.inputs[1]].data)
+    monkeypatch.undo()
+    whole = site(graph, plan)
+    with Session(model.tflite) as session:
+        session.invoke(samples[0])
+        expected = whole.rows(session.view, MOST_ROWS, 1) @ whole.weight.transpose(0, 2, 1)
+    made = (rows @ weight.transpose(0, 2, 1)).sum(axis=0)
+    assert made == pytest.approx(expected[0], rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["dense", "conv"])
+def test_weights_in_parts_are_closer_than_nearest_ones_and_biases_fit(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weighted_ops, "MOST_COLUMNS", 24)
+    model, plan, samples = prepared(CASES[name])
+    rounded = rounder(model, samples).round(plan)
+    nearest = {i: _nearest(model, plan, i) for i in rounded.weights}
+    fitted = output_noise(model.tflite, rounded.model(model).tflite, samples)
+    as_nearest = replace(rounded, weights=nearest, biases={}).model(model)
+    assert fitted < output_noise(model.tflite, as_nearest.tflite, samples) / 1.5
 
 
 def test_a_few_columns_are_told_by_few_rows() -> None:
