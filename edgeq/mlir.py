@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.files import Content, release
-from edgeq.flatbuffer.dense_shapes import settle_dense_shapes
+from edgeq.flatbuffer.kernel_shapes import settle_shapes
 from edgeq.qtypes import QParams
 
 COMPOSITE = "quant.fake_quant"
@@ -58,7 +58,7 @@ def lower(bytecode: Content, origin: str) -> Content:
         module = ir.Module.parse(bytecode)
         _broadcast_last(module)
         lowered = _run(module, _lowering_config(origin, bytecode))
-    return settle_dense_shapes(lowered)
+    return settle_shapes(lowered)
 
 
 def lower_exported(module: Content, inputs: Sequence[str], outputs: Sequence[str]) -> Content:
@@ -79,7 +79,7 @@ def lower_exported(module: Content, inputs: Sequence[str], outputs: Sequence[str
         _broadcast_last(parsed)
         api.set_signature(parsed.operation, "serving_default", list(inputs), list(outputs))
         lowered = _run(parsed, _lowering_config("JAX", module))
-    return settle_dense_shapes(lowered)
+    return settle_shapes(lowered)
 
 
 def _broadcast_last(module: Any) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from edgeq.errors import EdgeqError, ModelError
 from edgeq.files import Content, release
 from edgeq.flatbuffer import NO_SUCH_OP, Tensor, parse, schema
-from edgeq.flatbuffer.dense_shapes import settle_dense_shapes
+from edgeq.flatbuffer.kernel_shapes import settle_shapes
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.runtime.backend import Backend, load_backend
 from edgeq.runtime.delegates import EDGETPU, is_library
@@ -208,7 +208,7 @@ def check_kernels(tflite: Content) -> None:
 
 def _settled(tflite: Content) -> Content:
     """The file without a slip of the converter's that no runtime dies of."""
-    return tflite if schema is None else settle_dense_shapes(tflite)
+    return tflite if schema is None else settle_shapes(tflite)
 
 
 def _check_tensors(tflite: Content, interpreter: Any) -> None:

@@ -33,6 +33,7 @@ class IsolatedSession:
         io: Ports of the session.
         fed: Shape and type of what one run takes.
         dynamic: Shape of each input, with -1 where any size will do.
+        key: Key of the bucket that the last run took; None where the file has none.
         signatures: Keys of all entry points.
         pieces_of_library: Pieces that a delegate's library took.
     """
@@ -40,6 +41,7 @@ class IsolatedSession:
     io: IO
     fed: list[tuple[tuple[int, ...], np.dtype[Any]]]
     dynamic: tuple[tuple[int, ...], ...]
+    key: str | None
     signatures: tuple[str, ...]
     pieces_of_library: int
 
@@ -95,7 +97,7 @@ class IsolatedSession:
         self._take(facts[3:])
 
     def _take(self, ports: Sequence[Any]) -> None:
-        self.io, self.fed, self.dynamic = ports
+        self.io, self.fed, self.dynamic, self.key = ports
 
     def _call(self, job: str, *arguments: object) -> Any:
         """Runs a job with the session; a child that has lost it loads it again."""
@@ -137,7 +139,7 @@ def _plain(value: Any) -> Any:
 
 def _ports() -> tuple[Any, ...]:
     entry = _OWN["session"]._entry
-    return entry.io, entry.fed, entry.dynamic
+    return entry.io, entry.fed, entry.dynamic, _OWN["session"].bucket
 
 
 def resized(shapes: Sequence[tuple[int, ...]]) -> tuple[Any, ...] | None:

@@ -138,7 +138,8 @@ class Session:
     @property
     def bucket(self) -> str | None:
         """Key of the bucket that the last run took; None where the file has none."""
-        return self._entry.key if isinstance(self._entry, BucketEntry) else None
+        entry = self._entry
+        return entry.key if isinstance(entry, BucketEntry | IsolatedSession) else None
 
     def run(self, inputs: Inputs, *, real: bool = False) -> dict[str, Array]:
         """One inference, or as many as the rows of the inputs fill.

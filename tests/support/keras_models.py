@@ -148,3 +148,34 @@ def masked() -> tuple[Array, Array, bool]:
     layer = backwards.backward_layer
     kept = layer.go_backwards and not layer.unroll and "inner_loop" not in vars(layer)
     return keras.ops.convert_to_numpy(model(ids)), found, kept
+
+
+def kept() -> list[tuple[Array, Array]]:
+    """Outputs of a model that keeps a sum by itself, step by step, and those of its trace.
+
+    All its layers are Keras' own, and its call has no other mode for training.
+    """
+    import keras
+
+    class Running(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = keras.layers.Dense(4)
+            self.total = self.add_weight(name="total", shape=(1, 4), trainable=False)
+
+        def call(self, x: Any) -> Any:
+            self.total.assign(self.total + self.layer(x))
+            return self.total * 2
+
+    steps = np.random.default_rng(0).normal(size=(3, 1, 4)).astype("f")
+    model = Running()
+    model(steps[0])
+    with start_converter() as worker:
+        traced = frontends.trace(model, None, RepDataset([(steps[0],)]), worker)
+    made = []
+    with Session(traced.tflite, threads=1) as session:
+        stream = session.stream(dict(traced.states))  # zeros stand for what the model holds by now
+        for x in steps:
+            (found,) = stream.run(x).values()
+            made.append((keras.ops.convert_to_numpy(model(x)), found))
+    return made

@@ -557,6 +557,8 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("scale of channels",
               _batch_norm(_Chain(), (16,), Value((2, 16))).model("batch norm", x=ROWS),
               ("RESHAPE", "DEPTHWISE_CONV_2D", "RESHAPE"), situation="of rows"),
+    Rewritten("scale of channels", _one("MUL", ("x", _floats(0.5, 1, -2, 3)), SPOT, SPOT), ("MUL",),
+              situation="of one row stays"),
     Rewritten("scale and shift behind a convolution",
               _batch_norm(_conv(_Chain()), (1, 1, 1, 6), _AFTER_CONV).model("batch norm", x=IMAGE),
               ("CONV_2D",)),

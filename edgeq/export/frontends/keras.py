@@ -130,9 +130,9 @@ def _traced(found: _Call, sample: Any, worker: Worker) -> LiteModel:
 
 
 def _states(found: _Call, arguments: Mapping[str, Any]) -> tuple[State, ...]:
-    """What layers keep between calls; Keras' own do if they are recurrent and asked to."""
-    kept = found.layer_states()
-    if not kept and all(type(e).__module__.startswith("keras.") for e in found.layers.values()):
+    """What is kept between calls; Keras' own layers do if they are recurrent and asked to."""
+    kept, parts = found.layer_states(), (found.model, *found.layers.values())
+    if not kept and all(type(part).__module__.startswith("keras.") for part in parts):
         return ()
     variables = {**found.by_path(found.model.non_trainable_variables), **kept}
     return states_of(lambda: found.called(dict(arguments)), variables, arguments)
@@ -277,9 +277,11 @@ def _jax_function(found: _Call) -> on_jax.Function:
     model = found.model
     held = {**found.by_path(model.variables), **found.layer_states()}
     written: dict[tuple[str, ...], Any] = {}
+    has_modes = "training" in inspect.signature(model.call).parameters
 
     def call(variables: Mapping[str, Any], *inputs: Any) -> Any:
-        def stateless(*inputs: Any, **keywords: Any) -> Any:
+        def stateless(*inputs: Any, training: bool, **keywords: Any) -> Any:
+            keywords |= {"training": training} if has_modes else {}
             mapping = [(variable, variables[name]) for name, variable in held.items()]
             with keras.StatelessScope(state_mapping=mapping) as scope:
                 before = {name: scope.get_current_value(v) for name, v in held.items()}

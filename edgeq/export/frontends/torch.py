@@ -37,6 +37,7 @@ from edgeq.export.frontends.torch_program import source_places
 from edgeq.export.frontends.torch_program.traced_program import (
     check_program,
     copied,
+    input_names,
     output_names,
 )
 from edgeq.export.frontends.trace_check import check_trace, forgotten
@@ -271,9 +272,9 @@ def _finished(module: Any, notes: list[str]) -> tuple[Any, tuple[tuple[str, floa
 
 
 def _lower(program: Any, layers: Mapping[str, str], own_forms: bool) -> adapter.Lowered:
-    inputs = list(program.graph_signature.user_inputs)
+    names = input_names(program), output_names(program)
     try:
-        return adapter.to_stablehlo(program, inputs, output_names(program), own_forms)
+        return adapter.to_stablehlo(program, *names, own_forms)
     except EdgeqError:
         raise
     except Exception as error:  # litert-torch raises plain RuntimeErrors for what it cannot lower

@@ -21,7 +21,7 @@ from edgeq.export.importing.float_form import make_float, quantized_activation
 from edgeq.export.importing.plain_calls import write_out_calls
 from edgeq.files import Content
 from edgeq.flatbuffer import pack, parse_tree, unpack
-from edgeq.flatbuffer.dense_shapes import settle_dense_shapes
+from edgeq.flatbuffer.kernel_shapes import settle_shapes
 from edgeq.isolation import Worker
 
 Said = tuple[str, ...]
@@ -62,7 +62,7 @@ def import_file(tflite: Content, source: SizeSource, worker: Worker) -> tuple[Co
             runtime does not take the sizes of the sample.
         DataError: The sample does not fit the inputs.
     """
-    settled = settle_dense_shapes(tflite)
+    settled = settle_shapes(tflite)
     tree, notes = unpack(settled), list[str]()
     changed = bool(write_out_calls(tree)) | _rank_scalars(tree)
     if quantized_activation(tree) is None:

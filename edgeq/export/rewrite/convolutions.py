@@ -83,6 +83,8 @@ def _channel_scale(site: Site, op: Operator) -> Sequence[Any] | None:
     source, factor = found
     if factor.size != shape[-1] or factor.min() == factor.max():
         return None
+    if math.prod(shape) == factor.size and not _is_shifted(site, op):
+        return None
     weights = site.constant(op, "factor", factor.reshape(1, 1, 1, -1))
     bias = site.constant(op, "bias", np.zeros(factor.size))
     before, after = [], []
@@ -98,6 +100,14 @@ def _channel_scale(site: Site, op: Operator) -> Sequence[Any] | None:
         depthMultiplier=1, fusedActivationFunction=op.options.fusedActivationFunction,
     )  # fmt: skip
     return [*before, scale, *after]
+
+
+def _is_shifted(site: Site, op: Operator) -> bool:
+    """Whether a sum with a constant alone reads an op: a convolution takes it as its bias."""
+    if not site.is_read_once(op.outputs[0]):
+        return False
+    ((reader, _),) = site.graph.uses[op.outputs[0]]
+    return reader.name in ("ADD", "SUB") and site.constant_operand(reader) is not None
 
 
 def _side_by_side(site: Site, op: Operator) -> Sequence[Any] | None:
@@ -259,8 +269,8 @@ REWRITES = (
     ),
     Rewrite(
         "scale of channels", ("MUL",), "DEPTHWISE_CONV_2D of 1x1",
-        "its int8 weights have a scale for each channel, those of a MUL one for all", False,
-        _channel_scale,
+        "its int8 weights have a scale for each channel, those of a MUL one for all; a single row "
+        "stays where nothing is added, as the MUL is faster", False, _channel_scale,
     ),
     Rewrite(
         "strided convolution of a wave", _CONVOLUTIONS, "RESHAPE, CONV_2D without stride",

@@ -117,6 +117,14 @@ def test_a_session_picks_the_shortest_that_holds_an_input(
             session.run(drawn(1, 8, DEPTH - 1), real=True)
 
 
+def test_an_isolated_session_tells_its_bucket(made: MultiSignatureModel) -> None:
+    with Session(made.tflite, isolated=True) as session:
+        for length, key in ((24, "long"), (7, "short"), (11, "long")):
+            session.run(drawn(1, length, DEPTH), real=True)
+            assert session.bucket == key
+            assert session.io.inputs[0].shape[1] == LENGTHS[key]
+
+
 def test_a_bucket_can_be_asked_for_by_its_key(made: MultiSignatureModel) -> None:
     with made.session("short") as session:
         assert session.bucket is None

@@ -40,7 +40,7 @@ def on_tensorflow(run_folder: Path) -> dict[str, Any]:
     """What needs TensorFlow, from one process: importing it takes longer than most exports."""
     jobs = ("right", "wrong", "open_sizes", "looped", "near", "own_forms")
     own = (f"tensorflow_models:{job}" for job in jobs)
-    shared = ("recurrent", "with_gaps", "half")
+    shared = ("recurrent", "with_gaps", "half", "kept")
     names = ("keras", "saved_model", *(f"keras_models:{job}" for job in shared), *own)
     keys = ("keras on tensorflow", "saved_model", *shared, *jobs)
     return dict(zip(keys, frameworks.with_keras(run_folder, "tensorflow", *names), strict=True))
@@ -49,7 +49,7 @@ def on_tensorflow(run_folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def on_torch(run_folder: Path) -> dict[str, Any]:
     """What needs Keras on PyTorch, from one process; the network is made in another."""
-    jobs = ("masked", "recurrent", "with_gaps", "half")
+    jobs = ("masked", "recurrent", "with_gaps", "half", "kept")
     names = (f"keras_models:{job}" for job in jobs)
     return dict(zip(jobs, frameworks.with_keras(run_folder, "torch", *names), strict=True))
 
@@ -143,6 +143,18 @@ def test_half_precision_of_keras_is_computed_in_float32(
     for name, (expected, found, is_as_it_was) in made.items():
         np.testing.assert_allclose(found, expected, atol=0.05, err_msg=name)
         assert is_as_it_was, name
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch", "tensorflow"])
+def test_a_keras_model_of_ones_own_keeps_its_state_in_ports(
+    backend: str, request: pytest.FixtureRequest
+) -> None:
+    if backend == "jax":
+        made = keras_models.kept()
+    else:
+        made = request.getfixturevalue(f"on_{backend}")["kept"]
+    for expected, found in made:
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 TENSORFLOW = {

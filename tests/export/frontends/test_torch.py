@@ -283,6 +283,27 @@ def test_dict_output_gives_the_outputs_their_names() -> None:
     check_export(model, edge, list(IMAGES[:, None]), ["image"], ["logits", "features"])
 
 
+class Mixed(torch.nn.Module):
+    """A step of a state whose parameters are not spelled in lower case."""
+
+    def forward(self, inputX: torch.Tensor, S: torch.Tensor) -> dict[str, torch.Tensor]:  # noqa: N803
+        state = 0.9 * S + inputX
+        return {"y": torch.tanh(state), "newS": state}
+
+
+def test_inputs_are_spelled_as_the_parameters() -> None:
+    start = {"S": np.zeros((1, 8), np.float32)}
+    steps = np.random.default_rng(0).normal(size=(10, 6, 8)).astype(np.float32)
+    edge = edgeq.export(
+        Mixed(), edgeq.Sequences(list(steps), {"S": "newS"}, start), recipe="int8", progress=False
+    )
+    assert edge.io.states == (("S", "newS"),)
+    assert [port.name for port in edge.io.inputs] == ["inputX", "S"]
+    by_name = [{"S": start["S"], "inputX": x[None]} for x in steps[0]]
+    named = export(Mixed(), by_name, recipe="weight_int8")
+    assert sorted(port.name for port in named.io.inputs) == ["S", "inputX"]
+
+
 def test_token_and_keyword_only_inputs() -> None:
     model = Lookup().eval()
     tokens = np.random.default_rng(1).integers(0, 10, (20, 6))

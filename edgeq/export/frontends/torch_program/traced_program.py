@@ -1,7 +1,8 @@
-"""Traced PyTorch programs as the caller gives them: copies, names of outputs, what is refused."""
+"""Traced PyTorch programs as the caller gives them: copies, names, what is refused."""
 
 from __future__ import annotations
 
+import collections
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,12 +54,12 @@ def check_program(program: Any) -> None:
 
 
 def _check_inputs(program: Any) -> None:
-    names = set(program.graph_signature.user_inputs)
+    names = dict(zip(program.graph_signature.user_inputs, input_names(program), strict=True))
     for node in program.graph.nodes:
         shape = getattr(node.meta.get("val"), "shape", ())
         if node.name in names and not all(isinstance(size, int) for size in shape):
             raise ModelError(
-                f"input {node.name!r} has the dynamic shape ({', '.join(map(str, shape))}); "
+                f"input {names[node.name]!r} has the dynamic shape ({', '.join(map(str, shape))}); "
                 "trace the model without dynamic_shapes (batch 1 for a device)"
             )
 
@@ -80,6 +81,16 @@ def _is_training(node: Any) -> bool:
     if "running_mean" in given and given["running_mean"] is None:
         return False  # a normalization that keeps no statistics always takes those of its input
     return any(given.get(name) is True for name in _TRAINING_ARGUMENTS)
+
+
+def input_names(program: Any) -> list[str]:
+    """Names of the inputs as `forward` spells its parameters; `torch.export` has lower case."""
+    signature = program.module_call_graph[0].signature
+    spelled = collections.defaultdict(list)
+    for name in (signature and signature.forward_arg_names) or ():
+        spelled[name.lower()].append(name)
+    one = {lower: names[0] for lower, names in spelled.items() if len(names) == 1}
+    return [one.get(name, name) for name in program.graph_signature.user_inputs]
 
 
 def output_names(program: Any) -> list[str] | None:

@@ -22,7 +22,11 @@ from edgeq.export.frontends.torch_program.kept_states.state_ports import (
 from edgeq.export.frontends.torch_program.kept_states.written_states import Written, written_by
 from edgeq.export.frontends.torch_program.packed.padded_sequences import on_all_steps
 from edgeq.export.frontends.torch_program.returned import returning_tensors
-from edgeq.export.frontends.torch_program.traced_program import carried, returns_tensors
+from edgeq.export.frontends.torch_program.traced_program import (
+    carried,
+    input_names,
+    returns_tensors,
+)
 
 aten = torch.ops.aten
 
@@ -138,7 +142,7 @@ def _before_sum(node: Any) -> Any:
 
 def _ports(program: Any, kept: Keeping) -> tuple[tuple[str, str], ...]:
     """Names of the input and the output of each state of a traced module."""
-    inputs = program.graph_signature.user_inputs[-len(kept.inputs) :]
+    inputs = input_names(program)[-len(kept.inputs) :]
     return tuple(zip(inputs, kept.outputs, strict=True))
 
 

@@ -1,12 +1,15 @@
-"""FULLY_CONNECTED ops that make other axes than the file says get a RESHAPE behind them.
+"""Ops that make other axes than the file says get a RESHAPE behind them.
 
-The converter folds a bias that is added behind a RESHAPE into the op, and gives the op the shape of
-the sum: `(40, 8) -> (1, 40, 4)`. Its kernel makes `(40, 4)`, and XNNPACK refuses some such files.
+The converter drops a RESHAPE in front of a bias, be it folded into the FULLY_CONNECTED or added by
+an op of its own, and gives that op the shape of the sum: `(40, 8) -> (1, 40, 4)`. The kernel makes
+`(40, 4)`. XNNPACK refuses some such files; in others, what reads an axis takes a wrong one.
 """
 
 from __future__ import annotations
 
 import math
+
+import numpy as np
 
 from edgeq.files import Content
 from edgeq.flatbuffer.graph import Graph, Operator
@@ -15,8 +18,10 @@ from edgeq.flatbuffer.parsing import parse, parse_tree, unpack
 
 Shape = tuple[int, ...]
 
+_BROADCASTING = frozenset(("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM"))
 
-def settle_dense_shapes(tflite: Content) -> Content:
+
+def settle_shapes(tflite: Content) -> Content:
     """The file with the shapes that kernels make; `tflite` itself where they do already."""
     if not _unsettled(parse(tflite).graphs[0]):
         return tflite
@@ -35,8 +40,7 @@ def settle_dense_shapes(tflite: Content) -> Content:
 
 
 def _unsettled(graph: Graph) -> list[tuple[Operator, Shape]]:
-    dense = [op for op in graph.operators if op.name == "FULLY_CONNECTED"]
-    made = [(op, _made(graph, op)) for op in dense]
+    made = [(op, _made(graph, op)) for op in graph.operators]
     return [(op, shape) for op, shape in made if _is_unsettled(graph, op, shape)]
 
 
@@ -46,13 +50,26 @@ def _is_unsettled(graph: Graph, op: Operator, made: Shape) -> bool:
 
 
 def _made(graph: Graph, op: Operator) -> Shape:
-    """The shape that the kernel computes from its operands; empty where it refuses them."""
+    """The shape that the kernel computes from its operands; empty where that is not told here."""
     operands = [tensor.shape for slot, tensor in graph.operands(op) if slot < 2]
-    if len(operands) < 2 or len(op.outputs) != 1:
+    if len(operands) < 2 or len(op.outputs) != 1 or any(-1 in shape for shape in operands):
         return ()
-    read, weights = operands
-    if len(weights) != 2 or not read or -1 in read or not weights[1]:
+    if op.name == "FULLY_CONNECTED":
+        read, weights = operands
+        return _product(read, weights, bool(getattr(op.options, "keepNumDims", False)))
+    return _sum(operands) if op.name in _BROADCASTING else ()
+
+
+def _product(read: Shape, weights: Shape, keeps_axes: bool) -> Shape:
+    if len(weights) != 2 or not read or not weights[1]:
         return ()
-    if getattr(op.options, "keepNumDims", False):
+    if keeps_axes:
         return (*read[:-1], weights[0])
     return (math.prod(read) // weights[1], weights[0])
+
+
+def _sum(shapes: list[Shape]) -> Shape:
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        return ()
