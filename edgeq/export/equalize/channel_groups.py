@@ -142,9 +142,11 @@ class _Finder:
             return False
         return bool(np.isfinite(data).all())
 
-    def _is_shared(self, tensor: int) -> bool:
-        """Whether several ops read a tensor; a weight is not stored twice for a better scale."""
-        return len(self._graph.uses.get(tensor, ())) != 1
+    def _is_shared(self, weight: int, depth: int) -> bool:
+        """Whether several ops read a weight; it is not stored twice for a better scale, but for one
+        of a number for each channel."""
+        is_small = math.prod(self._graph.tensors[weight].shape) <= depth
+        return not is_small and len(self._graph.uses.get(weight, ())) != 1
 
     def _join(self, one: int, other: int) -> bool:
         """Gives the channels of two tensors the same scales; one may be the other repeated."""
@@ -181,7 +183,9 @@ class _Finder:
         assert row.bias is not None
         source, weight = op.inputs[row.weight.source], op.inputs[row.weight.slot]
         bias = op.inputs[row.bias.slot] if row.bias.slot < len(op.inputs) else -1
-        if source not in self._starts or not self._can_change(weight) or self._is_shared(weight):
+        if source not in self._starts or not self._can_change(weight):
+            return False
+        if self._is_shared(weight, self._depth(op.outputs[0])):
             return False
         if bias >= 0 and not self._can_change(bias):
             return False
