@@ -15,7 +15,6 @@ from edgeq.model import layer
 from edgeq.targets import Purpose
 
 _FUSES = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL")
-_LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _RELUS = ("RELU", "RELU6", "RELU_N1_TO_1")
 _NARROWED = {("NONE", name): name for name in _RELUS} | {
     ("RELU", "RELU"): "RELU",
@@ -177,53 +176,6 @@ def _hard_swish(site: Site, op: Operator) -> Sequence[Any]:
     ]
 
 
-def _gate_of_a_layer(site: Site, op: Operator) -> Sequence[Any] | None:
-    """`x * c * relu6(x / c * c + b)`: of a layer that gives `x * c`, with a depthwise gate."""
-    for source, gate in (op.inputs, op.inputs[::-1]):
-        found = _scaled_gate(site, source, gate)
-        if found is None or not _is_layer_read_twice(site, source):
-            continue
-        (factor, summand), shape = found, site.shape(source)
-        scaled, gate = site.tensor(op, shape), site.tensor(op, shape)
-        weights = site.constant(op, "weights", np.full((1, 1, 1, shape[-1]), 1 / factor))
-        bias = site.constant(op, "bias", np.full(shape[-1], summand))
-        clipped = site.editor.op(
-            "DEPTHWISE_CONV_2D", [scaled, weights, bias], [gate], padding=schema.Padding.VALID,
-            strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1, depthMultiplier=1,
-            fusedActivationFunction=schema.ActivationFunctionType.RELU6,
-        )  # fmt: skip
-        return [
-            site.binary("MUL", source, site.constant(op, "factor", factor), scaled),
-            clipped,
-            site.binary("MUL", scaled, gate, op.outputs[0], op.fused_activation),
-        ]
-    return None
-
-
-def _scaled_gate(site: Site, source: int, gate: int) -> tuple[float, float] | None:
-    """`(c, b)` where `gate` is `relu6(source + b) * c` with single numbers, read once."""
-    found = []
-    for name, fused in (("MUL", "NONE"), ("ADD", "RELU6")):
-        op = site.producer(gate, name)
-        bound = None if op is None or not site.is_read_once(gate) else _bound(site, op)
-        if op is None or bound is None or op.fused_activation != fused:
-            return None
-        gate, value = bound
-        found.append(value)
-    factor, summand = found
-    return (factor, summand) if gate == source and factor > 0 else None
-
-
-def _is_layer_read_twice(site: Site, tensor: int) -> bool:
-    """Whether a layer gives an image that nobody but a gate and its product read."""
-    layer_op = site.producer(tensor, *_LAYERS)
-    is_image = len(site.shape(tensor)) == 4 and tensor not in site.graph.outputs
-    if layer_op is None or not is_image or len(site.graph.uses[tensor]) != 2:
-        return False
-    constants = [site.value(t) for t in layer_op.inputs[1:] if t >= 0]
-    return layer_op.fused_activation == "NONE" and all(c is not None for c in constants)
-
-
 def _equal_slopes(site: Site, op: Operator) -> Sequence[Any] | None:
     slope = site.value(op.inputs[1])
     if slope is None or slope.size == 0 or slope.min() != slope.max():
@@ -325,12 +277,6 @@ REWRITES = (
     Rewrite(
         "hard swish", ("HARD_SWISH",), "ADD of 3 with RELU6 fused, MUL by 1/6, MUL",
         "int8 HARD_SWISH is not delegated", False, _hard_swish,
-    ),
-    Rewrite(
-        "hard swish of a layer", ("MUL",),
-        "DEPTHWISE_CONV_2D of 1x1 with RELU6 fused, MUL, a sixth in the layer's weights",
-        "one op fewer, and channels can be scaled through it", False, _gate_of_a_layer,
-        Purpose.DELEGATION,
     ),
     Rewrite(
         "PRELU with equal slopes", ("PRELU",), "LEAKY_RELU",
