@@ -84,7 +84,7 @@ class HeldOut:
     """
 
     EVERY = 10
-    PASSED_BYTES = 64 << 20
+    PASSED_BYTES = 256 << 20
 
     def __init__(self, samples: Iterable[Sample], limit: int = 128, passed: int = 41) -> None:
         self._samples = samples
@@ -129,7 +129,7 @@ class HeldOut:
         if count >= self.EVERY - 1:
             size = sum(array.nbytes for array in sample)
             if (count + 1) * size > self.PASSED_BYTES:
-                self._passed.keep_fewer(self.EVERY)
+                self._passed.keep_fewer(max(self.EVERY, self.PASSED_BYTES // size))
         self._passed.add(sample)
 
     def exhaust(self) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 from edgeq.converter import ask, diagnosis, start_converter
 from edgeq.errors import ConversionError
 from edgeq.export.convert.annotate import annotate
+from edgeq.export.convert.convertible_constants import convertible
 from edgeq.export.convert.finish_integer_ops import join_integers, widen_biases
 from edgeq.export.convert.integer_ports import Interface, set_interface
 from edgeq.export.convert.loop_weights import with_sunk_weights
-from edgeq.export.convert.saturate_constants import saturated
 from edgeq.export.convert.shield_float_ops import hide_ops, opaque_ops, restore_ops, stand_ins
 from edgeq.export.convert.store_weights import store_weights
 from edgeq.export.convert.tensor_identity import (
@@ -62,7 +62,7 @@ def convert(
             layer and op that it stopped at, where it says so itself.
         RecipeError: What stands next to a port that shall be an integer computes in float.
     """
-    model = saturated(model, plan) if plan.tensors else model
+    model = convertible(model, plan) if plan.tensors else model
     tree = store_weights(model, plan, _with_integers(worker, model, plan))
     if interface is not None:
         set_interface(model, plan, tree, interface)

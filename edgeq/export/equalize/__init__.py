@@ -17,11 +17,12 @@ from edgeq.calibrate.observers import Fixed, Range
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.equalize.absorb import absorb
 from edgeq.export.equalize.centre import centred
-from edgeq.export.equalize.channel_groups import channel_groups
+from edgeq.export.equalize.channel_groups import channel_groups, cuts_off
 from edgeq.export.equalize.channel_scales import LEAST_GAIN_DB, channel_scales, scaled_range
 from edgeq.export.equalize.whole_weights import whole_weights
 from edgeq.export.plan.choices import Choices
 from edgeq.export.rewrite.checked import outputs_agree
+from edgeq.flatbuffer import Graph
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 from edgeq.qtypes import FloatArray
@@ -81,6 +82,7 @@ def equalize(
     as_is = {*kept, *_kept(choices)}
     same = _centred(model, calibration, as_is, samples, worker, threads)
     model, calibration = same.model, same.calibration
+    as_is |= _cut_in_one(model.graph, choices)
     groups = channel_groups(model.graph, as_is, lambda op: _is_static(choices, op.index))
     free = groups.free_tensors()
     in_one = [a for a in groups.absorbers if not choices[a.op.index].weights.per_channel]
@@ -131,6 +133,12 @@ def _centred(
 def _kept(choices: Choices) -> Collection[int]:
     nearest = (op for op, choice in choices.items() if choice.weights.rounding == "nearest")
     return {*nearest, *(op for op in choices if not _is_static(choices, op))}
+
+
+def _cut_in_one(graph: Graph, choices: Choices) -> set[int]:
+    """Ops that would become depthwise convolutions whose weights have one scale."""
+    cut = {op.index for op in graph.operators if cuts_off(graph, op)}
+    return {op for op in cut & choices.keys() if not choices[op].weights.per_channel}
 
 
 def _is_static(choices: Choices, op: int) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from edgeq.export.deploy.scales_entry import read_scales, write_scales
 from edgeq.export.equalize.channel_groups import Absorber, ChannelGroups, channel_groups
-from edgeq.flatbuffer import Graph
+from edgeq.flatbuffer import Graph, schema
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
 from edgeq.ops import OPS, Kind
@@ -31,16 +32,35 @@ def absorb(model: LiteModel, groups: ChannelGroups, scales: FloatArray) -> LiteM
     """
     graph, editor = model.graph, GraphEditor(model.tree)
     changed: dict[tuple[int, int], FloatArray] = {}
+    cut: dict[int, FloatArray] = {}
     for absorber in groups.absorbers:
         op = absorber.op
         source, output = (scales[groups.of(t)] for t in (absorber.source, op.outputs[0]))
         if (source == 1).all() and (output == 1).all():
             continue
+        if absorber.is_cut:
+            cut[op.index] = source
+            continue
         for slot, values in _constants(groups, absorber, source, output):
             changed[op.index, slot] = values
     put_constants(editor, graph, changed)
+    editor.replace(lambda i: [_cut(editor, graph, i, cut[i])] if i in cut else None)
     write_scales(editor.tree, _telling(groups, scales))
     return replace(model, tflite=editor.finish())
+
+
+def _cut(editor: GraphEditor, graph: Graph, index: int, scales: FloatArray) -> Any:
+    """A depthwise convolution in the place of an op that adds a number and cuts the sum off."""
+    op = graph.operators[index]
+    name = f"{graph.tensors[op.outputs[0]].name}/{index}"
+    summand = np.full(len(scales), constant_of(graph, op.inputs[1]).item())
+    weights = editor.constant(f"{name}/weights", scales.reshape(1, 1, 1, -1).astype(np.float32))
+    bias = editor.constant(f"{name}/bias", summand.astype(np.float32))
+    return editor.op(
+        "DEPTHWISE_CONV_2D", [op.inputs[0], weights, bias], op.outputs,
+        padding=schema.Padding.VALID, strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1,
+        depthMultiplier=1, fusedActivationFunction=op.options.fusedActivationFunction,
+    )  # fmt: skip
 
 
 def put_constants(

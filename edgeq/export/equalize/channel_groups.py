@@ -37,10 +37,31 @@ class Absorber:
     Attributes:
         op: The op.
         source: The computed tensor that it reads.
+        is_cut: Whether its constant is one number for all channels and it cuts its result off, as
+            `cuts_off` says: it takes a scale up as a depthwise convolution alone.
     """
 
     op: Operator
     source: int
+    is_cut: bool = False
+
+
+def cuts_off(graph: Graph, op: Operator) -> bool:
+    """Whether an op adds a number to an image and cuts the sum off, as a hard swish begins.
+
+    Its result stays as it is whatever the scale of the image, which something else reads as well.
+    """
+    if op.name != "ADD" or op.fused_activation != "RELU6":
+        return False
+    image, number = (graph.tensors[t] for t in op.inputs)
+    return (
+        number.data is not None
+        and number.data.size == 1
+        and number.data.dtype == np.float32
+        and not image.is_constant
+        and len(image.shape) == 4
+        and len(graph.uses[image.index]) > 1
+    )
 
 
 @dataclass(frozen=True)
@@ -197,6 +218,10 @@ class _Finder:
     def summed(self, op: Operator) -> bool:
         """ADD and SUB, of one or more computed tensors."""
         output = op.outputs[0]
+        if cuts_off(self._graph, op) and op.inputs[0] in self._starts:
+            self._fix(output)
+            self._absorbers.append(Absorber(op, op.inputs[0], is_cut=True))
+            return True
         if not self._keeps_clip(op):
             return False
         if any(self._depth(t) != self._depth(output) for t in op.inputs):
@@ -229,6 +254,11 @@ class _Finder:
         """Whether the first of two factors is the one that keeps its scale."""
         sizes = [math.prod(self._graph.tensors[t].shape) for t in (one, other)]
         producer = self._graph.producers.get(one)
+        if producer is not None and producer.name == "MUL":  # the sixth of a hard swish
+            cut = self._graph.producers.get(producer.inputs[0])
+            is_sixth = self._constant(producer.inputs[1]) is not None
+            if is_sixth and cut is not None and cuts_off(self._graph, cut):
+                return True
         return sizes[0] < sizes[1] or (producer is not None and producer.name in GATES)
 
     def reduced(self, op: Operator) -> bool:

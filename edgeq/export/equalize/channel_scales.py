@@ -28,6 +28,10 @@ HEADROOM = 1.15
 LEAST_GAIN_DB = 2.0
 """Scales are taken where so much is won by the estimate, which errs by about as much."""
 
+LEAST_CUT_GAIN_DB = 6.0
+"""Likewise where an op becomes a slower one for them: a depthwise convolution takes XNNPACK about
+half a nanosecond more for each number than a sum."""
+
 GPTQ_SHARE = 0.6
 """Noise of weights that are rounded by what they compute, over that of the nearest integers."""
 
@@ -74,7 +78,8 @@ def channel_scales(
     clusters = list(_clusters(groups, seen, whole))
     for sweep in range(SWEEPS if whole else 1):
         for cluster in clusters:
-            best = _best(_Estimate(groups, seen, cluster), scales, sweep == 0)
+            least_db = 0.0 if sweep else cluster.least_gain_db
+            best = _best(_Estimate(groups, seen, cluster), scales, least_db)
             scales = scales if best is None else best
     return scales
 
@@ -104,11 +109,12 @@ class _Cluster:
     tensors: tuple[int, ...]
     readers: tuple[Reader, ...]
     whole: tuple[WholeWeight, ...] = ()
+    least_gain_db: float = LEAST_GAIN_DB
 
 
-def _best(estimate: _Estimate, present: FloatArray, is_first: bool) -> FloatArray | None:
-    """Scales with the least noise; None where that is not less than now, at first much less."""
-    limit = estimate.noise(present) * (10 ** (-LEAST_GAIN_DB / 10) if is_first else 1.0)
+def _best(estimate: _Estimate, present: FloatArray, least_db: float) -> FloatArray | None:
+    """Scales with the least noise; None where that is not so much less than now."""
+    limit = estimate.noise(present) * 10 ** (-least_db / 10)
     candidates = list(estimate.candidates(present))
     noises = [estimate.noise(candidate) for candidate in candidates]
     best = int(np.argmin(noises))
@@ -134,10 +140,12 @@ def _clusters(
         if absorber.source in seen and OPS[absorber.op.name].bias is not None:
             one = _reader(groups, absorber, seen[absorber.source])
             readers.setdefault(key[absorber.source], []).append(one)
+    cut = {absorber.source for absorber in groups.absorbers if absorber.is_cut}
     for last, tensors in members.items():
         if last in readers:
             touching = (w for w in whole if w.source in tensors or w.output in tensors)
-            yield _Cluster(tuple(tensors), tuple(readers[last]), tuple(touching))
+            least_db = LEAST_GAIN_DB if cut.isdisjoint(tensors) else LEAST_CUT_GAIN_DB
+            yield _Cluster(tuple(tensors), tuple(readers[last]), tuple(touching), least_db)
 
 
 def _reader(groups: ChannelGroups, absorber: Absorber, seen: ChannelStatistics) -> Reader:

@@ -73,6 +73,7 @@ WIRED = {
     "scaled and moved": Wired(
         lambda x: x * torch.linspace(1, 2, 8)[:, None, None] + torch.ones(8)[:, None, None]
     ),
+    "hard swish": Wired(lambda x, conv: functional.hardswish(conv(x)), 8, nn.Conv2d(8, 8, 1)),
     "one factor for all": Wired(lambda x: 0.5 * x),
     "flattened": Wired(
         lambda x, dense: dense(x.permute(0, 2, 3, 1).flatten(1))[..., None, None],
@@ -228,6 +229,14 @@ def test_quiet_channels_cost_nothing(uneven_edge: EdgeModel) -> None:
     assert not any("channels of" in note for note in nearest.notes)
     assert uneven.sqnr_db > as_it_is.sqnr_db + 6
     assert uneven.sqnr_db > even.sqnr_db - 3
+
+
+def test_channels_are_scaled_through_a_hard_swish() -> None:
+    scaled, as_it_is = (
+        _int8(Uneven(50.0, functional.hardswish), equalize=on).report.sqnr_db
+        for on in (True, False)
+    )
+    assert scaled > as_it_is + 3
 
 
 def test_a_static_relu6_cuts_scaled_channels_off_beyond_the_samples() -> None:
