@@ -319,6 +319,17 @@ KINDS: dict[str, dict[str, Case]] = {
             lambda x: (x.clamp(-0.5, 0.5), torch.maximum(x, x.flip(0)[..., :1]), x.clamp_min(0.1)),
             floats(2, 3, 2, 2, 2, 3),
         ),
+        "arithmetic of rank 7": of(
+            lambda x, y: (x + y, x * y[..., :1, :], 2 / (x * x + 1), 1 - x),
+            floats(1, 2, 2, 3, 2, 2, 3), floats(1, 2, 1, 3, 1, 2, 3),
+        ),
+        "six axes padded, repeated and reversed": of(
+            lambda x: (
+                torch.nn.functional.pad(x, (1, 2, 0, 1), value=0.5),
+                x.repeat(1, 2, 1, 1, 2, 1), x.flip(2, 4),
+            ),
+            floats(1, 2, 2, 3, 2, 3),
+        ),
         "norms by other powers": of(
             lambda x: (x.norm(1), x.norm(3, -1), torch.nn.functional.normalize(x, 1.5)), CUBE
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 aten = torch.ops.aten
+
+MOST_AXES = 5
+"""The converter's PAD and TILE take tensors of up to so many axes."""
 
 REPEATS_MAX = 8
 """An edge that is repeated more often is read by index, in one op."""
@@ -56,6 +60,40 @@ def _by_axis(x: Tensor, pads: Sequence[int]) -> list[tuple[int, int, int]]:
     return [(axis, a, b) for axis, a, b in found if a or b]
 
 
+def constant_pad(x: Tensor, pads: Sequence[int], value: float = 0.0) -> Any:
+    """`constant_pad_nd` of many axes, one after the other."""
+    if x.ndim <= MOST_AXES:
+        return NotImplemented
+    for axis, before, after in _by_axis(x, pads):
+        shape = [*x.shape[:axis], int(x.shape[axis]) + before + after, *x.shape[axis + 1 :]]
+        rows = x.reshape(math.prod(x.shape[:axis]), x.shape[axis], -1)
+        x = aten.constant_pad_nd.default(rows, [0, 0, before, after], value).reshape(shape)
+    return x
+
+
+def repeated(x: Tensor, counts: Sequence[int]) -> Any:
+    """`repeat` of many axes, one after the other."""
+    if len(counts) <= MOST_AXES:
+        return NotImplemented
+    x = x.reshape([1] * (len(counts) - x.ndim) + [*x.shape])
+    for axis, count in enumerate(counts):
+        if count != 1:
+            shape = [*x.shape[:axis], int(x.shape[axis]) * count, *x.shape[axis + 1 :]]
+            rows = x.reshape(math.prod(x.shape[:axis]), -1)
+            x = aten.repeat.default(rows, [1, count]).reshape(shape)
+    return x
+
+
+def reversed_axes(x: Tensor, axes: Sequence[int]) -> Any:
+    """`flip` of axes that are no neighbours, which the kernel takes one after the other."""
+    places = sorted(axis % x.ndim for axis in axes)
+    if not places or places[-1] - places[0] < len(places):
+        return NotImplemented
+    for axis in places:
+        x = aten.flip.default(x, [axis])
+    return x
+
+
 def joined(parts: Sequence[Tensor], axis: int = 0) -> Any:
     """`cat` of several types, which litert-torch joins as they are."""
     kinds = {part.dtype for part in parts}
@@ -72,4 +110,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.replication_pad3d.default: replicated,
     aten.reflection_pad1d.default: reflected_1d,
     aten.cat.default: joined,
+    aten.constant_pad_nd.default: constant_pad,
+    aten.repeat.default: repeated,
+    aten.flip.default: reversed_axes,
 }

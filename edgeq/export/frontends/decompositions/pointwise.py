@@ -20,6 +20,9 @@ BROADCAST_RANK = 4
 LARGER_RANK = 5
 """The same of MAXIMUM and MINIMUM. Source: tflite/kernels/maximum_minimum.cc"""
 
+ARITHMETIC_RANK = 6
+"""The same of ADD, SUB, MUL and DIV. Source: tflite/kernels/add.cc"""
+
 
 def power(x: Tensor, exponent: float) -> Any:
     """`pow.Tensor_Scalar` of whole numbers, or of more axes than the kernel joins."""
@@ -221,16 +224,44 @@ def hypotenuse(x: Tensor, y: Tensor) -> Tensor:
     return (x * x + y * y).sqrt()
 
 
-def flat(op: Any) -> Callable[..., Any]:
-    """`maximum` or `minimum` of more axes than the kernel joins, in one axis."""
+def in_fewer_axes(op: Any, most: int) -> Callable[..., Any]:
+    """An op of two tensors of more axes than its kernel joins: those that go alike become one."""
 
-    def joined(x: Tensor, y: Tensor) -> Any:
-        if max(x.ndim, y.ndim) <= LARGER_RANK:
+    def joined(x: Any, y: Any, **options: Any) -> Any:
+        tensors = [v for v in (x, y) if isinstance(v, Tensor)]
+        if max(v.ndim for v in tensors) <= most:
             return NotImplemented
-        x, y = torch.broadcast_tensors(x, y)
-        return op(x.flatten(), y.flatten()).reshape(x.shape)
+        shape = torch.broadcast_shapes(*(v.shape for v in tensors))
+        merged = _merged_axes([[1] * (len(shape) - v.ndim) + [*v.shape] for v in tensors])
+        fewer = iter([v.reshape(axes) for v, axes in zip(tensors, merged, strict=True)])
+        x, y = (next(fewer) if isinstance(v, Tensor) else v for v in (x, y))
+        return op(x, y, **options).reshape(shape)
 
     return joined
+
+
+def reciprocal(x: Tensor) -> Any:
+    """`reciprocal` of more axes than DIV joins, in one."""
+    if x.ndim <= ARITHMETIC_RANK:
+        return NotImplemented
+    return aten.reciprocal.default(x.flatten()).reshape(x.shape)
+
+
+def _merged_axes(shapes: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Shapes of one rank in fewer axes: neighbours along which the same ones are repeated."""
+    merged: list[list[int]] = [[] for _ in shapes]
+    before: tuple[bool, ...] = ()
+    for lengths in zip(*shapes, strict=True):
+        if max(lengths) == 1:
+            continue
+        repeated = tuple(length == 1 for length in lengths)
+        for axes, length in zip(merged, lengths, strict=True):
+            if repeated == before:
+                axes[-1] *= length
+            else:
+                axes.append(length)
+        before = repeated
+    return merged
 
 
 def clamped(x: Tensor, least: float | None = None, most: float | None = None) -> Any:
@@ -283,8 +314,13 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.clamp_max.default: lambda x, most: clamped(x, None, most),
     aten.fmax.default: torch.maximum,
     aten.fmin.default: torch.minimum,
-    aten.maximum.default: flat(aten.maximum.default),
-    aten.minimum.default: flat(aten.minimum.default),
+    aten.maximum.default: in_fewer_axes(aten.maximum.default, LARGER_RANK),
+    aten.minimum.default: in_fewer_axes(aten.minimum.default, LARGER_RANK),
+    aten.add.Tensor: in_fewer_axes(aten.add.Tensor, ARITHMETIC_RANK),
+    aten.sub.Tensor: in_fewer_axes(aten.sub.Tensor, ARITHMETIC_RANK),
+    aten.mul.Tensor: in_fewer_axes(aten.mul.Tensor, ARITHMETIC_RANK),
+    aten.reciprocal.default: reciprocal,
+    aten.div.Tensor: in_fewer_axes(aten.div.Tensor, ARITHMETIC_RANK),
     aten.hypot.default: hypotenuse,
     aten.linalg_vector_norm.default: vector_norm,
     aten.pow.Tensor_Scalar: power,
