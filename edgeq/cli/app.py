@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from edgeq.cli.failing import open_standard_streams
 from edgeq.runtime.backend import load_backend
 
+ELSEWHERE = {
+    "search": "edgeq export searches by a metric, with --eval-data and --metric",
+    "quantize": "edgeq export does it",
+    "convert": "edgeq export does it",
+}
+"""What is no command, and where it is found."""
+
+
+class _Commands(TyperGroup):
+    """Commands, with a hint for those that have another name here."""
+
+    def resolve_command(
+        self, ctx: Any, args: list[str]
+    ) -> tuple[str | None, Any | None, list[str]]:
+        """The command that arguments begin with."""
+        if args[0] in ELSEWHERE:
+            ctx.fail(f"No such command {args[0]!r}: {ELSEWHERE[args[0]]}.")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="edgeq",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -47,7 +47,7 @@ MaxSize = Annotated[
 ]
 
 MaxMinutes = Annotated[
-    float, typer.Option(help="With --eval-data: minutes after which no trial begins.")
+    float, typer.Option(help="With --eval-data: minutes that the trials take at most.")
 ]
 
 TrialsFolder = Annotated[

@@ -97,7 +97,8 @@ def search(
         max_latency_ratio: Longest time over the float model's, measured here; None takes any plan
             that is not slower.
         max_size: Largest file in bytes; None takes any.
-        max_minutes: No trial begins later, those in `folder` counted in, once one has worked.
+        max_minutes: By when the last trial and the export of the best end, those in `folder`
+            counted in, once one has worked; what comes before the trials is not counted.
         folder: Where finished trials are kept: a search of the same model and data goes on from
             there. None keeps nothing.
         params: As for `export`.
@@ -168,7 +169,7 @@ class _Trials:
         comparing: Options of `compare`.
         exporting: Options of `export`.
         goal: What is looked for.
-        max_seconds: No trial begins after trials that took so long.
+        max_seconds: What all trials and the export of the best may take.
         folder: Where finished ones are kept.
         stages: Where they show.
         done: Finished trials, in order.
@@ -195,7 +196,7 @@ class _Trials:
         try:
             with self.stages.stage("trials") as advance:
                 for recipe in self._all(recipes):
-                    if self._works and sum(t.seconds for t in self.done) > self.max_seconds:
+                    if self._works and self._ends_late:
                         stopped = f"the time was up before {recipe.name} and what comes after it"
                         break
                     self._try(recipe)
@@ -214,6 +215,16 @@ class _Trials:
     def _works(self) -> bool:
         """Whether there is a model yet."""
         return any(not trial.error for trial in self.done)
+
+    @property
+    def _ends_late(self) -> bool:
+        """Whether another trial and the export of the best may take longer than there is time.
+
+        Either is taken to last as long as the longest trial: by what is kept of trials alone, so
+        that a search that goes on ends where it would have ended.
+        """
+        taken = [trial.seconds for trial in self.done]
+        return sum(taken) + 2 * max(taken) > self.max_seconds
 
     def _all(self, recipes: Sequence[Recipe]) -> Iterator[Recipe]:
         yield from recipes

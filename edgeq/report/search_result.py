@@ -174,7 +174,7 @@ class SearchReport:
         best, goal = self.best, self.goal
         shown = (
             f"{best.name} has {goal.metric} {best.value:.4f} where float has "
-            f"{best.float_value:.4f} (worse by {best.drop:.4f}), at {best.latency_ratio:.2f} of "
+            f"{best.float_value:.4f} ({_changed(best.drop)}), at {best.latency_ratio:.2f} of "
             f"its time here and {best.size_ratio:.2f} of its size"
         )
         count = f"{len(self.trials)} plan{'s' if len(self.trials) != 1 else ''} tried"
@@ -216,6 +216,11 @@ class SearchReport:
         failed = len(self.trials) - len(self.working)
         table.caption = f"{len(self.trials)} tried" + (f", {failed} failed" if failed else "")
         return table
+
+
+def _changed(drop: float) -> str:
+    """By how much a metric is worse, or better, in words."""
+    return f"worse by {drop:.4f}" if drop >= 0 else f"better by {-drop:.4f}"
 
 
 def rows_of_trials(trials: Sequence[Trial]) -> Iterator[tuple[str, ...]]:

@@ -51,6 +51,13 @@ def test_the_commands_are_these() -> None:
     assert sorted(commands()) == sorted(COMMANDS)
 
 
+@pytest.mark.parametrize("name", ["search", "convert", "quantize"])
+def test_what_has_another_name_here_is_named(name: str) -> None:
+    done = run(name, "--help")
+    assert done.exit_code == 2
+    assert f"No such command '{name}': edgeq export " in done.output
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_shows_an_example_that_it_accepts(name: str) -> None:
     found = examples(name)

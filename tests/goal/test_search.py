@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,17 @@ def test_time_that_is_up_ends_it(folder: Path, found: SearchResult) -> None:
     assert report.stopped == "the time was up before dynamic_int8 and what comes after it"
 
 
+def test_no_trial_begins_that_may_end_too_late(
+    folder: Path, found: SearchResult, tmp_path: Path
+) -> None:
+    """Of trials of 10 s each there is time for five in a minute, and for the export of the best."""
+    shutil.copytree(folder, tmp_path / "slow")
+    for path in (tmp_path / "slow").glob("trial-*.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": 10.0}))
+    report = run(tmp_path / "slow", max_minutes=1).report
+    assert [trial.name for trial in report.trials] == [t.name for t in found.report.trials[:5]]
+
+
 def test_a_folder_of_another_search_is_refused(folder: Path, found: SearchResult) -> None:
     with pytest.raises(DataError, match=r"holds trials of another search \(metric differ\)"):
         run(folder, metric="top5")
@@ -217,6 +230,13 @@ def trial(name: str, drop: float, time: float, size: int = 100) -> Trial:
         name, recipe.to_json(), 1 - drop, 1.0, drop, latency_ratio=time, size_bytes=size,
         size_ratio=size / 400,
     )  # fmt: skip
+
+
+def test_a_metric_that_rose_is_better() -> None:
+    goal = Goal("accuracy", 0.01)
+    sentences = [SearchReport(goal, (trial("int8", d, 0.5),)).sentence for d in (-0.002, 0.002)]
+    assert "(better by 0.0020)" in sentences[0]
+    assert "(worse by 0.0020)" in sentences[1]
 
 
 def test_the_front_is_what_no_other_beats() -> None:

@@ -15,8 +15,10 @@ from one_op import CASES
 import edgeq
 from edgeq.errors import RecipeError
 from edgeq.export.edge_model import EdgeModel
+from edgeq.export.search import fit_costs
 from edgeq.export.search.costs import DYNAMIC, FORMS, KINDS, WITH_DOT_PRODUCT, Costs, Rates
-from edgeq.export.search.fit_costs import STEPS, fit, non_negative, one_op, shapes
+from edgeq.export.search.devices import DEVICES
+from edgeq.export.search.fit_costs import STEPS, fit, models, non_negative
 from edgeq.export.search.op_work import kind
 from edgeq.flatbuffer import parse, unpack
 from edgeq.flatbuffer.graph_editor import GraphEditor
@@ -133,8 +135,7 @@ def test_a_machine_that_is_slowed_down_says_so(tmp_path: Path) -> None:
 def test_one_op_models_are_of_their_kind_and_in_the_delegate(form: str) -> None:
     for name in KINDS if form != "dynamic" else DYNAMIC:
         rows = []
-        for shape in shapes(name):
-            model = one_op(name, form, shape)
+        for model in models(name, form):
             graph = parse(model.tflite).graphs[0]
             assert kind(graph, graph.operators[-1]) == name
             rows.append(model.work(WITH_DOT_PRODUCT, form).counts[:2])
@@ -171,6 +172,25 @@ def test_a_fitted_table_goes_through_a_file(fitted: Costs, tmp_path: Path) -> No
     rates = [r for form in FORMS for r in getattr(fitted, form).values()]
     assert all(r.mac_ns >= 0 and r.element_ns >= 0 for r in rates)
     assert any(r.mac_ns > 0 for r in rates)
+
+
+@pytest.mark.parametrize("form", ["float32", "int8"])
+def test_a_fit_finds_what_padding_takes(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times by known rates give these rates back."""
+    wanted = Rates(0.0, 0.03, 0.0, 5.0)
+    timed = models("move", form)
+    times_ms = [model.work(WITH_DOT_PRODUCT, form).time_ns(wanted) / 1e6 for model in timed]
+    monkeypatch.setattr(fit_costs, "_times_ms", lambda *_: times_ms)
+    found = dataclasses.astuple(fit_costs._fitted(WITH_DOT_PRODUCT, form, timed, 0.0, 0.0))
+    assert found == pytest.approx(dataclasses.astuple(wanted))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_padding_keeps_its_ratio_to_what_moves_elsewhere(device: str) -> None:
+    costs = DEVICES[device].costs
+    own = costs.float32["move"]
+    assert own.pixel_ns == pytest.approx(117 * own.element_ns, rel=0.01)
+    assert costs.int8["move"].pixel_ns == own.pixel_ns
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,18 @@ Knows tables alone. What a table does not say of a processor is what the nearest
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeq.errors import RecipeError
-from edgeq.export.search.costs import DYNAMIC, WITH_DOT_PRODUCT, WITHOUT_DOT_PRODUCT, Costs, Rates
+from edgeq.export.search.costs import (
+    DYNAMIC,
+    PADDED_ELEMENTS,
+    WITH_DOT_PRODUCT,
+    WITHOUT_DOT_PRODUCT,
+    Costs,
+    Rates,
+)
 
 
 @dataclass(frozen=True)
@@ -47,11 +54,14 @@ def _arm(name: str, float32: Rates, int8: Rates, byte_ns: float) -> Costs:
     Dynamic range multiplies as int8 does, and reads and writes float.
     """
 
+    padded_ns = PADDED_ELEMENTS * float32.element_ns * _KINDS["move"][1]
+
     def table(own: Rates) -> dict[str, Rates]:
-        return {
+        rates = {
             kind: Rates(own.mac_ns * macs, own.element_ns * elements)
             for kind, (macs, elements) in _KINDS.items()
         }
+        return {**rates, "move": replace(rates["move"], pixel_ns=padded_ns)}
 
     dynamic = Rates(int8.mac_ns, float32.element_ns + int8.element_ns)
     return Costs(

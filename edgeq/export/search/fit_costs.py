@@ -17,7 +17,6 @@ import numpy.typing as npt
 from edgeq.export.search.costs import (
     DYNAMIC,
     KINDS,
-    PADDED_ROW_NS,
     WITH_DOT_PRODUCT,
     Costs,
     Rates,
@@ -77,6 +76,8 @@ MATMUL: tuple[Shape, ...] = ((1, 64, 64, 64), (4, 64, 32, 64), (4, 128, 16, 128)
 """Batch, rows, inner and output columns."""
 
 IMAGES: tuple[Shape, ...] = ((1, 16, 16, 16), (1, 32, 32, 32), (1, 48, 48, 64))
+PADDED: tuple[Shape, ...] = ((1, 16, 16, 3), (1, 32, 32, 16), (1, 64, 64, 3), (1, 48, 48, 32))
+"""What is padded by one pixel around, beside what only moves."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,12 @@ class _Builder:
         turned = tuple(shape[axis] for axis in order)
         return self._finish("TRANSPOSE", [self._activation("x", shape), wanted], turned)
 
+    def padding(self, shape: Shape) -> OneOp:
+        batch, height, width, channels = shape
+        around = np.asarray(((0, 0), (1, 1), (1, 1), (0, 0)), np.int32)
+        inputs = [self._activation("x", shape), self._editor.constant("around", around)]
+        return self._finish("PAD", inputs, (batch, height + 2, width + 2, channels))
+
     def view(self, shape: Shape) -> OneOp:
         """A RESHAPE, which takes no time but what its input and output do."""
         source = self._activation("x", shape)
@@ -243,15 +250,13 @@ _SHAPES: Mapping[str, Sequence[Shape]] = {
 }
 
 
-def shapes(kind: str) -> Sequence[Shape]:
-    """The shapes that one kind of op is timed at."""
-    return _SHAPES[kind]
-
-
-def one_op(kind: str, form: str, shape: Shape) -> OneOp:
-    """The model of one kind of op in one form."""
-    made: OneOp = getattr(_Builder(form), kind.removeprefix("large ").replace(" ", "_"))(shape)
-    return made
+def models(kind: str, form: str) -> list[OneOp]:
+    """The models that one kind of op is timed with in one form."""
+    made = kind.removeprefix("large ").replace(" ", "_")
+    found: list[OneOp] = [getattr(_Builder(form), made)(shape) for shape in _SHAPES[kind]]
+    if kind == "move":
+        found += [_Builder(form).padding(shape) for shape in PADDED]
+    return found
 
 
 def fit(name: str, seconds: float = SECONDS, advance: Callable[[], None] = lambda: None) -> Costs:
@@ -263,8 +268,8 @@ def fit(name: str, seconds: float = SECONDS, advance: Callable[[], None] = lambd
         advance: Called after each of the `STEPS` steps, for a progress bar.
 
     Returns:
-        The rates of this machine. Those of ops outside the delegate, of weights, of padding and of
-        launching stay as they were measured elsewhere.
+        The rates of this machine. Those of ops outside the delegate, of weights and of launching
+        stay as they were measured elsewhere.
     """
     costs = replace(WITH_DOT_PRODUCT, name=name)
     ports_ns = {form: _ports_ns(form, seconds) for form in ("float32", "int8")}
@@ -274,11 +279,8 @@ def fit(name: str, seconds: float = SECONDS, advance: Callable[[], None] = lambd
         port_ns = ports_ns["int8" if form == "int8" else "float32"]
         found = {}
         for kind in kinds:
-            models = [one_op(kind, form, shape) for shape in shapes(kind)]
-            found[kind] = _fitted(costs, form, models, seconds, port_ns)
+            found[kind] = _fitted(costs, form, models(kind, form), seconds, port_ns)
             advance()
-        if "move" in found:  # of which none pads
-            found["move"] = replace(found["move"], pixel_ns=PADDED_ROW_NS)
         return found
 
     costs = replace(
@@ -306,13 +308,13 @@ def _ports_ns(form: str, seconds: float) -> float:
 
 
 def _fitted(
-    costs: Costs, form: str, models: Sequence[OneOp], seconds: float, port_ns: float
+    costs: Costs, form: str, timed: Sequence[OneOp], seconds: float, port_ns: float
 ) -> Rates:
     """The rates that explain the times of one-op models best, what their ports take apart."""
-    taken_ns = np.asarray([t * 1e6 for t in _times_ms(models, seconds)])
-    given = np.asarray([work.counts[1] for work in (model.work(costs, form) for model in models)])
+    taken_ns = np.asarray([t * 1e6 for t in _times_ms(timed, seconds)])
+    given = np.asarray([work.counts[1] for work in (model.work(costs, form) for model in timed)])
     times_ns = np.maximum(taken_ns - port_ns * given, taken_ns / 10)
-    works = [model.work(costs, form) for model in models]
+    works = [model.work(costs, form) for model in timed]
     # The last unknown is what a run of the interpreter takes besides, the same for all.
     columns = np.asarray([(*work.counts, 1.0) for work in works])
     rest_ns = np.asarray([work.rest_ns for work in works])
@@ -320,10 +322,10 @@ def _fitted(
     return Rates(*rates)
 
 
-def _times_ms(models: Sequence[OneOp], seconds: float) -> list[float]:
+def _times_ms(timed: Sequence[OneOp], seconds: float) -> list[float]:
     with contextlib.ExitStack() as stack:
         runs = {}
-        for number, model in enumerate(models):
+        for number, model in enumerate(timed):
             session = stack.enter_context(Session(model.tflite, threads=1, trusted=True))
             runs[str(number)] = session, random_sample(session.io)
         latency = interleaved_latency(runs, seconds, ROUNDS)
