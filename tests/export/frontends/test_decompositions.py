@@ -269,6 +269,13 @@ KINDS: dict[str, dict[str, Case]] = {
         "diagonal by einsum": of(lambda x: torch.einsum("bii->bi", x), floats(1, 4, 4)),
     },
     "linear_algebra": {
+        "rows one by one": layer(lambda: nn.Linear(6, 5), floats(1, 4, 1, 6)),
+        "rows one by one, without a bias": layer(
+            lambda: nn.Sequential(
+                nn.Flatten(1, 2), nn.Linear(6, 5, bias=False), nn.Unflatten(1, (4, 1))
+            ),
+            floats(1, 4, 1, 6),
+        ),
         "determinant": of(torch.linalg.det, floats(1, 3, 3)),
         "dense layer of one row": layer(lambda: nn.Linear(6, 3), floats(1, 1, 1, 6)),
         "distances": of(lambda x: functional.pdist(x[0]), MATRIX),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,47 @@ aten = torch.ops.aten
 ROWS_MAX = 32
 """Of a matrix that is factored or solved row by row, each of which is a few ops."""
 
+_RESHAPES = (
+    aten.unsqueeze.default, aten.unflatten.int, aten.view.default, aten.reshape.default,
+)  # fmt: skip
 
-def dense_of_one_row(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    """`linear` of one row in more than three dimensions, which the converter refuses.
 
-    Without a bias it folds the dimensions back into the product, and refuses that as well.
+def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """`linear` of rows in four dimensions or more that the converter refuses.
+
+    Of one row it folds the dimensions into the product; without a bias it does so again. Of rows
+    one by one it makes a product of another rank than it says.
     """
+    if _is_one_by_one(x.shape):
+        image = aten.conv2d.default(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias)
+        return image.permute(0, 2, 3, 1)
     if bias is None or x.dim() < 4 or x.numel() != x.shape[-1]:
         return NotImplemented
     row = aten.linear.default(x.reshape(1, x.shape[-1]), weight, bias)
     return row.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _is_one_by_one(shape: Sequence[int]) -> bool:
+    """Whether rows are `(1, rows, 1, columns)`."""
+    return len(shape) == 4 and shape[0] == shape[2] == 1 != shape[1]
+
+
+def reshaped_before(node: Any, _known: Any) -> None:
+    """`linear` without a bias whose rows are one by one behind a reshape: so they are before it.
+
+    The converter takes the reshape into the product, which has a rank then that it refuses.
+    """
+    user = next(iter(node.users), None)
+    if user is None or len(node.users) > 1 or user.target not in _RESHAPES:
+        return
+    shape = user.meta["val"].shape
+    has_bias = node.args[2:] or node.kwargs
+    if has_bias or not _is_one_by_one(shape) or shape[-1] != node.meta["val"].shape[-1]:
+        return
+    node.target = lambda x, weight: aten.linear.default(x.reshape(*shape[:-1], x.shape[-1]), weight)
+    node.meta["val"] = user.meta["val"]
+    user.replace_all_uses_with(node)
+    node.graph.erase_node(user)
 
 
 def distances_within(x: Tensor, p: float = 2.0) -> Tensor:
@@ -174,7 +205,7 @@ def solve(x: Tensor, y: Tensor, *, left: bool = True) -> Any:
 
 TABLE: dict[Any, Callable[..., Any]] = {
     aten.cholesky_solve.default: cholesky_solve,
-    aten.linear.default: dense_of_one_row,
+    aten.linear.default: dense,
     aten.linalg_cholesky.default: cholesky,
     aten.linalg_inv.default: inverse_alone,
     aten.linalg_inv_ex.default: inverse,
@@ -182,3 +213,6 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.linalg_solve_triangular.default: solve_triangular,
     aten._pdist_forward.default: distances_within,
 }
+
+RULES = {aten.linear.default: reshaped_before}
+"""What replaces a node of an op."""

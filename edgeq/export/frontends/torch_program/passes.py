@@ -60,6 +60,7 @@ RULES = {
     **lookups.RULES,
     **overlaps.RULES,
     **indexing.RULES,
+    **linear_algebra.RULES,
     **packed_layers.RULES,
 }
 """What replaces a node of an op by a function, and its operands by what that takes."""
