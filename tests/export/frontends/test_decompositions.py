@@ -68,6 +68,17 @@ class Weighed(nn.Module):
         return self.last(x.relu() * (x * x.softmax(-1)).sum(-1, keepdim=True).expand_as(x))
 
 
+class Outer(nn.Module):
+    """Rows of a slice through a layer, times others: nothing is summed."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Any) -> Any:
+        return torch.einsum("b n d, b n s -> b n s d", self.inner(x[:, :, 0]), x[:, :, 1])
+
+
 class Calling(nn.Module):
     """A function as a module."""
 
@@ -204,6 +215,9 @@ KINDS: dict[str, dict[str, Case]] = {
         "extremes so far of whole numbers": of(
             lambda i: (*i.long().cummax(-1), *i.long().cummin(1)), ints(9, 1, 4, 6)
         ),
+        "highest whole number": of(
+            lambda x: (x.argmax(-1), (x % 7).argmin(0)), ints(20, 3, 6)
+        ),
         "bucket": of(lambda x: torch.bucketize(x, torch.linspace(-1, 1, 5)), MATRIX),
     },
     "indexing": {
@@ -275,6 +289,12 @@ KINDS: dict[str, dict[str, Case]] = {
                 nn.Flatten(1, 2), nn.Linear(6, 5, bias=False), nn.Unflatten(1, (4, 1))
             ),
             floats(1, 4, 1, 6),
+        ),
+        "rows one by one, times others": layer(
+            lambda: Outer(nn.Linear(8, 6, bias=False)), floats(1, 4, 2, 8)
+        ),
+        "outer product in another order": of(
+            lambda x, y: torch.einsum("n...,em->...mne", x, y), floats(3, 1, 4), floats(2, 5)
         ),
         "determinant": of(torch.linalg.det, floats(1, 3, 3)),
         "dense layer of one row": layer(lambda: nn.Linear(6, 3), floats(1, 1, 1, 6)),

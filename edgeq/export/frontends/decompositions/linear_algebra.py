@@ -59,6 +59,48 @@ def reshaped_before(node: Any, _known: Any) -> None:
     node.graph.erase_node(user)
 
 
+def outer_product(node: Any, _known: Any) -> None:
+    """`einsum` of two tensors that sums nothing: a product of both, each widened to the result.
+
+    As a batch of matrices of one column it is slower, and some the converter refuses.
+    """
+    equation, operands = node.args[0].replace(" ", ""), node.args[1]
+    read, _, made = equation.partition("->")
+    axes = [_lettered(a, x) for a, x in zip(read.split(","), operands, strict=True)]
+    made = _lettered(made, node)
+    plain = len(axes) == 2 and all(len(set(a)) == len(a) for a in axes)
+    if not plain or set(made) != set(axes[0] + axes[1]):
+        return
+    with node.graph.inserting_before(node):
+        wide = [_widened(*each, made) for each in zip(operands, axes, strict=True)]
+    node.target, node.args = aten.mul.Tensor, tuple(wide)
+    for operand in operands:
+        if operand.target is aten.linear.default:
+            reshaped_before(operand, _known)
+
+
+def _lettered(axes: str, node: Any) -> str:
+    """An operand's axes with a letter for each that an ellipsis stands for, equal from behind."""
+    missing = node.meta["val"].ndim - len(axes.replace("...", ""))
+    return axes.replace("...", "".join(chr(0x3B0 + k) for k in range(missing, 0, -1)))
+
+
+def _widened(operand: Any, axes: str, made: str) -> Any:
+    """A node with the axes `made` of an operand, of size 1 where it has none."""
+    order = sorted(range(len(axes)), key=lambda axis: made.index(axes[axis]))
+    if order != sorted(order):
+        operand = _behind(operand, aten.permute.default, order)
+    sizes = dict(zip(sorted(axes, key=made.index), operand.meta["val"].shape, strict=True))
+    return _behind(operand, aten.view.default, [sizes.get(axis, 1) for axis in made])
+
+
+def _behind(source: Any, op: Any, argument: list[int]) -> Any:
+    """A new node of an op that only moves what another has made."""
+    made = source.graph.call_function(op, (source, argument))
+    made.meta = {**source.meta, "val": op(source.meta["val"].contiguous(), argument)}
+    return made
+
+
 def distances_within(x: Tensor, p: float = 2.0) -> Tensor:
     """`pdist`: between all rows and those behind them."""
     first, second = np.triu_indices(int(x.shape[0]), 1)
@@ -214,5 +256,5 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten._pdist_forward.default: distances_within,
 }
 
-RULES = {aten.linear.default: reshaped_before}
+RULES = {aten.einsum.default: outer_product, aten.linear.default: reshaped_before}
 """What replaces a node of an op."""

@@ -139,7 +139,20 @@ def histogram(x: Tensor, bins: int = 100, low: float = 0, high: float = 0) -> Te
     return hit.to(x.dtype).sum(0)
 
 
+def _place_of_whole(op: Callable[..., Tensor]) -> Callable[..., Any]:
+    """`argmax` or `argmin`, of 32 bits: kernels compare no wider whole numbers."""
+
+    def form(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if x.is_floating_point() or x.dtype == torch.int32:
+            return NotImplemented
+        return op(x.to(torch.int32), *args, **kwargs)
+
+    return form
+
+
 TABLE: dict[Any, Callable[..., Any]] = {
+    aten.argmax.default: _place_of_whole(aten.argmax.default),
+    aten.argmin.default: _place_of_whole(aten.argmin.default),
     aten.histc.default: histogram,
     aten.sort.default: sort,
     aten.sort.stable: stable_sort,
