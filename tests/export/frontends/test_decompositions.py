@@ -158,6 +158,14 @@ def written(x: Any, index: Any) -> Any:
     return changed
 
 
+def slices_written(x: Any, source: Any) -> Any:
+    made = x * 2
+    made[:, :, :, 1:] = source
+    made[..., 1:3] = made[..., :2] + source[..., :2]
+    made[:, :, -1] = source[:, :, 0]
+    return made
+
+
 def sampled(**options: Any) -> Case:
     def sample(x: Any, grid: Any) -> Any:
         return functional.grid_sample(x, grid.tanh() * 1.3, **options)
@@ -327,6 +335,9 @@ KINDS: dict[str, dict[str, Case]] = {
         "numbers of several types joined": of(
             lambda x, i: (torch.cat([i, x], 1), torch.stack([i, i.long()]), torch.cat([i, i > 4])),
             MATRIX, ints(9, 1, 4, 6),
+        ),
+        "slices and an entry of six axes written": of(
+            slices_written, floats(1, 2, 3, 2, 4, 5), floats(1, 2, 3, 1, 4, 5)
         ),
     },
     "pointwise": {

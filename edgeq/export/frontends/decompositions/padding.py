@@ -94,6 +94,34 @@ def reversed_axes(x: Tensor, axes: Sequence[int]) -> Any:
     return x
 
 
+def slice_replaced(
+    x: Tensor,
+    source: Tensor,
+    axis: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Any:
+    """`slice_scatter` of many axes, which the converter pads: a join of what is left and new."""
+    if x.ndim <= MOST_AXES or step != 1:
+        return NotImplemented
+    first, last, _ = slice(start, end).indices(int(x.shape[axis]))
+    parts = (x.narrow(axis, 0, first), source, x.narrow(axis, last, int(x.shape[axis]) - last))
+    axis %= x.ndim
+    rows = [
+        part.reshape(math.prod(x.shape[:axis]), part.shape[axis], -1)
+        for part in parts
+        if part.shape[axis]
+    ]
+    return torch.cat(rows, 1).reshape(x.shape)
+
+
+def entry_replaced(x: Tensor, source: Tensor, axis: int, index: int) -> Any:
+    """`select_scatter` of many axes."""
+    place = index % int(x.shape[axis])
+    return slice_replaced(x, source.unsqueeze(axis % x.ndim), axis, place, place + 1)
+
+
 def joined(parts: Sequence[Tensor], axis: int = 0) -> Any:
     """`cat` of several types, which litert-torch joins as they are."""
     kinds = {part.dtype for part in parts}
@@ -113,4 +141,6 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.constant_pad_nd.default: constant_pad,
     aten.repeat.default: repeated,
     aten.flip.default: reversed_axes,
+    aten.slice_scatter.default: slice_replaced,
+    aten.select_scatter.default: entry_replaced,
 }
