@@ -99,8 +99,10 @@ class ExportedGraph:
     def kind(self, op: Operator) -> str:
         """Kind that an op is counted as, for example `"float32 with int8 weights"`."""
         if op.name in BOUNDARY:
-            stored = self.graph.tensors[op.inputs[0]].is_constant
-            return "dequantize of weights" if stored else "quantize/dequantize"
+            source = self.graph.tensors[op.inputs[0]]
+            if not source.is_constant:
+                return "quantize/dequantize"
+            return f"dequantize of {'float16 ' * (source.dtype == 'float16')}weights"
         weights = {t.dtype for _, t in self.graph.operands(op) if t.is_constant}
         dynamic = next((k for k in ("int8", "int4", "int2") if k in weights), "")
         kind = self.dtype(op)

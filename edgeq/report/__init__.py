@@ -156,8 +156,10 @@ class Report(Measured):
         """Where the model is not small, fast or faithful, and the option that would help."""
         is_auto = self.recipe == "auto"
         found = ["THE TRACE DIFFERS from the model (a warning says where)"] if self.doubts else []
-        if not self._has_integers:
+        if not self._has_narrower:
             found.append("everything stayed float: the reasons are below")
+        elif is_auto and not self._has_integers:
+            found.append("everything stayed float, with weights of 16 bits: integers miss the goal")
         if self.latency_ratio > NOT_SLOWER:
             way_out = "measure=True decides by this machine's times" if is_auto else "recipe='auto'"
             found.append(f"SLOWER than float here ({way_out})")
@@ -181,7 +183,11 @@ class Report(Measured):
 
     @property
     def _has_integers(self) -> bool:
-        return any("int" in kind or "weights" in kind for kind in self.op_counts)
+        return any("int" in kind or kind.endswith("of weights") for kind in self.op_counts)
+
+    @property
+    def _has_narrower(self) -> bool:
+        return self._has_integers or any("float16" in kind for kind in self.op_counts)
 
     def warnings(self) -> list[str]:
         """Warnings about the result, one sentence each."""
@@ -241,7 +247,7 @@ class Report(Measured):
         if self.float_ops:
             console.print(_reasons("what stayed float, and why", self.float_ops))
         if self.remarks:
-            console.print(_reasons("what has integer weights alone, and why", self.remarks))
+            console.print(_reasons("what is float with smaller weights, and why", self.remarks))
         if self.obstacles:
             console.print(_reasons(f"what {self.target} does not run, and why", self.obstacles))
         for note in self.notes:

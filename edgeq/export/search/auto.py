@@ -131,6 +131,7 @@ class Search:
         else:
             tried = [*plain, *self._in_turn(offers)]
         tried = [c for c in tried if not c.is_refused] or [self._float(tried[0])]
+        tried += self._wide(cut, tried)
         tried = self._with_finished(tried, plain[PLAIN.index(Mode.STATIC_INT8)])
         finals = near_best(tried, self.options.goal_db, FINAL_SLACK)
         return self._ranking(self.trials.side_by_side(tried, finals))
@@ -141,6 +142,18 @@ class Search:
         not_slower = max(best.time, NOT_SLOWER)
         better = [c for c in tried if c.sqnr_db > best.sqnr_db and c.time <= not_slower]
         return [best, *sorted(better, key=lambda c: c.sqnr_db)]
+
+    def _wide(self, cut: PlanCut, tried: Sequence[Candidate]) -> list[Candidate]:
+        """Plans in float with weights of 16 bits, then of 32, where fewer miss the goal."""
+        best, found = self._best_of(tried), list[Candidate]()
+        for mode in (Mode.FLOAT16, Mode.FLOAT):
+            if best.sqnr_db >= self.options.goal_db and not best.is_float:
+                break
+            offer = cut.wide(mode)
+            if any(choice.mode is mode for choice in offer.choices.values()):
+                found.append(self._try(offer))
+                best = self._best_of([*tried, *found])
+        return [c for c in found if not c.is_refused]
 
     def _with_finished(self, tried: Sequence[Candidate], static: Candidate) -> list[Candidate]:
         """Tried plans, the static one as a preset would build it where that can make it the best.

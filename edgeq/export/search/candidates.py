@@ -82,6 +82,11 @@ class Candidate:
         return 10 * math.log10(noise / left) if left > 0 else math.inf
 
     @property
+    def is_float(self) -> bool:
+        """Whether it leaves every op and weight as it was."""
+        return all(choice.mode is Mode.FLOAT for choice in self.choices.values())
+
+    @property
     def is_refused(self) -> bool:
         """Whether it was tried and there is no file of it that works."""
         return math.isnan(self.sqnr_db)

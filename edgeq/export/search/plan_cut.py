@@ -30,6 +30,9 @@ from edgeq.report import SIZE_WORTH
 PLAIN = (Mode.STATIC_INT8, Mode.DYNAMIC_INT8, Mode.WEIGHT_INT8)
 """Plans in one mode throughout: always tried, and what the estimates are corrected by."""
 
+TOO_COARSE = "with weights of fewer bits the outputs miss the goal"
+"""Why weights stay in a floating type."""
+
 DYNAMIC_NOISE = 0.5
 """Noise of an activation that is rounded at each run, over that of one with a fixed scale; as long
 as no plan tells."""
@@ -109,14 +112,30 @@ class PlanCut:
         return replace(self._offer(chosen), price=price)
 
     def correct_noise(self, plain: Sequence[Candidate]) -> None:
-        """Has the noise of dynamic range agree with that of the plan in it throughout.
+        """Has the noise of weights and of dynamic range agree with the plans in them throughout.
 
-        Its scales are found for each row at each run, so that it may lose much less than a fixed
-        scale does.
+        Weights that miss the goal by themselves lose more together than one by one: small changes
+        grow from layer to layer.
+        The scales of dynamic range are found for each row at each run, so that it may lose much
+        less than a fixed scale does.
         """
+        stored = _tried(plain).get(Mode.WEIGHT_INT8)
+        if stored is not None and stored.sqnr_db < self._options.goal_db:
+            self._raise_weights(stored)
         dynamic = _tried(plain).get(Mode.DYNAMIC_INT8)
-        if dynamic is None:
-            return
+        if dynamic is not None:
+            self._correct_dynamic(dynamic)
+        self._others = {index: self._others_of(index) for index in self._choices}
+
+    def _raise_weights(self, stored: Candidate) -> None:
+        noises = self._noise.weights
+        known = sum(noises.get(i, 0.0) for i, c in stored.choices.items() if c.mode.is_weight_only)
+        share = 10 ** (-stored.sqnr_db / 10) / known if known else 1.0
+        if share > 1:
+            raised = {index: share * noise for index, noise in noises.items()}
+            self._noise = replace(self._noise, weights=raised)
+
+    def _correct_dynamic(self, dynamic: Candidate) -> None:
         noise = 10 ** (-dynamic.sqnr_db / 10)
         weights, read = 0.0, 0.0
         for index, choice in dynamic.choices.items():
@@ -125,7 +144,6 @@ class PlanCut:
             read += self._read_noise(op) if choice.mode is Mode.DYNAMIC_INT8 else 0.0
         if read:
             self._dynamic_noise = min(max((noise - weights) / read, 0.0), MOST_DYNAMIC_NOISE)
-        self._others = {index: self._others_of(index) for index in self._choices}
 
     def correct_times(self, plain: Sequence[Candidate]) -> None:
         """Has the estimates agree with the measured times of plans in one mode throughout."""
@@ -147,6 +165,18 @@ class PlanCut:
         return self._offer(
             {i: self._choice(i, mode.is_static, self._form(i, mode)) for i in self._choices}
         )
+
+    def wide(self, mode: Mode) -> Candidate:
+        """Every op in float, and the weights that the search decides about in a floating type."""
+        smallest = self.plain(Mode.WEIGHT_INT8).choices
+        free = {i for i, choice in self._choices.items() if choice.mode is Mode.AUTO}
+        chosen = {
+            i: replace(c, mode=mode, reason=TOO_COARSE)
+            if i in free and c.mode is Mode.WEIGHT_INT8
+            else c
+            for i, c in smallest.items()
+        }
+        return self._offer(chosen)
 
     def _form(self, index: int, mode: Mode) -> Form:
         """An op in a mode with float activations, or else in its smallest form."""

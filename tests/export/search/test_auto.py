@@ -358,6 +358,24 @@ def test_an_op_without_an_int8_form_stays_float_with_the_reason() -> None:
     assert made.report.sqnr_db > 25
 
 
+@pytest.mark.parametrize(("gain", "is_half"), [(4, False), (7, True)])
+def test_weights_have_16_bits_where_8_miss_the_goal(gain: int, is_half: bool) -> None:
+    rows = Value((4, 32))
+    steps: list[Step] = []
+    source = "x"
+    for i in range(4):  # each sine makes what the weights are off by larger
+        kernel = gain * weights(32, 32)
+        steps.append(Step("FULLY_CONNECTED", (source, kernel, None), {f"dense{i}": rows}))
+        steps.append(Step("SIN", (f"dense{i}",), {f"wave{i}": rows}))
+        source = f"wave{i}"
+    case = OneOp("chaos", {"x": rows}, tuple(steps))
+    made = edgeq.export(case.build(), case.draw(32), progress=False)
+    kinds = made.report.op_counts
+    assert made.report.sqnr_db > 20
+    assert ("dequantize of float16 weights" in kinds) == is_half
+    assert ("with weights of 16 bits" in made.report.headline) == is_half
+
+
 def candidate(time: float, size: float, sqnr_db: float) -> Candidate:
     return Candidate({}, time, size, sqnr_db)
 
