@@ -180,6 +180,12 @@ class Builder:
             self._plans[key] = make_plan(self.model, self._with.calibration, choices, linked)
         return self._plans[key]
 
+    def with_tables_once(
+        self, choices: Choices, free: Collection[int], oldest: Version | None
+    ) -> Choices:
+        """The choices with tables that others read too looked up in by rows, where ops are free."""
+        return self._with.weights.with_tables_once(self.model.graph, choices, free, oldest)
+
     def with_float_regions(
         self, choices: Choices, free: Collection[int], oldest: Version | None
     ) -> dict[int, Choice]:

@@ -40,7 +40,7 @@ from edgeq.export.plan.values import Values
 from edgeq.export.portspec import PortSpec
 from edgeq.export.prepare import prepare
 from edgeq.export.ranges import data_source, measured_ranges, ranges_for
-from edgeq.export.round.rounder import party_of
+from edgeq.export.round.common_weights import Party
 from edgeq.export.search.auto import Search
 from edgeq.export.search.costs import Costs
 from edgeq.export.search.ladder import Ladder
@@ -328,7 +328,7 @@ def make_ready(
     choices = without_coarse(rewritten, choices, free, judging.fitting, options.threads)
     shared = shared or Shared()
     weights = shared.weights
-    weights.add(party_of(rewritten, choices, judging.fitting, options.threads))
+    weights.add(Party(rewritten, choices, judging.fitting, options.threads))
     workshop = Workshop(
         model=rewritten, interface=prepared.interface, calibration=ranges.calibration,
         choices=choices, samples=judging.fitting, converter=converter, target=options.target,

@@ -11,16 +11,20 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from edgeq.data.rep_dataset import Sample
-from edgeq.export.plan.choices import Choices
+from edgeq.export.plan.choices import Choices, weight_slots
+from edgeq.export.plan.min_runtime import form_runtime
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.loop_taps import LoopSite, is_tappable
 from edgeq.export.round.weighted_ops import AnyQParams, Site, is_fed, is_laid_out, weight_slot
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import LiteModel
-from edgeq.qtypes import FloatArray, IntArray
+from edgeq.ops import is_table, storable
+from edgeq.qtypes import DType, FloatArray, IntArray
 from edgeq.recipe import Mode
+from edgeq.versions import Version
 
 LEAST_BYTES = 1024
 """Smaller constants are not looked for: storing them twice costs nothing."""
@@ -30,22 +34,47 @@ Shape = tuple[int, ...]
 Use = tuple[Operator, int]
 """An op and the operand slot that it reads a weight at."""
 
+BY_ROWS = (
+    "other ops of the file read its table as well: it is there once, with a scale for each row, "
+    "and what is looked up in that is float"
+)
+"""Why a look-up is not static."""
+
 
 @dataclass(frozen=True, eq=False)
 class Party:
     """A float model that has weights, and inputs to run it with.
 
     Attributes:
-        model: The model.
+        model: The model. One that brought or learned its scales was trained with weights rounded
+            to nearest, which they stay.
+        choices: Of each op, as far as the recipe says it; tells how weights are rounded.
         samples: Inputs.
         threads: Samples that run side by side; None takes what this process may use.
-        nearest: Ops whose weights are rounded to nearest, by index.
     """
 
     model: LiteModel
+    choices: Choices
     samples: Sequence[Sample]
     threads: int | None = None
-    nearest: Collection[int] = ()
+
+    @functools.cached_property
+    def nearest(self) -> frozenset[int]:
+        """Ops whose weights are rounded to nearest, by index."""
+        is_trained = bool(self.model.given or self.model.learned)
+        chosen = self.choices.items()
+        return frozenset(i for i, c in chosen if is_trained or c.weights.rounding == "nearest")
+
+    def has_scale_of_rows(self, uses: Sequence[Use]) -> bool:
+        """Whether an op that multiplies by a weight wants it in int8 with a scale for each row."""
+        return any(self._multiplies_rows(op, slot) for op, slot in uses if op.index in self.choices)
+
+    def _multiplies_rows(self, op: Operator, slot: int) -> bool:
+        weight, choice = storable(op.name), self.choices[op.index]
+        if weight is None or is_table(op.name) or (weight.slot, weight.axis) != (slot, 0):
+            return False
+        is_int8 = choice.mode is Mode.AUTO or choice.mode.weight_dtype is DType.INT8
+        return is_int8 and choice.weights.per_channel
 
     @functools.cached_property
     def fitted(self) -> Mapping[int, tuple[int, ...]]:
@@ -105,6 +134,42 @@ class CommonWeights:
                     found[op.index] = replace(choice, mode=mode)
         return found if any(c.mode is Mode.AUTO for c in found.values()) else choices
 
+    def with_tables_once(
+        self, graph: Graph, choices: Choices, free: Collection[int], oldest: Version | None
+    ) -> Choices:
+        """Choices in which look-ups take rows of a table as layers multiply by them.
+
+        In static int8 a table has the one scale of what is looked up in it, which each model has
+        found for itself. Where another op of the file multiplies by it, or another model looks up
+        in it, it has a scale for each row, and all of them read one constant.
+
+        Args:
+            graph: Of one of the models.
+            choices: What becomes of each op.
+            free: Ops that may become float.
+            oldest: The oldest run time that is to read the file, if that matters.
+        """
+        tables = {
+            op.index: op.inputs[slot]
+            for op in graph.operators
+            if op.index in free and choices[op.index].mode is Mode.STATIC_INT8
+            if is_table(op.name)
+            for slot in weight_slots(graph, op)
+        }
+        found, digests = dict(choices), dict(_digests(graph, {*tables.values()}))
+        for index, tensor in tables.items():
+            op, digest = graph.operators[index], digests.get(tensor)
+            lower = replace(choices[index], mode=Mode.WEIGHT_INT8, reason=BY_ROWS)
+            is_new = oldest is not None and form_runtime(op.name, lower) > oldest
+            if digest is not None and not is_new and self._is_read_by_rows(digest):
+                found[index] = lower
+        return found
+
+    def _is_read_by_rows(self, digest: str) -> bool:
+        places = self._places[digest]
+        is_common = len({id(party) for party, _, _ in places}) > 1
+        return is_common or any(party.has_scale_of_rows(uses) for party, _, uses in places)
+
     def add(self, party: Party) -> None:
         """Takes a model in."""
         self._parties.append(party)
@@ -139,9 +204,18 @@ class CommonWeights:
         self._known[digest, qparams] = result
 
     @functools.cached_property
-    def _uses(self) -> Mapping[str, Sequence[tuple[Party, Shape, Sequence[Use]]]]:
+    def _uses(self) -> Mapping[str, Sequence[_Place]]:
         """Of each constant that more than one model has: model, shape and readers there."""
-        found: dict[str, list[tuple[Party, Shape, Sequence[Use]]]] = defaultdict(list)
+        return {
+            digest: places
+            for digest, places in self._places.items()
+            if len({id(party) for party, _, _ in places}) > 1
+        }
+
+    @functools.cached_property
+    def _places(self) -> Mapping[str, Sequence[_Place]]:
+        """Of each constant: model, shape and readers there."""
+        found: dict[str, list[_Place]] = defaultdict(list)
         for party in self._parties:
             graph = party.model.graph
             for tensor, digest in _digests(graph):
@@ -149,18 +223,22 @@ class CommonWeights:
                 if uses:
                     found[digest].append((party, graph.tensors[tensor].shape, uses))
             party.model.release()
-        return {
-            digest: places
-            for digest, places in found.items()
-            if len({id(party) for party, _, _ in places}) > 1
-        }
+        return found
 
 
-def _digests(graph: Graph) -> Iterator[tuple[int, str]]:
-    """Float matrices and kernels of some size with a digest of their content."""
+_Place: TypeAlias = tuple[Party, Shape, Sequence[Use]]
+
+
+def _digests(graph: Graph, only: Collection[int] | None = None) -> Iterator[tuple[int, str]]:
+    """Float matrices and kernels of some size with a digest of their content.
+
+    Args:
+        graph: The graph.
+        only: Tensors that are looked at; None is all.
+    """
     for tensor in graph.tensors:
         data, is_flat = tensor.data, len(tensor.shape) < 2
         if tensor.dtype != "float32" or data is None or is_flat:
             continue
-        if data.nbytes >= LEAST_BYTES:
+        if data.nbytes >= LEAST_BYTES and (only is None or tensor.index in only):
             yield tensor.index, hashlib.sha256(data.tobytes()).hexdigest()

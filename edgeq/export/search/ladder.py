@@ -75,7 +75,8 @@ class Ladder:
             oldest: The oldest run time that is to read the file, if that matters.
         """
         if any(choice.mode is Mode.STATIC_INT8 for choice in choices.values()):
-            loadable = self.loadable(choices)
+            once = self.builder.with_tables_once(choices, self._free, oldest)
+            loadable = self.loadable(once)
             choices = self.builder.with_float_regions(loadable, self._free, oldest)
         ladder = self.finished(choices, scales)
         if ladder is None:

@@ -8,8 +8,7 @@ from one_op import OneOp, Step, Value
 
 from edgeq.export.plan.choices import Choice, choose
 from edgeq.export.plan.quantization_plan import Plan, Stored
-from edgeq.export.round.common_weights import CommonWeights
-from edgeq.export.round.rounder import party_of
+from edgeq.export.round.common_weights import CommonWeights, Party
 from edgeq.model import LiteModel
 from edgeq.qtypes import DType, QParams
 from edgeq.recipe import AUTO, Mode
@@ -38,7 +37,7 @@ def model(rows: int, second: str = "FULLY_CONNECTED") -> LiteModel:
 def common(*models: LiteModel) -> CommonWeights:
     weights = CommonWeights()
     for each in models:
-        weights.add(party_of(each, choose(each, AUTO), []))
+        weights.add(Party(each, choose(each, AUTO), []))
     return weights
 
 
