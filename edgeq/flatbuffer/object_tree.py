@@ -6,6 +6,7 @@ Knows the file format, nothing of what the ops mean.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,9 @@ import numpy as np
 
 from edgeq.flatbuffer.generated_schema import schema
 from edgeq.qtypes import QParams
+
+SHARED_BYTES = 1024
+"""Smaller constants are not looked for: storing them twice costs nothing."""
 
 
 def quantization(qparams: QParams) -> Any:
@@ -96,6 +100,22 @@ def prune(tree: Any) -> None:
     for index, buffer in enumerate(tree.buffers):
         if index not in kept:
             buffer.data = None
+
+
+def share_buffers(tree: Any) -> None:
+    """Has constants of equal bytes, from a kilobyte on, in one buffer."""
+    first: dict[bytes, int] = {}
+    place: dict[int, int] = {}
+    for index in sorted({tensor.buffer for graph in tree.subgraphs for tensor in graph.tensors}):
+        buffer = tree.buffers[index]
+        if buffer.data is not None and len(buffer.data) >= SHARED_BYTES:
+            content = np.ascontiguousarray(buffer.data, np.uint8)
+            place[index] = first.setdefault(hashlib.sha256(content.data).digest(), index)
+            if place[index] != index:
+                buffer.data = None
+    for graph in tree.subgraphs:
+        for tensor in graph.tensors:
+            tensor.buffer = place.get(tensor.buffer, tensor.buffer)
 
 
 def _named(tree: Any, index: int) -> set[int]:

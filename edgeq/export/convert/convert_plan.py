@@ -26,6 +26,7 @@ from edgeq.export.deploy.scales_entry import carry_scales
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.files import Content
 from edgeq.flatbuffer import pack, parse_tree, unpack
+from edgeq.flatbuffer.object_tree import share_buffers
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import LiteModel
 from edgeq.ports import write_states
@@ -70,7 +71,9 @@ def convert(
     carry_scales(model.tree, tree)
     write_states(tree, model.states)
     give_back_names(tree, [tensor.name for tensor in model.tree.subgraphs[0].tensors])
-    return Converted(pack(with_sunk_weights(tree)), found)
+    finished = with_sunk_weights(tree)
+    share_buffers(finished)
+    return Converted(pack(finished), found)
 
 
 def _with_integers(worker: Worker, model: LiteModel, plan: Plan) -> Any:

@@ -1,17 +1,19 @@
-"""`CommonWeights`: weights that several models have in common are rounded once, by the data of all.
+"""`CommonWeights`: weights that a file has several times are rounded once, by the data of all.
 
-So what signatures of one file share stays shared. Knows which models have a weight, nothing of how
-one is rounded.
+So what its signatures, or ops of one of them, share stays shared. Knows which models have a weight,
+nothing of how one is rounded.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
+
+import numpy as np
 
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.plan.choices import Choices, weight_slots
@@ -20,14 +22,12 @@ from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.loop_taps import LoopSite, is_tappable
 from edgeq.export.round.weighted_ops import AnyQParams, Site, is_fed, is_laid_out, weight_slot
 from edgeq.flatbuffer import Graph, Operator
+from edgeq.flatbuffer.object_tree import SHARED_BYTES
 from edgeq.model import LiteModel
 from edgeq.ops import is_table, storable
 from edgeq.qtypes import DType, FloatArray, IntArray
 from edgeq.recipe import Mode
 from edgeq.versions import Version
-
-LEAST_BYTES = 1024
-"""Smaller constants are not looked for: storing them twice costs nothing."""
 
 Result = tuple[IntArray, FloatArray]
 Shape = tuple[int, ...]
@@ -156,7 +156,7 @@ class CommonWeights:
             if is_table(op.name)
             for slot in weight_slots(graph, op)
         }
-        found, digests = dict(choices), dict(_digests(graph, {*tables.values()}))
+        found, digests = dict(choices), dict(self._digests(graph)) if tables else {}
         for index, tensor in tables.items():
             op, digest = graph.operators[index], digests.get(tensor)
             lower = replace(choices[index], mode=Mode.WEIGHT_INT8, reason=BY_ROWS)
@@ -175,24 +175,23 @@ class CommonWeights:
         self._parties.append(party)
 
     def of(self, graph: Graph) -> Mapping[int, str]:
-        """Digests of a graph's constants that more than one model has, by tensor."""
-        if len(self._parties) < 2:
-            return {}
-        return {t: digest for t, digest in _digests(graph) if digest in self._uses}
+        """Digests of a graph's constants that are there more than once in all, by tensor."""
+        found = self._digests(graph)
+        return {t: digest for t, digest in found if len(self._places[digest]) > 1}
 
     def readers(self, graph: Graph) -> set[int]:
-        """Indices of a graph's ops that read what other models have as well."""
+        """Indices of a graph's ops that read what is there more than once in all models."""
         return {op.index for tensor in self.of(graph) for op, _ in graph.uses.get(tensor, ())}
 
     def are_fitted(self, digest: str) -> bool:
-        """Whether all models do the same with a weight and want it rounded by what it computes."""
-        readers = self._uses[digest]
+        """Whether all ops do the same with a weight and want it rounded by what it computes."""
+        readers = self._places[digest]
         alike = {(uses[0][0].name, shape) for _, shape, uses in readers}
         return len(alike) == 1 and all(party.are_fitted(uses) for party, _, uses in readers)
 
     def sites(self, digest: str, qparams: AnyQParams) -> Iterator[tuple[Party, Site]]:
-        """The weight in each model that has it."""
-        for party, _, uses in self._uses[digest]:
+        """The weight wherever it is, with the model there."""
+        for party, _, uses in self._places[digest]:
             yield party, party.site(uses, qparams)
 
     def known(self, digest: str, qparams: AnyQParams) -> Result | None:
@@ -204,41 +203,46 @@ class CommonWeights:
         self._known[digest, qparams] = result
 
     @functools.cached_property
-    def _uses(self) -> Mapping[str, Sequence[_Place]]:
-        """Of each constant that more than one model has: model, shape and readers there."""
-        return {
-            digest: places
-            for digest, places in self._places.items()
-            if len({id(party) for party, _, _ in places}) > 1
-        }
-
-    @functools.cached_property
     def _places(self) -> Mapping[str, Sequence[_Place]]:
-        """Of each constant: model, shape and readers there."""
+        """Of each constant that has a digest: model, shape and readers there."""
         found: dict[str, list[_Place]] = defaultdict(list)
         for party in self._parties:
             graph = party.model.graph
-            for tensor, digest in _digests(graph):
-                uses = graph.uses.get(tensor)
-                if uses:
-                    found[digest].append((party, graph.tensors[tensor].shape, uses))
+            for tensor, digest in self._digests(graph):
+                found[digest].append((party, graph.tensors[tensor].shape, graph.uses[tensor]))
             party.model.release()
         return found
+
+    def _digests(self, graph: Graph) -> Iterator[tuple[int, str]]:
+        """Digests of constants that ops of several kinds read, or which may be there again."""
+        for tensor, data in _constants(graph):
+            if self._beginnings[_beginning(data)] > 1:
+                yield tensor, hashlib.sha256(np.ascontiguousarray(data).data).hexdigest()
+
+    @functools.cached_property
+    def _beginnings(self) -> Counter[bytes]:
+        """How often something begins so, which is soon told: what is there once needs no digest."""
+        return Counter(
+            _beginning(data)
+            for party in self._parties
+            for tensor, data in _constants(party.model.graph)
+            for _ in {op.name for op, _ in party.model.graph.uses[tensor]}
+        )
 
 
 _Place: TypeAlias = tuple[Party, Shape, Sequence[Use]]
 
 
-def _digests(graph: Graph, only: Collection[int] | None = None) -> Iterator[tuple[int, str]]:
-    """Float matrices and kernels of some size with a digest of their content.
-
-    Args:
-        graph: The graph.
-        only: Tensors that are looked at; None is all.
-    """
+def _constants(graph: Graph) -> Iterator[tuple[int, FloatArray]]:
+    """Float matrices and kernels of some size that ops read."""
     for tensor in graph.tensors:
         data, is_flat = tensor.data, len(tensor.shape) < 2
         if tensor.dtype != "float32" or data is None or is_flat:
             continue
-        if data.nbytes >= LEAST_BYTES and (only is None or tensor.index in only):
-            yield tensor.index, hashlib.sha256(data.tobytes()).hexdigest()
+        if data.nbytes >= SHARED_BYTES and graph.uses.get(tensor.index):
+            yield tensor.index, data
+
+
+def _beginning(data: FloatArray) -> bytes:
+    """A constant's first bytes, and how many it has."""
+    return data.ravel()[:64].tobytes() + data.nbytes.to_bytes(8, "little")
