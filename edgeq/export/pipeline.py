@@ -333,7 +333,7 @@ def make_ready(
         model=rewritten, interface=prepared.interface, calibration=ranges.calibration,
         choices=choices, samples=judging.fitting, converter=converter, target=options.target,
         sample=ranges.samples.samples[0], threads=options.threads, weights=weights,
-        ports=shared.ports.add(rewritten, ranges.calibration, choices),
+        ports=shared.ports.add(rewritten, ranges.calibration, choices), steps=judging.trials,
     )  # fmt: skip
     return Ready(prepared, choices, ranges, judging, Ladder(Builder(workshop), free), weights)
 

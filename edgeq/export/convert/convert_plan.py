@@ -64,7 +64,7 @@ def convert(
         RecipeError: What stands next to a port that shall be an integer computes in float.
     """
     model = convertible(model, plan) if plan.tensors else model
-    tree = store_weights(model, plan, _with_integers(worker, model, plan))
+    tree = store_weights(model, plan, _with_integers(worker, model, plan, interface))
     if interface is not None:
         set_interface(model, plan, tree, interface)
     found = origins(parse_tree(tree).graphs[0])
@@ -76,7 +76,9 @@ def convert(
     return Converted(pack(finished), found)
 
 
-def _with_integers(worker: Worker, model: LiteModel, plan: Plan) -> Any:
+def _with_integers(
+    worker: Worker, model: LiteModel, plan: Plan, interface: Interface | None
+) -> Any:
     """The object tree of the model with its integer ops; its tensors are numbered."""
     original = numbered(model.tree)
     if not plan.tensors:
@@ -97,7 +99,7 @@ def _with_integers(worker: Worker, model: LiteModel, plan: Plan) -> Any:
     tree = unpack(converted)
     restore_ops(tree, original, extra)
     settle_names(tree)
-    join_integers(model, plan, tree)
+    join_integers(model, plan, tree, interface.integer_outputs(model) if interface else ())
     widen_biases(tree)
     return tree
 

@@ -77,7 +77,8 @@ class Ladder:
         if any(choice.mode is Mode.STATIC_INT8 for choice in choices.values()):
             once = self.builder.with_tables_once(choices, self._free, oldest)
             loadable = self.loadable(once)
-            choices = self.builder.with_float_regions(loadable, self._free, oldest)
+            found = self.builder.with_float_regions(loadable, self._free, oldest)
+            choices = self.builder.without_adding_up(found, self._free, oldest)
         ladder = self.finished(choices, scales)
         if ladder is None:
             return dict(choices), self
