@@ -99,7 +99,7 @@ def _with_integers(
     tree = unpack(converted)
     restore_ops(tree, original, extra)
     settle_names(tree)
-    join_integers(model, plan, tree, interface.integer_outputs(model) if interface else ())
+    join_integers(model, plan, tree, interface.integer_ports(model) if interface else ())
     widen_biases(tree)
     return tree
 

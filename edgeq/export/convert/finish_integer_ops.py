@@ -26,7 +26,7 @@ _DEQUANTIZE_VERSION = 2
 
 
 def join_integers(
-    model: LiteModel, plan: Plan, tree: Any, integer_outputs: Collection[int] = ()
+    model: LiteModel, plan: Plan, tree: Any, integer_ports: Collection[int] = ()
 ) -> None:
     """Changes an object tree so that every planned int8 op reads the integers around it.
 
@@ -34,7 +34,7 @@ def join_integers(
         model: The float model.
         plan: What becomes an integer.
         tree: The tree, which is changed.
-        integer_outputs: Tensors of the float model that go out as integers.
+        integer_ports: Tensors of the float model that come in or go out as integers.
     """
     graph = parse_tree(tree).graphs[0]
     found = origins(graph)
@@ -47,7 +47,7 @@ def join_integers(
             joiner.join(op, [plan.tensors.get(t) for t in origin.outputs])
     if joiner.joined:
         joiner.finish()
-    given, asked = model.given_qparams, frozenset(integer_outputs)
+    given, asked = model.given_qparams, frozenset(integer_ports)
     joiner.read_floats(
         {tensor for tensor, origin in found.items() if origin in given},
         {tensor for tensor, origin in found.items() if origin in asked},
@@ -153,19 +153,20 @@ class _Joiner:
             self._drop_unread(name)
 
     def read_floats(self, kept: Collection[int], asked: Collection[int]) -> None:
-        """Float ops and ports have what float ops computed, not the integers others make of it.
+        """Float ops and ports have what is float in front, not the integers others make of it.
 
         Args:
             kept: Tensors whose rounding belongs to the model.
-            asked: Tensors that go out as integers.
+            asked: Tensors that come in or go out as integers.
         """
         made = {int(t): op for op in self._graph.operators for t in op.outputs}
+        taken = {int(t) for t in self._graph.inputs} - {*asked}
         undone = {id(op) for op in self._ops("DEQUANTIZE")}
         exact = {}
         for op in self._ops("QUANTIZE"):
             source = int(op.inputs[0])
-            is_computed = source in made and id(made[source]) not in undone
-            if is_computed and self._is_float(source) and source not in kept:
+            is_exact = source in taken or (source in made and id(made[source]) not in undone)
+            if is_exact and self._is_float(source) and source not in kept:
                 exact[int(op.outputs[0])] = source
         same = {
             int(op.outputs[0]): exact[int(op.inputs[0])]

@@ -82,18 +82,23 @@ class Interface:
 
     def without_integers(self, model: LiteModel, ops: Collection[int]) -> frozenset[int]:
         """Those of some ops that may be float: none beside a port that shall be an integer."""
-        return frozenset(ops) - self._beside(model)
+        return frozenset(ops).difference(self._beside(model))
+
+    def integer_ports(self, model: LiteModel) -> frozenset[int]:
+        """Tensors that come in or go out as integers."""
+        return self._taken(model) | self._given(model)
 
     def _beside(self, model: LiteModel) -> set[int]:
         """Ops next to integer ports."""
-        graph = model.graph
-        taken = {t for name, t in model.signature.inputs if _is_integer(self.inputs.get(name))}
-        beside = {op.index for t in taken for op, _ in graph.uses.get(t, [])}
-        made = graph.producers
-        return beside | {made[t].index for t in self.integer_outputs(model) if t in made}
+        uses, made = model.graph.uses, model.graph.producers
+        beside = {op.index for t in self._taken(model) for op, _ in uses.get(t, [])}
+        return beside | {made[t].index for t in self._given(model) if t in made}
 
-    def integer_outputs(self, model: LiteModel) -> frozenset[int]:
-        """Tensors that go out as integers."""
+    def _taken(self, model: LiteModel) -> frozenset[int]:
+        inputs = model.signature.inputs
+        return frozenset(t for name, t in inputs if _is_integer(self.inputs.get(name)))
+
+    def _given(self, model: LiteModel) -> frozenset[int]:
         outputs = model.signature.outputs
         return frozenset(t for name, t in outputs if _is_integer(self.outputs.get(name)))
 
