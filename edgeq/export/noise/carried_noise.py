@@ -83,10 +83,12 @@ def without_adding_up(
         oldest: The oldest run time that is to read the file, if that matters.
     """
     found, graph = dict(choices), model.graph
-    if not isinstance(next(iter(steps), None), Step):
-        return found
-    rounds = _rounds(graph, model.state_tensors)
+    rounds = _rounds(graph, model.state_tensors) if model.states else []
     carrying = frozenset[int]().union(*rounds)
+    if not any(_is_static(found, i) for i in carrying) or not any(
+        isinstance(s, Step) for s in steps
+    ):
+        return found
     near = _levels(graph, carrying)
     around, trial = carrying.union(*near), _Trial(model, steps)
 
