@@ -22,12 +22,16 @@ from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.loop_taps import LoopSite, is_tappable
 from edgeq.export.round.weighted_ops import AnyQParams, Site, is_fed, is_laid_out, weight_slot
 from edgeq.flatbuffer import Graph, Operator
+from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.flatbuffer.object_tree import SHARED_BYTES
 from edgeq.model import LiteModel
 from edgeq.ops import is_table, storable
 from edgeq.qtypes import DType, FloatArray, IntArray
 from edgeq.recipe import Mode
 from edgeq.versions import Version
+
+LAST_BITS = 2.0**-21
+"""Constants that differ by no more of their largest number are the same, computed otherwise."""
 
 Result = tuple[IntArray, FloatArray]
 Shape = tuple[int, ...]
@@ -109,6 +113,34 @@ class CommonWeights:
         self._parties: list[Party] = []
         self._known: dict[tuple[str, AnyQParams], Result] = {}
         self._modes: dict[tuple[str, str], Mode] = {}
+
+    def aligned(self, model: LiteModel) -> LiteModel:
+        """A model with constants of those that were added in place of its own where it may be.
+
+        That is where they differ in their last bits alone, as factors do that are multiplied into a
+        weight in another order. All indices stay.
+        """
+        if not self._parties:
+            return model
+        editor, found = GraphEditor(model.tree), 0
+        for tensor, data in _constants(model.graph):
+            near = self._near(data)
+            if near is not None and not np.array_equal(near, data):
+                found += 1
+                content = np.frombuffer(np.ascontiguousarray(near, np.float32).tobytes(), np.uint8)
+                editor.retyped(tensor, "float32", content, None)
+        return replace(model, tflite=editor.finish()) if found else model
+
+    def _near(self, data: FloatArray) -> FloatArray | None:
+        """A constant of another model that holds the same but for the last bits."""
+        error = LAST_BITS * float(np.abs(data).max())
+        for party in self._parties:
+            for _, other in _constants(party.model.graph):
+                is_alike = other.shape == data.shape
+                is_alike = is_alike and np.abs(other.flat[:64] - data.flat[:64]).max() <= error
+                if is_alike and np.abs(other - data).max() <= error:
+                    return other
+        return None
 
     def decide(self, graph: Graph, plan: Plan) -> None:
         """Remembers how a model stores its weights, for those that are planned after it."""
