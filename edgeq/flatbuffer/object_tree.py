@@ -102,20 +102,26 @@ def prune(tree: Any) -> None:
             buffer.data = None
 
 
-def share_buffers(tree: Any) -> None:
-    """Has constants of equal bytes, from a kilobyte on, in one buffer."""
+def with_shared_buffers(tree: Any) -> Any:
+    """A copy of a tree in which constants of equal bytes, from a kilobyte on, are one buffer."""
     first: dict[bytes, int] = {}
     place: dict[int, int] = {}
     for index in sorted({tensor.buffer for graph in tree.subgraphs for tensor in graph.tensors}):
-        buffer = tree.buffers[index]
-        if buffer.data is not None and len(buffer.data) >= SHARED_BYTES:
-            content = np.ascontiguousarray(buffer.data, np.uint8)
+        data = tree.buffers[index].data
+        if data is not None and len(data) >= SHARED_BYTES:
+            content = np.ascontiguousarray(data, np.uint8)
             place[index] = first.setdefault(hashlib.sha256(content.data).digest(), index)
-            if place[index] != index:
-                buffer.data = None
-    for graph in tree.subgraphs:
+    made = copy.copy(tree)
+    made.buffers = [
+        schema.BufferT() if place.get(index, index) != index else buffer
+        for index, buffer in enumerate(tree.buffers)
+    ]
+    made.subgraphs = [copy.copy(graph) for graph in tree.subgraphs]
+    for graph in made.subgraphs:
+        graph.tensors = [copy.copy(tensor) for tensor in graph.tensors]
         for tensor in graph.tensors:
             tensor.buffer = place.get(tensor.buffer, tensor.buffer)
+    return made
 
 
 def _named(tree: Any, index: int) -> set[int]:

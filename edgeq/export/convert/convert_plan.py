@@ -26,7 +26,7 @@ from edgeq.export.deploy.scales_entry import carry_scales
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.files import Content
 from edgeq.flatbuffer import pack, parse_tree, unpack
-from edgeq.flatbuffer.object_tree import share_buffers
+from edgeq.flatbuffer.object_tree import with_shared_buffers
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import LiteModel
 from edgeq.ports import write_states
@@ -71,9 +71,7 @@ def convert(
     carry_scales(model.tree, tree)
     write_states(tree, model.states)
     give_back_names(tree, [tensor.name for tensor in model.tree.subgraphs[0].tensors])
-    finished = with_sunk_weights(tree)
-    share_buffers(finished)
-    return Converted(pack(finished), found)
+    return Converted(pack(with_shared_buffers(with_sunk_weights(tree))), found)
 
 
 def _with_integers(
