@@ -20,6 +20,7 @@ from edgeq.export.convert.loop_weights import lifted_graph
 from edgeq.export.deploy.linked_ports import PortParty
 from edgeq.export.equalize import Equalized, equalize
 from edgeq.export.exported_graph import ExportedGraph
+from edgeq.export.noise.carried_noise import without_adding_up
 from edgeq.export.noise.clipped_ranges import clipped_ranges
 from edgeq.export.noise.float_regions import with_float_regions
 from edgeq.export.noise.gross_tensors import without_gross
@@ -89,6 +90,7 @@ class Workshop:
         notes: What is to be said of what was done before, one sentence each.
         weights: What other models of the same file have as well.
         ports: Its ports among those of other models of the same file; None of a model alone.
+        steps: Of a model with states, steps of a sequence in order.
     """
 
     model: LiteModel
@@ -104,6 +106,7 @@ class Workshop:
     notes: tuple[str, ...] = ()
     weights: CommonWeights = field(default_factory=CommonWeights)
     ports: PortParty | None = None
+    steps: Sequence[Sample] = ()
 
 
 class Builder:
@@ -180,6 +183,12 @@ class Builder:
             self._plans[key] = make_plan(self.model, self._with.calibration, choices, linked)
         return self._plans[key]
 
+    def with_tables_once(
+        self, choices: Choices, free: Collection[int], oldest: Version | None
+    ) -> Choices:
+        """The choices with tables that others read too looked up in by rows, where ops are free."""
+        return self._with.weights.with_tables_once(self.model.graph, choices, free, oldest)
+
     def with_float_regions(
         self, choices: Choices, free: Collection[int], oldest: Version | None
     ) -> dict[int, Choice]:
@@ -188,6 +197,14 @@ class Builder:
         return with_float_regions(
             self.model, self._plan, choices, free, own.samples, own.target, oldest
         )
+
+    def without_adding_up(
+        self, choices: Choices, free: Collection[int], oldest: Version | None
+    ) -> dict[int, Choice]:
+        """The choices with states in float whose rounding adds up, where ops are free."""
+        own = self._with
+        free = own.interface.without_integers(self.model, free)
+        return without_adding_up(self.model, self._plan, choices, free, own.steps, oldest)
 
     def without_gross(
         self, choices: Choices, free: Collection[int], oldest: Version | None

@@ -40,7 +40,7 @@ from edgeq.export.plan.values import Values
 from edgeq.export.portspec import PortSpec
 from edgeq.export.prepare import prepare
 from edgeq.export.ranges import data_source, measured_ranges, ranges_for
-from edgeq.export.round.rounder import party_of
+from edgeq.export.round.common_weights import Party
 from edgeq.export.search.auto import Search
 from edgeq.export.search.costs import Costs
 from edgeq.export.search.ladder import Ladder
@@ -318,6 +318,10 @@ def make_ready(
     check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
     with stages.stage("calibrate", data.length) as advance:
         ranges = ranges_for(choices, prepared, data, options, converter, advance)
+    shared = shared or Shared()
+    rewritten = shared.weights.aligned(prepared.rewritten)
+    ranges = ranges.moved(prepared.rewritten, rewritten)
+    prepared = replace(prepared, rewritten=rewritten)
     values = Values(rewritten, ranges.calibration)
     choices = without_unbounded(rewritten, values, choices)
     check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
@@ -326,16 +330,14 @@ def make_ready(
     ranges = ranges.with_advice(small_divisor_notes(rewritten, values, choices))
     judging = Judging(ranges.samples, any(c.mode is Mode.AUTO for c in choices.values()))
     choices = without_coarse(rewritten, choices, free, judging.fitting, options.threads)
-    shared = shared or Shared()
-    weights = shared.weights
-    weights.add(party_of(rewritten, choices, judging.fitting, options.threads))
-    workshop = Workshop(
+    shared.weights.add(Party(rewritten, choices, judging.fitting, options.threads))
+    own = Workshop(
         model=rewritten, interface=prepared.interface, calibration=ranges.calibration,
         choices=choices, samples=judging.fitting, converter=converter, target=options.target,
-        sample=ranges.samples.samples[0], threads=options.threads, weights=weights,
-        ports=shared.ports.add(rewritten, ranges.calibration, choices),
+        sample=ranges.samples.samples[0], threads=options.threads, weights=shared.weights,
+        ports=shared.ports.add(rewritten, ranges.calibration, choices), steps=judging.trials,
     )  # fmt: skip
-    return Ready(prepared, choices, ranges, judging, Ladder(Builder(workshop), free), weights)
+    return Ready(prepared, choices, ranges, judging, Ladder(Builder(own), free), shared.weights)
 
 
 def _planned(ready: Ready, options: ExportOptions, stages: Progress) -> tuple[LiteModel, Plan]:

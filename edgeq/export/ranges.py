@@ -24,6 +24,7 @@ from edgeq.export.export_options import ExportOptions
 from edgeq.export.plan.choices import Choices, observers
 from edgeq.export.prepare import Prepared, check_made_for
 from edgeq.isolation import Worker
+from edgeq.model import LiteModel
 from edgeq.progress import Advance, nothing
 from edgeq.recipe import Mode
 
@@ -47,6 +48,13 @@ class Ranges:
     def with_advice(self, more: tuple[str, ...]) -> Ranges:
         """The same with more advice behind it."""
         return replace(self, advice=(*self.advice, *more))
+
+    def moved(self, before: LiteModel, after: LiteModel) -> Ranges:
+        """The same of a model whose constants differ in the last bits from those before."""
+        if after is before:
+            return self
+        self.calibration.check_model(before)
+        return replace(self, calibration=replace(self.calibration, model=after.digest))
 
 
 def ranges_for(

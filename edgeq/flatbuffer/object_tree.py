@@ -6,6 +6,7 @@ Knows the file format, nothing of what the ops mean.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,9 @@ import numpy as np
 
 from edgeq.flatbuffer.generated_schema import schema
 from edgeq.qtypes import QParams
+
+SHARED_BYTES = 1024
+"""Smaller constants are not looked for: storing them twice costs nothing."""
 
 
 def quantization(qparams: QParams) -> Any:
@@ -96,6 +100,28 @@ def prune(tree: Any) -> None:
     for index, buffer in enumerate(tree.buffers):
         if index not in kept:
             buffer.data = None
+
+
+def with_shared_buffers(tree: Any) -> Any:
+    """A copy of a tree in which constants of equal bytes, from a kilobyte on, are one buffer."""
+    first: dict[bytes, int] = {}
+    place: dict[int, int] = {}
+    for index in sorted({tensor.buffer for graph in tree.subgraphs for tensor in graph.tensors}):
+        data = tree.buffers[index].data
+        if data is not None and len(data) >= SHARED_BYTES:
+            content = np.ascontiguousarray(data, np.uint8)
+            place[index] = first.setdefault(hashlib.sha256(content.data).digest(), index)
+    made = copy.copy(tree)
+    made.buffers = [
+        schema.BufferT() if place.get(index, index) != index else buffer
+        for index, buffer in enumerate(tree.buffers)
+    ]
+    made.subgraphs = [copy.copy(graph) for graph in tree.subgraphs]
+    for graph in made.subgraphs:
+        graph.tensors = [copy.copy(tensor) for tensor in graph.tensors]
+        for tensor in graph.tensors:
+            tensor.buffer = place.get(tensor.buffer, tensor.buffer)
+    return made
 
 
 def _named(tree: Any, index: int) -> set[int]:

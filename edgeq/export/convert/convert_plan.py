@@ -26,6 +26,7 @@ from edgeq.export.deploy.scales_entry import carry_scales
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.files import Content
 from edgeq.flatbuffer import pack, parse_tree, unpack
+from edgeq.flatbuffer.object_tree import with_shared_buffers
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import LiteModel
 from edgeq.ports import write_states
@@ -63,17 +64,19 @@ def convert(
         RecipeError: What stands next to a port that shall be an integer computes in float.
     """
     model = convertible(model, plan) if plan.tensors else model
-    tree = store_weights(model, plan, _with_integers(worker, model, plan))
+    tree = store_weights(model, plan, _with_integers(worker, model, plan, interface))
     if interface is not None:
         set_interface(model, plan, tree, interface)
     found = origins(parse_tree(tree).graphs[0])
     carry_scales(model.tree, tree)
     write_states(tree, model.states)
     give_back_names(tree, [tensor.name for tensor in model.tree.subgraphs[0].tensors])
-    return Converted(pack(with_sunk_weights(tree)), found)
+    return Converted(pack(with_shared_buffers(with_sunk_weights(tree))), found)
 
 
-def _with_integers(worker: Worker, model: LiteModel, plan: Plan) -> Any:
+def _with_integers(
+    worker: Worker, model: LiteModel, plan: Plan, interface: Interface | None
+) -> Any:
     """The object tree of the model with its integer ops; its tensors are numbered."""
     original = numbered(model.tree)
     if not plan.tensors:
@@ -94,7 +97,7 @@ def _with_integers(worker: Worker, model: LiteModel, plan: Plan) -> Any:
     tree = unpack(converted)
     restore_ops(tree, original, extra)
     settle_names(tree)
-    join_integers(model, plan, tree)
+    join_integers(model, plan, tree, interface.integer_ports(model) if interface else ())
     widen_biases(tree)
     return tree
 

@@ -25,8 +25,17 @@ _DEQUANTIZE_VERSION = 2
 """Version from which the op reads int8."""
 
 
-def join_integers(model: LiteModel, plan: Plan, tree: Any) -> None:
-    """Changes an object tree so that every planned int8 op reads the integers around it."""
+def join_integers(
+    model: LiteModel, plan: Plan, tree: Any, integer_ports: Collection[int] = ()
+) -> None:
+    """Changes an object tree so that every planned int8 op reads the integers around it.
+
+    Args:
+        model: The float model.
+        plan: What becomes an integer.
+        tree: The tree, which is changed.
+        integer_ports: Tensors of the float model that come in or go out as integers.
+    """
     graph = parse_tree(tree).graphs[0]
     found = origins(graph)
     exported = ExportedGraph(model, graph, found)
@@ -38,8 +47,11 @@ def join_integers(model: LiteModel, plan: Plan, tree: Any) -> None:
             joiner.join(op, [plan.tensors.get(t) for t in origin.outputs])
     if joiner.joined:
         joiner.finish()
-    given = model.given_qparams
-    joiner.read_floats({tensor for tensor, origin in found.items() if origin in given})
+    given, asked = model.given_qparams, frozenset(integer_ports)
+    joiner.read_floats(
+        {tensor for tensor, origin in found.items() if origin in given},
+        {tensor for tensor, origin in found.items() if origin in asked},
+    )
 
 
 def widen_biases(tree: Any) -> None:
@@ -140,19 +152,21 @@ class _Joiner:
         for name in ("QUANTIZE", "DEQUANTIZE"):
             self._drop_unread(name)
 
-    def read_floats(self, kept: Collection[int]) -> None:
-        """Float ops read what float ops computed, not the integers that others make of it.
+    def read_floats(self, kept: Collection[int], asked: Collection[int]) -> None:
+        """Float ops and ports have what is float in front, not the integers others make of it.
 
         Args:
             kept: Tensors whose rounding belongs to the model.
+            asked: Tensors that come in or go out as integers.
         """
         made = {int(t): op for op in self._graph.operators for t in op.outputs}
+        taken = {int(t) for t in self._graph.inputs} - {*asked}
         undone = {id(op) for op in self._ops("DEQUANTIZE")}
         exact = {}
         for op in self._ops("QUANTIZE"):
             source = int(op.inputs[0])
-            is_computed = source in made and id(made[source]) not in undone
-            if is_computed and self._is_float(source) and source not in kept:
+            is_exact = source in taken or (source in made and id(made[source]) not in undone)
+            if is_exact and self._is_float(source) and source not in kept:
                 exact[int(op.outputs[0])] = source
         same = {
             int(op.outputs[0]): exact[int(op.inputs[0])]
@@ -160,8 +174,18 @@ class _Joiner:
             if int(op.inputs[0]) in exact
         }
         self._reroute(same)
+        self._put_out({t: source for t, source in same.items() if not {t, source} & {*asked}})
         for name in ("DEQUANTIZE", "QUANTIZE"):
             self._drop_unread(name)
+
+    def _put_out(self, same: Mapping[int, int]) -> None:
+        """Puts some tensors out in place of others."""
+        self._graph.outputs = np.asarray(
+            [same.get(int(t), int(t)) for t in self._graph.outputs], np.int32
+        )
+        for signature in self._tree.signatureDefs or ():
+            for port in signature.outputs:
+                port.tensorIndex = same.get(port.tensorIndex, port.tensorIndex)
 
     def _reroute(self, same: Mapping[int, int]) -> None:
         """Makes readers of some tensors read others."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,17 +72,35 @@ class Interface:
 
     def pinned(self, model: LiteModel, choices: Choices) -> dict[int, Choice]:
         """The choices, with the ops next to integer ports static where `Mode.AUTO` would decide."""
-        graph = model.graph
-        taken = {t for name, t in model.signature.inputs if _is_integer(self.inputs.get(name))}
-        given = {t for name, t in model.signature.outputs if _is_integer(self.outputs.get(name))}
-        beside = {op.index for t in taken for op, _ in graph.uses.get(t, [])}
-        beside |= {graph.producers[t].index for t in given if t in graph.producers}
+        graph, beside = model.graph, self._beside(model)
         return {
             index: replace(choice, mode=Mode.STATIC_INT8)
             if index in beside and _is_open(graph, index, choice)
             else choice
             for index, choice in choices.items()
         }
+
+    def without_integers(self, model: LiteModel, ops: Collection[int]) -> frozenset[int]:
+        """Those of some ops that may be float: none beside a port that shall be an integer."""
+        return frozenset(ops).difference(self._beside(model))
+
+    def integer_ports(self, model: LiteModel) -> frozenset[int]:
+        """Tensors that come in or go out as integers."""
+        return self._taken(model) | self._given(model)
+
+    def _beside(self, model: LiteModel) -> set[int]:
+        """Ops next to integer ports."""
+        uses, made = model.graph.uses, model.graph.producers
+        beside = {op.index for t in self._taken(model) for op, _ in uses.get(t, [])}
+        return beside | {made[t].index for t in self._given(model) if t in made}
+
+    def _taken(self, model: LiteModel) -> frozenset[int]:
+        inputs = model.signature.inputs
+        return frozenset(t for name, t in inputs if _is_integer(self.inputs.get(name)))
+
+    def _given(self, model: LiteModel) -> frozenset[int]:
+        outputs = model.signature.outputs
+        return frozenset(t for name, t in outputs if _is_integer(self.outputs.get(name)))
 
 
 def _is_open(graph: Graph, index: int, choice: Choice) -> bool:

@@ -18,7 +18,7 @@ from edgeq.export.noise.bound import takes_noise
 from edgeq.export.noise.changes import Change, Changes
 from edgeq.export.noise.gross_tensors import beside_float
 from edgeq.export.noise.moved import moves
-from edgeq.export.noise.regions import is_by_channel, regions
+from edgeq.export.noise.regions import is_by_channel, regions, unrolled
 from edgeq.export.noise.sensitivity import Judge
 from edgeq.export.noise.tails import Tail
 from edgeq.export.plan.choices import Choice, Choices, weight_slot
@@ -36,6 +36,10 @@ from edgeq.versions import Version
 LEAST_DB = 30.0
 """SQNR of the outputs that rounding all such parts leaves at least: a tenth of the noise of a
 result that keeps 20 dB."""
+
+STEPS_DB = 23.0
+"""The same of what a recurrent network carries from step to step, which is float however long it
+takes: half of the noise of 20 dB."""
 
 MOST_TIME = 1.05
 """Estimated time of the model with parts in float, over that with them in integers: estimates of so
@@ -60,8 +64,9 @@ def with_float_regions(
     """The choices with parts in float whose integers spoil the outputs and win no time.
 
     Such a part is a normalisation with the sums that join it to others; or all ops whose kernel in
-    integers dictates a scale and does not run on the target; or then an op with a weight whose
-    result float ops alone read: its weight stays in integers.
+    integers dictates a scale and does not run on the target; or what an unrolled recurrent network
+    carries from step to step; or then an op with a weight whose result float ops alone read: its
+    weight stays in integers.
 
     Args:
         model: The float model.
@@ -75,10 +80,11 @@ def with_float_regions(
     if not free or not samples or not takes_noise(model):
         return dict(choices)
     trials = _Trials(model, plan_of, choices, spread(samples, SAMPLES), target)
-    for find in (_regions, _dictated, _writers):
+    for find in (_regions, _dictated, _steps, _writers):
         static = {i for i, choice in trials.choices.items() if choice.mode is Mode.STATIC_INT8}
-        parts = find(model, trials, static)
-        trials.offer([part for part in parts if part and part.issubset(free)], oldest)
+        parts = [part for part in find(model, trials, static) if part and part.issubset(free)]
+        limits = (STEPS_DB, math.inf) if find is _steps else (LEAST_DB, MOST_TIME)
+        trials.offer(parts, oldest, *limits)
     return trials.choices
 
 
@@ -103,31 +109,43 @@ class _Trials:
         self._model = model
         self._plan_of = plan_of
         self._samples = samples
-        self._most_ns = math.inf
+        self._integers_ns = 0.0
 
     @property
     def plan(self) -> Plan:
         """What the choices come to."""
         return self._plan_of(self.choices)
 
-    def offer(self, parts: Sequence[Part], oldest: Version | None) -> None:
+    def offer(
+        self,
+        parts: Sequence[Part],
+        oldest: Version | None,
+        least_db: float,
+        most_time: float,
+    ) -> None:
         """Has some parts float, the worst first, if together they leave the outputs too little.
 
         What a part clips of data not seen yet shows in no estimate: so all of them are taken.
+
+        Args:
+            parts: The parts.
+            oldest: The oldest run time that is to read the file, if that matters.
+            least_db: SQNR in dB that is enough.
+            most_time: What they may take, over the time in integers.
         """
         noise = _noise(self._model, self.plan, parts, self._samples)
         total = sum(noise.values())
-        if total <= 10 ** (-LEAST_DB / 10):
+        if total <= 10 ** (-least_db / 10):
             return
         why = (
             "in integers it and what is joined with it leave the outputs "
-            f"{-10 * math.log10(total):.0f} dB and are not faster"
+            f"{-10 * math.log10(total):.0f} dB{' and are not faster' * math.isfinite(most_time)}"
         )
-        if self._most_ns == math.inf:
-            self._most_ns = MOST_TIME * self._estimated_ns(self.choices)
+        if self._integers_ns == 0.0:
+            self._integers_ns = self._estimated_ns(self.choices)
         for part in sorted(noise, key=lambda part: (-noise[part], min(part))):
             changed = {**self.choices, **self._float(part, why, oldest)}
-            if self._estimated_ns(changed) <= self._most_ns:
+            if self._estimated_ns(changed) <= most_time * self._integers_ns:
                 self.choices = changed
 
     def _float(self, part: Part, why: str, oldest: Version | None) -> dict[int, Choice]:
@@ -165,6 +183,11 @@ def _dictated(model: LiteModel, trials: _Trials, static: Collection[int]) -> lis
     found = [i for i in static if OPS[operators[i].name].fixed is not None]
     outside = planned_obstacles(model, trials.plan, trials.target) if found else {}
     return [frozenset(i for i in found if outside[i])]
+
+
+def _steps(model: LiteModel, trials: _Trials, static: Collection[int]) -> list[Part]:
+    """What an unrolled recurrent network carries from step to step."""
+    return [part.intersection(static) for part in unrolled(model.graph)]
 
 
 def _writers(model: LiteModel, trials: _Trials, static: Collection[int]) -> list[Part]:

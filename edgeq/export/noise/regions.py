@@ -1,4 +1,4 @@
-"""Regions of a graph that no weight cuts: what joins a normalisation, and streams between them.
+"""Regions of a graph whose integers round the same again and again: streams and recurrences.
 
 A transformer adds what its layers give to a stream and normalises that before or after each. All of
 it is sums, products and means, one behind the other, so that its integers round the same numbers
@@ -7,12 +7,19 @@ again and again. Knows structure alone: no ranges and no target.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import operator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.ops import MOVED, OPS, Kind, holds, kind_of, pole
 
 _WITHIN = (Kind.ELEMENTWISE, Kind.MOVE)
+
+LEAST_REPEATS = 8
+"""Steps of an unrolled network at least: of fewer, rounding errors do not add up to much."""
 
 
 def regions(graph: Graph) -> Iterator[frozenset[int]]:
@@ -84,3 +91,50 @@ def _is_edge(graph: Graph, op: Operator, region: frozenset[int]) -> bool:
     readers = {reader.index for t in op.outputs for reader, _ in graph.uses.get(t, [])}
     writers = {graph.producers[t].index for t in op.inputs if t in graph.producers}
     return region.isdisjoint(readers) or region.isdisjoint(writers)
+
+
+def unrolled(graph: Graph) -> list[frozenset[int]]:
+    """Ops that an unrolled recurrent network repeats at each step, each behind the one before it.
+
+    Of a deep network, whose blocks are alike but for their weights, there are none.
+    """
+    kinds: dict[_Alike, int] = {}
+    members: dict[int, list[int]] = {}
+    before: dict[int, int] = {}
+    after, follows = dict[int, int](), Counter[int]()
+    for op in graph.operators:
+        kind = kinds.setdefault(_alike(graph, op), len(kinds))
+        seen = functools.reduce(operator.or_, (before.get(t, 0) for t in op.inputs), 0)
+        members.setdefault(kind, []).append(op.index)
+        follows[kind] += seen >> kind & 1
+        after[kind] = after.get(kind, 0) | seen
+        before.update(dict.fromkeys(op.outputs, seen | 1 << kind))
+    single = [kind for key, kind in kinds.items() if len(members[kind]) == 1 and key.constants]
+    again = [kind for kind in kinds.values() if follows[kind] >= LEAST_REPEATS - 1]
+    found = {frozenset(b for b in again if after[a] >> b & 1 and after[b] >> a & 1) for a in again}
+    return [
+        frozenset(i for kind in group for i in members[kind])
+        for group in sorted(found, key=min)
+        if not any(_is_between(kind, group, after) for kind in single)
+    ]
+
+
+def _is_between(kind: int, group: frozenset[int], after: Mapping[int, int]) -> bool:
+    """Whether an op of a kind is behind some of a group and in front of others."""
+    return any(after[kind] >> g & 1 for g in group) and any(after[g] >> kind & 1 for g in group)
+
+
+class _Alike(NamedTuple):
+    """What repeats of an op have in common."""
+
+    name: str
+    activation: str
+    shapes: tuple[tuple[int, ...], ...]
+    constants: tuple[bytes, ...]
+
+
+def _alike(graph: Graph, op: Operator) -> _Alike:
+    tensors = [graph.tensors[t] for t in (*op.inputs, *op.outputs) if t >= 0]
+    real = [tensor for tensor in tensors if tensor.dtype == "float32"]
+    constants = tuple(t.data.ravel()[:16].tobytes() for t in real if t.data is not None)
+    return _Alike(op.name, op.fused_activation, tuple(t.shape for t in tensors), constants)

@@ -55,7 +55,7 @@ class Rounder:
     ) -> None:
         self._model = model
         self._graph = model.graph
-        self._own = party_of(model, choices, samples, threads)
+        self._own = Party(model, choices, samples, threads)
         self._weights = weights or CommonWeights()
         self._once = {i for i, c in choices.items() if c.weights.rounding == "gptq_once"}
         self._known: dict[tuple[int, AnyQParams], tuple[IntArray, FloatArray]] = {}
@@ -224,20 +224,3 @@ class Rounder:
         if digest is None:
             return [(self._own, site)]
         return list(self._weights.sites(digest, site.qparams))
-
-
-def party_of(
-    model: LiteModel, choices: Choices, samples: Sequence[Sample], threads: int | None = None
-) -> Party:
-    """A model with what its weights are rounded by.
-
-    Args:
-        model: The float model. One that brought or learned its scales was trained with weights
-            rounded to nearest, which they stay.
-        choices: Of each op; tells which weights are rounded to nearest.
-        samples: Inputs to run.
-        threads: Samples that run side by side; None takes what this process may use.
-    """
-    trained = bool(model.given or model.learned)
-    nearest = {i for i, c in choices.items() if trained or c.weights.rounding == "nearest"}
-    return Party(model, samples, threads, nearest)

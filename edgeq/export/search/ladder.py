@@ -75,8 +75,10 @@ class Ladder:
             oldest: The oldest run time that is to read the file, if that matters.
         """
         if any(choice.mode is Mode.STATIC_INT8 for choice in choices.values()):
-            loadable = self.loadable(choices)
-            choices = self.builder.with_float_regions(loadable, self._free, oldest)
+            once = self.builder.with_tables_once(choices, self._free, oldest)
+            loadable = self.loadable(once)
+            found = self.builder.with_float_regions(loadable, self._free, oldest)
+            choices = self.builder.without_adding_up(found, self._free, oldest)
         ladder = self.finished(choices, scales)
         if ladder is None:
             return dict(choices), self

@@ -346,3 +346,20 @@ def test_the_command_line_asks_for_ports(demo_files: Any, demo_model: LiteModel)
     )  # fmt: skip
     assert refused.exit_code == 2
     assert "an input or output can be float32, int8, uint8, int16" in refused.stderr
+
+
+def test_what_is_float_comes_in_and_goes_out_as_it_is_whatever_else_reads_it() -> None:
+    steps = (
+        Step("TANH", ("x",), {"made": ROWS}),
+        dense("y", "made", 4, 1),
+        dense("z", "x", 4, 2),
+    )
+    case = OneOp("put out", {"x": ROWS}, steps)
+    rule = Rule(op="TANH", mode=Mode.FLOAT, reason="it is to be exact")
+    model, recipe = with_outputs(case, "made", "y", "z"), Recipe("", (rule,), Mode.STATIC_INT8)
+    edge, (sample,) = export(model, case.draw(40), recipe=recipe), case.draw(1)
+    with edge.session() as session, Session(model) as exact:
+        assert np.array_equal(session.run(sample)["made"], exact.run(sample)["made"])
+    again = export(model, case.draw(40), recipe=recipe, inputs="int8", outputs={"made": "int8"})
+    ports = (*again.io.inputs, *again.io.outputs)
+    assert [port.dtype for port in ports] == ["int8", "int8", "float32", "float32"]

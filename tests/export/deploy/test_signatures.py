@@ -167,6 +167,46 @@ def test_a_scale_in_front_of_a_common_weight_leaves_it_common() -> None:
     assert [len(content) for content in stored(made.tflite)].count(WIDTH * HIDDEN) == 1
 
 
+WORDS = 40
+SPREAD = np.exp(normal(WORDS, 1, seed=8)) * normal(WORDS, WIDTH, seed=9)
+"""Rows of an embedding, which differ in size."""
+
+
+def decoder(count: int, has_scores: bool = True) -> OneOp:
+    """Tokens to rows of `SPREAD`, a layer, and scores by the same rows."""
+    tokens, hidden = Value((count,), "int32", 0, WORDS), Value((count, WIDTH))
+    steps = (
+        Step("GATHER", (SPREAD, "tokens"), {"rows": hidden}),
+        Step("FULLY_CONNECTED", ("rows", normal(WIDTH, WIDTH, seed=count) / 8), {"y": hidden}),
+        Step("FULLY_CONNECTED", ("y", SPREAD), {"scores": Value((count, WORDS))}),
+    )
+    return OneOp("decoder", {"tokens": tokens}, steps if has_scores else steps[:2])
+
+
+@pytest.mark.parametrize("has_scores", [True, False])
+def test_a_table_that_other_signatures_read_has_the_scales_of_rows(has_scores: bool) -> None:
+    cases = {"prefill": decoder(4, has_scores), "decode": decoder(1)}
+    data = {key: case.draw(40) for key, case in cases.items()}
+    models = {key: case.build() for key, case in cases.items()}
+    made = edgeq.export(models, data, recipe="int8", min_sqnr_db=None, progress=False)
+    assert [len(content) for content in stored(made.tflite)].count(WORDS * WIDTH) == 1
+    for key, case in cases.items():
+        with made.session(key) as session, Session(models[key]) as exact:
+            found, wanted = (s.run(case.draw(50)[-1]) for s in (session, exact))
+        for name, answer in wanted.items():
+            assert np.square(found[name] - answer).sum() < 0.02 * np.square(answer).sum()
+
+
+def test_a_table_that_a_layer_multiplies_by_is_there_once() -> None:
+    case = decoder(1)
+    made = edgeq.export(case.build(), case.draw(40), recipe="int8", progress=False)
+    assert [len(content) for content in stored(made.tflite)].count(WORDS * WIDTH) == 1
+    assert "with a scale for each row" in made.plan.remarks[0]
+    alone = OneOp("look-up", case.inputs, case.steps[:2])
+    own = edgeq.export(alone.build(), alone.draw(40), recipe="int8", progress=False)
+    assert not own.report.float_ops
+
+
 def test_names_and_op_codes(made: MultiSignatureModel) -> None:
     merged = parse(made.tflite)
     assert [(s.key, s.graph) for s in merged.signatures] == [("embed", 0), ("classify", 1)]

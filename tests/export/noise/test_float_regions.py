@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from one_op import OneOp, Step, Value
 import edgeq
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.noise import float_regions
-from edgeq.export.noise.regions import regions
+from edgeq.export.noise.regions import regions, unrolled
 from edgeq.model import LiteModel
 
 ROWS, WIDTH, BLOCKS = 24, 32, 4
@@ -109,3 +110,39 @@ def test_a_region_ends_at_weights_and_at_what_moves_numbers_into_it_or_out() -> 
     (found,) = regions(graph)
     names = [op.name for op in graph.operators if op.index not in found]
     assert names == ["RESHAPE", "FULLY_CONNECTED", "RESHAPE"] * BLOCKS + ["SLICE"]
+
+
+def recurrence(kept: float, weight: bool = False) -> OneOp:
+    """`h = kept * h + gains * x` of 16 rows `x`, unrolled, or as a network of 16 layers."""
+    row, random = Value((1, WIDTH)), np.random.default_rng(0)
+    shares, gains = (np.full((1, WIDTH), f, np.float32) for f in (kept, 1.0))
+    gains *= random.uniform(0.5, 1.0, (1, WIDTH)).astype(np.float32)
+    steps, last = list[Step](), "x0"
+    for i in range(1, 16):
+        if weight:
+            layer = kept * np.eye(WIDTH) + random.normal(size=(WIDTH, WIDTH)) / 100
+            steps.append(Step("FULLY_CONNECTED", (last, layer.astype(np.float32)), {f"l{i}": row}))
+        else:
+            steps.append(Step("MUL", (last, shares), {f"l{i}": row}))
+        steps.append(Step("MUL", (f"x{i}", gains), {f"g{i}": row}))
+        last = f"h{i}"
+        steps.append(Step("ADD", (f"l{i}", f"g{i}"), {last: row}))
+    return OneOp("recurrence", {f"x{i}": row for i in range(16)}, tuple(steps))
+
+
+def test_what_an_unrolled_network_repeats_is_told_from_layers() -> None:
+    graph = LiteModel(recurrence(0.9).build(), "tflite").graph
+    (found,) = unrolled(graph)
+    written = {graph.tensors[graph.operators[i].outputs[0]].name[0] for i in found}
+    assert written == {"l", "h"}
+    assert unrolled(LiteModel(recurrence(0.9, weight=True).build(), "tflite").graph) == []
+
+
+@pytest.mark.parametrize("least_db", [20.0, 60.0])
+def test_what_an_unrolled_network_carries_is_float_where_it_adds_up(
+    least_db: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(float_regions, "STEPS_DB", least_db)
+    edge = exported(recurrence(0.9))
+    ops = Counter(place.split()[0] for place in edge.report.float_ops)
+    assert ops == ({"MUL": 15, "ADD": 15} if least_db == 60.0 else {})

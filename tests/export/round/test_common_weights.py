@@ -8,8 +8,7 @@ from one_op import OneOp, Step, Value
 
 from edgeq.export.plan.choices import Choice, choose
 from edgeq.export.plan.quantization_plan import Plan, Stored
-from edgeq.export.round.common_weights import CommonWeights
-from edgeq.export.round.rounder import party_of
+from edgeq.export.round.common_weights import CommonWeights, Party
 from edgeq.model import LiteModel
 from edgeq.qtypes import DType, QParams
 from edgeq.recipe import AUTO, Mode
@@ -24,12 +23,12 @@ def draw(*shape: int, seed: int = 0) -> Array:
 SHARED = draw(32, 32)
 
 
-def model(rows: int, second: str = "FULLY_CONNECTED") -> LiteModel:
+def model(rows: int, second: str = "FULLY_CONNECTED", factor: float = 1.0) -> LiteModel:
     """A layer that is common, and behind it one of its own, or a product with the same matrix."""
     made = Value((rows, 32))
     weight = draw(32, 32, seed=rows) if second == "FULLY_CONNECTED" else SHARED
     steps = (
-        Step("FULLY_CONNECTED", ("x", SHARED), {"a": made}),
+        Step("FULLY_CONNECTED", ("x", SHARED * np.float32(factor)), {"a": made}),
         Step(second, ("a", weight), {"y": made}),
     )
     return LiteModel(OneOp("common", {"x": made}, steps).build(), "tflite")
@@ -38,7 +37,7 @@ def model(rows: int, second: str = "FULLY_CONNECTED") -> LiteModel:
 def common(*models: LiteModel) -> CommonWeights:
     weights = CommonWeights()
     for each in models:
-        weights.add(party_of(each, choose(each, AUTO), []))
+        weights.add(Party(each, choose(each, AUTO), []))
     return weights
 
 
@@ -73,3 +72,16 @@ def test_a_search_stores_common_weights_as_the_first_model_does() -> None:
     assert found[1] == choices[1]
     asked = {**choices, 0: Choice(Mode.FLOAT, "asked for")}
     assert weights.decided(other.graph, asked)[0].mode is Mode.FLOAT
+
+
+def test_what_differs_in_the_last_bits_alone_is_made_common() -> None:
+    one, other, third = model(2), model(3, factor=1 + 2e-7), model(4, factor=1 + 1e-4)
+    weights = common(one)
+    assert weights.aligned(third) is third
+    made = weights.aligned(other)
+    assert other.graph.tensors[1].data is not None
+    assert not np.array_equal(other.graph.tensors[1].data, SHARED)
+    weights.add(Party(made, choose(made, AUTO), []))
+    assert list(weights.of(one.graph).values()) == list(weights.of(made.graph).values())
+    assert weights.readers(made.graph) == {0}
+    assert CommonWeights().aligned(other) is other
