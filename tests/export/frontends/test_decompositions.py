@@ -308,6 +308,9 @@ KINDS: dict[str, dict[str, Case]] = {
             lambda x, i: (torch.cat([i, x], 1), torch.stack([i, i.long()]), torch.cat([i, i > 4])),
             MATRIX, ints(9, 1, 4, 6),
         ),
+        "one part of a split": of(
+            lambda x: (*(x.sin() for x in x.chunk(1, 0)), x.split([0, 6], -1)[1] * 2), MATRIX
+        ),
     },
     "pointwise": {
         "bits": of(
