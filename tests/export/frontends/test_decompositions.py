@@ -380,6 +380,14 @@ KINDS: dict[str, dict[str, Case]] = {
             lambda x: (z := torch.complex(x, x.flip(1)), (z / (1 + 2j)).real + z.exp().imag)[1],
             MATRIX,
         ),
+        "functions of complex numbers": of(
+            lambda x: (
+                z := torch.complex(x, 2 * x.flip(1)),
+                [torch.view_as_real(f) for f in (z.sin(), z.cos(), z.sinh(), z.cosh(), z.tanh())],
+                torch.view_as_real((9 * z).sigmoid()),
+            )[1:],
+            MATRIX,
+        ),
     },
     "branches_and_loops": {
         "cond": of(
