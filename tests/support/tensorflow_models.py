@@ -59,6 +59,10 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
     def function(left: Any, right: Any) -> Any:
         return {"sum": tf.nn.gelu(left + right), "difference": left - right}
 
+    @tf.function
+    def nested(x: Any) -> Any:
+        return {"states": (tf.tanh(x), {"last": x * 2.0, "none": None}), "made": [x + 1.0]}
+
     class Subclassed(keras.Model):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(name="subclassed")
@@ -86,6 +90,9 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
     models["state"] = stateful, {"x": normal(1, 4)}, stateful
     pair = {"right": normal(1, 4, seed=1), "left": normal(1, 4)}
     models["tf.function"] = function, pair, function
+    flat = {"states_0": np.tanh(pair["left"]), "states_1_last": 2 * pair["left"]}
+    flat["made_0"] = pair["left"] + 1
+    models["nested"] = nested, {"x": pair["left"]}, lambda x: flat
     models["subclassed"] = subclassed, pair, subclassed
     named = {"words": normal(1, 3), "speaker": normal(1, 2, seed=1)}
     models["functional"] = functional, named, lambda words, speaker: functional([words, speaker])

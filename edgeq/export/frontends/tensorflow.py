@@ -24,7 +24,7 @@ from edgeq.export.frontends.arguments import (
     first_line,
     fixed_sizes,
 )
-from edgeq.export.frontends.naming import named_by_layer
+from edgeq.export.frontends.naming import named_by_layer, named_parts
 from edgeq.export.frontends.trace_check import check_trace
 from edgeq.export.importing.custom_ops import PREFIX
 from edgeq.export.importing.recurrent_layers import with_recurrent_layers
@@ -258,7 +258,7 @@ def _concrete(function: Callable[..., Any], specs: Mapping[str, Any]) -> Any:
     def by_name(**inputs: Any) -> Mapping[str, Any]:
         result = function(**inputs)
         if isinstance(result, Mapping):
-            return result
+            return dict(named_parts(result))
         flat = tf.nest.flatten(result)
         return {f"output_{i}": value for i, value in enumerate(flat)}
 

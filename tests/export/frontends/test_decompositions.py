@@ -198,6 +198,10 @@ KINDS: dict[str, dict[str, Case]] = {
     },
     "ordering": {
         "sort": of(lambda x: torch.sort(x, -1), MATRIX),
+        "one alone in order": of(
+            lambda x: (y := x[:, :1], (y.topk(1, 1)[0], y.sort(1)[0], y.kthvalue(1, 1)[0]))[1],
+            MATRIX,
+        ),
         "median": of(lambda x: x.median(-1).values, MATRIX),
         "quantile": of(lambda x: x.quantile(0.3, dim=-1), MATRIX),
         "product so far": of(lambda x: x.cumprod(-1), MATRIX),
