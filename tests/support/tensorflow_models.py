@@ -59,6 +59,10 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
     def function(left: Any, right: Any) -> Any:
         return {"sum": tf.nn.gelu(left + right), "difference": left - right}
 
+    @tf.function
+    def nested(x: Any) -> Any:
+        return {"states": (tf.tanh(x), {"last": x * 2.0, "none": None}), "made": [x + 1.0]}
+
     class Subclassed(keras.Model):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(name="subclassed")
@@ -86,6 +90,9 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
     models["state"] = stateful, {"x": normal(1, 4)}, stateful
     pair = {"right": normal(1, 4, seed=1), "left": normal(1, 4)}
     models["tf.function"] = function, pair, function
+    flat = {"states_0": np.tanh(pair["left"]), "states_1_last": 2 * pair["left"]}
+    flat["made_0"] = pair["left"] + 1
+    models["nested"] = nested, {"x": pair["left"]}, lambda x: flat
     models["subclassed"] = subclassed, pair, subclassed
     named = {"words": normal(1, 3), "speaker": normal(1, 2, seed=1)}
     models["functional"] = functional, named, lambda words, speaker: functional([words, speaker])
@@ -205,6 +212,26 @@ def _of_choices(x: Any) -> dict[str, Any]:
     return {**made, "highest": highest, "places": places, **dict(zip(names, kept, strict=True))}
 
 
+def _of_lists(x: Any) -> dict[str, Any]:
+    """What lists that no loop of TensorFlow's writes hold."""
+    import tensorflow as tf
+
+    rows = tf.reshape(x, (4, 10))
+    sized, growing = (
+        tf.TensorArray(tf.float32, size, dynamic_size=not size, clear_after_read=False)
+        for size in (4, 0)
+    )
+    for place in range(4):
+        sized = sized.write(3 - place, rows[place] * place)
+        growing = growing.write(place, rows[place : place + 1])
+    whole = tf.TensorArray(tf.float32, 4).unstack(rows)
+    return {
+        "stacked": sized.stack(),
+        "joined": growing.concat(),
+        "entries": sized.read(1) + whole.write(2, rows[0]).read(3),
+    }
+
+
 def own_forms() -> dict[str, tuple[Array, Array]]:
     """By op, what a folder computes without it, and what TensorFlow does with it."""
     import tensorflow as tf
@@ -232,7 +259,7 @@ def own_forms() -> dict[str, tuple[Array, Array]]:
             made["not"] = tf.bitwise.invert(whole)
             made["shifted"] = tf.bitwise.left_shift(whole, tf.abs(other) % 32)
             made |= {**_of_tensors(x), **_of_images(x), **_of_spectra(x)}
-            return {**made, **_of_matrices(x), **_of_choices(x)}
+            return {**made, **_of_matrices(x), **_of_choices(x), **_of_lists(x)}
 
     module, x, other = Module(), normal(1, 40), normal(1, 40, seed=1)
     with tempfile.TemporaryDirectory() as folder, start_converter() as worker:

@@ -219,7 +219,7 @@ def to_stablehlo(
             _lower_calls()
             passes.add_to(table)
             passes.prepare(program)
-            program = decomposed(program)
+            program = passes.decompose(program, decomposed)
             kept = kept_buffers(program)
             program = passes.finish(program, decomposed)
         else:

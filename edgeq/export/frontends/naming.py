@@ -7,7 +7,8 @@ in such a name differs between frameworks; the rest is here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from edgeq.files import Content
 from edgeq.flatbuffer import Graph, Operator, parse, rename_tensors
@@ -92,3 +93,17 @@ class _Naming:
 
     def _joined(self, tensor: int) -> list[str]:
         return self._layers_in(self._graph.tensors[tensor].name) if tensor >= 0 else []
+
+
+def named_parts(result: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """What is inside dicts, lists and tuples, by keys and places that `_` joins; but no None."""
+    if isinstance(result, Mapping):
+        parts = [(str(key), part) for key, part in result.items()]
+    elif isinstance(result, list | tuple):
+        parts = [(str(place), part) for place, part in enumerate(result)]
+    else:
+        if result is not None:
+            yield "_".join(path), result
+        return
+    for name, part in parts:
+        yield from named_parts(part, (*path, name))

@@ -24,7 +24,7 @@ from edgeq.export.frontends.arguments import (
     first_line,
     fixed_sizes,
 )
-from edgeq.export.frontends.naming import named_by_layer
+from edgeq.export.frontends.naming import named_by_layer, named_parts
 from edgeq.export.frontends.trace_check import check_trace
 from edgeq.export.importing.custom_ops import PREFIX
 from edgeq.export.importing.recurrent_layers import with_recurrent_layers
@@ -45,10 +45,6 @@ _WEIGHTED = re.compile(r"/(Conv|conv|depthwise|MatMul|BatchMatMul|einsum)[^/]*$"
 def is_saved_model(model: object) -> bool:
     """Whether `model` is the path of a SavedModel folder."""
     return isinstance(model, str | os.PathLike) and (Path(model) / "saved_model.pb").is_file()
-
-
-_WRITING = ("Assign", "ResourceScatter", "ResourceApply")
-"""How ops are called that change a variable."""
 
 
 def handles(model: object) -> bool:
@@ -176,13 +172,13 @@ def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
     function = _served(loaded, folder)
     specs = function.structured_input_signature[1]
     from edgeq.export.frontends.tensorflow_graph.own_forms import misread_kinds, with_own_forms
+    from edgeq.export.frontends.tensorflow_graph.tensor_lists import without_lists
 
     if any(declared != shapes[name] for name, declared in _shapes(specs).items()):
         static = {n: tf.TensorSpec(shapes[n], s.dtype, name=n) for n, s in specs.items()}
         function = _concrete(function, static)
-        made = misread_kinds(function) or _saved_and_converted(function, loaded, folder)
-    else:
-        made = misread_kinds(function) or _converted_folder(folder)
+    function = without_lists(function)
+    made = misread_kinds(function) or _saved_and_converted(function, loaded, folder)
     kinds: set[str] = set()
     while not isinstance(made, bytes):
         replaced = None if kinds.issuperset(made) else with_own_forms(function, {*kinds, *made})
@@ -212,6 +208,9 @@ def _converted_folder(folder: str) -> bytes | list[str]:
 
 
 def _saved_and_converted(function: Any, owner: Any, name: str) -> bytes | list[str]:
+    """As `_converted_folder`, of a function, which may be the one that the folder was made of."""
+    if function is owner.signatures[SERVING]:
+        return _converted_folder(name)
     with tempfile.TemporaryDirectory() as folder:
         _save(function, owner, name, folder)
         return _converted_folder(folder)
@@ -227,6 +226,8 @@ def _saved(
     origin: str,
 ) -> LiteModel:
     import tensorflow as tf
+
+    from edgeq.export.frontends.tensorflow_graph.static_values import writes_variables
 
     specs = {n: tf.TensorSpec(a.shape, a.dtype, name=n) for n, a in arguments.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -246,16 +247,9 @@ def _saved(
         made = concrete(**{n: tf.constant(array, spec.dtype) for (n, spec), array in given})
         return {output: tensor.numpy() for output, tensor in made.items()}
 
-    if _writes(concrete):
+    if writes_variables(concrete):
         return found
     return check_trace(found, list(arguments.values()), own, worker, name)
-
-
-def _writes(concrete: Any) -> bool:
-    """Whether a function changes variables, which are the caller's."""
-    graph = concrete.graph.as_graph_def()
-    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
-    return any(node.op.startswith(_WRITING) for node in nodes)
 
 
 def _concrete(function: Callable[..., Any], specs: Mapping[str, Any]) -> Any:
@@ -264,7 +258,7 @@ def _concrete(function: Callable[..., Any], specs: Mapping[str, Any]) -> Any:
     def by_name(**inputs: Any) -> Mapping[str, Any]:
         result = function(**inputs)
         if isinstance(result, Mapping):
-            return result
+            return dict(named_parts(result))
         flat = tf.nest.flatten(result)
         return {f"output_{i}": value for i, value in enumerate(flat)}
 
@@ -331,9 +325,9 @@ def _served(loaded: Any, folder: str) -> Any:
 
 
 def _unsupported(function: Any, kinds: Sequence[str]) -> UnsupportedOpError:
-    graph = function.graph.as_graph_def()
-    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
-    found = next(((n.op, n.name) for n in nodes if n.op in kinds), (kinds[0], "?"))
+    from edgeq.export.frontends.tensorflow_graph.static_values import all_nodes
+
+    found = next(((n.op, n.name) for n in all_nodes(function) if n.op in kinds), (kinds[0], "?"))
     others = f" (nor have {', '.join(k for k in kinds if k != found[0])})" if kinds[1:] else ""
     return UnsupportedOpError(
         f"{found[0]} at {found[1]} has no form in the runtime{others}; write it with other ops, or "

@@ -217,6 +217,10 @@ KINDS: dict[str, dict[str, Case]] = {
     },
     "ordering": {
         "sort": of(lambda x: torch.sort(x, -1), MATRIX),
+        "one alone in order": of(
+            lambda x: (y := x[:, :1], (y.topk(1, 1)[0], y.sort(1)[0], y.kthvalue(1, 1)[0]))[1],
+            MATRIX,
+        ),
         "median": of(lambda x: x.median(-1).values, MATRIX),
         "quantile": of(lambda x: x.quantile(0.3, dim=-1), MATRIX),
         "product so far": of(lambda x: x.cumprod(-1), MATRIX),
@@ -339,6 +343,9 @@ KINDS: dict[str, dict[str, Case]] = {
         "slices and an entry of six axes written": of(
             slices_written, floats(1, 2, 3, 2, 4, 5), floats(1, 2, 3, 1, 4, 5)
         ),
+        "one part of a split": of(
+            lambda x: (*(x.sin() for x in x.chunk(1, 0)), x.split([0, 6], -1)[1] * 2), MATRIX
+        ),
     },
     "pointwise": {
         "bits": of(
@@ -406,6 +413,14 @@ KINDS: dict[str, dict[str, Case]] = {
         "low frequencies": of(low_frequencies, floats(1, 2, 10)),
         "complex numbers": of(
             lambda x: (z := torch.complex(x, x.flip(1)), (z / (1 + 2j)).real + z.exp().imag)[1],
+            MATRIX,
+        ),
+        "functions of complex numbers": of(
+            lambda x: (
+                z := torch.complex(x, 2 * x.flip(1)),
+                [torch.view_as_real(f) for f in (z.sin(), z.cos(), z.sinh(), z.cosh(), z.tanh())],
+                torch.view_as_real((9 * z).sigmoid()),
+            )[1:],
             MATRIX,
         ),
     },

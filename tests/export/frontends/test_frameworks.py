@@ -161,6 +161,7 @@ TENSORFLOW = {
     "tf.Module": (["GATHER", "MUL"], "lookup"),
     "state": (None, ""),  # the op that sets the variable computes nothing
     "tf.function": (["ADD", "GELU", "SUB"], "add"),
+    "nested": (["TANH", "ADD", "MUL"], "states_0"),
     "subclassed": (["FULLY_CONNECTED", "MUL"], "inner"),
     "functional": (["CONCATENATION"], "output_0"),
     "LSTM": (None, "lstm"),

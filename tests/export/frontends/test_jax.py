@@ -259,6 +259,9 @@ OWN_FORMS: dict[str, Callable[..., Any]] = {
     ),
     "remainders": lambda x: (jnp.fmod(x, 0.3), x // 0.3, jnp.cbrt(x), whole(x, -9) % 4),
     "remainders like C": lambda x: jax.lax.rem(whole(x, -9), jnp.int32(4)),
+    "one alone in order": lambda x: (
+        jax.lax.top_k(x[:, :1], 1)[0], jnp.sort(x[:, :1]), jnp.argsort(x[:1], 0)
+    ),
     "sorted down": lambda x: (jnp.sort(x, 0), jnp.argsort((x * 10).astype(int), 0)),
     "rows at places": lambda x: (
         x.at[PLACES].max(0.5), x.at[PLACES].multiply(x[:3]), x.at[PLACES].min(x[:3]),

@@ -90,6 +90,43 @@ def test_an_error_names_the_layer_the_line_and_the_way_out(
     assert said in str(refused.value)
 
 
+class GraphLayer(nn.Module):
+    """A mean over a graph's edges, with one from each node to itself in place of those it has."""
+
+    def __init__(self, edges: Any = None) -> None:
+        super().__init__()
+        self.edges = edges
+        self.linear = nn.Linear(6, 3)
+
+    def forward(self, x: Any, edges: Any = None) -> Any:
+        edges = self.edges if edges is None else edges
+        edges = edges[:, edges[0] != edges[1]]
+        weights = x.new_ones(edges.shape[1] + x.shape[0])
+        edges = torch.cat([edges, torch.arange(x.shape[0]).repeat(2, 1)], 1)
+        degrees = x.new_zeros(x.shape[0]).scatter_add_(0, edges[1], weights)
+        messages = self.linear(x)[edges[0]] / degrees[edges[1], None]
+        return x.new_zeros(x.shape[0], 3).index_add(0, edges[1], messages)
+
+
+EDGES = np.array([[0, 1, 2, 3, 3, 1], [1, 2, 2, 0, 3, 0]])
+
+
+def test_sizes_that_constants_tell_are_fixed(trace: Callable[..., Any]) -> None:
+    model = GraphLayer(nn.Buffer(torch.from_numpy(EDGES))).eval()
+    with Session(trace(model, ROWS[0]).tflite) as session:
+        (found,) = session.run(ROWS[0]).values()
+    expected = model(torch.from_numpy(ROWS[0])).detach().numpy()
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_a_size_that_an_input_tells_is_named_where_more_is_computed_of_it(
+    trace: Callable[..., Any],
+) -> None:
+    said = r"index.Tensor at .*edges\[0\] != edges\[1\].* be a buffer, if it is the same"
+    with pytest.raises(UnsupportedOpError, match=said):
+        trace(GraphLayer().eval(), (ROWS[0], EDGES))
+
+
 def test_an_op_that_is_refused_names_its_layer_and_line() -> None:
     message = (
         'Verification failed:\nerror: "net.encoder;"("cat_2"("/home/me/net.py":68:0)): '

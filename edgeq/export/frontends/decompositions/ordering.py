@@ -13,10 +13,15 @@ aten = torch.ops.aten
 
 def sort(x: Tensor, axis: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
     """`sort`: the highest or lowest of all, in order; equals stay in order."""
-    if x.ndim == 0:
-        return x, torch.zeros_like(x, dtype=torch.int64)
+    if x.ndim == 0 or x.shape[axis] == 1:
+        return _only(x)
     values, places = torch.topk(x, int(x.shape[axis]), axis, descending, True)
     return values, places
+
+
+def _only(x: Tensor) -> tuple[Tensor, Tensor]:
+    """What is in order as it is, and its places."""
+    return x.clone(), torch.zeros_like(x, dtype=torch.int64)
 
 
 def highest_alone(
@@ -26,6 +31,8 @@ def highest_alone(
 
     The converter makes a sort without a kernel of it, unless something reads the places.
     """
+    if x.ndim and k == x.shape[axis] == 1:
+        return _only(x)
     values, places = torch.topk(x, k, axis, largest, in_order)
     return torch.where(places >= 0, values, x.narrow(axis, 0, k)), places
 

@@ -131,6 +131,11 @@ def joined(parts: Sequence[Tensor], axis: int = 0) -> Any:
     return torch.cat([part.to(kind) for part in parts], axis)
 
 
+def parted(x: Tensor, sizes: Sequence[int], axis: int = 0) -> Any:
+    """`split_with_sizes` into one part, which is all of it."""
+    return [x] if len(sizes) == 1 else NotImplemented
+
+
 TABLE: dict[Any, Callable[..., Any]] = {
     aten._pad_circular.default: circular,
     aten.replication_pad1d.default: replicated,
@@ -138,6 +143,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.replication_pad3d.default: replicated,
     aten.reflection_pad1d.default: reflected_1d,
     aten.cat.default: joined,
+    aten.split_with_sizes.default: parted,
     aten.constant_pad_nd.default: constant_pad,
     aten.repeat.default: repeated,
     aten.flip.default: reversed_axes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -11,6 +11,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from edgeq.export.frontends.tensorflow_graph import complex_forms, tensor_forms
 from edgeq.export.frontends.tensorflow_graph.complex_forms import Parts, is_complex
 from edgeq.export.frontends.tensorflow_graph.elementwise_forms import FORMS
+from edgeq.export.frontends.tensorflow_graph.static_values import all_nodes
 
 _OWN = "_own"
 """Ends the names of nodes of forms; another node may be called as they would be."""
@@ -24,9 +25,7 @@ _MISREAD = frozenset({"FFT", "FFT2D", "IFFT", "IFFT2D"})
 
 def misread_kinds(function: Any) -> list[str]:
     """Kinds of a function's ops that must become others before it is converted."""
-    graph = function.graph.as_graph_def()
-    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
-    return sorted({node.op for node in nodes} & _MISREAD)
+    return sorted({node.op for node in all_nodes(function)} & _MISREAD)
 
 
 def with_own_forms(function: Any, kinds: Collection[str]) -> Any:
@@ -55,15 +54,27 @@ def with_own_forms(function: Any, kinds: Collection[str]) -> Any:
         graph.node.extend(_replaced(node, op, forms[node.name], names))
     for node in graph.node:
         node.input[:] = [names.now(name) for name in node.input]
-    specs = function.structured_input_signature[1]
+    fetched = [names.now(tensor.name) for tensor in frozen.outputs]
+    return as_function(graph, function, fetched)
+
+
+def as_function(graph: Any, like: Any, fetched: Sequence[str]) -> Any:
+    """A concrete function of a graph, with the inputs and outputs of another.
+
+    Args:
+        graph: A `GraphDef` with the placeholders of `like`, and no variables.
+        like: A concrete function of tensors by name.
+        fetched: Names of what is returned, in the order of its flat outputs.
+    """
+    specs = like.structured_input_signature[1]
     places = {name: spec.name or name for name, spec in specs.items()}
-    outputs = function.structured_outputs
+    outputs = like.structured_outputs
     keys = sorted(outputs) if isinstance(outputs, Mapping) else []
 
     def imported(**inputs: Any) -> dict[str, Any]:
         given = {f"{places[name]}:0": tensor for name, tensor in inputs.items()}
-        fetched = [_numbered(names.now(tensor.name)) for tensor in frozen.outputs]
-        made = tf.graph_util.import_graph_def(graph, given, fetched, name="")
+        wanted = [_numbered(name) for name in fetched]
+        made = tf.graph_util.import_graph_def(graph, given, wanted, name="")
         return dict(zip(keys, made, strict=True))
 
     return tf.function(imported, autograph=False).get_concrete_function(**specs)

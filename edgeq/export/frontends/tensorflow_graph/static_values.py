@@ -12,6 +12,19 @@ Form = Callable[..., Any]
 """A function of an op's inputs that computes its result."""
 
 _OF_SHAPES = ("Shape", "ShapeN", "Size", "Rank")
+_WRITING = ("Assign", "ResourceScatter", "ResourceApply")
+"""How ops are called that change a variable."""
+
+
+def all_nodes(function: Any) -> list[Any]:
+    """The nodes of a concrete function and of all functions that it calls."""
+    graph = function.graph.as_graph_def()
+    return [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+
+
+def writes_variables(function: Any) -> bool:
+    """Whether a function changes variables, which are the caller's."""
+    return any(node.op.startswith(_WRITING) for node in all_nodes(function))
 
 
 def constant(tensor: Any) -> Any:

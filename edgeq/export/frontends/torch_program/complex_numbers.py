@@ -140,6 +140,34 @@ def _sqrt(x: Pair) -> Pair:
     return _polar(_abs(x).sqrt(), _angle(x) / 2)
 
 
+def _sinh(x: Pair) -> Pair:
+    return Pair(x.real.sinh() * x.imag.cos(), x.real.cosh() * x.imag.sin())
+
+
+def _cosh(x: Pair) -> Pair:
+    return Pair(x.real.cosh() * x.imag.cos(), x.real.sinh() * x.imag.sin())
+
+
+def _sin(x: Pair) -> Pair:
+    return Pair(x.real.sin() * x.imag.cosh(), x.real.cos() * x.imag.sinh())
+
+
+def _cos(x: Pair) -> Pair:
+    return Pair(x.real.cos() * x.imag.cosh(), -x.real.sin() * x.imag.sinh())
+
+
+def _tanh(x: Pair) -> Pair:
+    small = (-2 * x.real.abs()).exp()  # never above one, as sinh and cosh would be
+    below = 1 + small * small + 2 * small * (2 * x.imag).cos()
+    real = x.real.sign() * (1 - small * small) / below
+    return Pair(real, 2 * small * (2 * x.imag).sin() / below)
+
+
+def _sigmoid(x: Pair) -> Pair:
+    half = _tanh(_scaled(x, 0.5))
+    return Pair(half.real * 0.5 + 0.5, half.imag * 0.5)
+
+
 def _sgn(x: Pair) -> Pair:
     length = _abs(x)
     factor = torch.where(length > 0, 1 / length, torch.zeros_like(length))
@@ -262,6 +290,12 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.exp.default: _exp,
     aten.log.default: _log,
     aten.sqrt.default: _sqrt,
+    aten.sin.default: _sin,
+    aten.cos.default: _cos,
+    aten.sinh.default: _sinh,
+    aten.cosh.default: _cosh,
+    aten.tanh.default: _tanh,
+    aten.sigmoid.default: _sigmoid,
     aten.sgn.default: _sgn,
     aten.pow.Tensor_Scalar: _pow,
     aten.eq.Tensor: _equal,

@@ -10,7 +10,6 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from edgeq.errors import UnsupportedOpError
 from edgeq.export.frontends.decompositions import (
@@ -32,7 +31,13 @@ from edgeq.export.frontends.decompositions import (
 from edgeq.export.frontends.torch_program import branches_and_loops, complex_pairs
 from edgeq.export.frontends.torch_program.number_types import narrow, uses_float64
 from edgeq.export.frontends.torch_program.packed import packed_layers
-from edgeq.export.frontends.torch_program.program_constants import clear, evaluator, fold
+from edgeq.export.frontends.torch_program.program_constants import (
+    clear,
+    evaluator,
+    fold,
+    fold_open_sizes,
+    has_open_size,
+)
 from edgeq.export.frontends.torch_program.source_places import where
 
 aten = torch.ops.aten
@@ -85,6 +90,7 @@ def prepare(program: Any) -> None:
     """
     _drop_checks(program)
     program.graph.eliminate_dead_code()
+    fold_open_sizes(program)
     known = evaluator(program)
     narrow(program, known)
     for node in list(program.graph.nodes):
@@ -106,6 +112,24 @@ def add_to(table: Table) -> None:
         table[op] = _first(own, table.get(op))
 
 
+def decompose(program: Any, decomposed: Callable[[Any], Any]) -> Any:
+    """Decomposes a prepared program.
+
+    Args:
+        program: As `prepare` left it.
+        decomposed: Traces and decomposes a program.
+
+    Raises:
+        UnsupportedOpError: The values of an input tell a size.
+    """
+    try:
+        return decomposed(program)
+    except Exception as error:
+        if "data-dependent" in str(error):
+            check_sizes(program)
+        raise
+
+
 def finish(program: Any, traced_again: Callable[[Any], Any]) -> Any:
     """Computes the constants of a decomposed program, and takes complex numbers apart.
 
@@ -124,7 +148,7 @@ def finish(program: Any, traced_again: Callable[[Any], Any]) -> Any:
     program.graph.eliminate_dead_code()
     check_random(program)
     fold(program)
-    _check_sizes(program)
+    check_sizes(program)
     if uses_float64(program):  # some decompositions of PyTorch's own do, those of quantiles
         narrow(program, evaluator(program))
         program = traced_again(program)
@@ -237,14 +261,13 @@ def check_random(program: Any) -> None:
             )
 
 
-def _check_sizes(program: Any) -> None:
+def check_sizes(program: Any) -> None:
     """Raises an `UnsupportedOpError` for what makes as many results as the values ask for."""
     for node in program.graph.nodes:
-        values = pytree.tree_leaves(node.meta.get("val"))
-        shapes = [v.shape for v in values if isinstance(v, torch.Tensor)]
-        if not all(isinstance(size, int) for shape in shapes for size in shape):
+        if has_open_size(node):
             raise UnsupportedOpError(
                 f"{node.target} at {where(node)} has as many results as the values of the input "
                 "ask for, and a file has fixed sizes; keep all entries and weigh them by the mask "
-                "(torch.where), or take a fixed number (torch.topk)"
+                "(torch.where), take a fixed number (torch.topk), or let what the mask is made of "
+                "be a buffer, if it is the same for all inputs"
             )

@@ -76,6 +76,22 @@ def fold(program: Any) -> None:
     _Folding(program).run()
 
 
+def fold_open_sizes(program: Any) -> None:
+    """Computes constants whose sizes only values tell, as of the edges that a mask keeps.
+
+    Args:
+        program: A `torch.export.ExportedProgram` as it was traced, which is changed.
+    """
+    _Folding(program).run_open_sizes()
+
+
+def has_open_size(node: Any) -> bool:
+    """Whether the sizes of what a node computes, or a size that it gives, depend on values."""
+    values = pytree.tree_leaves(node.meta.get("val"))
+    sizes = [s for v in values for s in (v.shape if isinstance(v, torch.Tensor) else (v,))]
+    return any(isinstance(size, torch.SymInt) for size in sizes)
+
+
 def clear() -> None:
     """Lets go of what decompositions have stored."""
     _STORED.clear()
@@ -155,6 +171,16 @@ class _Folding:
         self._graph.eliminate_dead_code()
         self._program.graph_module.recompile()
 
+    def run_open_sizes(self) -> None:
+        """Only what has as many entries as constants ask for, and how many these are."""
+        for node in [node for node in self._graph.nodes if has_open_size(node)]:
+            if self._is_read(node):
+                self._place(node, self._evaluator.value(node).detach().contiguous().clone())
+            elif isinstance(node.meta["val"], torch.SymInt) and self._evaluator.is_known(node):
+                node.replace_all_uses_with(self._evaluator.value(node))
+        self._graph.eliminate_dead_code()
+        self._program.graph_module.recompile()
+
     def _is_read(self, node: Any) -> bool:
         """Whether a constant is read by what depends on the model's inputs, or is an output."""
         return (
@@ -168,7 +194,10 @@ class _Folding:
         sizes = [_count(n) for n in _placeholders(node)]
         if _count(node) > max([NUMBERS_MAX, *sizes]):
             return
-        value = self._evaluator.value(node).detach().contiguous().clone()
+        self._place(node, self._evaluator.value(node).detach().contiguous().clone())
+
+    def _place(self, node: Any, value: torch.Tensor) -> None:
+        """Puts a constant in a node's place."""
         placed = _with_input(self._program, node, value)
         node.replace_all_uses_with(placed)
         self._evaluator.hold(placed, value)
@@ -241,7 +270,7 @@ def _with_input(program: Any, node: Any, value: torch.Tensor) -> Any:
     with graph.inserting_before(placeholders[place] if place < len(placeholders) else None):
         placed = graph.placeholder(target)
     placed.meta = {key: node.meta[key] for key in ("nn_module_stack",) if key in node.meta}
-    placed.meta["val"] = node.meta["val"]
+    placed.meta["val"] = node.meta["val"].new_empty(value.shape)
     if "tensor_meta" in node.meta:
         placed.meta["tensor_meta"] = node.meta["tensor_meta"]
     specs.insert(
