@@ -58,6 +58,7 @@ class Rounder:
         self._own = party_of(model, choices, samples, threads)
         self._weights = weights or CommonWeights()
         self._once = {i for i, c in choices.items() if c.weights.rounding == "gptq_once"}
+        self._learned = {i for i, c in choices.items() if c.weights.rounding == "reconstruct"}
         self._known: dict[tuple[int, AnyQParams], tuple[IntArray, FloatArray]] = {}
         self._failed: dict[tuple[int, AnyQParams], str] = {}
         self.not_refined = ""
@@ -93,7 +94,8 @@ class Rounder:
         """
         refinement = Refinement(self._model, plan, self._own.samples, self._own.threads)
         try:
-            found, why = refinement.best(rounded, self._refinable(plan, rounded), advance)
+            sites = self._refinable(plan, rounded)
+            found, why = refinement.best(rounded, sites, advance, self._learned)
         except Exception as error:
             found, why = (
                 rounded,

@@ -1,0 +1,228 @@
+"""Layers in a row: what they put out with any weights, and which way to go for it to be nearer.
+
+A layer is a convolution, a depthwise one or a dense one with what is fused into it, and with the
+integers that its result becomes. Sums that BLAS orders are exact ones. Knows nothing of how weights
+are found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.export.round.exact import product
+from edgeq.export.round.weighted_ops import (
+    Site,
+    constant,
+    padded,
+    reached,
+    source_of,
+    strides_of,
+)
+from edgeq.flatbuffer import Graph, Operator
+from edgeq.ops import OPS, Kind
+from edgeq.qtypes import QParams
+
+Array = npt.NDArray[np.float32]
+
+LIMITS = {
+    "NONE": (-math.inf, math.inf), "RELU": (0.0, math.inf), "RELU6": (0.0, 6.0),
+    "RELU_N1_TO_1": (-1.0, 1.0),
+}  # fmt: skip
+"""What fused activations leave, by name."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a layer's gradients are made of: its inputs as it multiplies them, and what got through.
+
+    Attributes:
+        read: Padded images of a depthwise layer, rows of any other.
+        shape: Of the inputs.
+        inside: Whether each result is within the limits, beyond which nothing changes it.
+    """
+
+    read: Array
+    shape: tuple[int, ...]
+    inside: npt.NDArray[np.bool_]
+
+
+class Layer:
+    """An op with a weight of its own.
+
+    Args:
+        graph: Of the float model.
+        site: The weight.
+        qparams: Of its result; None where that stays float.
+
+    Attributes:
+        op: The op.
+        site: The weight.
+    """
+
+    def __init__(self, graph: Graph, site: Site, qparams: QParams | None) -> None:
+        (self.op,) = site.ops
+        self.site = site
+        self._qparams = qparams
+        self._is_depthwise = OPS[self.op.name].kind is Kind.DEPTHWISE
+        self._is_dense = OPS[self.op.name].kind is Kind.DENSE
+        self._kernel = tuple(map(int, graph.tensors[site.tensor].shape[1:3]))
+
+    def outputs(
+        self, values: Array, weight: Array, bias: Array | float, rounds: bool
+    ) -> tuple[Array, Seen]:
+        """What the layer puts out, and what its gradients are made of.
+
+        Args:
+            values: Its inputs, many samples along the first axis.
+            weight: Of the op's layout.
+            bias: `(channels,)`.
+            rounds: Whether the result is what integers of it hold.
+        """
+        read = self._read(values)
+        sums = self._products(values.shape, read, weight) + bias
+        low, high = self._limits(rounds)
+        inside = (sums > low) & (sums < high)
+        if math.isfinite(low) or math.isfinite(high):
+            np.clip(sums, low, high, out=sums)
+        if rounds and self._qparams is not None:
+            scale = np.float32(self._qparams.scale[0])
+            sums = np.rint(sums / scale) * scale
+        return sums, Seen(read, values.shape, inside)
+
+    def of_weight(self, read: Array, change: Array) -> Array:
+        """The sum over all positions of what was multiplied times a change of the results.
+
+        Args:
+            read: As of `Seen`, or squares of it.
+            change: Of what was put out, within the limits alone, or squares of it.
+
+        Returns:
+            Of the weight's shape.
+        """
+        if self._is_depthwise:
+            taps = [
+                (read[w] * change).sum(axis=(0, 1, 2)) for w in self._windows(change.shape[1:3])
+            ]
+            return np.stack(taps).reshape(1, *self._kernel, -1)
+        found = _product(change.reshape(-1, change.shape[-1]).T, read)
+        return found if self._is_dense else found.reshape(len(found), *self._kernel, -1)
+
+    def of_inputs(self, seen: Seen, weight: Array, change: Array) -> Array:
+        """What a change of the results is one of the inputs.
+
+        Args:
+            seen: What `outputs` gave.
+            weight: That it was given.
+            change: As for `of_weight`.
+        """
+        if self._is_dense:
+            return _product(change, weight).reshape(seen.shape)
+        counts, short = reached(self.op, seen.shape[1:3], self._kernel)
+        samples, height, width, depth = seen.shape
+        images = np.zeros((samples, height + short[0], width + short[1], depth), np.float32)
+        if self._is_depthwise:
+            taps = (change * tap for tap in weight.reshape(-1, depth))
+        else:
+            rows = _product(change.reshape(-1, change.shape[-1]), weight.reshape(len(weight), -1))
+            taps = iter(np.moveaxis(rows.reshape(samples, *counts, -1, depth), 3, 0))
+        for window, tap in zip(self._windows(counts), taps, strict=True):
+            images[window] += tap
+        top, left = short[0] // 2, short[1] // 2
+        return images[:, top : top + height, left : left + width]
+
+    def _limits(self, rounds: bool) -> tuple[float, float]:
+        low, high = LIMITS[self.op.fused_activation]
+        if not rounds or self._qparams is None:
+            return low, high
+        (scale,), (zero_point,) = self._qparams.scale, self._qparams.zero_point
+        ends = self._qparams.dtype.limits(self._qparams.narrow_range)
+        least, most = ((end - zero_point) * scale for end in ends)
+        return max(low, least), min(high, most)
+
+    def _read(self, values: Array) -> Array:
+        if self._is_dense:
+            return values.reshape(-1, self._kernel[0])
+        counts, short = reached(self.op, values.shape[1:3], self._kernel)
+        images = padded(values, short)
+        if self._is_depthwise:
+            return images
+        taps = [images[window] for window in self._windows(counts)]
+        rows = taps[0] if len(taps) == 1 else np.stack(taps, axis=3)
+        return rows.reshape(-1, len(taps) * values.shape[-1])
+
+    def _products(self, shape: tuple[int, ...], read: Array, weight: Array) -> Array:
+        if self._is_dense:
+            return _product(read, weight.T)
+        counts, _ = reached(self.op, shape[1:3], self._kernel)
+        if not self._is_depthwise:
+            rows = _product(read, weight.reshape(len(weight), -1).T)
+            return rows.reshape(shape[0], *counts, -1)
+        taps = weight.reshape(-1, weight.shape[-1])
+        found = np.zeros((shape[0], *counts, shape[-1]), np.float32)
+        for window, tap in zip(self._windows(counts), taps, strict=True):
+            found += read[window] * tap
+        return found
+
+    def _windows(self, counts: Sequence[int]) -> Iterator[Any]:
+        """Where each tap of the kernel reads padded images, for so many results."""
+        strides, dilations = strides_of(self.op)
+        for taps in np.ndindex(*self._kernel):
+            starts = [tap * step for tap, step in zip(taps, dilations, strict=True)]
+            yield (
+                np.s_[:],
+                *(
+                    slice(start, start + (count - 1) * stride + 1, stride)
+                    for start, count, stride in zip(starts, counts, strides, strict=True)
+                ),
+            )
+
+
+def _product(left: Array, right: Array) -> Array:
+    found: Array = product(left[None], right[None])[0]
+    return found
+
+
+def chains(graph: Graph, sites: Sequence[Site], most: int) -> list[tuple[Site, ...]]:
+    """Weights whose ops stand in a row: each reads what the one before puts out, and nothing else
+    does.
+
+    Args:
+        graph: Of the float model.
+        sites: The weights; those whose gradients are not known are left out.
+        most: Weights in a row, at most.
+    """
+    known = {site.ops[0].index: site for site in sites if is_known(graph, site)}
+    found: list[list[Site]] = []
+    for index in sorted(known):
+        before = found[-1] if found else []
+        is_next = bool(before) and _follows(graph, before[-1].ops[0], known[index].ops[0])
+        if is_next and len(before) < most:
+            before.append(known[index])
+        else:
+            found.append([known[index]])
+    return [tuple(chain) for chain in found]
+
+
+def is_known(graph: Graph, site: Site) -> bool:
+    """Whether the gradients of a weight are known: of one op, which is a plain one of its kind."""
+    op = site.ops[0]
+    if len(site.ops) > 1 or op.fused_activation not in LIMITS:
+        return False
+    kind, shape = OPS[op.name].kind, constant(graph.tensors[site.tensor]).shape
+    depth = graph.tensors[source_of(op)].shape[-1]
+    if kind is Kind.DEPTHWISE:
+        return shape[-1] == depth
+    return kind is Kind.DENSE or (kind is Kind.CONVOLUTION and shape[-1] == depth)
+
+
+def _follows(graph: Graph, op: Operator, other: Operator) -> bool:
+    (made,) = op.outputs
+    readers: Collection[tuple[Operator, int]] = graph.uses.get(made, ())
+    alone = [reader.index for reader, _ in readers] == [other.index]
+    return alone and made not in graph.outputs and source_of(other) == made

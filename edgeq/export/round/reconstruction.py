@@ -1,0 +1,305 @@
+"""Rounds weights once more by what layers in a row put out together.
+
+A layer by itself has no way to know which of its errors the next ones let through. Here integers
+move by one step where the results behind up to three layers get nearer to the float model's, with
+the inputs that the quantized model gives: in each row the one that promises most, by slope and
+curvature, as long as that holds. Starts from the second pass, so that it has nothing to catch up.
+
+Source:
+    Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization", 2020, for the
+    change of the loss by rounding as its second order; Li et al., "BRECQ: Pushing the Limit of
+    Post-Training Quantization by Block Reconstruction", 2021, for blocks of layers as its unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.data.rep_dataset import Sample
+from edgeq.export.plan.quantization_plan import Plan
+from edgeq.export.round.gptq import Grid
+from edgeq.export.round.layer_chain import Array, Layer, Seen, chains
+from edgeq.export.round.rounded import Rounded
+from edgeq.export.round.second_pass import SecondPass
+from edgeq.export.round.weighted_ops import Site, bias_of, constant, source_of
+from edgeq.flatbuffer import Graph, Operator
+from edgeq.model import LiteModel
+from edgeq.ops import OPS
+from edgeq.qtypes import FloatArray, IntArray
+
+MOST_LAYERS = 3
+"""Layers in a row: a bottleneck has three."""
+
+STEPS, LEAST_STEPS = 60, 10
+"""How often each row may move one of its integers: fewer in large models, within the budget."""
+
+BUDGET = 6e11
+"""Products of all steps: about two minutes of one core of 2020."""
+
+POSITIONS, LEAST_BATCH = 8192, 8
+"""Positions that a step looks at, and samples at least."""
+
+SHARES = (0.5, 0.125, 0.03, 0.008)
+"""Shares of the moves that promise something; fewer are tried where more make the loss rise."""
+
+SEED = 0
+
+
+class Reconstruction(SecondPass):
+    """A second pass in which layers in a row are fitted together as well.
+
+    Args:
+        model: The float model that the plan speaks of.
+        plan: Whose grids the weights are put on.
+        sites: The weights.
+        learned: Indices of ops whose weights are fitted so.
+        samples: Inputs to run, all at once in memory.
+        judges: Inputs that tell whether layers in a row keep what they were fitted to.
+        threads: Samples that run side by side; None takes what this process may use.
+    """
+
+    def __init__(
+        self,
+        model: LiteModel,
+        plan: Plan,
+        sites: Sequence[Site],
+        learned: Collection[int],
+        samples: Sequence[Sample],
+        judges: Sequence[Sample],
+        threads: int | None,
+    ) -> None:
+        super().__init__(model, plan, sites, samples, threads, judges)
+        free = [site for site in sites if all(op.index in learned for op in site.ops)]
+        found = chains(model.graph, free, MOST_LAYERS)
+        self._begun = {chain[0].key: chain[-1].key for chain in found}
+        self._ended = {chain[-1].key: chain for chain in found}
+        self._read: dict[object, list[list[Array]]] = {}
+        self._steps = STEPS
+
+    def _with(self, rounded: Rounded, site: Site) -> Rounded:
+        if site.key in self._begun:
+            read, sides = source_of(site.ops[0]), (self._given, self._wanted)
+            self._read[self._begun[site.key]] = [[v[read] for v in s.values] for s in sides]
+        rounded = super()._with(rounded, site)
+        chain = self._ended.get(site.key)
+        return rounded if chain is None else self._learned(rounded, chain)
+
+    def _learned(self, rounded: Rounded, chain: Sequence[Site]) -> Rounded:
+        """With the weights of layers in a row as they put out what is wanted together, where that
+        holds on the samples that judge."""
+        given, wanted = self._read.pop(chain[-1].key)
+        block = Block(self._graph, self._plan, chain, rounded)
+        targets = [block.wanted(values) for values in wanted]
+        fitted, judges = slice(self._fitted), slice(self._fitted, None)
+        found = Descent(block, given[fitted], targets[fitted]).best(self._steps)
+        before, after = (
+            block.loss(block.weights(i), given[judges], targets[judges])
+            for i in (block.integers, found)
+        )
+        if after >= before:
+            return rounded
+        for layer, integers, shift in zip(block.layers, found, block.shifts, strict=True):
+            rounded = rounded.with_site(self._graph, self._plan, layer.site, integers, shift)
+        self._refresh(block, found, given, chain[-1])
+        return rounded
+
+    def _refresh(
+        self, block: Block, integers: Sequence[IntArray], given: Sequence[Array], last: Site
+    ) -> None:
+        """Has the last layer of a row read what those before it put out by now."""
+        weights, read = block.weights(integers), source_of(last.ops[0])
+        for values, known in zip(given, self._given.values, strict=True):
+            for layer, weight, bias in zip(block.layers[:-1], weights, block.biases, strict=False):
+                values, _ = layer.outputs(values, weight, bias, rounds=True)
+            known[read] = values.reshape(known[read].shape)
+
+
+class Block:
+    """Layers in a row with the integers that their weights have.
+
+    Args:
+        graph: Of the float model.
+        plan: Whose grids weights and activations are on.
+        chain: The weights.
+        rounded: What they are.
+
+    Attributes:
+        layers: The layers.
+        integers: The weights, of each layer.
+        biases: What is added, of each layer.
+        shifts: How much more that is than in the float model.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan, chain: Sequence[Site], rounded: Rounded) -> None:
+        self.layers = [Layer(graph, s, plan.tensors.get(s.ops[0].outputs[0])) for s in chain]
+        self.grids = [site.grid for site in chain]
+        values = [rounded.weights[site.ops[0].index] for site in chain]
+        self.integers = [
+            np.rint(v / grid.scale + grid.zero_point).astype(np.int32)
+            for v, grid in zip(values, self.grids, strict=True)
+        ]
+        self._float_weights = [constant(graph.tensors[site.tensor]) for site in chain]
+        self._float_biases = [_bias(graph, layer.op) for layer in self.layers]
+        self.biases = [
+            rounded.biases.get(layer.op.index, bias)
+            for layer, bias in zip(self.layers, self._float_biases, strict=True)
+        ]
+        self.shifts = [b - f for b, f in zip(self.biases, self._float_biases, strict=True)]
+
+    def weights(self, integers: Sequence[IntArray]) -> list[Array]:
+        """The real numbers that integers stand for."""
+        return [
+            ((i - grid.zero_point) * grid.scale).astype(np.float32)
+            for i, grid in zip(integers, self.grids, strict=True)
+        ]
+
+    def wanted(self, values: Array) -> Array:
+        """What the float model puts out of its own inputs."""
+        for layer, weight, bias in zip(
+            self.layers, self._float_weights, self._float_biases, strict=True
+        ):
+            values, _ = layer.outputs(values, weight, bias, rounds=False)
+        return values
+
+    def outputs(self, values: Array, weights: Sequence[Array]) -> tuple[Array, list[Seen]]:
+        """What it puts out in integers, and what each layer has seen."""
+        seen = []
+        for layer, weight, bias in zip(self.layers, weights, self.biases, strict=True):
+            values, one = layer.outputs(values, weight, bias, rounds=True)
+            seen.append(one)
+        return values, seen
+
+    def changes(self, seen: Sequence[Seen], weights: Sequence[Array], change: Array) -> list[Array]:
+        """What a change of the results is one of what each layer puts out, within its limits."""
+        found = []
+        for layer, one, weight in reversed(list(zip(self.layers, seen, weights, strict=True))):
+            change = change * one.inside
+            found.append(change)
+            if layer is not self.layers[0]:
+                change = layer.of_inputs(one, weight, change)
+        return found[::-1]
+
+    def loss(
+        self, weights: Sequence[Array], given: Sequence[Array], wanted: Sequence[Array]
+    ) -> float:
+        """Sum of the squares that the results of samples are off by."""
+        pairs = zip(given, wanted, strict=True)
+        return sum(_power(self.outputs(x, weights)[0] - y) for x, y in pairs)
+
+
+class Descent:
+    """Moves integers of layers in a row, one of each row at a time, while that helps.
+
+    Args:
+        block: The layers.
+        given: What they read, sample by sample.
+        wanted: What they shall put out.
+    """
+
+    def __init__(self, block: Block, given: Sequence[Array], wanted: Sequence[Array]) -> None:
+        self._block = block
+        self._given, self._wanted = given, wanted
+        self._random = np.random.default_rng(SEED)
+        positions = wanted[0].size // wanted[0].shape[-1]
+        self._batch = min(len(given), max(LEAST_BATCH, POSITIONS // max(1, positions)))
+
+    def best(self, steps: int) -> list[IntArray]:
+        """The integers after so many steps."""
+        integers = list(self._block.integers)
+        for _ in range(steps):
+            integers = self._step(integers)
+        return integers
+
+    def _step(self, integers: list[IntArray]) -> list[IntArray]:
+        block, weights = self._block, self._block.weights(integers)
+        some = self._random.choice(len(self._given), self._batch, replace=False)
+        values, wanted = (
+            np.concatenate([side[i] for i in some]) for side in (self._given, self._wanted)
+        )
+        made, seen = block.outputs(values, weights)
+        error, signs = made - wanted, self._random.integers(0, 2, made.shape) * 2 - 1
+        slopes = block.changes(seen, weights, 2 * error)
+        probes = block.changes(seen, weights, signs.astype(np.float32))
+        moves = [
+            Moves.of(layer, one, i, grid, slope, probe)
+            for layer, one, i, grid, slope, probe in zip(
+                block.layers, seen, integers, block.grids, slopes, probes, strict=True
+            )
+        ]
+        promised = np.sort(np.concatenate([m.gains[m.gains > 0] for m in moves]))[::-1]
+        before = _power(error)
+        for share in SHARES if promised.size else ():
+            least = promised[max(0, int(share * promised.size) - 1)]
+            tried = [m.done(i, least) for m, i in zip(moves, integers, strict=True)]
+            if _power(block.outputs(values, block.weights(tried))[0] - wanted) < before:
+                return tried
+        return integers
+
+
+@dataclass(frozen=True)
+class Moves:
+    """The integer of each row of a weight that is best moved by one step.
+
+    Attributes:
+        axis: Of the weight's rows.
+        places: Of the integer in each row.
+        steps: Which way, -1 or 1.
+        gains: How much less the loss is by slope and curvature; below 0 is more.
+    """
+
+    axis: int
+    places: npt.NDArray[np.intp]
+    steps: IntArray
+    gains: Array
+
+    @classmethod
+    def of(
+        cls, layer: Layer, seen: Seen, integers: IntArray, grid: Grid, slope: Array, probe: Array
+    ) -> Moves:
+        """The best move of each row.
+
+        Args:
+            layer: The layer.
+            seen: What it was last given.
+            integers: Its weight.
+            grid: What that may become.
+            slope: Of the loss, along what the layer puts out.
+            probe: A change of random signs of the results, as one of what the layer puts out:
+                what the squares of such changes are on average is the curvature.
+        """
+        along = layer.of_weight(seen.read, slope) * grid.scale
+        bent = layer.of_weight(np.square(seen.read), np.square(probe)) * np.square(grid.scale)
+        ways = np.where(along > 0, -1, 1)
+        free = (integers + ways >= grid.low) & (integers + ways <= grid.high)
+        axis = OPS[layer.op.name].weight_axis or 0
+        gains = _rows(np.where(free, np.abs(along) - bent, -1.0), axis)
+        places = gains.argmax(axis=1)
+        picked = np.arange(len(places)), places
+        return cls(axis, places, _rows(ways, axis)[picked], gains[picked])
+
+    def done(self, integers: IntArray, least: float) -> IntArray:
+        """The weight with the moves that promise at least so much."""
+        moved = np.moveaxis(integers, self.axis, 0).copy()
+        rows = np.flatnonzero(self.gains >= least)
+        flat = moved.reshape(len(moved), -1)
+        flat[rows, self.places[rows]] += self.steps[rows]
+        return np.ascontiguousarray(np.moveaxis(moved, 0, self.axis))
+
+
+def _rows(values: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
+    """A weight as `(rows, columns)`."""
+    return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+
+
+def _power(error: Array) -> float:
+    return float(np.square(error, dtype=np.float64).sum())
+
+
+def _bias(graph: Graph, op: Operator) -> FloatArray:
+    bias = bias_of(graph, op)
+    return np.zeros(1, np.float32) if bias is None else bias
