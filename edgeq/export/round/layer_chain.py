@@ -127,7 +127,7 @@ class Layer:
         samples, height, width, depth = seen.shape
         images = np.zeros((samples, height + short[0], width + short[1], depth), np.float32)
         if self._is_depthwise:
-            taps = (change * tap for tap in weight.reshape(-1, depth))
+            taps: Iterator[Array] = (change * tap for tap in weight.reshape(-1, depth))
         else:
             rows = _product(change.reshape(-1, change.shape[-1]), weight.reshape(len(weight), -1))
             taps = iter(np.moveaxis(rows.reshape(samples, *counts, -1, depth), 3, 0))
@@ -225,4 +225,4 @@ def _follows(graph: Graph, op: Operator, other: Operator) -> bool:
     (made,) = op.outputs
     readers: Collection[tuple[Operator, int]] = graph.uses.get(made, ())
     alone = [reader.index for reader, _ in readers] == [other.index]
-    return alone and made not in graph.outputs and source_of(other) == made
+    return alone and made not in graph.outputs and bool(source_of(other) == made)

@@ -44,8 +44,8 @@ BUDGET = 6e11
 POSITIONS, LEAST_BATCH = 8192, 8
 """Positions that a step looks at, and samples at least."""
 
-SHARES = (0.5, 0.125, 0.03, 0.008)
-"""Shares of the moves that promise something; fewer are tried where more make the loss rise."""
+TRIALS, MOST_SHARE = 6, 0.5
+"""How often a step tries to do moves, and the share of all that it does at once at most."""
 
 SEED = 0
 
@@ -204,18 +204,19 @@ class Descent:
     def __init__(self, block: Block, given: Sequence[Array], wanted: Sequence[Array]) -> None:
         self._block = block
         self._given, self._wanted = given, wanted
+        self._share = MOST_SHARE / 4
         self._random = np.random.default_rng(SEED)
         positions = wanted[0].size // wanted[0].shape[-1]
         self._batch = min(len(given), max(LEAST_BATCH, POSITIONS // max(1, positions)))
 
-    def best(self, steps: int) -> list[IntArray]:
+    def best(self, steps: int) -> Sequence[IntArray]:
         """The integers after so many steps."""
-        integers = list(self._block.integers)
+        integers: Sequence[IntArray] = self._block.integers
         for _ in range(steps):
             integers = self._step(integers)
         return integers
 
-    def _step(self, integers: list[IntArray]) -> list[IntArray]:
+    def _step(self, integers: Sequence[IntArray]) -> Sequence[IntArray]:
         block, weights = self._block, self._block.weights(integers)
         some = self._random.choice(len(self._given), self._batch, replace=False)
         values, wanted = (
@@ -231,13 +232,33 @@ class Descent:
                 block.layers, seen, integers, block.grids, slopes, probes, strict=True
             )
         ]
-        promised = np.sort(np.concatenate([m.gains[m.gains > 0] for m in moves]))[::-1]
-        before = _power(error)
-        for share in SHARES if promised.size else ():
-            least = promised[max(0, int(share * promised.size) - 1)]
-            tried = [m.done(i, least) for m, i in zip(moves, integers, strict=True)]
-            if _power(block.outputs(values, block.weights(tried))[0] - wanted) < before:
-                return tried
+        return self._moved(integers, moves, values, wanted, _power(error))
+
+    def _moved(
+        self, integers: Sequence[IntArray], moves: Sequence[Moves], values: Array, wanted: Array,
+        loss: float,
+    ) -> Sequence[IntArray]:  # fmt: skip
+        """Does moves, those that promise most first, as many at once as the loss bears."""
+        gains = np.concatenate([move.gains for move in moves])
+        ranks = np.argsort(np.argsort(-gains, kind="stable"), kind="stable")
+        ends = np.cumsum([len(move.gains) for move in moves])[:-1]
+        by_layer, useful, done = np.split(ranks, ends), int((gains > 0).sum()), 0
+        for _ in range(TRIALS):
+            if done >= useful:
+                break
+            many = min(max(1, int(self._share * useful)), useful - done)
+            tried = [
+                move.done(i, (rank >= done) & (rank < done + many))
+                for move, i, rank in zip(moves, integers, by_layer, strict=True)
+            ]
+            left = _power(self._block.outputs(values, self._block.weights(tried))[0] - wanted)
+            if left < loss:
+                integers, loss, done = tried, left, done + many
+                self._share = min(MOST_SHARE, 1.5 * self._share)
+            elif many == 1:
+                done += 1
+            else:
+                self._share /= 3
         return integers
 
 
@@ -282,10 +303,10 @@ class Moves:
         picked = np.arange(len(places)), places
         return cls(axis, places, _rows(ways, axis)[picked], gains[picked])
 
-    def done(self, integers: IntArray, least: float) -> IntArray:
-        """The weight with the moves that promise at least so much."""
+    def done(self, integers: IntArray, chosen: npt.NDArray[np.bool_]) -> IntArray:
+        """The weight with the moves of some rows."""
         moved = np.moveaxis(integers, self.axis, 0).copy()
-        rows = np.flatnonzero(self.gains >= least)
+        rows = np.flatnonzero(chosen)
         flat = moved.reshape(len(moved), -1)
         flat[rows, self.places[rows]] += self.steps[rows]
         return np.ascontiguousarray(np.moveaxis(moved, 0, self.axis))
