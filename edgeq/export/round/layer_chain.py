@@ -113,6 +113,14 @@ class Layer:
         found = _product(change.reshape(-1, change.shape[-1]).T, read)
         return found if self._is_dense else found.reshape(len(found), *self._kernel, -1)
 
+    def squares(self, read: Array, change: Array) -> Array:
+        """As `of_weight`, squared for each sample before they are added up."""
+        count = len(change)
+        if change[0].size == change.shape[-1] and not self._is_depthwise:
+            return self.of_weight(np.square(read), np.square(change))
+        each = zip(np.split(read, count), np.split(change, count), strict=True)
+        return _sum(np.square(self.of_weight(one, other)) for one, other in each)
+
     def of_inputs(self, seen: Seen, weight: Array, change: Array) -> Array:
         """What a change of the results is one of the inputs.
 
@@ -185,6 +193,14 @@ class Layer:
 
 def _product(left: Array, right: Array) -> Array:
     found: Array = product(left[None], right[None])[0]
+    return found
+
+
+def _sum(terms: Iterator[Array]) -> Array:
+    """The sum of arrays, in their order."""
+    found = next(terms)
+    for term in terms:
+        found += term
     return found
 
 

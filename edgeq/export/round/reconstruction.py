@@ -13,7 +13,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +44,8 @@ BUDGET = 6e11
 POSITIONS, LEAST_BATCH = 8192, 8
 """Positions that a step looks at, and samples at least."""
 
-TRIALS, MOST_SHARE = 6, 0.5
-"""How often a step tries to do moves, and the share of all that it does at once at most."""
+TRIALS = 4
+"""How often a step tries to do moves, and goes on where the loss falls."""
 
 SEED = 0
 
@@ -174,15 +174,20 @@ class Block:
             seen.append(one)
         return values, seen
 
-    def changes(self, seen: Sequence[Seen], weights: Sequence[Array], change: Array) -> list[Array]:
-        """What a change of the results is one of what each layer puts out, within its limits."""
-        found = []
-        for layer, one, weight in reversed(list(zip(self.layers, seen, weights, strict=True))):
-            change = change * one.inside
-            found.append(change)
-            if layer is not self.layers[0]:
-                change = layer.of_inputs(one, weight, change)
-        return found[::-1]
+    def change_of(
+        self, place: int, seen: Sequence[Seen], weights: Sequence[Array], change: Array
+    ) -> Array:
+        """What a change of the results is one of what a layer puts out, within its limits.
+
+        Args:
+            place: Of the layer in the row.
+            seen: What `outputs` gave.
+            weights: That it was given.
+            change: Of the results.
+        """
+        for at in range(len(self.layers) - 1, place, -1):
+            change = self.layers[at].of_inputs(seen[at], weights[at], change * seen[at].inside)
+        return change * seen[place].inside
 
     def loss(
         self, weights: Sequence[Array], given: Sequence[Array], wanted: Sequence[Array]
@@ -204,61 +209,63 @@ class Descent:
     def __init__(self, block: Block, given: Sequence[Array], wanted: Sequence[Array]) -> None:
         self._block = block
         self._given, self._wanted = given, wanted
-        self._share = MOST_SHARE / 4
+        self._shares = [1.0] * len(block.layers)
         self._random = np.random.default_rng(SEED)
         positions = wanted[0].size // wanted[0].shape[-1]
         self._batch = min(len(given), max(LEAST_BATCH, POSITIONS // max(1, positions)))
 
     def best(self, steps: int) -> Sequence[IntArray]:
-        """The integers after so many steps."""
+        """The integers after so many steps of each layer, the last one of which comes first."""
         integers: Sequence[IntArray] = self._block.integers
         for _ in range(steps):
-            integers = self._step(integers)
+            for place in range(len(integers) - 1, -1, -1):
+                integers = self._step(integers, place)
         return integers
 
-    def _step(self, integers: Sequence[IntArray]) -> Sequence[IntArray]:
+    def _step(self, integers: Sequence[IntArray], place: int) -> Sequence[IntArray]:
         block, weights = self._block, self._block.weights(integers)
         some = self._random.choice(len(self._given), self._batch, replace=False)
         values, wanted = (
             np.concatenate([side[i] for i in some]) for side in (self._given, self._wanted)
         )
         made, seen = block.outputs(values, weights)
-        error, signs = made - wanted, self._random.integers(0, 2, made.shape) * 2 - 1
-        slopes = block.changes(seen, weights, 2 * error)
-        probes = block.changes(seen, weights, signs.astype(np.float32))
-        moves = [
-            Moves.of(layer, one, i, grid, slope, probe)
-            for layer, one, i, grid, slope, probe in zip(
-                block.layers, seen, integers, block.grids, slopes, probes, strict=True
-            )
-        ]
-        return self._moved(integers, moves, values, wanted, _power(error))
+        error = made - wanted
+        signs = (self._random.integers(0, 2, made.shape) * 2 - 1).astype(np.float32)
+        slope, probe = (
+            block.change_of(place, seen, weights, change) for change in (2 * error, signs)
+        )
+        moves = Moves.of(
+            block.layers[place], seen[place], integers[place], block.grids[place], slope, probe
+        )
+
+        def loss(tried: IntArray) -> float:
+            made, _ = block.outputs(values, block.weights(_with(integers, place, tried)))
+            return _power(made - wanted)
+
+        return _with(
+            integers, place, self._moved(integers[place], place, moves, loss, _power(error))
+        )
 
     def _moved(
-        self, integers: Sequence[IntArray], moves: Sequence[Moves], values: Array, wanted: Array,
-        loss: float,
-    ) -> Sequence[IntArray]:  # fmt: skip
+        self, integers: IntArray, place: int, moves: Moves, loss: Callable[[IntArray], float],
+        before: float,
+    ) -> IntArray:  # fmt: skip
         """Does moves, those that promise most first, as many at once as the loss bears."""
-        gains = np.concatenate([move.gains for move in moves])
-        ranks = np.argsort(np.argsort(-gains, kind="stable"), kind="stable")
-        ends = np.cumsum([len(move.gains) for move in moves])[:-1]
-        by_layer, useful, done = np.split(ranks, ends), int((gains > 0).sum()), 0
+        ranks = np.argsort(np.argsort(-moves.gains, kind="stable"), kind="stable")
+        useful, done = int((moves.gains > 0).sum()), 0
         for _ in range(TRIALS):
             if done >= useful:
                 break
-            many = min(max(1, int(self._share * useful)), useful - done)
-            tried = [
-                move.done(i, (rank >= done) & (rank < done + many))
-                for move, i, rank in zip(moves, integers, by_layer, strict=True)
-            ]
-            left = _power(self._block.outputs(values, self._block.weights(tried))[0] - wanted)
-            if left < loss:
-                integers, loss, done = tried, left, done + many
-                self._share = min(MOST_SHARE, 1.5 * self._share)
+            many = min(max(1, int(self._shares[place] * useful)), useful - done)
+            tried = moves.done(integers, (ranks >= done) & (ranks < done + many))
+            after = loss(tried)
+            if after < before:
+                integers, before, done = tried, after, done + many
+                self._shares[place] = min(1.0, 2 * self._shares[place])
             elif many == 1:
                 done += 1
             else:
-                self._share /= 3
+                self._shares[place] /= 3
         return integers
 
 
@@ -294,7 +301,7 @@ class Moves:
                 what the squares of such changes are on average is the curvature.
         """
         along = layer.of_weight(seen.read, slope) * grid.scale
-        bent = layer.of_weight(np.square(seen.read), np.square(probe)) * np.square(grid.scale)
+        bent = layer.squares(seen.read, probe) * np.square(grid.scale)
         ways = np.where(along > 0, -1, 1)
         free = (integers + ways >= grid.low) & (integers + ways <= grid.high)
         axis = OPS[layer.op.name].weight_axis or 0
@@ -315,6 +322,10 @@ class Moves:
 def _rows(values: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
     """A weight as `(rows, columns)`."""
     return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+
+
+def _with(integers: Sequence[IntArray], place: int, tried: IntArray) -> Sequence[IntArray]:
+    return [*integers[:place], tried, *integers[place + 1 :]]
 
 
 def _power(error: Array) -> float:
