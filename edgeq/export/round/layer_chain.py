@@ -8,7 +8,7 @@ are found.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,18 +37,22 @@ LIMITS = {
 """What fused activations leave, by name."""
 
 
+READ = 16
+"""Products that take as long as it takes to have a number ready for them."""
+
+
 @dataclass(frozen=True)
 class Seen:
     """What a layer's gradients are made of: its inputs as it multiplies them, and what got through.
 
     Attributes:
+        values: Its inputs.
         read: Padded images of a depthwise layer, rows of any other.
-        shape: Of the inputs.
         inside: Whether each result is within the limits, beyond which nothing changes it.
     """
 
+    values: Array
     read: Array
-    shape: tuple[int, ...]
     inside: npt.NDArray[np.bool_]
 
 
@@ -63,6 +67,7 @@ class Layer:
     Attributes:
         op: The op.
         site: The weight.
+        positions: Results of one channel that a sample has.
     """
 
     def __init__(self, graph: Graph, site: Site, qparams: QParams | None) -> None:
@@ -71,7 +76,17 @@ class Layer:
         self._qparams = qparams
         self._is_depthwise = OPS[self.op.name].kind is Kind.DEPTHWISE
         self._is_dense = OPS[self.op.name].kind is Kind.DENSE
-        self._kernel = tuple(map(int, graph.tensors[site.tensor].shape[1:3]))
+        weight, made = (graph.tensors[t].shape for t in (site.tensor, self.op.outputs[0]))
+        self.positions = math.prod(max(1, size) for size in made[:-1])
+        self._channels = made[-1]
+        self._columns = math.prod(weight) // (1 if self._is_depthwise else self._channels)
+        self._kernel = tuple(map(int, weight[1:3]))
+
+    @property
+    def work(self) -> float:
+        """About how long one sample takes, in products."""
+        depth = 1 if self._is_depthwise else self._channels
+        return self.positions * self._columns * (depth + READ)
 
     def outputs(
         self, values: Array, weight: Array, bias: Array | float, rounds: bool
@@ -93,7 +108,7 @@ class Layer:
         if rounds and self._qparams is not None:
             scale = np.float32(self._qparams.scale[0])
             sums = np.rint(sums / scale) * scale
-        return sums, Seen(read, values.shape, inside)
+        return sums, Seen(values, read, inside)
 
     def of_weight(self, read: Array, change: Array) -> Array:
         """The sum over all positions of what was multiplied times a change of the results.
@@ -130,9 +145,9 @@ class Layer:
             change: As for `of_weight`.
         """
         if self._is_dense:
-            return _product(change, weight).reshape(seen.shape)
-        counts, short = reached(self.op, seen.shape[1:3], self._kernel)
-        samples, height, width, depth = seen.shape
+            return _product(change, weight).reshape(seen.values.shape)
+        counts, short = reached(self.op, seen.values.shape[1:3], self._kernel)
+        samples, height, width, depth = seen.values.shape
         images = np.zeros((samples, height + short[0], width + short[1], depth), np.float32)
         if self._is_depthwise:
             taps: Iterator[Array] = (change * tap for tap in weight.reshape(-1, depth))
@@ -232,13 +247,12 @@ def is_known(graph: Graph, site: Site) -> bool:
         return False
     kind, shape = OPS[op.name].kind, constant(graph.tensors[site.tensor]).shape
     depth = graph.tensors[source_of(op)].shape[-1]
-    if kind is Kind.DEPTHWISE:
-        return shape[-1] == depth
-    return kind is Kind.DENSE or (kind is Kind.CONVOLUTION and shape[-1] == depth)
+    if kind is Kind.DENSE:
+        return True
+    return kind in (Kind.CONVOLUTION, Kind.DEPTHWISE) and int(shape[-1]) == depth
 
 
 def _follows(graph: Graph, op: Operator, other: Operator) -> bool:
     (made,) = op.outputs
-    readers: Collection[tuple[Operator, int]] = graph.uses.get(made, ())
-    alone = [reader.index for reader, _ in readers] == [other.index]
-    return alone and made not in graph.outputs and bool(source_of(other) == made)
+    readers = [reader.index for reader, _ in graph.uses.get(made, ())]
+    return readers == [other.index] and made not in graph.outputs and source_of(other) == made

@@ -35,17 +35,20 @@ from edgeq.qtypes import FloatArray, IntArray
 MOST_LAYERS = 3
 """Layers in a row: a bottleneck has three."""
 
-STEPS, LEAST_STEPS = 60, 10
-"""How often each row may move one of its integers: fewer in large models, within the budget."""
+ROUNDS, LEAST_ROUNDS = 20, 3
+"""How often each row of each layer may move one of its integers; fewer within the budget."""
 
-BUDGET = 6e11
-"""Products of all steps: about two minutes of one core of 2020."""
+BUDGET = 1e12
+"""Work of all rounds, in products: about two minutes of one core of 2020."""
 
-POSITIONS, LEAST_BATCH = 8192, 8
-"""Positions that a step looks at, and samples at least."""
+POSITIONS, LEAST_BATCH = 4096, 8
+"""Positions of the results that a step looks at, and samples at least."""
 
 TRIALS = 4
 """How often a step tries to do moves, and goes on where the loss falls."""
+
+PATIENCE = 2
+"""Rounds that may pass without a gain on the samples that judge."""
 
 SEED = 0
 
@@ -79,7 +82,8 @@ class Reconstruction(SecondPass):
         self._begun = {chain[0].key: chain[-1].key for chain in found}
         self._ended = {chain[-1].key: chain for chain in found}
         self._read: dict[object, list[list[Array]]] = {}
-        self._steps = STEPS
+        work = sum(_work([Layer(model.graph, site, None) for site in chain]) for chain in found)
+        self._rounds = int(np.clip(BUDGET / max(1.0, work), LEAST_ROUNDS, ROUNDS))
 
     def _with(self, rounded: Rounded, site: Site) -> Rounded:
         if site.key in self._begun:
@@ -96,13 +100,11 @@ class Reconstruction(SecondPass):
         block = Block(self._graph, self._plan, chain, rounded)
         targets = [block.wanted(values) for values in wanted]
         fitted, judges = slice(self._fitted), slice(self._fitted, None)
-        found = Descent(block, given[fitted], targets[fitted]).best(self._steps)
-        before, after = (
-            block.loss(block.weights(i), given[judges], targets[judges])
-            for i in (block.integers, found)
+        descent = Descent(block, given[fitted], targets[fitted])
+        found = descent.best(
+            self._rounds,
+            lambda tried: block.loss(block.weights(tried), given[judges], targets[judges]),
         )
-        if after >= before:
-            return rounded
         for layer, integers, shift in zip(block.layers, found, block.shifts, strict=True):
             rounded = rounded.with_site(self._graph, self._plan, layer.site, integers, shift)
         self._refresh(block, found, given, chain[-1])
@@ -166,10 +168,19 @@ class Block:
             values, _ = layer.outputs(values, weight, bias, rounds=False)
         return values
 
-    def outputs(self, values: Array, weights: Sequence[Array]) -> tuple[Array, list[Seen]]:
-        """What it puts out in integers, and what each layer has seen."""
+    def outputs(
+        self, values: Array, weights: Sequence[Array], start: int = 0
+    ) -> tuple[Array, list[Seen]]:
+        """What it puts out in integers, and what each layer from one on has seen.
+
+        Args:
+            values: What that layer reads.
+            weights: Of all layers.
+            start: Its place.
+        """
         seen = []
-        for layer, weight, bias in zip(self.layers, weights, self.biases, strict=True):
+        layers = list(zip(self.layers, weights, self.biases, strict=True))[start:]
+        for layer, weight, bias in layers:
             values, one = layer.outputs(values, weight, bias, rounds=True)
             seen.append(one)
         return values, seen
@@ -211,16 +222,26 @@ class Descent:
         self._given, self._wanted = given, wanted
         self._shares = [1.0] * len(block.layers)
         self._random = np.random.default_rng(SEED)
-        positions = wanted[0].size // wanted[0].shape[-1]
-        self._batch = min(len(given), max(LEAST_BATCH, POSITIONS // max(1, positions)))
+        self._batch = min(len(given), _batch(block.layers))
 
-    def best(self, steps: int) -> Sequence[IntArray]:
-        """The integers after so many steps of each layer, the last one of which comes first."""
+    def best(self, rounds: int, judge: Callable[[Sequence[IntArray]], float]) -> Sequence[IntArray]:
+        """The integers after the best of so many rounds, in each of which the last layer is first.
+
+        Args:
+            rounds: How many there are at most.
+            judge: What is lost with some integers.
+        """
         integers: Sequence[IntArray] = self._block.integers
-        for _ in range(steps):
+        best, least, since = integers, judge(integers), 0
+        for _ in range(rounds):
             for place in range(len(integers) - 1, -1, -1):
                 integers = self._step(integers, place)
-        return integers
+            lost, since = judge(integers), since + 1
+            if lost < least:
+                best, least, since = integers, lost, 0
+            if since >= PATIENCE:
+                break
+        return best
 
     def _step(self, integers: Sequence[IntArray], place: int) -> Sequence[IntArray]:
         block, weights = self._block, self._block.weights(integers)
@@ -239,8 +260,8 @@ class Descent:
         )
 
         def loss(tried: IntArray) -> float:
-            made, _ = block.outputs(values, block.weights(_with(integers, place, tried)))
-            return _power(made - wanted)
+            weights = block.weights(_with(integers, place, tried))
+            return _power(block.outputs(seen[place].values, weights, place)[0] - wanted)
 
         return _with(
             integers, place, self._moved(integers[place], place, moves, loss, _power(error))
@@ -322,6 +343,16 @@ class Moves:
 def _rows(values: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
     """A weight as `(rows, columns)`."""
     return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+
+
+def _batch(layers: Sequence[Layer]) -> int:
+    """Samples that a step looks at."""
+    return max(LEAST_BATCH, POSITIONS // layers[-1].positions)
+
+
+def _work(layers: Sequence[Layer]) -> float:
+    """Work of one round: each layer has a step, and that looks at all of them."""
+    return len(layers) * _batch(layers) * sum(layer.work for layer in layers)
 
 
 def _with(integers: Sequence[IntArray], place: int, tried: IntArray) -> Sequence[IntArray]:

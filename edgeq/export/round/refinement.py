@@ -47,6 +47,8 @@ second number not even if it is soon done."""
 CHEAP_PRODUCTS = 2e10
 """Products in the factors of all weights up to which a pass takes seconds."""
 
+ONCE, APART = "weights are rounded once alone: ", "no layers are reconstructed together: "
+
 MOST_DB = 120.0
 """SQNR beyond which outputs count as the same."""
 
@@ -83,7 +85,8 @@ class Refinement:
             learned: Indices of ops whose weights are fitted together with their neighbours' too.
 
         Returns:
-            The weights, and why they are as they were; empty if they are not, or none could change.
+            The weights, and a sentence that says why they are not as asked for; empty if they are,
+            or none could change.
         """
         count = len(self.samples)
         judged = self.samples[count - count // JUDGED :]
@@ -92,22 +95,33 @@ class Refinement:
         fitted = self._fitted(sites, MOST_SAMPLES, MEMORY_BYTES)
         if len(fitted) < LEAST_SAMPLES:
             if len(fitted) < count - len(judged):
-                return rounded, "activations take too much memory for a second time"
-            return rounded, f"a second time takes {LEAST_SAMPLES} samples and some to judge by"
+                return rounded, f"{ONCE}activations take too much memory for a second time"
+            return (
+                rounded,
+                f"{ONCE}a second time takes {LEAST_SAMPLES} samples and some to judge by",
+            )
         kept_db = self._parts_db(rounded, judged)
         is_cheap = sum(site.factor_products for site in sites) <= CHEAP_PRODUCTS
         if not learned and min(kept_db) >= (CHEAP_ENOUGH_DB if is_cheap else ENOUGH_DB):
-            return rounded, f"every output keeps {min(kept_db):.0f} dB with that"
-        passes = [SecondPass(self.model, self.plan, sites, fitted, self.threads)]
-        if learned:
-            more = self._fitted(sites, MOST_LEARNED, LEARNED_BYTES)
-            passes.append(
-                Reconstruction(self.model, self.plan, sites, learned, more, judged, self.threads)
-            )
-        best, why = rounded, ""
-        for each in passes:
-            best, why = self._better(best, each.run(rounded, advance), judged)
-        return best, "" if best is not rounded else why
+            return rounded, f"{ONCE}every output keeps {min(kept_db):.0f} dB with that"
+        again = SecondPass(self.model, self.plan, sites, fitted, self.threads)
+        best, against = self._better(rounded, again.run(rounded, advance), judged)
+        if not learned:
+            return best, against and f"{ONCE}a second time {against}"
+        try:
+            return self._together(best, sites, learned, judged, advance)
+        except Exception as error:
+            return best, f"{APART}that failed with {type(error).__name__}: {error}"
+
+    def _together(
+        self, before: Rounded, sites: Sequence[Site], learned: Collection[int],
+        judged: Sequence[Sample], advance: Callable[[], None],
+    ) -> tuple[Rounded, str]:  # fmt: skip
+        """The weights with those of layers in a row fitted together, if that is better."""
+        fitted = self._fitted(sites, MOST_LEARNED, LEARNED_BYTES)
+        again = Reconstruction(self.model, self.plan, sites, learned, fitted, judged, self.threads)
+        best, against = self._better(before, again.run(before, advance), judged)
+        return best, against and f"{APART}that {against}"
 
     def _fitted(self, sites: Sequence[Site], most: int, room: int) -> Sequence[Sample]:
         """Samples that weights are fitted to, as many as activations of them fit in memory."""
@@ -125,7 +139,7 @@ class Refinement:
         if np.mean(gains) >= -chance / 2 and min(gains) >= -2 * chance:
             return after, ""
         return before, (
-            f"a second time changed outputs by {np.mean(gains):+.1f} dB on average, at worst "
+            f"changed outputs by {np.mean(gains):+.1f} dB on average, at worst "
             f"by {min(gains):+.1f} dB, on {len(judged)} samples that it had not seen"
         )
 

