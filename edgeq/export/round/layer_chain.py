@@ -128,6 +128,13 @@ class Layer:
         found = _product(change.reshape(-1, change.shape[-1]).T, read)
         return found if self._is_dense else found.reshape(len(found), *self._kernel, -1)
 
+    def of_halves(self, read: Array, change: Array) -> list[Array]:
+        """As `of_weight`, of each half of the samples."""
+        at = len(change) // 2
+        middle = at * len(read) // len(change)
+        halves = ((read[:middle], change[:at]), (read[middle:], change[at:]))
+        return [self.of_weight(one, other) for one, other in halves]
+
     def squares(self, read: Array, change: Array) -> Array:
         """As `of_weight`, squared for each sample before they are added up."""
         count = len(change)

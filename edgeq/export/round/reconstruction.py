@@ -50,6 +50,9 @@ TRIALS = 4
 PATIENCE = 2
 """Rounds that may pass without a gain on the samples that judge."""
 
+DAMPING = 0.3
+"""Share of a weight's curvature that draws it to the float model's: what the data left out."""
+
 SEED = 0
 
 
@@ -160,6 +163,11 @@ class Block:
             for i, grid in zip(integers, self.grids, strict=True)
         ]
 
+    def exact(self, place: int) -> Array:
+        """The float model's weight of a layer in steps of its grid."""
+        grid = self.grids[place]
+        return (self._float_weights[place] / grid.scale + grid.zero_point).astype(np.float32)
+
     def wanted(self, values: Array) -> Array:
         """What the float model puts out of its own inputs."""
         for layer, weight, bias in zip(
@@ -255,16 +263,19 @@ class Descent:
         slope, probe = (
             block.change_of(place, seen, weights, change) for change in (2 * error, signs)
         )
+        exact = block.exact(place)
         moves = Moves.of(
-            block.layers[place], seen[place], integers[place], block.grids[place], slope, probe
-        )
+            block.layers[place], seen[place], integers[place], exact, block.grids[place], slope,
+            probe,
+        )  # fmt: skip
 
         def loss(tried: IntArray) -> float:
             weights = block.weights(_with(integers, place, tried))
-            return _power(block.outputs(seen[place].values, weights, place)[0] - wanted)
+            error = block.outputs(seen[place].values, weights, place)[0] - wanted
+            return _power(error) + float((moves.hold * np.square(tried - exact)).sum())
 
         return _with(
-            integers, place, self._moved(integers[place], place, moves, loss, _power(error))
+            integers, place, self._moved(integers[place], place, moves, loss, loss(integers[place]))
         )
 
     def _moved(
@@ -298,38 +309,46 @@ class Moves:
         axis: Of the weight's rows.
         places: Of the integer in each row.
         steps: Which way, -1 or 1.
-        gains: How much less the loss is by slope and curvature; below 0 is more.
+        gains: How much less the loss is by slope and curvature, as far as two halves of the samples
+            agree; below 0 is more.
+        hold: What each step away from the float model's weight costs, times its square.
     """
 
     axis: int
     places: npt.NDArray[np.intp]
     steps: IntArray
     gains: Array
+    hold: Array
 
     @classmethod
     def of(
-        cls, layer: Layer, seen: Seen, integers: IntArray, grid: Grid, slope: Array, probe: Array
-    ) -> Moves:
+        cls, layer: Layer, seen: Seen, integers: IntArray, exact: Array, grid: Grid,
+        slope: Array, probe: Array,
+    ) -> Moves:  # fmt: skip
         """The best move of each row.
 
         Args:
             layer: The layer.
             seen: What it was last given.
             integers: Its weight.
+            exact: The float model's, in steps of the grid.
             grid: What that may become.
             slope: Of the loss, along what the layer puts out.
             probe: A change of random signs of the results, as one of what the layer puts out:
                 what the squares of such changes are on average is the curvature.
         """
-        along = layer.of_weight(seen.read, slope) * grid.scale
+        halves = [along * grid.scale for along in layer.of_halves(seen.read, slope)]
         bent = layer.squares(seen.read, probe) * np.square(grid.scale)
-        ways = np.where(along > 0, -1, 1)
+        hold = DAMPING * bent
+        halves = [half + hold * (integers - exact) for half in halves]
+        ways = np.where(halves[0] + halves[1] > 0, -1, 1)
+        agreed = 2 * np.maximum(*(half * ways for half in halves))
         free = (integers + ways >= grid.low) & (integers + ways <= grid.high)
         axis = OPS[layer.op.name].weight_axis or 0
-        gains = _rows(np.where(free, np.abs(along) - bent, -1.0), axis)
+        gains = _rows(np.where(free, -agreed - bent - hold, -1.0), axis)
         places = gains.argmax(axis=1)
         picked = np.arange(len(places)), places
-        return cls(axis, places, _rows(ways, axis)[picked], gains[picked])
+        return cls(axis, places, _rows(ways, axis)[picked], gains[picked], hold)
 
     def done(self, integers: IntArray, chosen: npt.NDArray[np.bool_]) -> IntArray:
         """The weight with the moves of some rows."""
