@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.exact import product
+from edgeq.export.round.rounded import Rounded
 from edgeq.export.round.weighted_ops import (
     Site,
+    bias_of,
     constant,
     padded,
     reached,
@@ -26,7 +29,7 @@ from edgeq.export.round.weighted_ops import (
 )
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.ops import OPS, Kind
-from edgeq.qtypes import QParams
+from edgeq.qtypes import FloatArray, IntArray, QParams
 
 Array = npt.NDArray[np.float32]
 
@@ -39,6 +42,10 @@ LIMITS = {
 
 READ = 16
 """Products that take as long as it takes to have a number ready for them."""
+
+
+QUIETEST = 0.01
+"""Deviation over the loudest channel's that every channel is taken to have."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +218,128 @@ class Layer:
                     for start, count, stride in zip(starts, counts, strides, strict=True)
                 ),
             )
+
+
+class Block:
+    """Layers in a row with the integers that their weights have.
+
+    Args:
+        graph: Of the float model.
+        plan: Whose grids weights and activations are on.
+        chain: The weights.
+        rounded: What they are.
+
+    Attributes:
+        layers: The layers.
+        integers: The weights, of each layer.
+        biases: What is added, of each layer.
+        shifts: How much more that is than in the float model.
+        loudness: What counts as much in each channel of the results.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan, chain: Sequence[Site], rounded: Rounded) -> None:
+        self.layers = [Layer(graph, s, plan.tensors.get(s.ops[0].outputs[0])) for s in chain]
+        self.grids = [site.grid for site in chain]
+        values = [rounded.weights[site.ops[0].index] for site in chain]
+        self.integers = [
+            np.rint(v / grid.scale + grid.zero_point).astype(np.int32)
+            for v, grid in zip(values, self.grids, strict=True)
+        ]
+        self._float_weights = [constant(graph.tensors[site.tensor]) for site in chain]
+        self._float_biases = [_bias(graph, layer.op) for layer in self.layers]
+        self.biases = [
+            rounded.biases.get(layer.op.index, bias)
+            for layer, bias in zip(self.layers, self._float_biases, strict=True)
+        ]
+        self.loudness: Array = np.ones(1, np.float32)
+        self.shifts = [b - f for b, f in zip(self.biases, self._float_biases, strict=True)]
+
+    def weights(self, integers: Sequence[IntArray]) -> list[Array]:
+        """The real numbers that integers stand for."""
+        return [
+            ((i - grid.zero_point) * grid.scale).astype(np.float32)
+            for i, grid in zip(integers, self.grids, strict=True)
+        ]
+
+    def exact(self, place: int) -> Array:
+        """The float model's weight of a layer in steps of its grid."""
+        grid = self.grids[place]
+        return (self._float_weights[place] / grid.scale + grid.zero_point).astype(np.float32)
+
+    def wanted(self, values: Array) -> Array:
+        """What the float model puts out of its own inputs."""
+        for layer, weight, bias in zip(
+            self.layers, self._float_weights, self._float_biases, strict=True
+        ):
+            values, _ = layer.outputs(values, weight, bias, rounds=False)
+        return values
+
+    def outputs(
+        self, values: Array, weights: Sequence[Array], start: int = 0
+    ) -> tuple[Array, list[Seen]]:
+        """What it puts out in integers, and what each layer from one on has seen.
+
+        Args:
+            values: What that layer reads.
+            weights: Of all layers.
+            start: Its place.
+        """
+        seen = []
+        layers = list(zip(self.layers, weights, self.biases, strict=True))[start:]
+        for layer, weight, bias in layers:
+            values, one = layer.outputs(values, weight, bias, rounds=True)
+            seen.append(one)
+        return values, seen
+
+    def change_of(
+        self, place: int, seen: Sequence[Seen], weights: Sequence[Array], change: Array
+    ) -> Array:
+        """What a change of the results is one of what a layer puts out, within its limits.
+
+        Args:
+            place: Of the layer in the row.
+            seen: What `outputs` gave.
+            weights: That it was given.
+            change: Of the results.
+        """
+        for at in range(len(self.layers) - 1, place, -1):
+            change = self.layers[at].of_inputs(seen[at], weights[at], change * seen[at].inside)
+        return change * seen[place].inside
+
+    def error(
+        self, values: Array, weights: Sequence[Array], wanted: Array, start: int = 0
+    ) -> Array:
+        """What results are off by, by their loudness; arguments as for `outputs`."""
+        found: Array = (self.outputs(values, weights, start)[0] - wanted) / self.loudness
+        return found
+
+    def loss(
+        self, weights: Sequence[Array], given: Sequence[Array], wanted: Sequence[Array]
+    ) -> float:
+        """Sum of the squares that the results of samples are off by, each by its loudness."""
+        pairs = zip(given, wanted, strict=True)
+        return sum(power(self.error(x, weights, y)) for x, y in pairs)
+
+
+def loudness(values: Sequence[Array]) -> Array:
+    """Deviation of each channel of some results: later layers are used to it.
+
+    Otherwise quiet channels would make up for loud ones, which a layer alone never does.
+    """
+    rows = np.concatenate([one.reshape(-1, one.shape[-1]) for one in values])
+    found: Array = rows.std(axis=0)
+    least = max(QUIETEST * float(np.max(found)), 1e-30)
+    return np.maximum(found, least)
+
+
+def power(error: Array) -> float:
+    """Sum of squares."""
+    return float(np.square(error, dtype=np.float64).sum())
+
+
+def _bias(graph: Graph, op: Operator) -> FloatArray:
+    bias = bias_of(graph, op)
+    return np.zeros(1, np.float32) if bias is None else bias
 
 
 def _product(left: Array, right: Array) -> Array:

@@ -23,14 +23,13 @@ import numpy.typing as npt
 from edgeq.data.rep_dataset import Sample
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.gptq import Grid
-from edgeq.export.round.layer_chain import Array, Layer, Seen, chains
+from edgeq.export.round.layer_chain import Array, Block, Layer, Seen, chains, loudness, power
 from edgeq.export.round.rounded import Rounded
 from edgeq.export.round.second_pass import SecondPass
-from edgeq.export.round.weighted_ops import Site, bias_of, constant, source_of
-from edgeq.flatbuffer import Graph, Operator
+from edgeq.export.round.weighted_ops import Site, source_of
 from edgeq.model import LiteModel
 from edgeq.ops import OPS
-from edgeq.qtypes import FloatArray, IntArray
+from edgeq.qtypes import IntArray
 
 MOST_LAYERS = 3
 """Layers in a row: a bottleneck has three."""
@@ -102,6 +101,7 @@ class Reconstruction(SecondPass):
         given, wanted = self._read.pop(chain[-1].key)
         block = Block(self._graph, self._plan, chain, rounded)
         targets = [block.wanted(values) for values in wanted]
+        block.loudness = loudness(targets[: self._fitted])
         fitted, judges = slice(self._fitted), slice(self._fitted, None)
         descent = Descent(block, given[fitted], targets[fitted])
         found = descent.best(
@@ -122,98 +122,6 @@ class Reconstruction(SecondPass):
             for layer, weight, bias in zip(block.layers[:-1], weights, block.biases, strict=False):
                 values, _ = layer.outputs(values, weight, bias, rounds=True)
             known[read] = values.reshape(known[read].shape)
-
-
-class Block:
-    """Layers in a row with the integers that their weights have.
-
-    Args:
-        graph: Of the float model.
-        plan: Whose grids weights and activations are on.
-        chain: The weights.
-        rounded: What they are.
-
-    Attributes:
-        layers: The layers.
-        integers: The weights, of each layer.
-        biases: What is added, of each layer.
-        shifts: How much more that is than in the float model.
-    """
-
-    def __init__(self, graph: Graph, plan: Plan, chain: Sequence[Site], rounded: Rounded) -> None:
-        self.layers = [Layer(graph, s, plan.tensors.get(s.ops[0].outputs[0])) for s in chain]
-        self.grids = [site.grid for site in chain]
-        values = [rounded.weights[site.ops[0].index] for site in chain]
-        self.integers = [
-            np.rint(v / grid.scale + grid.zero_point).astype(np.int32)
-            for v, grid in zip(values, self.grids, strict=True)
-        ]
-        self._float_weights = [constant(graph.tensors[site.tensor]) for site in chain]
-        self._float_biases = [_bias(graph, layer.op) for layer in self.layers]
-        self.biases = [
-            rounded.biases.get(layer.op.index, bias)
-            for layer, bias in zip(self.layers, self._float_biases, strict=True)
-        ]
-        self.shifts = [b - f for b, f in zip(self.biases, self._float_biases, strict=True)]
-
-    def weights(self, integers: Sequence[IntArray]) -> list[Array]:
-        """The real numbers that integers stand for."""
-        return [
-            ((i - grid.zero_point) * grid.scale).astype(np.float32)
-            for i, grid in zip(integers, self.grids, strict=True)
-        ]
-
-    def exact(self, place: int) -> Array:
-        """The float model's weight of a layer in steps of its grid."""
-        grid = self.grids[place]
-        return (self._float_weights[place] / grid.scale + grid.zero_point).astype(np.float32)
-
-    def wanted(self, values: Array) -> Array:
-        """What the float model puts out of its own inputs."""
-        for layer, weight, bias in zip(
-            self.layers, self._float_weights, self._float_biases, strict=True
-        ):
-            values, _ = layer.outputs(values, weight, bias, rounds=False)
-        return values
-
-    def outputs(
-        self, values: Array, weights: Sequence[Array], start: int = 0
-    ) -> tuple[Array, list[Seen]]:
-        """What it puts out in integers, and what each layer from one on has seen.
-
-        Args:
-            values: What that layer reads.
-            weights: Of all layers.
-            start: Its place.
-        """
-        seen = []
-        layers = list(zip(self.layers, weights, self.biases, strict=True))[start:]
-        for layer, weight, bias in layers:
-            values, one = layer.outputs(values, weight, bias, rounds=True)
-            seen.append(one)
-        return values, seen
-
-    def change_of(
-        self, place: int, seen: Sequence[Seen], weights: Sequence[Array], change: Array
-    ) -> Array:
-        """What a change of the results is one of what a layer puts out, within its limits.
-
-        Args:
-            place: Of the layer in the row.
-            seen: What `outputs` gave.
-            weights: That it was given.
-            change: Of the results.
-        """
-        for at in range(len(self.layers) - 1, place, -1):
-            change = self.layers[at].of_inputs(seen[at], weights[at], change * seen[at].inside)
-        return change * seen[place].inside
-
-    def loss(
-        self, weights: Sequence[Array], given: Sequence[Array], wanted: Sequence[Array]
-    ) -> float:
-        """Sum of the squares that the results of samples are off by."""
-        pairs = zip(given, wanted, strict=True)
-        return sum(_power(self.outputs(x, weights)[0] - y) for x, y in pairs)
 
 
 class Descent:
@@ -258,10 +166,11 @@ class Descent:
             np.concatenate([side[i] for i in some]) for side in (self._given, self._wanted)
         )
         made, seen = block.outputs(values, weights)
-        error = made - wanted
+        error = (made - wanted) / block.loudness
         signs = (self._random.integers(0, 2, made.shape) * 2 - 1).astype(np.float32)
         slope, probe = (
-            block.change_of(place, seen, weights, change) for change in (2 * error, signs)
+            block.change_of(place, seen, weights, change / block.loudness)
+            for change in (2 * error, signs)
         )
         exact = block.exact(place)
         moves = Moves.of(
@@ -271,8 +180,8 @@ class Descent:
 
         def loss(tried: IntArray) -> float:
             weights = block.weights(_with(integers, place, tried))
-            error = block.outputs(seen[place].values, weights, place)[0] - wanted
-            return _power(error) + float((moves.hold * np.square(tried - exact)).sum())
+            error = block.error(seen[place].values, weights, wanted, place)
+            return power(error) + float((moves.hold * np.square(tried - exact)).sum())
 
         return _with(
             integers, place, self._moved(integers[place], place, moves, loss, loss(integers[place]))
@@ -376,12 +285,3 @@ def _work(layers: Sequence[Layer]) -> float:
 
 def _with(integers: Sequence[IntArray], place: int, tried: IntArray) -> Sequence[IntArray]:
     return [*integers[:place], tried, *integers[place + 1 :]]
-
-
-def _power(error: Array) -> float:
-    return float(np.square(error, dtype=np.float64).sum())
-
-
-def _bias(graph: Graph, op: Operator) -> FloatArray:
-    bias = bias_of(graph, op)
-    return np.zeros(1, np.float32) if bias is None else bias

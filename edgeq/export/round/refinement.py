@@ -120,7 +120,7 @@ class Refinement:
         """The weights with those of layers in a row fitted together, if that is better."""
         fitted = self._fitted(sites, MOST_LEARNED, LEARNED_BYTES)
         again = Reconstruction(self.model, self.plan, sites, learned, fitted, judged, self.threads)
-        best, against = self._better(before, again.run(before, advance), judged)
+        best, against = self._better(before, again.run(before, advance), judged, least_db=0.0)
         return best, against and f"{APART}that {against}"
 
     def _fitted(self, sites: Sequence[Site], most: int, room: int) -> Sequence[Sample]:
@@ -130,13 +130,15 @@ class Refinement:
         return self.samples[: min(most, held, count - count // JUDGED)]
 
     def _better(
-        self, before: Rounded, after: Rounded, judged: Sequence[Sample]
-    ) -> tuple[Rounded, str]:
+        self, before: Rounded, after: Rounded, judged: Sequence[Sample],
+        least_db: float | None = None,
+    ) -> tuple[Rounded, str]:  # fmt: skip
         """What a pass made, unless samples that it has not seen speak clearly against it, and what
         they say."""
         gains = self._parts_db(after, judged) - self._parts_db(before, judged)
         chance = CHANCE_DB / math.sqrt(len(judged))
-        if np.mean(gains) >= -chance / 2 and min(gains) >= -2 * chance:
+        least_db = -chance / 2 if least_db is None else least_db
+        if np.mean(gains) >= least_db and min(gains) >= -2 * chance:
             return after, ""
         return before, (
             f"changed outputs by {np.mean(gains):+.1f} dB on average, at worst "

@@ -20,8 +20,7 @@ from edgeq.export.plan.choices import choose
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round import reconstruction
-from edgeq.export.round.layer_chain import LIMITS, chains
-from edgeq.export.round.reconstruction import Block
+from edgeq.export.round.layer_chain import LIMITS, Block, chains
 from edgeq.export.round.rounded import Rounded
 from edgeq.export.round.rounder import Rounder
 from edgeq.flatbuffer.graph_editor import GraphEditor
@@ -144,7 +143,10 @@ def test_limits_let_no_slope_through() -> None:
     assert not change[~seen[0].inside].any()
 
 
-def test_what_layers_put_out_together_is_nearer_on_unseen_samples() -> None:
+def test_what_layers_put_out_together_is_nearer_on_unseen_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reconstruction, "MOST_LAYERS", 4)  # to the end of the network
     case = Case("weight_int4")
     twice = case.twice.refined(case.plan, case.first)
     made = case.rounder.refined(case.plan, case.first)
@@ -221,7 +223,8 @@ def test_only_layers_that_a_rule_names_are_fitted_together(
     assert seen == [[1, 2]]
 
 
-def test_an_export_takes_the_recipe() -> None:
+def test_an_export_takes_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruction, "MOST_LAYERS", 4)
     recipe = Recipe.from_json(replace(PRESETS["weight_int4"], rounding="reconstruct").to_json())
     model, unseen = bottleneck().build(), images(40, 13)
     made, twice = (
