@@ -91,7 +91,6 @@ class Reconstruction(SecondPass):
         if site.key in self._begun:
             read, sides = source_of(site.ops[0]), (self._given, self._wanted)
             self._read[self._begun[site.key]] = [[v[read] for v in s.values] for s in sides]
-        rounded = super()._with(rounded, site)
         chain = self._ended.get(site.key)
         return rounded if chain is None else self._learned(rounded, chain)
 

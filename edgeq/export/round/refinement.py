@@ -49,6 +49,9 @@ CHEAP_PRODUCTS = 2e10
 
 ONCE, APART = "weights are rounded once alone: ", "no layers are reconstructed together: "
 
+CLEARLY = 0.5
+"""Standard errors by which layers that are reconstructed together have to win."""
+
 MOST_DB = 120.0
 """SQNR beyond which outputs count as the same."""
 
@@ -120,7 +123,7 @@ class Refinement:
         """The weights with those of layers in a row fitted together, if that is better."""
         fitted = self._fitted(sites, MOST_LEARNED, LEARNED_BYTES)
         again = Reconstruction(self.model, self.plan, sites, learned, fitted, judged, self.threads)
-        best, against = self._better(before, again.run(before, advance), judged, least_db=0.0)
+        best, against = self._better(before, again.run(before, advance), judged, CLEARLY)
         return best, against and f"{APART}that {against}"
 
     def _fitted(self, sites: Sequence[Site], most: int, room: int) -> Sequence[Sample]:
@@ -130,15 +133,19 @@ class Refinement:
         return self.samples[: min(most, held, count - count // JUDGED)]
 
     def _better(
-        self, before: Rounded, after: Rounded, judged: Sequence[Sample],
-        least_db: float | None = None,
-    ) -> tuple[Rounded, str]:  # fmt: skip
-        """What a pass made, unless samples that it has not seen speak clearly against it, and what
-        they say."""
+        self, before: Rounded, after: Rounded, judged: Sequence[Sample], chances: float = -0.5
+    ) -> tuple[Rounded, str]:
+        """What a pass made, unless samples that it has not seen speak against it; what they say.
+
+        Args:
+            before: The weights without it.
+            after: Those with it.
+            judged: The samples.
+            chances: Standard errors by which it has to win on average over all outputs and parts.
+        """
         gains = self._parts_db(after, judged) - self._parts_db(before, judged)
         chance = CHANCE_DB / math.sqrt(len(judged))
-        least_db = -chance / 2 if least_db is None else least_db
-        if np.mean(gains) >= least_db and min(gains) >= -2 * chance:
+        if np.mean(gains) >= chances * chance and min(gains) >= -2 * chance:
             return after, ""
         return before, (
             f"changed outputs by {np.mean(gains):+.1f} dB on average, at worst "

@@ -19,8 +19,9 @@ from edgeq.data.rep_dataset import RepDataset, Sample
 from edgeq.export.plan.choices import choose
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.plan.quantization_plan import Plan
-from edgeq.export.round import reconstruction
+from edgeq.export.round import reconstruction, refinement
 from edgeq.export.round.layer_chain import LIMITS, Block, chains
+from edgeq.export.round.reconstruction import Reconstruction
 from edgeq.export.round.rounded import Rounded
 from edgeq.export.round.rounder import Rounder
 from edgeq.flatbuffer.graph_editor import GraphEditor
@@ -149,8 +150,10 @@ def test_what_layers_put_out_together_is_nearer_on_unseen_samples(
     monkeypatch.setattr(reconstruction, "MOST_LAYERS", 4)  # to the end of the network
     case = Case("weight_int4")
     twice = case.twice.refined(case.plan, case.first)
-    made = case.rounder.refined(case.plan, case.first)
-    assert case.rounder.not_refined == ""
+    sites = case.rounder._refinable(case.plan, case.first)
+    made = Reconstruction(
+        case.model, case.plan, sites, range(4), case.samples[:72], case.samples[72:], 1
+    ).run(twice, lambda: None)
     assert case.noise(made) < 0.95 * case.noise(twice)
 
 
@@ -224,15 +227,23 @@ def test_only_layers_that_a_rule_names_are_fitted_together(
 
 
 def test_an_export_takes_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconstruction, "MOST_LAYERS", 4)
+    monkeypatch.setattr(refinement, "CLEARLY", -9.0)
     recipe = Recipe.from_json(replace(PRESETS["weight_int4"], rounding="reconstruct").to_json())
-    model, unseen = bottleneck().build(), images(40, 13)
     made, twice = (
-        edgeq.export(model, images(SAMPLES, 12), recipe=one, min_sqnr_db=None, progress=False)
+        edgeq.export(
+            bottleneck().build(), images(SAMPLES, 12), recipe=one, min_sqnr_db=None, progress=False
+        )
         for one in (recipe, PRESETS["weight_int4"])
     )
-    samples = samples_of(LiteModel(model, "tflite"), unseen)
-    assert output_noise(model, made.tflite, samples) < output_noise(model, twice.tflite, samples)
+    assert not any("together" in note for note in made.report.notes)
+    assert made.tflite != twice.tflite
+    monkeypatch.setattr(refinement, "CLEARLY", 9.0)
+    kept = edgeq.export(
+        bottleneck().build(), images(SAMPLES, 12), recipe=recipe, min_sqnr_db=None, progress=False
+    )
+    (note,) = (note for note in kept.report.notes if "together" in note)
+    assert note.startswith("no layers are reconstructed together: that changed outputs by ")
+    assert kept.tflite != made.tflite
 
 
 def test_the_first_of_many_samples_come_from_all_of_them() -> None:
