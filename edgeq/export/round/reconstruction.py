@@ -37,7 +37,7 @@ MOST_LAYERS = 3
 ROUNDS, LEAST_ROUNDS = 20, 3
 """How often each row of each layer may move one of its integers; fewer within the budget."""
 
-BUDGET = 1e12
+BUDGET = 6e11
 """Work of all rounds, in products: about two minutes of one core of 2020."""
 
 POSITIONS, LEAST_BATCH = 4096, 8
@@ -56,13 +56,13 @@ SEED = 0
 
 
 class Reconstruction(SecondPass):
-    """A second pass in which layers in a row are fitted together as well.
+    """A pass in the order of the second one that fits layers in a row together.
 
     Args:
         model: The float model that the plan speaks of.
         plan: Whose grids the weights are put on.
-        sites: The weights.
-        learned: Indices of ops whose weights are fitted so.
+        sites: Weights that may change.
+        learned: Indices of ops whose weights do.
         samples: Inputs to run, all at once in memory.
         judges: Inputs that tell whether layers in a row keep what they were fitted to.
         threads: Samples that run side by side; None takes what this process may use.
@@ -78,7 +78,8 @@ class Reconstruction(SecondPass):
         judges: Sequence[Sample],
         threads: int | None,
     ) -> None:
-        super().__init__(model, plan, sites, samples, threads, judges)
+        super().__init__(model, plan, sites, [*samples, *judges], threads)
+        self._fitted = len(samples)
         free = [site for site in sites if all(op.index in learned for op in site.ops)]
         found = chains(model.graph, free, MOST_LAYERS)
         self._begun = {chain[0].key: chain[-1].key for chain in found}

@@ -41,7 +41,6 @@ class SecondPass:
         sites: The weights.
         samples: Inputs to run, all at once in memory.
         threads: Samples that run side by side; None takes what this process may use.
-        judges: Further inputs, which no weight is fitted to.
     """
 
     def __init__(
@@ -51,12 +50,10 @@ class SecondPass:
         sites: Sequence[Site],
         samples: Sequence[Sample],
         threads: int | None,
-        judges: Sequence[Sample] = (),
     ) -> None:
         self._graph = model.graph
         self._plan = plan
-        self._fitted = len(samples)
-        samples = [*samples, *judges]
+        self._samples = len(samples)
         self._placed = sorted(((_place(model.graph, s), s) for s in sites), key=lambda p: p[0])
         end = _end(sites)
         self._wanted = Pieces(model, {}, samples, end, threads)
@@ -81,8 +78,8 @@ class SecondPass:
         centred = all(bias_of(self._graph, op) is not None for op in site.ops)
         seen, missing = Moments(), list[Missing]()
         for half in range(2):
-            given = self._rows(site, self._given.values[half : self._fitted : 2])
-            wanted = self._rows(site, self._wanted.values[half : self._fitted : 2])
+            given = self._rows(site, self._given.values[half::2])
+            wanted = self._rows(site, self._wanted.values[half::2])
             missing.append(Missing.of(site.weight, given, wanted, centred))
             seen.add(given)
         seen.flush()
@@ -90,7 +87,7 @@ class SecondPass:
         return rounded.with_site(self._graph, self._plan, site, *found)
 
     def _rows(self, site: Site, values: Sequence[Mapping[int, FloatArray]]) -> Matrix:
-        found = [site.rows(v.__getitem__, MOST_ROWS, self._fitted) for v in values]
+        found = [site.rows(v.__getitem__, MOST_ROWS, self._samples) for v in values]
         return np.concatenate(found, axis=1)
 
 
