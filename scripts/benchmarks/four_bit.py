@@ -91,4 +91,4 @@ def _spread(draws: Draws, one: str, key: str) -> str:
     found = [value for rows in draws if (value := rows.get(one, {}).get(key)) is not None]
     if not found:
         return ""
-    return f"{np.mean(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+    return f"{np.mean(found):.1f} ({min(found):.1f} to {max(found):.1f})"
