@@ -84,9 +84,10 @@ class HeldOut:
     """
 
     EVERY = 10
+    PASSED = 41
     PASSED_BYTES = 256 << 20
 
-    def __init__(self, samples: Iterable[Sample], limit: int = 128, passed: int = 41) -> None:
+    def __init__(self, samples: Iterable[Sample], limit: int = 128, passed: int = PASSED) -> None:
         self._samples = samples
         self._held = Spread(limit)
         self._most = passed
@@ -144,8 +145,14 @@ class HeldOut:
 
     @property
     def passed(self) -> list[Sample]:
-        """Samples from all over those that were passed on, once the stream has been read."""
-        return spread(self._passed.samples, self._most)
+        """Samples from all over those that were passed on, once the stream has been read.
+
+        So are the first `PASSED` of more, for those who only take few.
+        """
+        kept = spread(self._passed.samples, self._most)
+        first = spread(kept, self.PASSED)
+        taken = set(map(id, first))
+        return [*first, *(sample for sample in kept if id(sample) not in taken)]
 
     @property
     def samples(self) -> list[Sample]:

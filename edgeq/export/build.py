@@ -133,7 +133,7 @@ class Builder:
         """A builder that takes more time for these choices; None where that wins too little.
 
         It rounds weights a second time, by what the integers before them give: in static int8, and
-        where weights have fewer than 8 bits.
+        where weights have fewer than 8 bits or are to be reconstructed.
 
         Args:
             choices: What becomes of each op.
@@ -142,8 +142,8 @@ class Builder:
         modes = {choice.mode for choice in choices.values()}
         own = replace(self._with, refines=True)
         if Mode.STATIC_INT8 not in modes:
-            is_narrow = any(mode.has_narrow_weights for mode in modes)
-            return Builder(own, self._rounder) if is_narrow else None
+            gains = any(mode.has_narrow_weights for mode in modes) or self._rounder.passes > 1
+            return Builder(own, self._rounder) if gains else None
         made = Equalized(own.model, own.calibration)
         if scales:
             made = equalize(
@@ -216,7 +216,8 @@ class Builder:
     def rounding_runs(self, choices: Choices) -> int:
         """How often `build` will run a sample to round weights by, or round one once more."""
         plan = self.plan(choices)
-        return self._rounder.runs(plan) + self._with.refines * len(plan.operands)
+        again = self._with.refines * self._rounder.passes * (len(plan.operands) + len(plan.stored))
+        return self._rounder.runs(plan) + again
 
     def rounded(self, plan: Plan, advance: Advance = nothing) -> Rounded:
         """The weights on the grids of a plan."""

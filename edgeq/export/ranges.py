@@ -28,6 +28,9 @@ from edgeq.model import LiteModel
 from edgeq.progress import Advance, nothing
 from edgeq.recipe import Mode
 
+LEARNED = 256
+"""Samples to round weights by where layers in a row are fitted to them together."""
+
 
 @dataclass(frozen=True)
 class Ranges:
@@ -81,7 +84,8 @@ def ranges_for(
     """
     growth = StateGrowth()
     samples = growth.watched(_samples(prepared, data, advance))
-    held = HeldOut(samples)
+    learns = any(choice.weights.rounding == "reconstruct" for choice in choices.values())
+    held = HeldOut(samples, passed=LEARNED if learns else HeldOut.PASSED)
     if prepared.float_model.states:
         held = HeldOutSequences(samples, data.of(prepared.float_model).part_steps)
     given = options.calibration

@@ -10,7 +10,7 @@ from edgeq.foreign.documents import shortened
 from edgeq.recipe.mode import WEIGHT_ONLY, Mode
 
 BLOCK_SIZES = (0, 32, 64, 128, 256)
-ROUNDINGS = ("gptq", "gptq_once", "nearest")
+ROUNDINGS = ("gptq", "gptq_once", "reconstruct", "nearest")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,9 @@ class WeightScheme:
         rounding: `"gptq"` rounds weights so that what they compute on the representative data
             stays, and moves biases by what is left on average, in static int8 and with fewer than
             8 bits a second time by what the integers before them give; `"gptq_once"` does that
-            once; `"nearest"` rounds each number for itself.
+            once; `"reconstruct"` does it twice and then moves integers by what up to three
+            layers in a row put out together, which takes a minute or two; `"nearest"` rounds
+            each number for itself.
     """
 
     per_channel: bool = True

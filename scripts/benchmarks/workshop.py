@@ -209,6 +209,22 @@ def _tensorflow(workshop: Workshop, _: Path) -> bytes:
     return bytes(made.calibrate_and_quantize(generate, float32, float32, allow_float=True))
 
 
+FOUR_BIT = tuple(
+    f"edgeq {preset} {rounding}"
+    for preset in ("weight_int4", "blocks of 32")
+    for rounding in ("nearest", "gptq", "reconstruct")
+)
+"""Weights of 4 bits with a scale for each channel, or for 32 columns of it, and how they are
+rounded."""
+
+
+def _four_bit(contestant: str) -> Callable[[Workshop, Path], bytes]:
+    rounding = contestant.rpartition(" ")[2]
+    if "blocks" in contestant:
+        return _edgeq("dynamic_int4", block_size=32, rounding=rounding)
+    return _edgeq("weight_int4", rounding=rounding)
+
+
 CONTESTANTS: dict[str, Callable[[Workshop, Path], bytes]] = {
     "edgeq auto": _edgeq("auto"),
     "edgeq int8": _edgeq("int8"),
@@ -217,6 +233,8 @@ CONTESTANTS: dict[str, Callable[[Workshop, Path], bytes]] = {
     "edgeq int8 rounded once": _edgeq("int8", ranges=False, rounding="gptq_once", equalize=False),
     "edgeq int8 rounded twice": _edgeq("int8", ranges=False, equalize=False),
     "edgeq int8 scaled": _edgeq("int8", ranges=False, rounding="gptq_once"),
+    "edgeq int8 reconstruct": _edgeq("int8", rounding="reconstruct"),
+    **{name: _four_bit(name) for name in FOUR_BIT},
     "edgeq dynamic": _edgeq("dynamic_int8"),
     "edgeq weight_int8": _edgeq("weight_int8"),
     "edgeq float16": _edgeq("float16"),

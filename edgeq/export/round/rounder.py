@@ -17,7 +17,7 @@ from edgeq.export.round.collecting import MOST_SAMPLES, collect
 from edgeq.export.round.common_weights import CommonWeights, Party, Result
 from edgeq.export.round.loop_taps import LoopSite
 from edgeq.export.round.moments import Moments
-from edgeq.export.round.refinement import Refinement
+from edgeq.export.round.refinement import ONCE, Refinement
 from edgeq.export.round.rounded import Rounded
 from edgeq.export.round.second_pass import is_in_order
 from edgeq.export.round.weighted_ops import AnyQParams, Site, constant
@@ -42,7 +42,8 @@ class Rounder:
         weights: What other models have as well, which is rounded by their data too, and alike.
 
     Attributes:
-        not_refined: Why the last call of `refined` left the weights as they were, in a sentence.
+        not_refined: Why the last call of `refined` did not do all that it could, in a sentence.
+        passes: How often `refined` goes over the weights.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Rounder:
         self._own = Party(model, choices, samples, threads)
         self._weights = weights or CommonWeights()
         self._once = {i for i, c in choices.items() if c.weights.rounding == "gptq_once"}
+        self._learned = {i for i, c in choices.items() if c.weights.rounding == "reconstruct"}
+        self.passes = 2 if self._learned else 1
         self._known: dict[tuple[int, AnyQParams], tuple[IntArray, FloatArray]] = {}
         self._failed: dict[tuple[int, AnyQParams], str] = {}
         self.not_refined = ""
@@ -93,22 +96,23 @@ class Rounder:
         """
         refinement = Refinement(self._model, plan, self._own.samples, self._own.threads)
         try:
-            found, why = refinement.best(rounded, self._refinable(plan, rounded), advance)
+            sites = self._refinable(plan, rounded)
+            found, why = refinement.best(rounded, sites, advance, self._learned)
         except Exception as error:
             found, why = (
                 rounded,
                 (
-                    "doing it again by what the integers before them give failed with "
+                    f"{ONCE}doing it again by what the integers before them give failed with "
                     f"{type(error).__name__}: {error}"
                 ),
             )
-        self.not_refined = why and f"weights are rounded once alone: {why}"
+        self.not_refined = why
         return found
 
     def _refinable(self, plan: Plan, rounded: Rounded) -> list[Site]:
         """Weights that a second pass may change: none where little is lost in front of them, none
         that other models have as well, and none of which one op leads to another."""
-        is_exact = not plan.tensors and not self._has_narrow(plan)
+        is_exact = not plan.tensors and not self._has_narrow(plan) and not self._learned
         is_apart = is_exact or is_large(len(self._model.tflite))
         sites = () if is_apart else self._sites(plan)
         common = {op.index for t in self._common for op, _ in self._graph.uses.get(t, ())}

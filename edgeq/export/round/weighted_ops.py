@@ -34,6 +34,7 @@ MOST_COLUMNS = 4608
 """Wider weights are rounded in parts, as if their inputs had nothing to do with each other."""
 
 AnyQParams = QParams | BlockQParams | None
+_Pair: TypeAlias = tuple[int, int]
 
 ROWS_EACH = 64
 """Rows of data that are enough for each column of a weight: a few columns need few."""
@@ -243,7 +244,7 @@ class Site:
         """
         weight = self.weight
         products = [half.products for half in missing]
-        found = fit(weight, seen.squares(centred), self._grid(), products)
+        found = fit(weight, seen.squares(centred), self._grid_laid_out(), products)
         lost = ((weight - found) * seen.mean[:, None]).sum(axis=-1)
         lost += sum(half.mean for half in missing) / max(1, len(missing))
         if self._is_in_parts and self._kind is not Kind.TRANSPOSED_CONVOLUTION:
@@ -254,7 +255,14 @@ class Site:
             lost.reshape(-1) if finite else np.zeros(lost.size),
         )
 
-    def _grid(self) -> Grid:
+    def _grid_laid_out(self) -> Grid:
+        grid = self.grid
+        scale, zero_point = map(self._laid_out, (grid.scale, grid.zero_point))
+        return Grid(scale, zero_point, grid.low, grid.high)
+
+    @property
+    def grid(self) -> Grid:
+        """What each number of the weight may become, in its own shape."""
         qparams, shape = self.qparams, self._weight.shape
         assert qparams is not None
         if isinstance(qparams, BlockQParams):
@@ -267,7 +275,7 @@ class Site:
                 for v in (qparams.scale, qparams.zero_point)
             )
             limits = qparams.dtype.limits(qparams.narrow_range)
-        return Grid(self._laid_out(scale), self._laid_out(zero_point), *limits)
+        return Grid(scale, zero_point, *limits)
 
 
 def _integers(real: FloatArray, qparams: AnyQParams) -> IntArray:
@@ -298,20 +306,10 @@ def _spread(count: int, most: int) -> Any:
 
 def patches(op: Operator, values: FloatArray, kernel: Sequence[int], most: int) -> FloatArray:
     """Cuts out the patches that a kernel sees, `(positions, taps, channels)`."""
-    options = op.options
-    strides = options.strideH, options.strideW
-    dilations = options.dilationHFactor, options.dilationWFactor
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    images, *sizes, depth = values.shape
-    if options.padding == _SAME:
-        counts = [-(-n // s) for n, s in zip(sizes, strides, strict=True)]
-        short = [
-            max((c - 1) * s + span - n, 0)
-            for c, s, span, n in zip(counts, strides, spans, sizes, strict=True)
-        ]
-        values = _padded(values, short)
-    else:
-        counts = [(n - span) // s + 1 for n, span, s in zip(sizes, spans, strides, strict=True)]
+    strides, dilations = strides_of(op)
+    counts, short = reached(op, values.shape[1:3], kernel)
+    images, depth = len(values), values.shape[-1]
+    values = padded(values, short)
     places = _places(
         values.shape[1:3], (images, *counts), tuple(map(int, kernel)), strides, dilations, most
     )
@@ -319,7 +317,31 @@ def patches(op: Operator, values: FloatArray, kernel: Sequence[int], most: int) 
     return found
 
 
-def _padded(values: FloatArray, short: Sequence[int]) -> FloatArray:
+def strides_of(op: Operator) -> tuple[_Pair, _Pair]:
+    """Strides and dilations of a convolution, `(height, width)` each."""
+    options = op.options
+    strides = options.strideH, options.strideW
+    return strides, (options.dilationHFactor, options.dilationWFactor)
+
+
+def reached(op: Operator, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[_Pair, _Pair]:
+    """How often a kernel stands along height and width, and zeros that images lack for it."""
+    strides, dilations = strides_of(op)
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    if op.options.padding != _SAME:
+        down, right = (
+            (n - span) // s + 1 for n, span, s in zip(sizes, spans, strides, strict=True)
+        )
+        return (down, right), (0, 0)
+    down, right = (-(-n // s) for n, s in zip(sizes, strides, strict=True))
+    high, wide = (
+        max((c - 1) * s + span - n, 0)
+        for c, s, span, n in zip((down, right), strides, spans, sizes, strict=True)
+    )
+    return (down, right), (high, wide)
+
+
+def padded(values: FloatArray, short: Sequence[int]) -> FloatArray:
     """Images with so many rows and columns of zeros more, half of them at each side."""
     if not any(short):
         return values
@@ -328,9 +350,6 @@ def _padded(values: FloatArray, short: Sequence[int]) -> FloatArray:
     found = np.zeros((images, height + short[0], width + short[1], depth), values.dtype)
     found[:, top : top + height, left : left + width] = values
     return found
-
-
-_Pair: TypeAlias = tuple[int, int]
 
 
 @functools.lru_cache(maxsize=256)
