@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from edgeq.targets import Purpose
 
 JOINED_MAX = 5
 """Inputs of a CONCATENATION that the delegate takes."""
+MOST_AXES = 6
+"""Of a tensor that the delegate takes; a CONCATENATION of more does not even load."""
 PARTS_MAX = 4
 """Outputs of a SPLIT that the delegate takes."""
 
@@ -195,6 +198,8 @@ def _spread(site: Site, op: Operator) -> Sequence[Any] | None:
         source = deeper
     elif not axes:
         return site.alias(op, source)
+    if len(target) > MOST_AXES:
+        return ops + _spread_in_rows(site, op, source, shape, axes)
     for axis in axes:
         count = target[axis] // shape[axis]
         longer = [*shape[:axis], target[axis], *shape[axis + 1 :]]
@@ -202,6 +207,21 @@ def _spread(site: Site, op: Operator) -> Sequence[Any] | None:
         ops += repeated(site, op, source, shape, axis, count, result)
         source, shape = result, longer
     return ops
+
+
+def _spread_in_rows(
+    site: Site, op: Operator, source: int, shape: Sequence[int], axes: Sequence[int]
+) -> list[Any]:
+    """Copies along each axis of a tensor of many axes, each between those before and behind it."""
+    target, ops = site.shape(op.outputs[0]), list[Any]()
+    for axis in axes:
+        before, behind = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+        rows = [before, shape[axis], behind]
+        read, made = site.tensor(op, rows), site.tensor(op, [before, target[axis], behind])
+        ops.append(site.reshape(op, source, read, rows))
+        ops += repeated(site, op, read, rows, 1, target[axis] // shape[axis], made)
+        source, shape = made, [*shape[:axis], target[axis], *shape[axis + 1 :]]
+    return [*ops, site.reshape(op, source, op.outputs[0], target)]
 
 
 REWRITES = (

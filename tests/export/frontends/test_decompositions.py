@@ -309,6 +309,9 @@ KINDS: dict[str, dict[str, Case]] = {
             lambda x, y: torch.einsum("n...,em->...mne", x, y), floats(3, 1, 4), floats(2, 5)
         ),
         "determinant": of(torch.linalg.det, floats(1, 3, 3)),
+        "dense layer of seven axes": layer(
+            lambda: nn.Sequential(nn.Linear(6, 3), nn.Flatten()), floats(1, 2, 1, 2, 1, 2, 6)
+        ),
         "dense layer of one row": layer(lambda: nn.Linear(6, 3), floats(1, 1, 1, 6)),
         "distances": of(lambda x: functional.pdist(x[0]), MATRIX),
         "solved": of(lambda x, y: torch.linalg.solve(positive(x), y), MATRIX_3, MATRIX_3),
@@ -342,6 +345,9 @@ KINDS: dict[str, dict[str, Case]] = {
         ),
         "slices and an entry of six axes written": of(
             slices_written, floats(1, 2, 3, 2, 4, 5), floats(1, 2, 3, 1, 4, 5)
+        ),
+        "joined along one of seven axes": of(
+            lambda x: torch.cat([x, x * 2], 3), floats(1, 2, 1, 3, 2, 2, 4)
         ),
         "one part of a split": of(
             lambda x: (*(x.sin() for x in x.chunk(1, 0)), x.split([0, 6], -1)[1] * 2), MATRIX

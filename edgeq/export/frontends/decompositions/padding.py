@@ -15,6 +15,9 @@ aten = torch.ops.aten
 MOST_AXES = 5
 """The converter's PAD and TILE take tensors of up to so many axes."""
 
+MOST_JOINED_AXES = 6
+"""XNNPACK loads no CONCATENATION of more."""
+
 REPEATS_MAX = 8
 """An edge that is repeated more often is read by index, in one op."""
 
@@ -123,12 +126,18 @@ def entry_replaced(x: Tensor, source: Tensor, axis: int, index: int) -> Any:
 
 
 def joined(parts: Sequence[Tensor], axis: int = 0) -> Any:
-    """`cat` of several types, which litert-torch joins as they are."""
+    """`cat` of several types, which litert-torch joins as they are, and of many axes in rows."""
     kinds = {part.dtype for part in parts}
-    if len(kinds) == 1:
+    if len(kinds) > 1:
+        kind = functools.reduce(torch.promote_types, kinds)
+        return torch.cat([part.to(kind) for part in parts], axis)
+    shape = parts[0].shape
+    if len(shape) <= MOST_JOINED_AXES:
         return NotImplemented
-    kind = functools.reduce(torch.promote_types, kinds)
-    return torch.cat([part.to(kind) for part in parts], axis)
+    axis %= len(shape)
+    before, behind = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    rows = torch.cat([part.reshape(before, -1, behind) for part in parts], 1)
+    return rows.reshape(*shape[:axis], rows.shape[1], *shape[axis + 1 :])
 
 
 def parted(x: Tensor, sizes: Sequence[int], axis: int = 0) -> Any:
