@@ -548,7 +548,7 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("copies", _one("BROADCAST_TO", ("x", _ints(1, 2, 1, 3, 1, 2, 2, 16)),
                              Value((1, 2, 1, 3, 1, 2, 2, 16)), ROWS),
               (*("RESHAPE", "CONCATENATION") * 3, "RESHAPE"), has_int8=False,
-              situation="of more dimensions than the delegate takes"),
+              is_delegated=False, situation="of more dimensions than the delegate takes"),
     Rewritten("broadcast operand", _spread_and_added(), ("ADD",), has_int8=False),
     Rewritten("division by a constant", _one("DIV", ("x", _floats(7, 0.3, -2, 5)), IMAGE),
               ("DEPTHWISE_CONV_2D",), situation="for each channel"),
