@@ -38,8 +38,11 @@ LEAST_DB = 30.0
 result that keeps 20 dB."""
 
 STEPS_DB = 23.0
-"""The same of what a recurrent network carries from step to step, which is float however long it
-takes: half of the noise of 20 dB."""
+"""The same of what a recurrent network carries from step to step: half of the noise of 20 dB."""
+
+LEAST_GAIN_DB = 3.0
+"""What is carried from step to step is float however long it takes where the outputs win so much:
+half of all noise."""
 
 MOST_TIME = 1.05
 """Estimated time of the model with parts in float, over that with them in integers: estimates of so
@@ -65,8 +68,8 @@ def with_float_regions(
 
     Such a part is a normalisation with the sums that join it to others; or all ops whose kernel in
     integers dictates a scale and does not run on the target; or what an unrolled recurrent network
-    carries from step to step; or then an op with a weight whose result float ops alone read: its
-    weight stays in integers.
+    carries from step to step, which may take longer where the outputs win enough; or then an op
+    with a weight whose result float ops alone read: its weight stays in integers.
 
     Args:
         model: The float model.
@@ -83,13 +86,13 @@ def with_float_regions(
     for find in (_regions, _dictated, _steps, _writers):
         static = {i for i, choice in trials.choices.items() if choice.mode is Mode.STATIC_INT8}
         parts = [part for part in find(model, trials, static) if part and part.issubset(free)]
-        limits = (STEPS_DB, math.inf) if find is _steps else (LEAST_DB, MOST_TIME)
-        trials.offer(parts, oldest, *limits)
+        is_carried = find is _steps
+        trials.offer(parts, oldest, STEPS_DB if is_carried else LEAST_DB, is_carried)
     return trials.choices
 
 
 class _Trials:
-    """Makes parts of a plan float, one after the other, as long as that takes no longer.
+    """Makes parts of a plan float, one after the other, where that takes no longer or wins enough.
 
     Attributes:
         choices: What becomes of each op so far.
@@ -121,7 +124,7 @@ class _Trials:
         parts: Sequence[Part],
         oldest: Version | None,
         least_db: float,
-        most_time: float,
+        may_be_slower: bool,
     ) -> None:
         """Has some parts float, the worst first, if together they leave the outputs too little.
 
@@ -131,22 +134,55 @@ class _Trials:
             parts: The parts.
             oldest: The oldest run time that is to read the file, if that matters.
             least_db: SQNR in dB that is enough.
-            most_time: What they may take, over the time in integers.
+            may_be_slower: Whether parts that take longer are taken where they win enough.
         """
-        noise = _noise(self._model, self.plan, parts, self._samples)
+        graph, plan = self._model.graph, self.plan
+        inner = {part: tensors for part in parts if (tensors := _inner(graph, plan, part))}
+        noise = dict(zip(inner, self._noise(plan, [*inner.values()]), strict=True))
         total = sum(noise.values())
         if total <= 10 ** (-least_db / 10):
             return
-        why = (
-            "in integers it and what is joined with it leave the outputs "
-            f"{-10 * math.log10(total):.0f} dB{' and are not faster' * math.isfinite(most_time)}"
-        )
+        why = f"in integers it and what is joined with it leave the outputs {-_db(total):.0f} dB"
         if self._integers_ns == 0.0:
             self._integers_ns = self._estimated_ns(self.choices)
-        for part in sorted(noise, key=lambda part: (-noise[part], min(part))):
-            changed = {**self.choices, **self._float(part, why, oldest)}
-            if self._estimated_ns(changed) <= most_time * self._integers_ns:
-                self.choices = changed
+        parts = sorted(noise, key=lambda part: (-noise[part], min(part)))
+        gains = self._gains_db(plan, parts) if may_be_slower else [0.0] * len(parts)
+        taken_db, waiting = 0.0, frozenset[int]()
+        for part, gain_db in zip(parts, gains, strict=True):
+            waiting |= part
+            alone = {**self.choices, **self._float(part, f"{why} and are not faster", oldest)}
+            if gain_db >= taken_db + LEAST_GAIN_DB:
+                self.choices.update(self._float(waiting, why, oldest))
+                taken_db, waiting = gain_db, frozenset()
+            elif self._estimated_ns(alone) <= MOST_TIME * self._integers_ns:
+                self.choices, waiting = alone, waiting - part
+
+    def _gains_db(self, plan: Plan, parts: Sequence[Part]) -> list[float]:
+        """What the outputs win in dB where the first part is float, the first two, and so on."""
+        changes = Changes(self._model, plan, Rounded())
+        every = tuple(t for change in changes for t in change.tensors)
+        blocks, floats = [every], set[int]()
+        for part in parts:
+            floats |= part
+            inner = {*_inner(self._model.graph, plan, frozenset(floats))}
+            blocks.append(tuple(t for t in every if t not in inner))
+        before, *after = self._noise(plan, blocks)
+        return [_db(before / noise) if noise else math.inf for noise in after]
+
+    def _noise(self, plan: Plan, blocks: Sequence[Sequence[int]]) -> list[float]:
+        """Noise over signal that rounding some tensors leaves in the worst part of the outputs."""
+        if not blocks:
+            return []
+        graph = self._model.graph
+        sizes = (math.prod(graph.tensors[t].shape) for tensors in blocks for t in tensors)
+        samples = self._samples[: max(1, HELD_BYTES // max(1, 4 * sum(sizes)))]
+        values = [dict(zip(graph.inputs, sample, strict=True)) for sample in samples]
+        judge, found = Judge(self._model, samples), np.zeros(len(blocks))
+        changes = [[Change(tensors=tuple(tensors))] for tensors in blocks]
+        for seen in Tail(Changes(self._model, plan, Rounded()), 0, changes).run(values):
+            worst = judge.parts(seen.sample, seen.outputs).max(initial=0.0)
+            found[seen.block] += worst / len(samples)
+        return [float(noise) for noise in found]
 
     def _float(self, part: Part, why: str, oldest: Version | None) -> dict[int, Choice]:
         """What the ops of a part are with float activations."""
@@ -217,27 +253,12 @@ def _moved_on(graph: Graph, op: Operator) -> tuple[Part, list[int]]:
     return frozenset(part), readers
 
 
-def _noise(
-    model: LiteModel, plan: Plan, parts: Sequence[Part], samples: Sequence[Sample]
-) -> dict[Part, float]:
-    """Noise over signal that rounding each part leaves in the worst part of the outputs."""
-    inner = {part: tensors for part in parts if (tensors := _inner(model, plan, part))}
-    if not inner:
-        return {}
-    shapes = [model.graph.tensors[t].shape for tensors in inner.values() for t in tensors]
-    samples = samples[: max(1, HELD_BYTES // max(1, 4 * sum(map(math.prod, shapes))))]
-    blocks = [[Change(tensors=tensors)] for tensors in inner.values()]
-    values = [dict(zip(model.graph.inputs, sample, strict=True)) for sample in samples]
-    judge, found = Judge(model, samples), np.zeros(len(blocks))
-    for seen in Tail(Changes(model, plan, Rounded()), 0, blocks).run(values):
-        worst = judge.parts(seen.sample, seen.outputs).max(initial=0.0)
-        found[seen.block] += worst / len(samples)
-    return dict(zip(inner, found.tolist(), strict=True))
+def _db(ratio: float) -> float:
+    return 10 * math.log10(ratio) if ratio else -math.inf
 
 
-def _inner(model: LiteModel, plan: Plan, part: Part) -> tuple[int, ...]:
+def _inner(graph: Graph, plan: Plan, part: Part) -> tuple[int, ...]:
     """Tensors that are not rounded, or by finer steps, where a part is float."""
-    graph = model.graph
     written = (t for i in sorted(part) for t in graph.operators[i].outputs if t in plan.tensors)
     return tuple(
         t

@@ -172,20 +172,20 @@ SPREAD = np.exp(normal(WORDS, 1, seed=8)) * normal(WORDS, WIDTH, seed=9)
 """Rows of an embedding, which differ in size."""
 
 
-def decoder(count: int, has_scores: bool = True) -> OneOp:
-    """Tokens to rows of `SPREAD`, a layer, and scores by the same rows."""
+def decoder(count: int, table: Array = SPREAD, has_scores: bool = True) -> OneOp:
+    """Tokens to rows of a table, a layer, and scores by the same rows."""
     tokens, hidden = Value((count,), "int32", 0, WORDS), Value((count, WIDTH))
     steps = (
-        Step("GATHER", (SPREAD, "tokens"), {"rows": hidden}),
+        Step("GATHER", (table, "tokens"), {"rows": hidden}),
         Step("FULLY_CONNECTED", ("rows", normal(WIDTH, WIDTH, seed=count) / 8), {"y": hidden}),
-        Step("FULLY_CONNECTED", ("y", SPREAD), {"scores": Value((count, WORDS))}),
+        Step("FULLY_CONNECTED", ("y", table), {"scores": Value((count, WORDS))}),
     )
     return OneOp("decoder", {"tokens": tokens}, steps if has_scores else steps[:2])
 
 
 @pytest.mark.parametrize("has_scores", [True, False])
 def test_a_table_that_other_signatures_read_has_the_scales_of_rows(has_scores: bool) -> None:
-    cases = {"prefill": decoder(4, has_scores), "decode": decoder(1)}
+    cases = {"prefill": decoder(4, has_scores=has_scores), "decode": decoder(1)}
     data = {key: case.draw(40) for key, case in cases.items()}
     models = {key: case.build() for key, case in cases.items()}
     made = edgeq.export(models, data, recipe="int8", min_sqnr_db=None, progress=False)
@@ -205,6 +205,19 @@ def test_a_table_that_a_layer_multiplies_by_is_there_once() -> None:
     alone = OneOp("look-up", case.inputs, case.steps[:2])
     own = edgeq.export(alone.build(), alone.draw(40), recipe="int8", progress=False)
     assert not own.report.float_ops
+
+
+def test_a_table_with_numbers_halfway_between_integers_is_there_once() -> None:
+    """Which the converter rounds to other integers than a look-up's are."""
+    steps = np.arange(WORDS * WIDTH, dtype=np.float32) % 253 - 125.5
+    table = steps.reshape(WORDS, WIDTH) / 128
+    table[:, 0] = 127 / 128
+    cases = {"prefill": decoder(4, table), "decode": decoder(1, table)}
+    data = {key: case.draw(40) for key, case in cases.items()}
+    models = {key: case.build() for key, case in cases.items()}
+    made = edgeq.export(models, data, recipe="int8", min_sqnr_db=None, progress=False)
+    found = [content for content in stored(made.tflite) if len(content) == WORDS * WIDTH]
+    assert found == [np.rint(table * 128).astype(np.int8).tobytes()]
 
 
 def test_names_and_op_codes(made: MultiSignatureModel) -> None:

@@ -112,11 +112,11 @@ def test_a_region_ends_at_weights_and_at_what_moves_numbers_into_it_or_out() -> 
     assert names == ["RESHAPE", "FULLY_CONNECTED", "RESHAPE"] * BLOCKS + ["SLICE"]
 
 
-def recurrence(kept: float, weight: bool = False) -> OneOp:
+def recurrence(kept: float, weight: bool = False, width: int = WIDTH) -> OneOp:
     """`h = kept * h + gains * x` of 16 rows `x`, unrolled, or as a network of 16 layers."""
-    row, random = Value((1, WIDTH)), np.random.default_rng(0)
-    shares, gains = (np.full((1, WIDTH), f, np.float32) for f in (kept, 1.0))
-    gains *= random.uniform(0.5, 1.0, (1, WIDTH)).astype(np.float32)
+    row, random = Value((1, width)), np.random.default_rng(0)
+    shares, gains = (np.full((1, width), f, np.float32) for f in (kept, 1.0))
+    gains *= random.uniform(0.5, 1.0, (1, width)).astype(np.float32)
     steps, last = list[Step](), "x0"
     for i in range(1, 16):
         if weight:
@@ -138,11 +138,50 @@ def test_what_an_unrolled_network_repeats_is_told_from_layers() -> None:
     assert unrolled(LiteModel(recurrence(0.9, weight=True).build(), "tflite").graph) == []
 
 
-@pytest.mark.parametrize("least_db", [20.0, 60.0])
-def test_what_an_unrolled_network_carries_is_float_where_it_adds_up(
-    least_db: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("least_db", "least_gain", "ops"),
+    [(20.0, 3.0, {}), (60.0, 3.0, {"MUL": 15, "ADD": 15}), (60.0, 60.0, {})],
+)
+def test_what_an_unrolled_network_carries_is_float_where_it_adds_up_and_that_wins_enough(
+    least_db: float, least_gain: float, ops: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(float_regions, "STEPS_DB", least_db)
+    monkeypatch.setattr(float_regions, "LEAST_GAIN_DB", least_gain)
     edge = exported(recurrence(0.9))
-    ops = Counter(place.split()[0] for place in edge.report.float_ops)
-    assert ops == ({"MUL": 15, "ADD": 15} if least_db == 60.0 else {})
+    assert Counter(place.split()[0] for place in edge.report.float_ops) == ops
+
+
+def test_what_an_unrolled_network_carries_is_integers_where_other_roundings_are_as_loud(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(float_regions, "STEPS_DB", 60.0)
+    row, offset = Value((1, WIDTH)), np.full((1, WIDTH), 150.0, np.float32)
+    case = recurrence(0.9)
+    steps = (
+        Step("ADD", ("h15", offset), {"high": row}),
+        Step("RELU", ("high",), {"same": row}),
+        Step("SUB", ("same", offset), {"y": row}),
+    )
+    case = OneOp("recurrence", case.inputs, (*case.steps, *steps))
+    assert exported(case).report.float_ops == {}
+
+
+def test_recurrences_that_win_enough_together_alone_are_float(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(float_regions, "STEPS_DB", 60.0)
+    inputs, steps, row = dict[str, Value](), list[Step](), Value((1, 8))
+    sums = ["first0", "sum1", "sum2"]
+    for i in range(3):
+        case = recurrence(0.9, width=8 + i)
+        inputs |= {f"{name}of{i}": value for name, value in case.inputs.items()}
+        for step in case.steps:
+            read = tuple(f"{x}of{i}" if isinstance(x, str) else x for x in step.operands)
+            made = {f"{name}of{i}": value for name, value in step.outputs.items()}
+            steps.append(Step(step.name, read, made))
+        cut = (f"h15of{i}", np.zeros(2, np.int32), np.array([1, 8], np.int32))
+        steps.append(Step("SLICE", cut, {f"first{i}": row}))
+        if i:
+            steps.append(Step("ADD", (sums[i - 1], f"first{i}"), {sums[i]: row}))
+    edge = exported(OneOp("recurrences", inputs, tuple(steps)))
+    assert sum(place.startswith("MUL") for place in edge.report.float_ops) == 45
