@@ -424,7 +424,7 @@ KINDS: dict[str, dict[str, Case]] = {
         "functions of complex numbers": of(
             lambda x: (
                 z := torch.complex(x, 2 * x.flip(1)),
-                [torch.view_as_real(f) for f in (z.sin(), z.cos(), z.sinh(), z.cosh(), z.tanh())],
+                *map(torch.view_as_real, (z.sin(), z.cos(), z.sinh(), z.cosh(), z.tanh())),
                 torch.view_as_real((9 * z).sigmoid()),
             )[1:],
             MATRIX,
