@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgeq.calibrate.advice import NARROWER
 from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.observers import MSE, Fixed, MinMax
 from edgeq.calibrate.run import Calibrator
@@ -31,6 +32,9 @@ LEAST_SAMPLES, MOST_SAMPLES = 8, 32
 
 JUDGED = 4
 """One of so many samples judges the cut ranges: the last ones, which they were not found on."""
+
+FEW_SAMPLES = 100
+"""Where ranges were seen on fewer, those that are owed to a single one stay."""
 
 LEAST_GAIN_DB = 0.5
 """What cut ranges must win on average over outputs and their parts, by each half of these."""
@@ -77,7 +81,8 @@ def clipped_ranges(
         before = [_parts_db(model, calibration, choices, half, threads) for half in halves]
         if np.min(before) >= ENOUGH_DB:
             return calibration, ()
-        other = _cut(model, calibration, scaled, fitted, threads)
+        kept = _resting_on_one(calibration) if calibration.samples < FEW_SAMPLES else ()
+        other = _cut(model, calibration, scaled, fitted, threads, kept)
         after = [_parts_db(model, other, choices, half, threads) for half in halves]
     except Exception as error:
         return calibration, (f"{NONE} failed with {type(error).__name__}: {error}",)
@@ -96,9 +101,11 @@ def _cut(
     scaled: Collection[int],
     samples: Sequence[Sample],
     threads: int | None,
+    kept: Collection[int],
 ) -> Calibration:
     """The calibration with each range that may be cut as samples' own errors like it best."""
     free = [t for t in calibration.ranges if _may_be_cut(model, calibration, scaled, t)]
+    free = [t for t in free if t not in kept]
     found = Calibrator(model, threads, {t: MSE() for t in free}).run(samples).ranges
     cut = {}
     for tensor in found.keys() & set(free):
@@ -107,6 +114,15 @@ def _cut(
         if low < high:
             cut[tensor] = Fixed(low, high)
     return replace(calibration, observers={**calibration.observers, **dict(sorted(cut.items()))})
+
+
+def _resting_on_one(calibration: Calibration) -> set[int]:
+    """Tensors with a range that is owed to a single sample.
+
+    Others may reach as far, which a few samples do not show.
+    """
+    seen = calibration.extremes.items()
+    return {tensor for tensor, ends in seen if ends.resting_on_one() > NARROWER}
 
 
 def _may_be_cut(

@@ -23,6 +23,7 @@ from edgeq.recipe import INT8
 
 Array = npt.NDArray[np.float32]
 WIDTH = 32
+MANY = 4 * clipping.MOST_SAMPLES
 
 
 def network() -> OneOp:
@@ -71,7 +72,7 @@ def gaining(monkeypatch: pytest.MonkeyPatch, *halves: float) -> None:
 
 def test_rare_values_are_left_out_within_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     gaining(monkeypatch, 1.0, 2.0)
-    widest, found, (note,) = cut(rows_of(80))
+    widest, found, (note,) = cut(rows_of(MANY))
     inner = {t.index for t in MODEL.graph.tensors if t.name in ("a", "b")}
     assert note.startswith("ranges of 2 tensors leave out rare values: outputs win 1.5 dB")
     for tensor, (low, high) in found.ranges.items():
@@ -82,13 +83,24 @@ def test_rare_values_are_left_out_within_the_model(monkeypatch: pytest.MonkeyPat
 
 def test_half_of_the_samples_do_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     gaining(monkeypatch, 5.0, LEAST_GAIN_DB / 2)
-    widest, found, notes = cut(rows_of(80))
+    widest, found, notes = cut(rows_of(MANY))
     assert (found is widest, notes) == (True, ())
 
 
 def test_ranges_stay_where_outputs_need_what_is_rare() -> None:
-    widest, found, notes = cut(rows_of(80))
+    widest, found, notes = cut(rows_of(MANY))
     assert (found is widest, notes) == (True, ())
+
+
+@pytest.mark.parametrize(("times", "is_cut"), [(1, False), (2, True)])
+def test_what_a_single_of_few_samples_reaches_stays(
+    times: int, is_cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gaining(monkeypatch, 1.0, 2.0)
+    rows = rows_of(MANY // 2)
+    _, found, notes = cut([*[3 * max(rows, key=np.ptp)] * times, *rows])
+    assert bool(notes) == is_cut
+    assert any(isinstance(o, Fixed) for o in found.observers.values()) == is_cut
 
 
 def test_few_samples_cut_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +111,6 @@ def test_few_samples_cut_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_fails_leaves_the_widest_ranges_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clipping, "MSE", lambda: None)
-    widest, found, (note,) = cut(rows_of(80))
+    widest, found, (note,) = cut(rows_of(MANY))
     assert found is widest
     assert note.startswith("no ranges leave out rare values: to find such failed with")
