@@ -8,7 +8,7 @@ on. Decides about all tensors at once: what one of them loses shows only beside 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from dataclasses import replace
 
 import numpy as np
@@ -81,7 +81,7 @@ def clipped_ranges(
         before = [_parts_db(model, calibration, choices, half, threads) for half in halves]
         if np.min(before) >= ENOUGH_DB:
             return calibration, ()
-        kept = _resting_on_one(calibration) if calibration.samples < FEW_SAMPLES else ()
+        kept = _resting_on_one(calibration) if calibration.samples < FEW_SAMPLES else set()
         other = _cut(model, calibration, scaled, fitted, threads, kept)
         after = [_parts_db(model, other, choices, half, threads) for half in halves]
     except Exception as error:
@@ -101,11 +101,11 @@ def _cut(
     scaled: Collection[int],
     samples: Sequence[Sample],
     threads: int | None,
-    kept: Collection[int],
+    kept: Set[int],
 ) -> Calibration:
     """The calibration with each range that may be cut as samples' own errors like it best."""
-    free = [t for t in calibration.ranges if _may_be_cut(model, calibration, scaled, t)]
-    free = [t for t in free if t not in kept]
+    ranges = calibration.ranges.keys() - kept
+    free = [t for t in sorted(ranges) if _may_be_cut(model, calibration, scaled, t)]
     found = Calibrator(model, threads, {t: MSE() for t in free}).run(samples).ranges
     cut = {}
     for tensor in found.keys() & set(free):

@@ -1,4 +1,4 @@
-"""Distances between rows, and the algebra of small matrices."""
+"""Dense layers and products, distances between rows, and the algebra of small matrices."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def reshaped_before(node: Any, _known: Any) -> None:
     node.graph.erase_node(user)
 
 
-def outer_product(node: Any, _known: Any) -> None:
+def outer_product(node: Any, known: Any) -> None:
     """`einsum` of two tensors that sums nothing: a product of both, each widened to the result.
 
     As a batch of matrices of one column it is slower, and some the converter refuses.
@@ -80,7 +80,7 @@ def outer_product(node: Any, _known: Any) -> None:
     node.target, node.args = aten.mul.Tensor, tuple(wide)
     for operand in operands:
         if operand.target is aten.linear.default:
-            reshaped_before(operand, _known)
+            reshaped_before(operand, known)
 
 
 def _lettered(axes: str, node: Any) -> str:

@@ -110,13 +110,7 @@ def slice_replaced(
         return NotImplemented
     first, last, _ = slice(start, end).indices(int(x.shape[axis]))
     parts = (x.narrow(axis, 0, first), source, x.narrow(axis, last, int(x.shape[axis]) - last))
-    axis %= x.ndim
-    rows = [
-        part.reshape(math.prod(x.shape[:axis]), part.shape[axis], -1)
-        for part in parts
-        if part.shape[axis]
-    ]
-    return torch.cat(rows, 1).reshape(x.shape)
+    return _joined_in_rows([part for part in parts if part.shape[axis]], axis)
 
 
 def entry_replaced(x: Tensor, source: Tensor, axis: int, index: int) -> Any:
@@ -131,9 +125,12 @@ def joined(parts: Sequence[Tensor], axis: int = 0) -> Any:
     if len(kinds) > 1:
         kind = functools.reduce(torch.promote_types, kinds)
         return torch.cat([part.to(kind) for part in parts], axis)
+    return _joined_in_rows(parts, axis) if parts[0].ndim > MOST_JOINED_AXES else NotImplemented
+
+
+def _joined_in_rows(parts: Sequence[Tensor], axis: int) -> Tensor:
+    """`cat`, all axes before and all behind the one being one each."""
     shape = parts[0].shape
-    if len(shape) <= MOST_JOINED_AXES:
-        return NotImplemented
     axis %= len(shape)
     before, behind = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
     rows = torch.cat([part.reshape(before, -1, behind) for part in parts], 1)
