@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.calibrate.observers import BUILT_IN, Range
+from edgeq.calibrate.observers import BUILT_IN, MinMax, Range
+from edgeq.calibrate.peaks import Peaks
 from edgeq.errors import DataError, ModelError
 from edgeq.files import write_whole
 from edgeq.foreign.documents import LARGE_BYTES, parse_json, read_text, shortened
@@ -90,6 +91,7 @@ class Calibration:
         beyond: What tensors hold besides, which ranges leave out, by tensor index.
         tops: Of the largest values along the last axis of what a softmax reads, the lowest, by
             tensor index. Rows that are masked as a whole do not count.
+        peaks: How far tensors went along the sequences of a model with states.
     """
 
     model: str
@@ -98,12 +100,18 @@ class Calibration:
     extremes: Mapping[int, Extremes] = field(default_factory=dict)
     beyond: Mapping[int, Beyond] = field(default_factory=dict)
     tops: Mapping[int, float] = field(default_factory=dict)
+    peaks: Peaks = field(default_factory=Peaks)
 
     @cached_property
     def ranges(self) -> dict[int, Range]:
         """`(lowest, highest)` that the integers cover, by tensor index."""
-        found = {tensor: observer.range() for tensor, observer in self.observers.items()}
-        return {tensor: pair for tensor, pair in found.items() if pair is not None}
+        ranges = {}
+        for tensor, observer in self.observers.items():
+            pair = observer.range()
+            if pair is not None:
+                is_widest = isinstance(observer, MinMax)
+                ranges[tensor] = self.peaks.lasting(tensor, pair) if is_widest else pair
+        return ranges
 
     @cached_property
     def digest(self) -> str:
@@ -157,7 +165,10 @@ class Calibration:
             )
             for tensor in sorted({*self.extremes, *other.extremes})
         }
-        found = Calibration(self.model, self.samples + other.samples, merged, extremes)
+        found = Calibration(
+            self.model, self.samples + other.samples, merged, extremes,
+            peaks=self.peaks.merge(other.peaks),
+        )  # fmt: skip
         return found.also_beyond(self).also_beyond(other)
 
     def also_beyond(self, other: Calibration) -> Calibration:
@@ -188,6 +199,7 @@ class Calibration:
             },
             "beyond": {str(t): dataclasses.asdict(one) for t, one in self.beyond.items()},
             "tops": {str(tensor): top for tensor, top in self.tops.items()},
+            "peaks": dataclasses.asdict(self.peaks),
         }
         return write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -223,8 +235,9 @@ class Calibration:
             beyond = {int(t): Beyond(**one) for t, one in content.get("beyond", {}).items()}
             tops = {int(tensor): float(top) for tensor, top in content.get("tops", {}).items()}
             found = cls(
-                str(content["model"]), int(content["samples"]), seen, extremes, beyond, tops
-            )
+                str(content["model"]), int(content["samples"]), seen, extremes, beyond, tops,
+                _peaks(**content.get("peaks", {})),
+            )  # fmt: skip
             _check(found)
         except _UnknownObserverError as error:
             raise DataError(
@@ -258,6 +271,9 @@ def _check(calibration: Calibration) -> None:
     for tensor, beyond in calibration.beyond.items():
         if not all(isinstance(said, bool) for said in vars(beyond).values()):
             raise TypeError(f"tensor {tensor} has beside its range {shortened(beyond)}")
+    for tensor, ends in (*calibration.peaks.low.items(), *calibration.peaks.high.items()):
+        if len(ends) != len(calibration.peaks.steps) or not all(map(_is_real, ends)):
+            raise ValueError(f"the peaks of tensor {tensor} are {shortened(ends)}")
     for tensor, top in calibration.tops.items():
         if not _is_real(top):
             raise ValueError(f"tensor {tensor} has the top {shortened(top)}")
@@ -272,6 +288,16 @@ def _is_real(value: object) -> bool:
 
 def _pair(extremes: Extremes | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     return None if extremes is None else (extremes.low, extremes.high)
+
+
+def _peaks(
+    steps: Sequence[int] = (),
+    low: Mapping[str, Sequence[float]] | None = None,
+    high: Mapping[str, Sequence[float]] | None = None,
+) -> Peaks:
+    """Peaks of what a file says of them."""
+    ends = ({int(t): tuple(row) for t, row in (side or {}).items()} for side in (low, high))
+    return Peaks(tuple(map(int, steps)), *ends)
 
 
 def _to_fields(observer: Any) -> dict[str, Any]:

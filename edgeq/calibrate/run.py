@@ -7,9 +7,10 @@ op table), nothing of what is planned with it.
 
 from __future__ import annotations
 
+import collections
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,9 @@ import numpy.typing as npt
 from edgeq.calibrate.calibration import Beyond, Calibration, Extremes
 from edgeq.calibrate.instrument import Instrumented, Probe, instrument
 from edgeq.calibrate.observers import MinMax, extremes_suffice
+from edgeq.calibrate.peaks import Peaks, Stretches
 from edgeq.data.rep_dataset import Sample
+from edgeq.data.steps import Step
 from edgeq.errors import DataError
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import LiteModel
@@ -136,10 +139,11 @@ class Calibrator:
             start.check_model(self._model)
             start = Calibration(start.model, 0, self._fresh).merge(start)
         seen = _Seen(self, start)
+        places: collections.deque[int | None] = collections.deque()
         with Crew(lambda: _Member(self), self._threads) as crew:
-            for one in crew.map(samples, self._measure):
+            for one in crew.map(_noted(samples, places), self._measure):
                 self._check_ports(one, seen.count)
-                seen.add(one)
+                seen.add(one, places.popleft())
                 if checkpoint is not None:
                     checkpoint(seen.calibration)
         return seen.calibration()
@@ -259,11 +263,14 @@ class _Seen:
         self._high = -self._low
         self._beyond = np.zeros((3, len(self._tensors)), bool)
         self._tops = np.full(len(engine._scores), np.inf, np.float32)
+        self._stretches = Stretches(self._tensors, start.peaks if start else Peaks())
         self._start = start
         self.count = start.samples if start else 0
 
-    def add(self, sample: _Sample) -> None:
-        """Takes the next sample into account."""
+    def add(self, sample: _Sample, place: int | None) -> None:
+        """Takes the next sample into account, and its place in a sequence if it is of one."""
+        if place is not None:
+            self._stretches.add(place, sample.low, sample.high)
         _insert(self._low, sample.low, np.minimum, np.maximum)
         _insert(self._high, sample.high, np.maximum, np.minimum)
         self._beyond |= sample.beyond
@@ -290,8 +297,16 @@ class _Seen:
             self._engine._model.digest, self.count, observers, extremes,
             beyond={tensor: Beyond(*column) for tensor, column in columns if any(column)},
             tops={tensor: top for tensor, top in tops if top < STAND_IN_FOR_INFINITY},
+            peaks=self._stretches.peaks(),
         )  # fmt: skip
         return seen if self._start is None else seen.also_beyond(self._start)
+
+
+def _noted(samples: Iterable[Sample], places: collections.deque[int | None]) -> Iterator[Sample]:
+    """The samples, whose places in sequences are noted as they pass."""
+    for sample in samples:
+        places.append(sample.place if isinstance(sample, Step) else None)
+        yield sample
 
 
 def _finite(values: Vector) -> Vector:
