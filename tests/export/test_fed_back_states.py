@@ -87,7 +87,7 @@ def test_a_thousand_steps_are_as_good_as_ten(exported: tuple[type[Any], EdgeMode
     pair = [np.stack(states).reshape(6, 1000, -1) for states in (real, held)]
     first = decibels(*(states[:, 5:15] for states in pair))
     later = [decibels(*(s[:, at : at + 100] for s in pair)) for at in range(100, 1000, 100)]
-    assert first > 25
+    assert first > 24
     assert min(later) >= first - 1
 
 
