@@ -1,4 +1,9 @@
-"""`scripts/bench fidelity`: trained models, judged by their tasks, against edgeq's goals."""
+"""`scripts/bench fidelity`: trained models, judged by their tasks, against edgeq's goals.
+
+Unseen dB are of the samples that the task is judged by, which no contestant saw; reported dB are
+what an export of edgeq's says of itself: of the worst part of an output, on samples that it held
+out.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +61,8 @@ def _measured(
     metrics = {contestant: case.metric(found.outputs) for contestant, found in judged.items()}
     for contestant, metric in metrics.items():
         lost = case.points_lost(metrics[FLOAT], metric)
-        rows[contestant] = {"metric": metric, "points_lost": lost, **rows[contestant]}
+        told = workshop.told(contestant)
+        rows[contestant] = {"metric": metric, "points_lost": lost, **told, **rows[contestant]}
     point = f"1 point is {case.point:g}" if case.point != 1 else ""
     title = ", ".join(filter(None, [name, case.metric_name, point]))
     console.print(_table(title, rows))
@@ -77,7 +83,7 @@ def _goals(own: str, rows: Mapping[str, Row], judged: Mapping[str, Judgement]) -
     rivals = {p: judged[p] for p in PEERS if p in judged}
     rivals = {p: r for p, r in rivals.items() if r.latency_ms <= NOISE * ours.latency_ms}
     best = max((r.sqnr_db for r in rivals.values()), default=-math.inf)
-    beaten = f"{ours.sqnr_db:.1f} dB against {best:.1f} dB of a peer that is not slower"
+    beaten = f"{ours.sqnr_db:.1f} dB against {best:.1f} dB unseen of a peer that is not slower"
     return {
         f"at most {MOST_POINTS:g} point below float": _verdict(
             lost <= MOST_POINTS, f"{lost:+.2f} points lost"
@@ -97,7 +103,10 @@ def _verdict(holds: bool, numbers: str) -> str:
 
 def _table(title: str, rows: Mapping[str, Row]) -> Table:
     table = Table(title=title, title_style="bold", min_width=90)
-    headings = ("", "metric", "points lost", "SQNR dB", "ms", "over float", "size", "pieces")
+    headings = (
+        "", "metric", "points lost", "unseen dB", "reported dB", "ms", "over float", "size",
+        "pieces",
+    )  # fmt: skip
     for heading in headings:
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for contestant, row in rows.items():
@@ -109,6 +118,7 @@ def _table(title: str, rows: Mapping[str, Row]) -> Table:
             f"{row['metric']:.2f}",
             "" if contestant == FLOAT else f"{row['points_lost']:+.2f}",
             "" if contestant == FLOAT else f"{row['sqnr_db']:.1f}",
+            f"{row['reported_db']:.1f}" if "reported_db" in row else "",
             f"{row['latency_ms']:.2f}",
             f"{row['latency_ratio']:.2f}",
             f"{row['size_ratio']:.2f}",
