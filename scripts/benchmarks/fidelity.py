@@ -21,6 +21,9 @@ from benchmarks.workshop import Workshop
 AUTO = "edgeq auto"
 PEERS = ("ai-edge-quantizer static", "ai-edge-quantizer dynamic")
 MOST_POINTS = 1.0
+WIDTH = 120
+"""Characters of the tables."""
+
 SAME_DB = 0.1
 """Two SQNR closer than this count as equal."""
 
@@ -65,7 +68,7 @@ def _measured(
         rows[contestant] = {"metric": metric, "points_lost": lost, **told, **rows[contestant]}
     point = f"1 point is {case.point:g}" if case.point != 1 else ""
     title = ", ".join(filter(None, [name, case.metric_name, point]))
-    console.print(_table(title, rows))
+    Console(width=WIDTH).print(_table(title, rows))
     print_refusals(rows, console)
     goals = _goals(contestants[0], rows, judged)
     for goal, verdict in goals.items():
