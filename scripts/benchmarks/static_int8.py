@@ -1,7 +1,8 @@
 """`scripts/bench fidelity --static`: static int8, pass by pass, on samples that no contestant saw.
 
-Each pass alone, none, and all of them, beside peers and beside what rounding noise alone would
-leave. A case whose result is in the folder is not run again.
+Each pass alone, none, and all of them, beside peers, beside what rounding noise alone would leave
+and what the export with all passes reports by samples that it held out. A case whose result is in
+the folder is not run again.
 """
 
 from __future__ import annotations
@@ -71,11 +72,11 @@ def _table(title: str, key: str, found: Mapping[str, Mapping[str, Row]]) -> Tabl
     table = Table(title=title, title_style="bold")
     table.add_column("")
     shown = {one: one.removeprefix(OWN).strip() or "all" for one in CONTESTANTS}
-    for heading in (*(["noise alone"] if key == "sqnr_db" else []), *shown.values()):
+    told = {"noise alone": "bound_db", "all, reported": "reported_db"} if key == "sqnr_db" else {}
+    for heading in (*told, *shown.values()):
         table.add_column(heading, justify="right")
     for name, rows in found.items():
-        bound = rows.get(OWN, {}).get("bound_db")
-        cells = [_shown(bound)] if key == "sqnr_db" else []
+        cells = [_shown(rows.get(OWN, {}).get(one)) for one in told.values()]
         table.add_row(name, *cells, *(_shown(rows.get(one, {}).get(key)) for one in CONTESTANTS))
     return table
 

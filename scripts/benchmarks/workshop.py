@@ -88,10 +88,13 @@ class Workshop:
         return _run("made-by", contestant, str(self.folder), str(path), *options) or path
 
     def told(self, contestant: str) -> dict[str, Any]:
-        """Seconds that edgeq's export took, and what rounding noise alone would leave."""
+        """What edgeq's export says: its seconds, the worst output's SQNR on samples that it held
+        out, and what rounding noise alone would leave."""
         path = self._path(contestant).with_suffix(".json")
         report = json.loads(path.read_text()) if path.exists() else {}
-        return {key: report[key] for key in ("export_s", "bound_db") if key in report}
+        return {
+            key: report[key] for key in ("export_s", "reported_db", "bound_db") if key in report
+        }
 
     def _path(self, contestant: str) -> Path:
         return self.folder / f"{contestant.replace(' ', '_')}.tflite"
@@ -149,8 +152,8 @@ def _edgeq(recipe: str, ranges: bool = True, **passes: Any) -> Callable[[Worksho
             measure=workshop.measure and recipe == "auto",
             progress=False,
         )
-        spent = {"export_s": time.perf_counter() - start}
-        path.with_suffix(".json").write_text(json.dumps({**made.report.to_dict(), **spent}))
+        told = {"export_s": time.perf_counter() - start, "reported_db": made.report.sqnr_db}
+        path.with_suffix(".json").write_text(json.dumps({**made.report.to_dict(), **told}))
         path.with_suffix(".txt").write_text(made.report.text())
         return made.tflite
 

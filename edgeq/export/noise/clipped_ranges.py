@@ -39,6 +39,10 @@ FEW_SAMPLES = 100
 LEAST_GAIN_DB = 0.5
 """What cut ranges must win on average over outputs and their parts, by each half of these."""
 
+CHANCE_DB = 4.0
+"""What one sample says that they win differs by so much from the next: of nine samples, 1.3 dB may
+be chance. Weights make up for rounding later on, for what is cut off they cannot."""
+
 MOST_LOSS_DB = 0.25
 """What an output or a part of it may lose."""
 
@@ -88,7 +92,8 @@ def clipped_ranges(
         return calibration, (f"{NONE} failed with {type(error).__name__}: {error}",)
     won = np.subtract(after, before)
     gains = np.mean(won, axis=0)
-    is_better = all(np.mean(half) >= LEAST_GAIN_DB for half in won)
+    is_clear = np.mean(gains) >= CHANCE_DB / math.sqrt(len(judged))
+    is_better = is_clear and all(np.mean(half) >= LEAST_GAIN_DB for half in won)
     if not is_better or min(gains) < -MOST_LOSS_DB:
         return calibration, ()
     count = sum(other.ranges[t] != found for t, found in calibration.ranges.items())

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from edgeq.errors import ModelError
 from edgeq.export.plan.choices import Choice, Choices
 from edgeq.export.plan.margin import margin_share
+from edgeq.export.plan.reach import STEPS as INT8_STEPS
 from edgeq.export.plan.reach import Range
-from edgeq.export.plan.values import LEVELS, Values
+from edgeq.export.plan.values import Values
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import LiteModel
 from edgeq.ops import OPS, Kind, kind_of, pole
@@ -174,7 +175,7 @@ class _NearZero:
     def _step(self, tensor: int) -> float:
         """The int8 step of a tensor."""
         low, high = self._range(tensor)
-        return (max(high, 0.0) - min(low, 0.0)) / (LEVELS - 1)
+        return (max(high, 0.0) - min(low, 0.0)) / INT8_STEPS
 
     def _range(self, tensor: int) -> Range:
         """What was measured; nothing was of what stays float whatever is chosen: (0, 0)."""

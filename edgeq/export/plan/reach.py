@@ -1,14 +1,21 @@
-"""`Reach`: limits beyond which no reader of a tensor tells its values apart."""
+"""`Reach`: limits beyond which no reader of a tensor tells its values apart.
+
+A softmax, a maximum and a comparison have such limits by what else they read. A function of the
+tensor alone has one where it is flat: a hard swish gives 0 for all that is below -3.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgeq.qtypes import FloatArray
+from edgeq.calibrate.calibration import Beyond
+from edgeq.flatbuffer import Graph, Operator
+from edgeq.ops import MOVED, holds
+from edgeq.qtypes import STAND_IN_FOR_INFINITY, FloatArray
 
 Range = tuple[float, float]
 
@@ -70,3 +77,163 @@ def is_drowned(widths: Sequence[tuple[bool, float]]) -> bool:
     """
     constants, computed = ([w for c, w in widths if c is wanted] for wanted in (True, False))
     return max(constants, default=0.0) > STEPS * max(computed, default=0.0) > 0.0
+
+
+def negligible(shape: Sequence[int]) -> float:
+    """How far below another exponents are that change no 8-bit result, a row of them together."""
+    return math.log(2 * (STEPS + 1) * max(shape[-1:], default=1))
+
+
+def ends_of(data: FloatArray) -> Range:
+    """Lowest and highest value of a constant; infinite where one stands for infinity."""
+    if not data.size:
+        return 0.0, 0.0
+    low, high = (float(f.reduce(data, axis=None)) for f in (np.fmin, np.fmax))  # NaN aside
+    beyond = beyond_of(data)
+    return -math.inf if beyond.low else low, math.inf if beyond.high else high
+
+
+def beyond_of(data: FloatArray) -> Beyond:
+    """Values of a constant beside finite ones."""
+    bound = STAND_IN_FOR_INFINITY
+    return Beyond(
+        bool((data <= -bound).any()), bool((data >= bound).any()), bool(np.isnan(data).any())
+    )
+
+
+def finite_ends_of(data: FloatArray) -> Range:
+    """Lowest and highest finite value of a constant; 0 where there is none."""
+    values = data[np.abs(data) < STAND_IN_FOR_INFINITY]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+
+
+FLAT = 0.25
+"""Steps of a result's integers by which it may differ throughout an end that counts as flat."""
+
+BEYOND = 2.0
+"""Ends are looked at up to so many times what samples have shown."""
+
+POINTS = 1025
+"""Numbers that a function is looked at with."""
+
+MOST_FUNCTIONS = 12
+"""Ops of a function that is followed; others are longer than any activation."""
+
+Function = Callable[..., FloatArray]
+
+
+def _gelu(x: FloatArray) -> FloatArray:
+    """Of both of its forms, which differ by less than a thousandth."""
+    found: FloatArray = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return found
+
+
+ACTIVATIONS: Mapping[str, Function] = {
+    "NONE": lambda x: x,
+    "RELU": lambda x: np.maximum(x, 0),
+    "RELU6": lambda x: np.clip(x, 0, 6),
+    "RELU_N1_TO_1": lambda x: np.clip(x, -1, 1),
+}
+"""What an op does to its result before it puts it out."""
+
+FUNCTIONS: Mapping[str, Function] = {
+    **{name: function for name, function in ACTIVATIONS.items() if name != "NONE"},
+    "HARD_SWISH": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "GELU": _gelu,
+    "ELU": lambda x: np.maximum(x, 0) + np.expm1(np.minimum(x, 0)),
+    "LOGISTIC": lambda x: 0.5 + 0.5 * np.tanh(0.5 * x),
+    "TANH": np.tanh,
+    "ADD": np.add,
+    "SUB": np.subtract,
+    "MUL": np.multiply,
+    "MINIMUM": np.minimum,
+    "MAXIMUM": np.maximum,
+}
+"""Ops that activations are made of, as functions of what they read."""
+
+
+def flat_ends(graph: Graph, tensor: int, seen: Range, step: Callable[[int], float]) -> Reach:
+    """Limits beyond which all that is computed of a tensor alone stays within its integers' steps.
+
+    Args:
+        graph: Of the float model.
+        tensor: The tensor.
+        seen: Its lowest and highest value.
+        step: Of the integers of a computed tensor; 0 where it is not known.
+    """
+    if not all(map(math.isfinite, seen)):
+        return UNLIMITED
+    grid = np.linspace(BEYOND * min(seen[0], 0.0), BEYOND * max(seen[1], 0.0), POINTS)
+    limits = Reach(math.inf, -math.inf)
+    for made, values in _made_of(graph, tensor, grid).items():
+        if made == tensor or not step(made) > 0 or not np.isfinite(values).all():
+            return UNLIMITED
+        most = FLAT * step(made)
+        first, last = (_flat(one, most) for one in (values, values[::-1]))
+        limits = limits.union(Reach(float(grid[first]), float(grid[len(grid) - 1 - last])))
+    return limits if limits.low < limits.high else UNLIMITED
+
+
+def _flat(values: FloatArray, most: float) -> int:
+    """The last of `(points, channels)` that all before it differ from by so much at most."""
+    above = np.maximum.accumulate(values) - values
+    below = values - np.minimum.accumulate(values)
+    differs = np.maximum(above, below).max(axis=1) > most
+    return int(np.argmax(differs)) - 1 if differs.any() else len(values) - 1
+
+
+def _made_of(graph: Graph, tensor: int, grid: FloatArray) -> Mapping[int, FloatArray]:
+    """What ops that compute more than a function of a tensor read of such, as `(points, channels)`.
+
+    The tensor itself where it is read so.
+    """
+    known = {tensor: grid[:, np.newaxis]}
+    waiting = {op.index for op, _ in graph.uses.get(tensor, ())}
+    wanted = {tensor} & set(graph.outputs)
+    for _ in range(MOST_FUNCTIONS):
+        if not waiting or tensor in wanted:
+            break
+        index = min(waiting)
+        waiting.remove(index)
+        op = graph.operators[index]
+        found = _applied(graph, op, known)
+        if found is None:
+            wanted |= known.keys() & set(op.inputs)
+            continue
+        (output,) = op.outputs
+        known[output] = found
+        wanted |= {output} & set(graph.outputs)
+        waiting |= {reader.index for reader, _ in graph.uses.get(output, ())}
+    if waiting:
+        wanted.add(tensor)
+    return {t: known[t] for t in sorted(wanted)}
+
+
+def _applied(graph: Graph, op: Operator, known: Mapping[int, FloatArray]) -> FloatArray | None:
+    """What an op makes of known values; None where that is not said by them and constants."""
+    if len(op.outputs) != 1:
+        return None
+    read = [known.get(t) for t in op.inputs]
+    if holds(op.name) in MOVED:
+        values = [one for one in read if one is not None]
+        computed = [t for t in op.inputs if t >= 0 and not graph.tensors[t].is_constant]
+        is_alone = len(values) == len(computed) == 1 and values[0].shape[1] == 1
+        return values[0] if is_alone else None
+    if op.name not in FUNCTIONS or op.fused_activation not in ACTIVATIONS:
+        return None
+    channels = graph.tensors[op.outputs[0]].shape[-1:]
+    for place, tensor in enumerate(op.inputs):
+        if read[place] is None:
+            read[place] = _constant(graph, tensor, channels)
+    if any(one is None for one in read):
+        return None
+    with np.errstate(all="ignore"):
+        return ACTIVATIONS[op.fused_activation](FUNCTIONS[op.name](*read))
+
+
+def _constant(graph: Graph, tensor: int, channels: Sequence[int]) -> FloatArray | None:
+    """A constant of one number, or one for each channel, as `(1, channels)`."""
+    data = graph.tensors[tensor].data if tensor >= 0 else None
+    if data is None or data.dtype != np.float32 or (data.size != 1 and data.shape[-1:] != channels):
+        return None
+    return data.reshape(1, -1) if data.size in (1, *channels) else None

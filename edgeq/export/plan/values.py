@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -19,14 +19,24 @@ from edgeq.calibrate.calibration import Beyond, Calibration
 from edgeq.calibrate.observers import MinMax
 from edgeq.errors import ModelError
 from edgeq.export.plan.margin import with_margin
-from edgeq.export.plan.reach import UNLIMITED, Range, Reach, is_drowned, width, within
+from edgeq.export.plan.reach import (
+    STEPS,
+    UNLIMITED,
+    Range,
+    Reach,
+    beyond_of,
+    ends_of,
+    finite_ends_of,
+    flat_ends,
+    is_drowned,
+    negligible,
+    width,
+    within,
+)
 from edgeq.flatbuffer import Operator, Tensor
 from edgeq.model import LiteModel
 from edgeq.ops import MOVED, OPS, Holds, ScaleRule, holds
-from edgeq.qtypes import STAND_IN_FOR_INFINITY, DType, FloatArray, covering, quantize
-
-LEVELS = 256
-"""Values that an 8-bit integer has."""
+from edgeq.qtypes import DType, covering, quantize
 
 SPARE = 8
 """An operand's range may be so many times as wide as measured, where others share its scale."""
@@ -79,13 +89,24 @@ class Values:
             ModelError: The calibration does not tell.
         """
         if from_float and tensor in self._calibration.ranges:
-            return self._widened(tensor, self._calibration.ranges[tensor])
-        if self._finite(tensor, dtype) is None:
+            found = self._calibration.ranges[tensor]
+        elif self._finite(tensor, dtype) is not None:
+            found = within(self._whole(tensor, dtype), self.reach(tensor))
+        else:
             raise ModelError(
                 f"tensor {self._graph.tensors[tensor].name!r} was not calibrated; "
                 "calibrate again with this version"
             )
-        return self._widened(tensor, within(self._whole(tensor, dtype), self.reach(tensor)))
+        low, high = self._widened(tensor, found)
+        if dtype.bits != 8 or tensor in self._graph.inputs:
+            return low, high
+        flat = flat_ends(self._graph, tensor, found, self._step)
+        return max(low, min(flat.low, 0.0)), min(high, max(flat.high, 0.0))
+
+    def _step(self, tensor: int) -> float:
+        """Of the 8-bit integers of a computed tensor; 0 where nothing is known of it."""
+        found = self._finite(tensor)
+        return 0.0 if found is None else width(found) / STEPS
 
     def _widened(self, tensor: int, found: Range) -> Range:
         """A range with a margin, within the reach, where few numbers were measured."""
@@ -99,7 +120,7 @@ class Values:
         """The same of a constant that an op reads; None where no integers hold it."""
         data = self._graph.tensors[op.inputs[slot]].data
         assert data is not None
-        found = within(_ends(data), self._operand(op, slot))
+        found = within(ends_of(data), self._operand(op, slot))
         return found if all(map(math.isfinite, found)) else None
 
     def obstacle(self, op: Operator) -> str:
@@ -235,7 +256,9 @@ class Values:
         if op is None or tensor in self._calibration.ranges or not is_moved:
             return self._calibration.beyond.get(tensor, Beyond())
         sources = [
-            _beyond(operand.data) if operand.data is not None else self._held_beyond(operand.index)
+            beyond_of(operand.data)
+            if operand.data is not None
+            else self._held_beyond(operand.index)
             for _, operand in self._real_operands(op)
         ]
         found = functools.reduce(Beyond.merge, sources, Beyond())
@@ -285,7 +308,7 @@ class Values:
         if top is None:
             return UNLIMITED
         beta = float(getattr(op.options, "beta", 0.0)) or 1.0
-        margin = _negligible(shape) if op.name == "SOFTMAX" else LOG_SOFTMAX_SPAN
+        margin = negligible(shape) if op.name == "SOFTMAX" else LOG_SOFTMAX_SPAN
         return Reach(top - margin / beta)
 
     def _powers(self, op: Operator) -> Reach:
@@ -293,7 +316,7 @@ class Values:
         (output,) = op.outputs
         largest = self._calibration.ranges.get(output, (0.0, 0.0))[1]
         shape = self._graph.tensors[output].shape
-        return Reach(math.log(largest) - _negligible(shape)) if largest > 0 else UNLIMITED
+        return Reach(math.log(largest) - negligible(shape)) if largest > 0 else UNLIMITED
 
     def _extreme(self, op: Operator, slot: int) -> Reach:
         """A maximum (minimum) does not see what is below (above) all that it may give."""
@@ -342,7 +365,7 @@ class Values:
         """Of a constant that an operand in a range is multiplied by: its integers are 0 or a step
         at least."""
         low, high = min(other[0], 0.0), max(other[1], 0.0)
-        step = (high - low) / (LEVELS - 1)
+        step = (high - low) / STEPS
         if not (step > 0 and math.isfinite(step)) or low < 0 < high:
             return UNLIMITED
         limits = behind.over(np.asarray(step if high > 0 else -step))
@@ -359,7 +382,9 @@ class Values:
     def _operand_range(self, op: Operator, slot: int) -> Range:
         """Lowest and highest value of an operand, whatever matters of it."""
         tensor = self._graph.tensors[op.inputs[slot]]
-        return self._whole(tensor.index, DType.INT8) if tensor.data is None else _ends(tensor.data)
+        return (
+            self._whole(tensor.index, DType.INT8) if tensor.data is None else ends_of(tensor.data)
+        )
 
     def _finite_operand(self, op: Operator, slot: int) -> Range:
         """The same of the finite values alone, padding aside: every window holds one of them."""
@@ -369,32 +394,5 @@ class Values:
         ):
             tensor = self._graph.tensors[producer.inputs[0]]
         if tensor.data is not None:
-            return _finite_ends(tensor.data)
+            return finite_ends_of(tensor.data)
         return self._finite(tensor.index) or (-math.inf, math.inf)
-
-
-def _negligible(shape: Sequence[int]) -> float:
-    """How far below another exponents are that change no 8-bit result, a row of them together."""
-    return math.log(2 * LEVELS * max(shape[-1:], default=1))
-
-
-def _ends(data: FloatArray) -> Range:
-    """Lowest and highest value of a constant; infinite where one stands for infinity."""
-    if not data.size:
-        return 0.0, 0.0
-    low, high = (float(f.reduce(data, axis=None)) for f in (np.fmin, np.fmax))  # NaN aside
-    beyond = _beyond(data)
-    return -math.inf if beyond.low else low, math.inf if beyond.high else high
-
-
-def _beyond(data: FloatArray) -> Beyond:
-    bound = STAND_IN_FOR_INFINITY
-    return Beyond(
-        bool((data <= -bound).any()), bool((data >= bound).any()), bool(np.isnan(data).any())
-    )
-
-
-def _finite_ends(data: FloatArray) -> Range:
-    """Lowest and highest finite value of a constant; 0 where there is none."""
-    values = data[np.abs(data) < STAND_IN_FOR_INFINITY]
-    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)

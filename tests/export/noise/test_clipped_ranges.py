@@ -103,6 +103,18 @@ def test_what_a_single_of_few_samples_reaches_stays(
     assert any(isinstance(o, Fixed) for o in found.observers.values()) == is_cut
 
 
+@pytest.mark.parametrize(
+    ("count", "won_db", "is_cut"), [(34, 1.2, False), (34, 1.6, True), (MANY, 0.8, True)]
+)
+def test_what_few_samples_win_may_be_chance(
+    count: int, won_db: float, is_cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gaining(monkeypatch, won_db, won_db)
+    rows = rows_of(count)
+    _, _, notes = cut([*[3 * max(rows, key=np.ptp)] * 2, *rows])
+    assert bool(notes) == is_cut
+
+
 def test_few_samples_cut_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     gaining(monkeypatch, 1.0, 2.0)
     widest, found, notes = cut(rows_of(9))
