@@ -447,7 +447,7 @@ WRONG: dict[str, tuple[Any, Any, Any, type[Exception], str]] = {
     ),
     "wrong shape": (
         dense, normal(1, 3), {"w": WEIGHT}, ModelError,
-        "calling dense on inputs 'x' float32 (1, 3) raises TypeError: dot_general requires",
+        'x @ params["w"]) on inputs \'x\' float32 (1, 3) raises TypeError: dot_general requires',
     ),
 }  # fmt: skip
 
