@@ -116,6 +116,11 @@ def _of_tensors(x: Any) -> dict[str, Any]:
     made["products"] = tf.math.cumprod(rows, 1)
     made["products before"] = tf.math.cumprod(rows, 0, exclusive=True, reverse=True)
     made["length"] = tf.math.reduce_euclidean_norm(rows, 1)
+    at = tf.cast(tf.abs(rows[:, :2]) * 9, tf.int32) % (4, 5)  # some of them twice
+    for name in ("max", "min", "sub"):
+        scattered = getattr(tf, f"tensor_scatter_nd_{name}")
+        made[f"scattered {name}"] = scattered(tf.zeros((4, 5)), at, rows[:, 0])
+        made[f"scattered rows {name}"] = scattered(tf.zeros((4, 5)), at[:, :1], rows)
     parts = tf.signal.stft(rows[:1], 4, 2)
     made["transformed back"] = tf.signal.inverse_stft(parts, 4, 2)
     return made
@@ -178,7 +183,11 @@ def _of_matrices(x: Any) -> dict[str, Any]:
     whole = square @ tf.transpose(square, (0, 2, 1)) + tf.eye(3)
     q, r = tf.linalg.qr(tall)
     sign, size = tf.linalg.slogdet(square)
+    large = np.eye(40, dtype=np.float32) + 0.1 * np.sin(np.arange(1600.0)).reshape(40, 40)
+    large, column = large.astype(np.float32), tf.transpose(x)
     return {
+        "of a constant": tf.linalg.solve(large, column),
+        "of a constant triangle": tf.linalg.triangular_solve(large, column, adjoint=True),
         "root": tf.linalg.cholesky(whole),
         "inverse": tf.linalg.inv(square),
         "solved": tf.linalg.solve(square, right, adjoint=True),

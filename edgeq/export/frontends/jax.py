@@ -32,6 +32,7 @@ from edgeq.export.frontends.trace_check import check_trace, forgotten
 from edgeq.export.importing.recurrent_layers import with_recurrent_layers
 from edgeq.export.importing.sequence_loop import SEQUENCE_LOOP
 from edgeq.export.importing.sequence_lstm import SEQUENCE_LSTM
+from edgeq.foreign.code_lines import raised_line
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import LiteModel
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from edgeq.export.frontends.jaxpr.function_states import State
 
 _LAYER = re.compile(r"jit\(model\)/([^|;]+)\|")
+_PACKAGES = ("jax", "jaxlib", "flax")
 _INSTALL = "pip install 'edgeq[jax]'"
 
 
@@ -375,15 +377,16 @@ class _Lowering:
 
     def _trace_error(self, error: Exception) -> EdgeqError:
         received = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in self.arguments.items())
+        place = raised_line(error, _PACKAGES)
         kinds = {kind.__name__ for kind in type(error).__mro__}
         if "ConcretizationTypeError" in kinds or "TracerArrayConversionError" in kinds:
             return ModelError(
-                f"JAX cannot trace {self.function.name} with inputs {received}: "
+                f"JAX cannot trace {self.function.name}{place} with inputs {received}: "
                 f"{first_line(error)}. It must be a function that jax.jit takes: no branches on "
                 "values, no numpy functions on its inputs"
             )
         return ModelError(
-            f"calling {self.function.name} on inputs {received} raises "
+            f"calling {self.function.name}{place} on inputs {received} raises "
             f"{type(error).__name__}: {first_line(error)}. A function of parameters and inputs "
             "needs params=..., and rep_dataset must fit its inputs"
         )

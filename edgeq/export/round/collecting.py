@@ -11,7 +11,7 @@ from edgeq.export.round.exact import Matrix
 from edgeq.export.round.loop_taps import LoopSite, LoopTaps
 from edgeq.export.round.moments import Moments
 from edgeq.export.round.weighted_ops import Site
-from edgeq.files import is_large
+from edgeq.files import Content, is_large
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.runtime.crew import Crew
 from edgeq.runtime.session import Session
@@ -38,9 +38,7 @@ def collect(
     read = dict.fromkeys(t for site in sites for t in site.inputs)
     loops = [site for site in sites if isinstance(site, LoopSite)]
     taps = LoopTaps(party.model.tree, loops, math.ceil(MOST_ROWS / len(samples)))
-    editor = GraphEditor(taps.tree)
-    editor.add_outputs([*(t for t in read if t not in graph.inputs), *taps.outputs])
-    tflite = editor.finish()
+    tflite = _as_far_as(taps, [t for t in read if t not in graph.inputs])
 
     def rows_of(site: Site, session: Session) -> Matrix:
         if isinstance(site, LoopSite):
@@ -58,3 +56,13 @@ def collect(
             for one, seen in zip(found, moments, strict=True):
                 seen.add(one)
             advance()
+
+
+def _as_far_as(taps: LoopTaps, tensors: Sequence[int]) -> Content:
+    """The file that computes some tensors, what is kept of loops, and no more."""
+    editor = GraphEditor(taps.tree)
+    wanted = [*tensors, *taps.outputs]
+    if wanted:
+        editor.set_ports(editor.ports[0], wanted)
+        editor.prune()
+    return editor.finish()

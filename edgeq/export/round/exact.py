@@ -39,44 +39,45 @@ def product(left: Matrix, right: Matrix) -> Matrix:
         `(groups, rows, columns)` float32.
     """
     bits = _bits(left.shape[-1])
-    one, one_unit = _whole(left, bits, axis=-1)
-    other, other_unit = _whole(right, bits, axis=-2)
+    one, other = _rounded(left, bits, axis=-1), _rounded(right, bits, axis=-2)
     found = np.empty((*left.shape[:-1], right.shape[-1]), np.float32)
     for start in range(0, found.shape[-1], WIDE):
         columns = np.s_[..., start : start + WIDE]
-        found[columns] = one @ other[columns] * one_unit * other_unit[columns]
+        found[columns] = one @ other[columns]
     return found
 
 
-def gram(rows: Matrix) -> Matrix:
-    """`product(rows.T, rows)` in half the time, as it is symmetric.
+def add_gram(squares: Matrix, rows: Matrix) -> None:
+    """Adds `product(rows.T, rows)`, which is symmetric, to a lower triangle, in place.
+
+    Half the time of the product. Besides the triangle, some of the other one is written as well.
 
     Args:
+        squares: `(groups, columns, columns)` float32.
         rows: `(groups, terms, columns)`.
-
-    Returns:
-        `(groups, columns, columns)` float32.
     """
-    columns = rows.shape[-1]
-    found = np.empty((len(rows), columns, columns), np.float32)
     for below, across, block in _lower_triangle(rows):
-        found[:, below, across] = block
-        found[:, across, below] = block.transpose(0, 2, 1)
+        squares[:, below, across] += block.astype(np.float32)
+
+
+def mirrored(lower: Matrix) -> Matrix:
+    """Symmetric matrices `(groups, columns, columns)` from their lower triangles."""
+    found = lower.copy()
+    for start in range(0, lower.shape[-1], WIDE):
+        stop = start + WIDE
+        found[:, start:stop, stop:] = lower[:, stop:, start:stop].transpose(0, 2, 1)
     return found
 
 
 def _lower_triangle(rows: Matrix) -> Iterator[tuple[slice, slice, Matrix]]:
-    """Blocks of `gram` that cover the lower triangle, in float64, and where they stand."""
+    """Blocks of `rows.T @ rows` that cover the lower triangle, in float64, and where they stand."""
     terms, columns = rows.shape[1:]
-    whole, unit = _whole(rows, _bits(terms), axis=-2)
+    rounded = _rounded(rows, _bits(terms), axis=-2)
     for start in range(0, columns, WIDE):
         across = slice(start, min(columns, start + WIDE))
         for below in (across, slice(across.stop, columns)):
             # BLAS sees a matrix and itself on the diagonal, and computes half of it.
-            block = whole[..., below].transpose(0, 2, 1) @ whole[..., across]
-            block *= unit[..., below].transpose(0, 2, 1)
-            block *= unit[..., across]
-            yield below, across, block
+            yield below, across, rounded[..., below].transpose(0, 2, 1) @ rounded[..., across]
 
 
 def _bits(terms: int) -> int:
@@ -84,11 +85,14 @@ def _bits(terms: int) -> int:
     return (EXACT_BITS - math.ceil(math.log2(max(1, terms)))) // 2
 
 
-def _whole(values: Matrix, bits: int, axis: int) -> tuple[Matrix, Matrix]:
-    """Numbers as whole ones of some bits, and what 1 stands for along an axis: a power of two."""
+def _rounded(values: Matrix, bits: int, axis: int) -> Matrix:
+    """Numbers as whole ones of some bits times a power of two that is the same along an axis."""
     _, exponent = np.frexp(np.abs(values).max(axis=axis, keepdims=True, initial=0.0))
-    whole = np.multiply(values, np.ldexp(1.0, bits - exponent), dtype=np.float64)
-    return np.rint(whole, out=whole), np.ldexp(1.0, exponent - bits)
+    # Beside so large a number, float64 has no bits left for fractions of the power of two.
+    large = np.ldexp(1.5, EXACT_BITS - 1 + exponent - bits)
+    found: Matrix = np.add(values, large, dtype=np.float64)
+    found -= large
+    return found
 
 
 def cholesky(squares: Matrix) -> Matrix:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeq.export.round.exact import Matrix, gram, product
+from edgeq.export.round.exact import Matrix, add_gram, mirrored, product
 
 
 class Moments:
@@ -40,7 +40,7 @@ class Moments:
             self._squares = np.zeros((*self._origin.shape, rows.shape[-1]), np.float32)
         rows -= self._origin[:, None]
         self._sum += rows.sum(axis=1)
-        self._squares += gram(rows)
+        add_gram(self._squares, rows)
         self._count += rows.shape[1]
 
     @property
@@ -52,7 +52,8 @@ class Moments:
     def squares(self, centred: bool) -> Matrix:
         """Mean of `x @ x.T`, `(groups, columns, columns)`; around the mean if `centred`."""
         offset = (self._sum / self._count).astype(np.float32)
-        found = self._squares / np.float32(self._count)
+        found = mirrored(self._squares)
+        found /= np.float32(self._count)
         found -= offset[:, :, None] * offset[:, None]
         _shrink(found, self._count)
         if not centred:

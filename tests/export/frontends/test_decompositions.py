@@ -98,6 +98,7 @@ def of(function: Callable[..., Any], *inputs: Make) -> Case:
     return Case(lambda: Calling(function), inputs)
 
 
+SEVEN = (1, 2, 2, 3, 2, 4, 5)
 IMAGE, ROW, CUBE, MATRIX, MATRIX_3 = (
     floats(1, 2, 5, 7),
     floats(1, 2, 9),
@@ -345,6 +346,24 @@ KINDS: dict[str, dict[str, Case]] = {
         ),
         "slices and an entry of six axes written": of(
             slices_written, floats(1, 2, 3, 2, 4, 5), floats(1, 2, 3, 1, 4, 5)
+        ),
+        "sums along seven axes": of(
+            lambda x: (
+                x.sum(3), x.sum((2, 4), keepdim=True), x.mean((-1, 0)), x.amax(4), x.max(4)[0],
+                x.std((1, 3)), x.norm(dim=2),
+            ), floats(*SEVEN),
+        ),
+        "shares along seven axes": of(
+            lambda x: (x.softmax(3), x.log_softmax(-1), x.logsumexp(2)), floats(*SEVEN)
+        ),
+        "numbers along seven axes": of(
+            lambda x: (
+                functional.relu(x), functional.leaky_relu(x, 0.1), functional.silu(x),
+                functional.elu(x), functional.softplus(x), x.sigmoid() - x, x.roll((1, -2), (3, 5)),
+            ), floats(*SEVEN),
+        ),
+        "dense layer that seven axes are read of": layer(
+            lambda: nn.Sequential(nn.Linear(5, 3), nn.Flatten(3, 4)), floats(*SEVEN)
         ),
         "joined along one of seven axes": of(
             lambda x: torch.cat([x, x * 2], 3), floats(1, 2, 1, 3, 2, 2, 4)

@@ -238,6 +238,21 @@ def factors(x: Any) -> Any:
     )  # fmt: skip
 
 
+def of_constants(x: Any) -> Any:
+    """Systems of a constant of more rows than are solved row by row."""
+    rows = np.tile(normal(10, 5), (4, 1))
+    kernel = rows @ rows.T + 3 * np.eye(40, dtype=np.float32)
+    factor, seen = np.linalg.cholesky(kernel), rows @ x.T
+    solve = jax.scipy.linalg.solve_triangular
+    return (
+        solve(factor, seen, lower=True), solve(factor, seen, trans=1, lower=True),
+        solve(kernel, seen, unit_diagonal=True), jnp.linalg.solve(kernel, seen),
+        jax.scipy.linalg.cho_solve((factor, True), seen),
+        jax.vmap(lambda row: solve(factor, row, lower=True))(seen.T),
+        jax.lax.linalg.triangular_solve(jnp.asarray(factor), seen.T, lower=True),
+    )  # fmt: skip
+
+
 def outside(x: Any) -> Any:
     index = (x * 4).astype(np.int32)[:, :3]
     return (
@@ -254,6 +269,7 @@ def into_several(x: Any) -> Any:
 
 
 OWN_FORMS: dict[str, Callable[..., Any]] = {
+    "systems of constants": of_constants,
     "axes ordered behind a broadcast": lambda x: (
         jnp.broadcast_to(x[:, None], (3, 4, 2, 5)).transpose(0, 3, 2, 1) * x[:, 0]
     ),
@@ -447,7 +463,7 @@ WRONG: dict[str, tuple[Any, Any, Any, type[Exception], str]] = {
     ),
     "wrong shape": (
         dense, normal(1, 3), {"w": WEIGHT}, ModelError,
-        "calling dense on inputs 'x' float32 (1, 3) raises TypeError: dot_general requires",
+        'x @ params["w"]) on inputs \'x\' float32 (1, 3) raises TypeError: dot_general requires',
     ),
 }  # fmt: skip
 

@@ -137,17 +137,6 @@ def test_an_op_that_is_refused_names_its_layer_and_line() -> None:
     assert reason.startswith("'stablehlo.concatenate' op requires")
 
 
-def test_the_line_is_the_innermost_of_the_user() -> None:
-    traceback = (
-        '  File "/home/me/net.py", line 7, in forward\n    return self.act(x)\n'
-        f'  File "{torch.__file__}", line 9, in forward\n    return torch.relu(x)\n'
-    )
-    assert source_places.line_in(traceback) == " (net.py:7: return self.act(x))"
-    assert source_places.line_in("") == ""
-    without_code = '  File "<stdin>", line 3, in forward\n  File "<stdin>", line 1, in <lambda>\n'
-    assert source_places.line_in(without_code) == " (<stdin>:1)"
-
-
 def fails(*_: Any) -> Any:
     raise AssertionError("a decomposition that fails")
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgeq.export.round.exact import PANEL, WIDE, cholesky, gram, product, solved
+from edgeq.export.round.exact import PANEL, WIDE, add_gram, cholesky, mirrored, product, solved
 
 Array = npt.NDArray[np.float32]
 
@@ -37,8 +37,12 @@ def test_a_wide_product_is_that_of_its_parts() -> None:
 
 @pytest.mark.parametrize("columns", [1, 7, WIDE + 9])
 def test_a_gram_matrix_is_the_product_of_rows_with_themselves(columns: int) -> None:
-    rows = draw(2, 30, columns)
-    assert np.array_equal(gram(rows), product(rows.transpose(0, 2, 1), rows))
+    rows, more = draw(2, 30, columns), draw(2, 30, columns, seed=4)
+    squares = np.zeros((2, columns, columns), np.float32)
+    for some in (rows, more):
+        add_gram(squares, some)
+    expected = sum(product(some.transpose(0, 2, 1), some) for some in (rows, more))
+    assert np.array_equal(mirrored(squares), expected)
 
 
 def test_what_is_not_finite_stays_so() -> None:

@@ -22,9 +22,11 @@ from edgeq.export.plan.choices import choose
 from edgeq.export.plan.planner import make_plan
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.rewrite import rewrite
-from edgeq.export.round import weighted_ops
+from edgeq.export.round import collecting, weighted_ops
 from edgeq.export.round.collecting import MOST_ROWS
+from edgeq.export.round.common_weights import Party
 from edgeq.export.round.gptq import Grid, fit, gain
+from edgeq.export.round.moments import Moments
 from edgeq.export.round.rounder import MEMORY_BYTES, Rounder
 from edgeq.export.round.weighted_ops import Site, patches
 from edgeq.flatbuffer import Graph, pack
@@ -225,6 +227,30 @@ def test_weights_in_parts_are_closer_than_nearest_ones_and_biases_fit(
     fitted = output_noise(model.tflite, rounded.model(model).tflite, samples)
     as_nearest = replace(rounded, weights=nearest, biases={}).model(model)
     assert fitted < output_noise(model.tflite, as_nearest.tflite, samples) / 1.5
+
+
+def test_ops_behind_what_a_weight_is_multiplied_with_do_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = tuple(
+        Step("FULLY_CONNECTED", (x, draw(8, 8, seed=i)), {y: Value((1, 8))}, {})
+        for i, (x, y) in enumerate(["xa", "ab", "by"])
+    )
+    model = LiteModel(OneOp("three layers", {"x": Value((1, 8))}, steps).build(), "tflite")
+    sites = [Site(model.graph, (op,), None) for op in model.graph.operators]
+    sample, files = [draw(1, 8)], list[Graph]()
+
+    def session(tflite: bytes, **options: object) -> Session:
+        files.append(LiteModel(tflite, "tflite").graph)
+        return Session(tflite, threads=1)
+
+    monkeypatch.setattr(collecting, "Session", session)
+    for count, needed in ((3, 2), (2, 1)):
+        party, seen = Party(model, choose(model, INT8), [sample], 1), [Moments() for _ in sites]
+        collecting.collect(party, sites[:count], seen[:count], lambda: None)
+        assert len(files.pop().operators) == needed
+        seen[1].flush()
+        assert seen[1].mean == pytest.approx(sample[0] @ draw(8, 8, seed=0).T, rel=1e-4)
 
 
 def test_a_few_columns_are_told_by_few_rows() -> None:

@@ -26,10 +26,11 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """`linear` of rows in four dimensions or more that the converter refuses.
 
     Of one row it folds the dimensions into the product; without a bias it does so again. Of rows
-    one by one it makes a product of another rank than it says. To many axes it adds no bias.
+    one by one it makes a product of another rank than it says. To many axes it adds no bias, and
+    takes them into a product that does not load.
     """
     if x.dim() > MOST_AXES:
-        rows = aten.linear.default(x.reshape(-1, x.shape[-1]), weight, bias)
+        rows = dense(x.reshape(1, -1, 1, x.shape[-1]), weight, bias)
         return rows.reshape(*x.shape[:-1], weight.shape[0])
     if _is_one_by_one(x.shape):
         image = aten.conv2d.default(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias)

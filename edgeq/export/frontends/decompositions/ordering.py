@@ -1,12 +1,15 @@
-"""Sorting, order statistics, running products and maxima."""
+"""Sorting, order statistics, running products and maxima; sums and shares along many axes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from edgeq.export.frontends.decompositions.pointwise import ARITHMETIC_RANK
 
 aten = torch.ops.aten
 
@@ -157,7 +160,87 @@ def _place_of_whole(op: Callable[..., Tensor]) -> Callable[..., Any]:
     return form
 
 
+def _in_rows(x: Tensor, axis: int) -> Tensor:
+    """`(before, axis, behind)`: the axes in front of one and behind it, each as one."""
+    shape = x.shape
+    return x.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+
+
+def joined_along(op: Any) -> Callable[..., Any]:
+    """A sum, mean or extreme of more axes than kernels take, along one after the other."""
+
+    def joined(x: Tensor, axes: Any = None, keepdim: bool = False, **options: Any) -> Any:
+        if x.ndim <= ARITHMETIC_RANK:
+            return NotImplemented
+        along = {axis % x.ndim for axis in (axes or range(x.ndim))}
+        shape = list(x.shape)
+        for axis in along:
+            shape[axis] = 1
+            x = op(_in_rows(x, axis), [1], True, **options).reshape(shape)
+        return x if keepdim else x.reshape([n for a, n in enumerate(shape) if a not in along])
+
+    return joined
+
+
+def variance(
+    x: Tensor, axes: Any = None, *, correction: float | None = None, keepdim: bool = False
+) -> Any:
+    """`var.correction` of more axes than kernels take."""
+    if x.ndim <= ARITHMETIC_RANK:
+        return NotImplemented
+    along = list(axes or range(x.ndim))
+    off = x - x.mean(along, True)
+    count = math.prod(int(x.shape[axis]) for axis in along) - (
+        1 if correction is None else correction
+    )
+    return (off * off).sum(along, keepdim) / count
+
+
+def _root(variances: Any) -> Any:
+    return variances if variances is NotImplemented else variances.sqrt()
+
+
+def shared_along(op: Any) -> Callable[..., Any]:
+    """A softmax of more axes than kernels take, in rows."""
+
+    def shared(x: Tensor, axis: int, *rest: Any) -> Any:
+        if x.ndim <= ARITHMETIC_RANK:
+            return NotImplemented
+        return op(_in_rows(x, axis % x.ndim), 1, *rest).reshape(x.shape)
+
+    return shared
+
+
+def rolled(x: Tensor, shifts: Sequence[int], axes: Sequence[int] = ()) -> Any:
+    """`roll` of more axes than kernels take, as joins of two parts."""
+    if x.ndim <= ARITHMETIC_RANK or not axes:
+        return NotImplemented
+    for shift, axis in zip(shifts, axes, strict=True):
+        size = int(x.shape[axis])
+        first, last = x.split([size - shift % size, shift % size], axis)
+        x = torch.cat([last, first], axis)
+    return x
+
+
+def highest_along(x: Tensor, axis: int, keepdim: bool = False) -> Any:
+    """`max.dim` of more axes than kernels take."""
+    if x.ndim <= ARITHMETIC_RANK:
+        return NotImplemented
+    return x.amax(axis, keepdim), x.argmax(axis, keepdim)
+
+
+_SHARES = (
+    aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten._log_softmax.default,
+)  # fmt: skip
+_SUMS = (aten.sum.dim_IntList, aten.mean.dim, aten.amax.default, aten.amin.default)
+
 TABLE: dict[Any, Callable[..., Any]] = {
+    **{op: shared_along(op) for op in _SHARES},
+    **{op: joined_along(op) for op in _SUMS},
+    aten.max.dim: highest_along,
+    aten.var.correction: variance,
+    aten.std.correction: lambda x, *axes, **options: _root(variance(x, *axes, **options)),
+    aten.roll.default: rolled,
     aten.argmax.default: _place_of_whole(aten.argmax.default),
     aten.argmin.default: _place_of_whole(aten.argmin.default),
     aten.histc.default: histogram,

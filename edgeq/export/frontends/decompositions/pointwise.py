@@ -225,26 +225,19 @@ def hypotenuse(x: Tensor, y: Tensor) -> Tensor:
 
 
 def in_fewer_axes(op: Any, most: int) -> Callable[..., Any]:
-    """An op of two tensors of more axes than its kernel joins: those that go alike become one."""
+    """An op of tensors of more axes than its kernel joins: those that go alike become one."""
 
-    def joined(x: Any, y: Any, **options: Any) -> Any:
-        tensors = [v for v in (x, y) if isinstance(v, Tensor)]
+    def joined(*operands: Any, **options: Any) -> Any:
+        tensors = [v for v in operands if isinstance(v, Tensor)]
         if max(v.ndim for v in tensors) <= most:
             return NotImplemented
         shape = torch.broadcast_shapes(*(v.shape for v in tensors))
         merged = _merged_axes([[1] * (len(shape) - v.ndim) + [*v.shape] for v in tensors])
         fewer = iter([v.reshape(axes) for v, axes in zip(tensors, merged, strict=True)])
-        x, y = (next(fewer) if isinstance(v, Tensor) else v for v in (x, y))
-        return op(x, y, **options).reshape(shape)
+        given = (next(fewer) if isinstance(v, Tensor) else v for v in operands)
+        return op(*given, **options).reshape(shape)
 
     return joined
-
-
-def reciprocal(x: Tensor) -> Any:
-    """`reciprocal` of more axes than DIV joins, in one."""
-    if x.ndim <= ARITHMETIC_RANK:
-        return NotImplemented
-    return aten.reciprocal.default(x.flatten()).reshape(x.shape)
 
 
 def _merged_axes(shapes: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -279,6 +272,8 @@ def vector_norm(
     dtype: torch.dtype | None = None,
 ) -> Any:
     """`linalg_vector_norm`: the sum of magnitudes, or the root of a sum of other powers."""
+    if p == 2 and x.ndim > ARITHMETIC_RANK and dtype is None:
+        return (x * x).sum(list(dim) if dim else None, keepdim).sqrt()
     if p in (0, 2) or math.isinf(p) or dtype is not None or not x.is_floating_point():
         return NotImplemented
     axes = list(dim) if dim else list(range(x.ndim))
@@ -303,6 +298,14 @@ def absolute(x: Tensor) -> Any:
     return torch.where(x < 0, -x, x) if is_integer else NotImplemented
 
 
+_WITH_NUMBERS = (
+    aten._prelu_kernel.default, aten.elu.default, aten.erf.default, aten.expm1.default,
+    aten.hardtanh.default, aten.leaky_relu.default, aten.log1p.default, aten.mish.default,
+    aten.neg.default, aten.reciprocal.default, aten.relu.default, aten.relu6.default,
+    aten.sigmoid.default, aten.silu.default, aten.softplus.default,
+)  # fmt: skip
+"""Functions of a tensor that the converter makes of it and numbers, by ops of two tensors."""
+
 TABLE: dict[Any, Callable[..., Any]] = {
     aten._neg_view.default: torch.neg,
     aten.abs.default: absolute,
@@ -319,7 +322,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.add.Tensor: in_fewer_axes(aten.add.Tensor, ARITHMETIC_RANK),
     aten.sub.Tensor: in_fewer_axes(aten.sub.Tensor, ARITHMETIC_RANK),
     aten.mul.Tensor: in_fewer_axes(aten.mul.Tensor, ARITHMETIC_RANK),
-    aten.reciprocal.default: reciprocal,
+    **{op: in_fewer_axes(op, ARITHMETIC_RANK) for op in _WITH_NUMBERS},
     aten.div.Tensor: in_fewer_axes(aten.div.Tensor, ARITHMETIC_RANK),
     aten.hypot.default: hypotenuse,
     aten.linalg_vector_norm.default: vector_norm,

@@ -79,7 +79,10 @@ def order_of_exchanges(exchanges: Any, *, permutation_size: int, **params: Any) 
 def triangular_solve(
     triangle: Any, other: Any, *, left_side: bool, lower: bool, transpose_a: bool, **params: Any
 ) -> Any:
-    """A triangular system, solved row by row."""
+    """A triangular system, solved row by row; of a constant one by a product with its inverse."""
+    if isinstance(other, jax.core.Tracer) and not isinstance(triangle, jax.core.Tracer):
+        half = np.tril(triangle) if lower else np.triu(triangle)
+        return _product_with_inverse(half, other, left_side, transpose_a, params["unit_diagonal"])
     size = triangle.shape[-1]
     if size > ROWS_MAX:
         kept = {"left_side": left_side, "lower": lower, "transpose_a": transpose_a, **params}
@@ -100,6 +103,19 @@ def triangular_solve(
         solved[i] = row
     made = jnp.concatenate([solved[i] for i in range(size)], -2)
     return made if left_side else _turned(made)
+
+
+def _product_with_inverse(
+    triangle: Any, other: Any, left_side: bool, transposed: bool, unit_diagonal: bool
+) -> Any:
+    """What a constant triangle times the result is `other`, or the result times it."""
+    matrix = np.asarray(triangle, np.float64)
+    if unit_diagonal:
+        ones = np.eye(matrix.shape[-1])
+        matrix = matrix * (1 - ones) + ones
+    matrix = np.swapaxes(matrix, -1, -2) if transposed else matrix
+    inverse = np.linalg.inv(matrix).astype(np.float32)
+    return inverse @ other if left_side else other @ inverse
 
 
 def _householder(x: Any) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from edgeq.export.frontends.tensorflow_graph.static_values import Form
+from edgeq.export.frontends.tensorflow_graph.static_values import Form, constant
 
 ROWS_MAX = 32
 """Of a matrix that is factored or solved row by row, each of which is a few ops."""
@@ -27,6 +27,32 @@ def _small(make: Callable[[Any], Form]) -> Callable[[Any], Form | None]:
         return make(op) if is_small else None
 
     return made
+
+
+def _solving(
+    of_matrix: Callable[[Any, Any], Any], make: Callable[[Any], Form]
+) -> Callable[[Any], Form | None]:
+    """A maker of forms of systems: of a constant matrix by a product with its inverse.
+
+    Args:
+        of_matrix: The part of a matrix that an op reads.
+        make: Makes those of small matrices.
+    """
+
+    def made(op: Any) -> Form | None:
+        matrix = constant(op.inputs[0])
+        if matrix is None or op.inputs[0].dtype != tf.float32:
+            return _small(make)(op)
+        read = of_matrix(op, matrix.astype(np.float64))
+        inverse = np.linalg.inv(np.swapaxes(read, -1, -2) if op.get_attr("adjoint") else read)
+        return lambda _, y: tf.matmul(tf.constant(inverse.astype(np.float32)), y)
+
+    return made
+
+
+def _half(op: Any, matrix: Any) -> Any:
+    """The triangle that an op reads."""
+    return np.tril(matrix) if op.get_attr("lower") else np.triu(matrix)
 
 
 def _cholesky(op: Any) -> Form:
@@ -186,8 +212,8 @@ MAKERS: dict[str, Callable[[Any], Form | None]] = {
     "MatrixDeterminant": _small(_determinant),
     "MatrixDiagPartV3": _diagonal,
     "MatrixInverse": _small(_inverse),
-    "MatrixSolve": _small(_solve),
-    "MatrixTriangularSolve": _small(_triangular_solve),
+    "MatrixSolve": _solving(lambda _, matrix: matrix, _solve),
+    "MatrixTriangularSolve": _solving(_half, _triangular_solve),
     "Qr": _small(_qr),
 }
 """By the kind of op that they stand for."""

@@ -5,6 +5,7 @@ Each is made for one op of a graph, by its attributes and constants.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -77,6 +78,24 @@ def _segments(op: Any) -> Form | None:
     return segmented
 
 
+def _scattered(op: Any) -> Form:
+    """`TensorScatterMax` and `TensorScatterMin`: by segments, one for each place."""
+    shape, depth = op.inputs[0].shape.as_list(), int(op.inputs[1].shape[-1])
+    steps = [math.prod(shape[axis + 1 : depth]) for axis in range(depth)]
+    segments, joined = {
+        "TensorScatterMax": (tf.math.unsorted_segment_max, tf.maximum),
+        "TensorScatterMin": (tf.math.unsorted_segment_min, tf.minimum),
+    }[op.type]
+
+    def scattered(x: Any, places: Any, updates: Any) -> Any:
+        ids = tf.reduce_sum(tf.cast(places, tf.int32) * tf.constant(steps, tf.int32), -1)
+        rows = tf.reshape(updates, [-1, math.prod(shape[depth:])])
+        made = segments(rows, tf.reshape(ids, [-1]), math.prod(shape[:depth]))
+        return joined(x, tf.reshape(made, shape))
+
+    return scattered
+
+
 def _length(op: Any) -> Form | None:
     """The root of the sum of squares."""
     axes, keeps = constant(op.inputs[1]), op.get_attr("keep_dims")
@@ -94,5 +113,8 @@ _MAKERS: dict[str, Callable[[Any], Form | None]] = {
     "SegmentMax": _segments,
     "SegmentMean": _segments,
     "SegmentMin": _segments,
+    "TensorScatterMax": _scattered,
+    "TensorScatterMin": _scattered,
+    "TensorScatterSub": lambda op: lambda x, at, y: tf.tensor_scatter_nd_add(x, at, -y),
 }
 """By the kind of op that they stand for."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeq.foreign import code_lines
+
 _REPEATED_CALL = re.compile(r"@\d+$")
-_FRAME = re.compile(r'File "([^"]+)", line (\d+), in \S+(?:\n {4,}(.*))?')
 _EXECUTED = re.compile(r"While executing %(\w+)")
 _REFUSED = re.compile(r'error: "([^"]*?);*"\("\w+"\("([^"]+)":(\d+):\d+\)\)?\)?: (.+)')
-_PACKAGE = Path(__file__).parents[3]
+
+PACKAGES = ("torch", "litert_torch")
+"""Whose lines are not the user's."""
 
 
 def layer_path(node: Any) -> str:
@@ -35,12 +37,12 @@ def traced_name(node: Any) -> str:
 
 def source_line(node: Any) -> str:
     """The line of the user's code that a node comes from, ` (model.py:12: x = x.sort())`, or ``."""
-    return line_in(node.meta.get("stack_trace") or "")
+    return code_lines.line_in(node.meta.get("stack_trace") or "", PACKAGES)
 
 
 def raised_line(error: BaseException) -> str:
     """The innermost line of the user's that an error came through, as errors show it."""
-    return line_in("".join(traceback.format_exception(error)))
+    return code_lines.raised_line(error, PACKAGES)
 
 
 def refused_place(message: str, layers: Mapping[str, str]) -> tuple[str, str]:
@@ -55,28 +57,16 @@ def refused_place(message: str, layers: Mapping[str, str]) -> tuple[str, str]:
     """
     node, refused = _EXECUTED.search(message), _REFUSED.search(message)
     if node:
-        return f" at {layers.get(node[1], node[1])}{line_in(message)}", ""
+        return f" at {layers.get(node[1], node[1])}{code_lines.line_in(message, PACKAGES)}", ""
     if refused:
         layer, file, line, reason = refused.groups()
         return f" at {layer or 'the model'} ({Path(file).name}:{line})", reason.rstrip(".")
     return "", ""
 
 
-def line_in(trace: str) -> str:
-    """The innermost line of a traceback that is the user's, as errors show it."""
-    for file, line, code in reversed(_FRAME.findall(trace)):
-        if is_users(file):
-            shown = f": {code.strip()[:100]}" if code else ""
-            return f" ({Path(file).name}:{line}{shown})"
-    return ""
-
-
 def is_users(file: str) -> bool:
     """Whether a file of code is the user's own, or one of a package besides PyTorch and edgeq."""
-    import torch
-
-    packages = (_PACKAGE, Path(torch.__file__).parent)
-    return "litert_torch" not in file and not any(p in Path(file).parents for p in packages)
+    return code_lines.is_users(file, PACKAGES)
 
 
 def where(node: Any) -> str:
