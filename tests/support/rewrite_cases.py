@@ -144,6 +144,69 @@ def _scalar(value: float) -> Array:
     return np.asarray(value, np.int32 if isinstance(value, int) else np.float32)
 
 
+BOTH_SIDES, TRUTH = Value((2, 16), low=-6, high=30), Value((2, 16), "bool")
+
+
+def _chosen(label: str, *steps: tuple[object, ...]) -> OneOp:
+    """Ops on the same rows, each `(output, name, operands...)`; numbers are constants."""
+
+    def step(output: str, name: str, *operands: str | float) -> Step:
+        named = tuple(o if isinstance(o, str) else _scalar(float(o)) for o in operands)
+        is_truth = name.startswith(("GREATER", "LESS", "NOT_EQUAL"))
+        return Step(name, named, {output: TRUTH if is_truth else ROWS})
+
+    return OneOp(label, {"x": BOTH_SIDES}, tuple(step(*given) for given in steps))
+
+
+def _elu(above: float = 1, below: float = 1, rate: float = 1) -> OneOp:
+    """As PyTorch has it: all branches of everything."""
+    return _chosen(
+        "ELU", ("up", "MUL", "x", above), ("in", "MUL", "x", rate), ("e", "EXP", "in"),
+        ("less", "SUB", "e", 1), ("down", "MUL", "less", below), ("is", "GREATER_EQUAL", "x", 0),
+        ("y", "SELECT", "is", "up", "down"),
+    )  # fmt: skip
+
+
+ELUS = {
+    "": (_elu(), ("ELU",)),
+    "with a slope below": (_elu(below=0.5), ("ELU", "MUL", "MUL", "ADD")),
+    "SELU": (_elu(above=1.05, below=1.76), ("ELU", "MUL", "MUL", "SUB")),
+    "CELU": (_elu(below=0.5, rate=2.0), ("MUL", "ELU", "MUL")),
+    "of what is chosen before": (
+        _chosen("ELU", ("is", "LESS", 0, "x"), ("low", "SELECT_V2", "is", 0, "x"),
+                ("e", "EXP", "low"), ("less", "SUB", "e", 1), ("y", "SELECT", "is", "x", "less")),
+        ("ELU",),
+    ),
+    "of a minimum, the other way round": (
+        _chosen("ELU", ("is", "LESS_EQUAL", "x", 0), ("low", "MINIMUM", "x", 0),
+                ("e", "EXP", "low"), ("less", "SUB", "e", 1), ("y", "SELECT", "is", "less", "x")),
+        ("ELU",),
+    ),
+}  # fmt: skip
+
+CLAMPS = {
+    "a RELU": (_chosen("clamp", ("is", "GREATER", "x", 0), ("y", "SELECT_V2", "is", "x", 0)),
+               ("MUL",)),
+    "of two sides": (
+        _chosen("clamp", ("low", "LESS", "x", -1), ("a", "SELECT_V2", "low", -1, "x"),
+                ("high", "GREATER", "x", 1), ("y", "SELECT_V2", "high", 1, "a")),
+        ("MUL",),
+    ),
+}  # fmt: skip
+
+THRESHOLDED = _chosen(
+    "softplus", ("in", "MUL", "x", 2), ("e", "EXP", "in"), ("more", "ADD", "e", 1),
+    ("log", "LOG", "more"), ("soft", "MUL", "log", 0.5), ("is", "GREATER", "in", 20),
+    ("y", "SELECT", "is", "x", "soft"),
+)  # fmt: skip
+
+NUMBERS = _chosen(
+    "softplus", ("up", "RELU", "x"), ("size", "ABS", "x"), ("low", "NEG", "size"),
+    ("e", "EXP", "low"), ("more", "ADD", "e", 1), ("log", "LOG", "more"),
+    ("soft", "ADD", "up", "log"), ("no", "NOT_EQUAL", "x", "x"), ("y", "SELECT", "no", "x", "soft"),
+)  # fmt: skip
+
+
 def _ints(*values: object) -> Array:
     return np.asarray(values, np.int32)
 
@@ -579,6 +642,19 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("centred product", _normalised(),
               ("MEAN", "RESHAPE", "SUB", "MUL", "MEAN", "ADD", "RSQRT", "RESHAPE", "MUL"),
               is_delegated=False, situation="of a normalisation"),
+    *(Rewritten("ELU written out", model, ops, has_int8=False, situation=situation)
+      for situation, (model, ops) in ELUS.items()),
+    Rewritten("ELU as a sum",
+              _chosen("ELU", ("up", "RELU", "x"), ("low", "MINIMUM", "x", 0), ("e", "EXP", "low"),
+                      ("less", "SUB", "e", 1), ("y", "ADD", "up", "less")), ("ELU",),
+              has_int8=False),
+    *(Rewritten("clamp by SELECT", model, ops, has_int8=False, situation=situation)
+      for situation, (model, ops) in CLAMPS.items()),
+    Rewritten("softplus with a threshold", THRESHOLDED, ("MUL", *SOFTPLUS, "MUL"),
+              has_int8=False, is_delegated=False),
+    Rewritten("choice where there is no number", NUMBERS,
+              ("MUL", "LEAKY_RELU", "MUL", "EXP", "ADD", "LOG", "ADD"),
+              has_int8=False, is_delegated=False),
     Rewritten("softplus written out", _softplus(), SOFTPLUS, is_delegated=False),
     Rewritten("softmax written out", _written_out(2), ("TANH", "SOFTMAX"), has_int8=False,
               is_delegated=False,              loss_db=3.0, situation="along the last axis"),
