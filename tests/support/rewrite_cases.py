@@ -211,6 +211,60 @@ def _ints(*values: object) -> Array:
     return np.asarray(values, np.int32)
 
 
+def _matrices(one: tuple[int, ...], other: tuple[int, ...], made: tuple[int, ...],
+              **options: object) -> OneOp:  # fmt: skip
+    operands = {"x": Value(one), "z": Value(other)}
+    return OneOp("matrices", operands,
+                 (Step("BATCH_MATMUL", ("x", "z"), {"y": Value(made)}, options),))  # fmt: skip
+
+
+def summed_product(
+    one: tuple[int, ...], other: tuple[int, ...], axis: int, keeps: bool = False
+) -> OneOp:
+    """The sum along an axis of a product that broadcasts."""
+    whole = np.broadcast_shapes(one, other)
+    made = tuple(1 if i == axis else d for i, d in enumerate(whole) if keeps or i != axis)
+    product = Step("MUL", ("x", "z"), {"m": Value(whole)})
+    total = Step("SUM", ("m", _ints(axis)), {"y": Value(made)}, {"keepDims": keeps})
+    return OneOp("summed product", {"x": Value(one), "z": Value(other)}, (product, total))
+
+
+COLUMNS = {
+    "": (_matrices((3, 5, 16), (3, 16, 1), (3, 5, 1)), ("RESHAPE", "MUL", "SUM")),
+    "and one row": (_matrices((3, 1, 16), (3, 1, 16), (3, 1, 1), adjY=True), ("MUL", "SUM")),
+    "for all": (_matrices((3, 2, 5, 16), (2, 16, 1), (3, 2, 5, 1)), ("RESHAPE", "MUL", "SUM")),
+    "that sums nothing": (_matrices((3, 5, 1), (3, 1, 6), (3, 5, 6)), ("MUL",)),
+    "that sums nothing, turned": (
+        _matrices((3, 1, 5), (3, 6, 1), (3, 5, 6), adjX=True, adjY=True),
+        ("RESHAPE", "RESHAPE", "MUL"),
+    ),
+}  # fmt: skip
+
+BROADCAST = {
+    "": (summed_product((2, 9, 1, 8), (2, 1, 10, 8), 3), ("RESHAPE", "RESHAPE", "BATCH_MATMUL")),
+    "over the first": (summed_product((6, 9, 1), (6, 1, 10), 0),
+                       ("RESHAPE", "TRANSPOSE", "BATCH_MATMUL", "RESHAPE")),
+    "in between": (summed_product((2, 9, 8, 1), (8, 10), 2, keeps=True),
+                   ("RESHAPE", "RESHAPE", "BATCH_MATMUL", "RESHAPE")),
+    "the other way round": (summed_product((2, 1, 10, 8), (2, 9, 1, 8), 3),
+                            ("RESHAPE", "RESHAPE", "BATCH_MATMUL")),
+}  # fmt: skip
+
+_PRODUCT = ("RESHAPE", "RESHAPE", "BATCH_MATMUL")
+
+COMPUTED = {
+    "": (_matrices((5, 16), (16, 8), (5, 8)), (*_PRODUCT, "RESHAPE")),
+    "of many rows": (_matrices((2, 5, 16), (8, 16), (2, 5, 8), adjY=True),
+                     (*_PRODUCT, "RESHAPE")),
+    "as a layer": (
+        OneOp("layer", {"x": Value((5, 16)), "z": Value((8, 16))},
+              (Step("FULLY_CONNECTED", ("x", "z", np.linspace(-1, 1, 8, dtype=np.float32)),
+                    {"y": Value((5, 8))}, {"fusedActivationFunction": RELU}),)),
+        (*_PRODUCT, "ADD", "RESHAPE"),
+    ),
+}  # fmt: skip
+
+
 def _conv(chain: _Chain, inputs: int = 4, outputs: int = 6, size: int = 6) -> _Chain:
     operands = ("-", _weights(outputs, 3, 3, inputs), _weights(outputs))
     return chain.then("CONV_2D", operands, Value((1, size, size, outputs)), **CONV)
@@ -655,6 +709,12 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("choice where there is no number", NUMBERS,
               ("MUL", "LEAKY_RELU", "MUL", "EXP", "ADD", "LOG", "ADD"),
               has_int8=False, is_delegated=False),
+    *(Rewritten("product of one column", model, ops, loss_db=3.0, situation=situation)
+      for situation, (model, ops) in COLUMNS.items()),
+    *(Rewritten("product by broadcasting", model, ops, situation=situation)
+      for situation, (model, ops) in BROADCAST.items()),
+    *(Rewritten("product of two computed matrices", model, ops, loss_db=5.0, situation=situation)
+      for situation, (model, ops) in COMPUTED.items()),
     Rewritten("softplus written out", _softplus(), SOFTPLUS, is_delegated=False),
     Rewritten("softmax written out", _written_out(2), ("TANH", "SOFTMAX"), has_int8=False,
               is_delegated=False,              loss_db=3.0, situation="along the last axis"),

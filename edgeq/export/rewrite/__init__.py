@@ -22,7 +22,7 @@ from edgeq.export.rewrite import (
 )
 from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.export.rewrite.recurrence import looped, unrolled
-from edgeq.export.rewrite.written_out import selects, softmaxes
+from edgeq.export.rewrite.written_out import products, selects, softmaxes
 from edgeq.flatbuffer import Graph, Operator, pack, parse_tree
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.flatbuffer.subgraphs import without_unreached
@@ -34,6 +34,7 @@ REWRITES: tuple[Rewrite, ...] = (
     *unrolled.REWRITES,
     *selects.REWRITES,
     *softmaxes.REWRITES,
+    *products.REWRITES,
     *layout.REWRITES,
     *joins_and_cuts.REWRITES,
     *arithmetic.REWRITES,
