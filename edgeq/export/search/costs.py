@@ -36,6 +36,7 @@ class Rates:
         element_ns: Nanoseconds for each element that it reads or writes.
         row_ns: Nanoseconds for each row that its weight is multiplied with; in a convolution each
             tap of a kernel takes one for each pixel. With few channels that is most of its time.
+            Of a product of matrices, each row of 16 columns of a right one, which is laid out.
         pixel_ns: Nanoseconds for each row of a convolution's result, however few its channels are:
             integers are scaled anew there. In dynamic range and with one tap it counts twice, as
             each row gets a scale of its own first. Of a move, each row that is padded.
@@ -202,7 +203,7 @@ WITH_DOT_PRODUCT = Costs(
         "depthwise": Rates(0.0325, 0.03),
         "large depthwise": Rates(0.407, 0.604),
         "dense": Rates(0.0125, 0.03),
-        "matmul": Rates(0.0125, 0.048),
+        "matmul": Rates(0.0105, 0.0, 5.8, 31.0),
         "nonlinear": Rates(0.0, 0.1),
         "elementwise": Rates(0.0, 0.045),
         "move": Rates(0.0, 0.06, 0.0, PADDED_ELEMENTS * 0.06),
@@ -213,7 +214,7 @@ WITH_DOT_PRODUCT = Costs(
         "depthwise": Rates(0.07, 0.01),
         "large depthwise": Rates(0.508, 0.209),
         "dense": Rates(0.004, 0.05, 10.0),
-        "matmul": Rates(0.00241, 0.219),
+        "matmul": Rates(0.0015, 0.19, 5.2, 195.0),
         "nonlinear": Rates(0.0, 0.03),
         "elementwise": Rates(0.0, 0.055),
         "move": Rates(0.0, 0.025, 0.0, PADDED_ELEMENTS * 0.06),
@@ -228,13 +229,14 @@ WITH_DOT_PRODUCT = Costs(
 )
 """Measured on Xeons with AVX-512 VNNI, without and with AMX, LiteRT 2.3: by `edgeq bench --fit`;
 convolutions and dense layers to the slower of the times with and without AMX (25 convolutions,
-within 13 % in int8 and 20 % in float; 11 transposed ones of a stride, 14 dense layers); what moves
-values, or computes them one by one, in chains of up to five ops, as one alone takes most of its
-time to be given its input. AMX multiplies tiles of 64 columns, so that with few channels it is up
-to three times, transposed up to ten times as slow as the kernels without, and slower than float;
-what is chosen by this table is slower than float on neither. Of 1, 2, 3 and 9 dense layers side by
-side, the first one in integers takes 200 to 350 ns more than each other one. The ratios between the
-forms stand for phones with int8 dot products as well."""
+within 13 % in int8 and 20 % in float; 11 transposed ones of a stride, 14 dense layers); products of
+matrices likewise (9, most within 25 %: many small ones take twice as long in int8 as in float);
+what moves values, or computes them one by one, in chains of up to five ops, as one alone takes most
+of its time to be given its input. AMX multiplies tiles of 64 columns, so that with few channels it
+is up to three times, transposed up to ten times as slow as the kernels without, and slower than
+float; what is chosen by this table is slower than float on neither. Of 1, 2, 3 and 9 dense layers
+side by side, the first one in integers takes 200 to 350 ns more than each other one. The ratios
+between the forms stand for phones with int8 dot products as well."""
 
 COLUMNS, ROWS = 16, 16
 """Output channels of a float convolution, and rows of a dense layer in integers, count as rounded

@@ -72,8 +72,9 @@ DENSE: tuple[Shape, ...] = (
 """Rows, input and output columns."""
 
 MATMUL: tuple[Shape, ...] = ((1, 64, 64, 64), (4, 64, 32, 64), (4, 128, 16, 128), (1, 196, 196, 64),
-                             (6, 197, 64, 197))  # fmt: skip
-"""Batch, rows, inner and output columns."""
+                             (6, 197, 64, 197), (128, 1, 1, 16), (128, 1, 16, 16),
+                             (64, 4, 64, 4), (16, 49, 32, 49))  # fmt: skip
+"""Batch, rows, inner and output columns; many small ones, as windows and heads of attention."""
 
 IMAGES: tuple[Shape, ...] = ((1, 16, 16, 16), (1, 32, 32, 32), (1, 48, 48, 64))
 PADDED: tuple[Shape, ...] = ((1, 16, 16, 3), (1, 32, 32, 16), (1, 64, 64, 3), (1, 48, 48, 32))

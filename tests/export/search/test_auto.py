@@ -506,6 +506,24 @@ def test_few_columns_gain_nothing_from_integers(name: str, columns: int, faster:
     assert (times[0] < times[1]) == faster
 
 
+@pytest.mark.parametrize(("batch", "rows", "depth", "columns", "faster"), [
+    (128, 1, 16, 16, False), (16, 49, 32, 49, False),  # 15 and 54, 24 and 42 us
+    (1, 196, 196, 64, True), (6, 197, 64, 197, True),  # 32 and 17, 279 and 130 us
+])  # fmt: skip
+def test_many_small_products_gain_nothing_from_integers(
+    batch: int, rows: int, depth: int, columns: int, faster: bool
+) -> None:
+    operands = {"x": Value((batch, rows, depth)), "z": Value((batch, depth, columns))}
+    made = {"y": Value((batch, rows, columns))}
+    case = OneOp("products", operands, (Step("BATCH_MATMUL", ("x", "z"), made),))
+    graph = LiteModel(case.build(), "tflite").graph
+    times = [
+        estimate_ns(WITH_DOT_PRODUCT, graph, graph.operators[0], form, True)
+        for form in ("int8", "float32")
+    ]
+    assert (times[0] < times[1]) == faster
+
+
 def estimate_of(step: Step, delegated: bool = True) -> float:
     inputs = {"x": Value((1, 32, 32, 16 if step.name != "DEPTHWISE_CONV_2D" else 1))}
     graph = LiteModel(OneOp(step.name, inputs, (step,)).build(), "t").graph
