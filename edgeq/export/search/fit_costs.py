@@ -71,6 +71,9 @@ DENSE: tuple[Shape, ...] = (
 )
 """Rows, input and output columns."""
 
+FAR: Shape = (1, 4096, 4096)
+"""A dense layer with more weights than the cache of a core holds."""
+
 MATMUL: tuple[Shape, ...] = ((1, 64, 64, 64), (4, 64, 32, 64), (4, 128, 16, 128), (1, 196, 196, 64),
                              (6, 197, 64, 197), (128, 1, 1, 16), (128, 1, 16, 16),
                              (64, 4, 64, 4), (16, 49, 32, 49))  # fmt: skip
@@ -269,8 +272,8 @@ def fit(name: str, seconds: float = SECONDS, advance: Callable[[], None] = lambd
         advance: Called after each of the `STEPS` steps, for a progress bar.
 
     Returns:
-        The rates of this machine. Those of ops outside the delegate, of weights and of launching
-        stay as they were measured elsewhere.
+        The rates of this machine. Those of ops outside the delegate, of weights in the cache and of
+        launching stay as they were measured elsewhere.
     """
     costs = replace(WITH_DOT_PRODUCT, name=name)
     ports_ns = {form: _ports_ns(form, seconds) for form in ("float32", "int8")}
@@ -293,11 +296,22 @@ def fit(name: str, seconds: float = SECONDS, advance: Callable[[], None] = lambd
     rate = _fitted(costs, "float32", conversions, seconds, port_ns).element_ns
     advance()
     # A conversion is priced by the elements that pass, each of which is read and written.
-    return replace(costs, boundary_ns=rate)
+    far_ns = _far_byte_ns(costs, seconds)
+    advance()
+    return replace(costs, boundary_ns=rate, far_byte_ns=far_ns)
 
 
-STEPS = 2 * len(KINDS) + len(DYNAMIC) + 2
+STEPS = 2 * len(KINDS) + len(DYNAMIC) + 3
 """Number of times that `fit` calls `advance`."""
+
+
+def _far_byte_ns(costs: Costs, seconds: float) -> float:
+    """Nanoseconds for each byte of weights that come from beyond the cache."""
+    model = _Builder("int8").dense(FAR)
+    (taken_ms,) = _times_ms([model], seconds)
+    work = model.work(replace(costs, weight_byte_ns=0.0), "int8")
+    reading_ns = taken_ms * 1e6 - work.time_ns(costs.int8["dense"])
+    return max(costs.weight_byte_ns, reading_ns / (FAR[1] * FAR[2]))
 
 
 def _ports_ns(form: str, seconds: float) -> float:

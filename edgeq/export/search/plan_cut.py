@@ -85,6 +85,7 @@ class PlanCut:
         self._oldest = options.oldest
         self._scales: dict[str, float] = {}
         self._dynamic_noise = DYNAMIC_NOISE
+        self._total = self._weights_read()
         self._float_ns = sum(self._time(op, "float32") for op in self._graph.operators)
         self._together = decided_together(self._graph)
         self._sources = sources(self._graph, noise.tensors)
@@ -98,6 +99,12 @@ class PlanCut:
         self._others = {index: self._others_of(index) for index in choices}
         total = sum(self._weights.values())
         self._byte_ns = SIZE_WORTH * self._float_ns / (4 * total) if total else 0.0
+
+    def _weights_read(self) -> int:
+        """How many weights a run reads, each once; of tables it reads next to nothing."""
+        multiplying = [op for op in self._graph.operators if not is_table(op.name)]
+        read = {op.inputs[s] for op in multiplying for s in weight_slots(self._graph, op)}
+        return sum(math.prod(self._graph.tensors[tensor].shape) for tensor in read)
 
     def with_noise(self, noise: Noise) -> PlanCut:
         """The same graph with other noise."""
@@ -210,7 +217,7 @@ class PlanCut:
     def _time(self, op: Operator, form: str) -> float:
         place = "int8" if form == "int8" else "float32"
         delegated = op.index not in self._outside[place]
-        estimated = estimate_ns(self._costs, self._graph, op, form, delegated)
+        estimated = estimate_ns(self._costs, self._graph, op, form, delegated, self._total)
         return estimated * self._scales.get(form, 1.0)
 
     def _cheapest(self, unit: float) -> dict[int, Form]:

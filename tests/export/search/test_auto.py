@@ -524,6 +524,21 @@ def test_many_small_products_gain_nothing_from_integers(
     assert (times[0] < times[1]) == faster
 
 
+def test_weights_beyond_the_cache_cost_more() -> None:
+    step = Step("FULLY_CONNECTED", ("x", weights(16, 256)), {"y": Value((1, 16))})
+    graph = LiteModel(OneOp("dense", {"x": Value((1, 256))}, (step,)).build(), "tflite").graph
+    op, costs = graph.operators[0], WITH_DOT_PRODUCT
+
+    def added(form: str, total: int) -> float:
+        alone, among = (estimate_ns(costs, graph, op, form, True, n) for n in (0, total))
+        return among - alone
+
+    dearer = costs.far_byte_ns - costs.weight_byte_ns
+    assert added("float32", 1_000_000) == pytest.approx(4 * 16 * 256 * dearer)
+    assert added("int8", 1_000_000) == 0.0  # a megabyte stays where it is
+    assert added("int8", 3_000_000) == pytest.approx(16 * 256 * dearer)
+
+
 def estimate_of(step: Step, delegated: bool = True) -> float:
     inputs = {"x": Value((1, 32, 32, 16 if step.name != "DEPTHWISE_CONV_2D" else 1))}
     graph = LiteModel(OneOp(step.name, inputs, (step,)).build(), "t").graph
