@@ -276,6 +276,18 @@ def test_finishing_that_is_interrupted_leaves_the_plan_as_it_is(
     assert NOT_FINISHED not in notes
 
 
+def test_what_computes_indices_is_part_of_every_plan(worker: Worker) -> None:
+    one, table, scale = Value((1,), "int32", 0, 9), weights(9, 8), weights(8)
+    rows = Value((1, 8))
+    case = OneOp("table", {"places": Value((4,), "int32", 0, 9)}, (
+        Step("SLICE", ("places", np.asarray([1], np.int32), np.asarray([1], np.int32)), {"p": one}),
+        Step("EMBEDDING_LOOKUP", ("p", table), {"row": rows}),
+        Step("MUL", ("row", scale), {"y": rows}),
+    ))  # fmt: skip
+    cut = search(case, worker).cut()
+    assert cut.plain(Mode.WEIGHT_INT8).time == pytest.approx(1.0)
+
+
 def test_plans_are_offered_from_the_fastest_to_the_most_faithful(worker: Worker) -> None:
     cut = search(sabotaged(), worker).cut()
     offers = [cut.candidate(price) for price in PRICES]
