@@ -177,9 +177,13 @@ def test_a_fitted_table_goes_through_a_file(fitted: Costs, tmp_path: Path) -> No
 @pytest.mark.parametrize("form", ["float32", "int8"])
 @pytest.mark.parametrize(
     ("kind", "wanted"),
-    [("move", Rates(0.0, 0.03, 0.0, 5.0)), ("matmul", Rates(0.01, 0.05, 6.0, 150.0))],
+    [
+        ("move", Rates(0.0, 0.03, 0.0, 5.0)),
+        ("matmul", Rates(0.01, 0.05, 6.0, 150.0)),
+        ("elementwise", Rates(0.0, 0.05, 3.0, 0.0)),
+    ],
 )
-def test_a_fit_finds_what_padding_and_small_products_take(
+def test_a_fit_finds_what_is_not_for_each_element(
     kind: str, wanted: Rates, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Times by known rates give these rates back."""

@@ -36,7 +36,8 @@ class Rates:
         element_ns: Nanoseconds for each element that it reads or writes.
         row_ns: Nanoseconds for each row that its weight is multiplied with; in a convolution each
             tap of a kernel takes one for each pixel. With few channels that is most of its time.
-            Of a product of matrices, each row of 16 columns of a right one, which is laid out.
+            Of a product of matrices, each row of 16 columns of a right one, which is laid out; of
+            an op on elements, each run of them that broadcasting leaves.
         pixel_ns: Nanoseconds for each row of a convolution's result, however few its channels are:
             integers are scaled anew there. In dynamic range and with one tap it counts twice, as
             each row gets a scale of its own first. Of a move, each row that is padded.
@@ -210,7 +211,7 @@ WITH_DOT_PRODUCT = Costs(
         "dense": Rates(0.0125, 0.03),
         "matmul": Rates(0.0105, 0.0, 5.8, 31.0),
         "nonlinear": Rates(0.0, 0.1),
-        "elementwise": Rates(0.0, 0.045),
+        "elementwise": Rates(0.0, 0.045, 0.7),
         "move": Rates(0.0, 0.06, 0.0, PADDED_ELEMENTS * 0.06),
     },
     {
@@ -221,7 +222,7 @@ WITH_DOT_PRODUCT = Costs(
         "dense": Rates(0.004, 0.05, 10.0),
         "matmul": Rates(0.0015, 0.19, 5.2, 195.0),
         "nonlinear": Rates(0.0, 0.03),
-        "elementwise": Rates(0.0, 0.055),
+        "elementwise": Rates(0.0, 0.055, 3.0),
         "move": Rates(0.0, 0.025, 0.0, PADDED_ELEMENTS * 0.06),
     },
     {

@@ -80,6 +80,9 @@ MATMUL: tuple[Shape, ...] = ((1, 64, 64, 64), (4, 64, 32, 64), (4, 128, 16, 128)
 """Batch, rows, inner and output columns; many small ones, as windows and heads of attention."""
 
 IMAGES: tuple[Shape, ...] = ((1, 16, 16, 16), (1, 32, 32, 32), (1, 48, 48, 64))
+SPREAD: tuple[Shape, ...] = ((1, 64, 64, 8), (1, 64, 64, 16), (1, 16, 16, 64))
+"""What a number for each channel is added to, beside sums of equal shapes."""
+
 PADDED: tuple[Shape, ...] = ((1, 16, 16, 3), (1, 32, 32, 16), (1, 64, 64, 3), (1, 48, 48, 32))
 """What is padded by one pixel around, beside what only moves."""
 
@@ -213,6 +216,10 @@ class _Builder:
         both = [self._activation(name, shape) for name in ("left", "right")]
         return self._finish("ADD", both, shape, both, potScaleInt16=False)
 
+    def spread(self, shape: Shape) -> OneOp:
+        both = [self._activation("left", shape), self._activation("right", shape[-1:])]
+        return self._finish("ADD", both, shape, both, potScaleInt16=False)
+
     def move(self, shape: Shape) -> OneOp:
         order = (0, 2, 1, 3)
         wanted = self._editor.constant("order", np.asarray(order, np.int32))
@@ -258,6 +265,8 @@ def models(kind: str, form: str) -> list[OneOp]:
     """The models that one kind of op is timed with in one form."""
     made = kind.removeprefix("large ").replace(" ", "_")
     found: list[OneOp] = [getattr(_Builder(form), made)(shape) for shape in _SHAPES[kind]]
+    if kind == "elementwise":
+        found += [_Builder(form).spread(shape) for shape in SPREAD]
     if kind == "move":
         found += [_Builder(form).padding(shape) for shape in PADDED]
     return found

@@ -128,7 +128,7 @@ def rows(graph: Graph, op: Operator, unit: int = 1) -> int:
     """Rows that the weight of a convolution or dense layer is multiplied with, in all its taps.
 
     Of a product of matrices, rows of the right ones, each of which is laid out anew in blocks of
-    `BLOCK` columns.
+    `BLOCK` columns. Of an op on elements, the runs of them that broadcasting leaves.
 
     Args:
         graph: The graph.
@@ -136,6 +136,8 @@ def rows(graph: Graph, op: Operator, unit: int = 1) -> int:
         unit: Rows of a dense layer count as rounded up to so many.
     """
     shape, found = _weight_shape(graph, op), kind(graph, op)
+    if found == "elementwise" and len(op.inputs) == 2 and op.outputs:
+        return _runs(graph, op)
     if shape is None or not op.outputs:
         return 0
     if kind_of(op.name) is Kind.MATMUL:
@@ -148,6 +150,25 @@ def rows(graph: Graph, op: Operator, unit: int = 1) -> int:
     if found == "dense":
         return _rounded_up(_pixels(graph, op), unit)
     return _pixels(graph, op) * math.prod(shape[1:-1])
+
+
+def _runs(graph: Graph, op: Operator) -> int:
+    """Runs of elements in which neither operand begins or ceases to be spread; 0 for a single one.
+
+    Source:
+        `xnn_setup_binary_elementwise_nd` in XNNPACK, which calls its kernel once for each.
+    """
+    whole = graph.tensors[op.outputs[0]].shape
+    shapes = (graph.tensors[tensor].shape for tensor in op.inputs)
+    one, other = ((1,) * (len(whole) - len(shape)) + tuple(shape) for shape in shapes)
+    length, last = 1, None
+    for size, *both in zip(whole[::-1], one[::-1], other[::-1], strict=True):
+        spread = tuple(each == size for each in both)
+        if size > 1 and last not in (None, spread):
+            return math.prod(whole) // length
+        if size > 1:
+            length, last = length * size, spread
+    return 0
 
 
 def is_fused_pad(graph: Graph, op: Operator) -> bool:

@@ -43,7 +43,7 @@ from edgeq.export.search.costs import (
     estimate_ns,
 )
 from edgeq.export.search.ladder import Ladder
-from edgeq.export.search.op_work import macs
+from edgeq.export.search.op_work import macs, rows
 from edgeq.export.search.plan_cut import PLAIN
 from edgeq.export.search.trials import NOT_FINISHED, Trials
 from edgeq.fidelity.paired_run import Runner
@@ -534,6 +534,19 @@ def test_many_small_products_gain_nothing_from_integers(
         for form in ("int8", "float32")
     ]
     assert (times[0] < times[1]) == faster
+
+
+@pytest.mark.parametrize(("one", "other", "runs"), [
+    ((4, 8, 16), (4, 8, 16), 0), ((4, 8, 16), (), 0), ((4, 8, 16), (16,), 32),
+    ((4, 8, 16), (4, 1, 1), 4), ((4, 8, 1), (4, 1, 16), 32), ((1, 8, 16), (8, 16), 0),
+])  # fmt: skip
+def test_what_broadcasts_is_computed_run_by_run(
+    one: tuple[int, ...], other: tuple[int, ...], runs: int
+) -> None:
+    values, made = {"x": Value(one), "z": Value(other)}, Value(np.broadcast_shapes(one, other))
+    case = OneOp("sum", values, (Step("ADD", ("x", "z"), {"y": made}),))
+    graph = LiteModel(case.build(), "tflite").graph
+    assert rows(graph, graph.operators[0]) == runs
 
 
 def test_weights_beyond_the_cache_cost_more() -> None:
