@@ -136,7 +136,7 @@ def rows(graph: Graph, op: Operator, unit: int = 1) -> int:
         unit: Rows of a dense layer count as rounded up to so many.
     """
     shape, found = _weight_shape(graph, op), kind(graph, op)
-    if found == "elementwise" and len(op.inputs) == 2 and op.outputs:
+    if op.name in _BROADCASTING:
         return _runs(graph, op)
     if shape is None or not op.outputs:
         return 0
@@ -150,6 +150,10 @@ def rows(graph: Graph, op: Operator, unit: int = 1) -> int:
     if found == "dense":
         return _rounded_up(_pixels(graph, op), unit)
     return _pixels(graph, op) * math.prod(shape[1:-1])
+
+
+_BROADCASTING = ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE")
+"""Ops whose two operands are spread over each other."""
 
 
 def _runs(graph: Graph, op: Operator) -> int:
