@@ -13,6 +13,7 @@ from command_line import run
 from one_op import CASES
 
 import edgeq
+from edgeq import demo
 from edgeq.errors import RecipeError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.search import fit_costs
@@ -69,6 +70,15 @@ def test_every_op_gets_a_time(exported: EdgeModel) -> None:
     graph = parse(exported.tflite).graphs[0]
     assert [(t.op, t.name) for t in found] == [(op.index, op.name) for op in graph.operators]
     assert all(t.ms >= 0 for t in found)
+
+
+def test_weights_of_16_bits_are_unpacked_in_no_time(demo_images: Images) -> None:
+    made = edgeq.export(
+        demo.float_model_path(), demo_images[:12], recipe="float16", progress=False
+    )  # fmt: skip
+    found = op_times(made.tflite, Setting(threads=1), budget_s=0.0)
+    assert [t.name for t in found] == [op.name for op in parse(made.tflite).graphs[0].operators]
+    assert {t.ms for t in found if t.name == "DEQUANTIZE"} == {0.0}
 
 
 def test_random_samples_fit_the_model(exported: EdgeModel) -> None:
