@@ -306,12 +306,12 @@ class GraphEditor:
         self._graph.outputs = np.asarray(outputs, np.int32)
         self._tree.signatureDefs = None
 
-    def first_ops(self, count: int) -> None:
-        """Drops all ops behind the first `count`; what these do not read is put out."""
+    def first_ops(self, count: int, within: Collection[int] = ()) -> None:
+        """Drops all ops behind the first `count`; what none reads is put out, but for `within`."""
         self._graph.operators = self._graph.operators[:count]
         read = {int(t) for op in self._graph.operators for t in op.inputs}
         made = [int(t) for op in self._graph.operators for t in op.outputs]
-        wanted = {int(t) for t in self._graph.outputs}
+        read, wanted = read | set(within), {int(t) for t in self._graph.outputs}
         self.set_ports(self._graph.inputs, [t for t in made if t not in read or t in wanted])
 
     def add_outputs(self, tensors: Sequence[int]) -> None:

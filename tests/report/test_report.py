@@ -72,9 +72,11 @@ def test_the_first_line_says_how_good_it_is() -> None:
 
 def test_the_first_line_says_what_few_samples_leave_open() -> None:
     outputs = (fidelity("z", 40.0, 1), spread_over(24.6, 34.7))
-    few, many = (report(judged_samples=count, outputs=outputs) for count in (9, 20))
+    few, many = (report(judged_samples=count, outputs=outputs) for count in (9, 64))
     assert few.headline.endswith("31.4 dB (down to 24.6 on others: 9 judge it)")
     assert many.headline.endswith("31.4 dB")
+    better = (fidelity("z", 30.0, 1), spread_over(24.6, 34.7))  # the worst one now, on others not
+    assert "30.0 dB (down to 24.6" in report(judged_samples=9, outputs=better).headline
 
 
 def test_the_first_line_leaves_out_samples_that_say_less_than_a_part() -> None:
@@ -210,10 +212,10 @@ def test_json_stays_strict_where_a_number_is_not_finite(value: float) -> None:
         ),
         (
             {"judged_samples": 9, "outputs": (spread_over(27.6, 34.7), spread_over(30.0, 33.0))},
-            ["only 9 samples judge output 'y': others like them may leave it 27.6 dB; give 160 or "
+            ["only 9 samples judge output 'y': others like them may leave it 27.6 dB; give 640 or "
              "more"],
         ),
-        ({"judged_samples": 20, "outputs": (spread_over(27.6, 34.7),)}, []),
+        ({"judged_samples": 64, "outputs": (spread_over(27.6, 34.7),)}, []),
         (
             {"independent": False, "outputs": (along(40.0, 30.0, 20.0),)},
             ["output 'y' drifts: its SQNR in the first and last tenth of the steps is 40.0 and "

@@ -13,6 +13,7 @@ from command_line import run
 from one_op import CASES
 
 import edgeq
+from edgeq import demo
 from edgeq.errors import RecipeError
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.search import fit_costs
@@ -69,6 +70,15 @@ def test_every_op_gets_a_time(exported: EdgeModel) -> None:
     graph = parse(exported.tflite).graphs[0]
     assert [(t.op, t.name) for t in found] == [(op.index, op.name) for op in graph.operators]
     assert all(t.ms >= 0 for t in found)
+
+
+def test_weights_of_16_bits_are_unpacked_in_no_time(demo_images: Images) -> None:
+    made = edgeq.export(
+        demo.float_model_path(), demo_images[:12], recipe="float16", progress=False
+    )  # fmt: skip
+    found = op_times(made.tflite, Setting(threads=1), budget_s=0.0)
+    assert [t.name for t in found] == [op.name for op in parse(made.tflite).graphs[0].operators]
+    assert {t.ms for t in found if t.name == "DEQUANTIZE"} == {0.0}
 
 
 def test_random_samples_fit_the_model(exported: EdgeModel) -> None:
@@ -175,14 +185,31 @@ def test_a_fitted_table_goes_through_a_file(fitted: Costs, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("form", ["float32", "int8"])
-def test_a_fit_finds_what_padding_takes(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("move", Rates(0.0, 0.03, 0.0, 5.0)),
+        ("matmul", Rates(0.01, 0.05, 6.0, 150.0)),
+        ("elementwise", Rates(0.0, 0.05, 3.0, 0.0)),
+    ],
+)
+def test_a_fit_finds_what_is_not_for_each_element(
+    kind: str, wanted: Rates, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Times by known rates give these rates back."""
-    wanted = Rates(0.0, 0.03, 0.0, 5.0)
-    timed = models("move", form)
+    timed = models(kind, form)
     times_ms = [model.work(WITH_DOT_PRODUCT, form).time_ns(wanted) / 1e6 for model in timed]
     monkeypatch.setattr(fit_costs, "_times_ms", lambda *_: times_ms)
     found = dataclasses.astuple(fit_costs._fitted(WITH_DOT_PRODUCT, form, timed, 0.0, 0.0))
     assert found == pytest.approx(dataclasses.astuple(wanted))
+
+
+def test_a_fit_finds_what_weights_beyond_the_cache_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates, weights = WITH_DOT_PRODUCT.int8["dense"], 4096 * 4096
+    # 4,096 columns are read and written, one row counts as 16, and two launches are none
+    near_ns = weights * rates.mac_ns + 2 * 4096 * rates.element_ns + 16 * rates.row_ns + 100
+    monkeypatch.setattr(fit_costs, "_times_ms", lambda *_: [(near_ns + 0.05 * weights) / 1e6])
+    assert fit_costs._far_byte_ns(WITH_DOT_PRODUCT, 0.0) == pytest.approx(0.05, rel=1e-3)
 
 
 @pytest.mark.parametrize("device", DEVICES)

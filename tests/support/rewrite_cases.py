@@ -144,8 +144,125 @@ def _scalar(value: float) -> Array:
     return np.asarray(value, np.int32 if isinstance(value, int) else np.float32)
 
 
+BOTH_SIDES, TRUTH = Value((2, 16), low=-6, high=30), Value((2, 16), "bool")
+
+
+def _chosen(label: str, *steps: tuple[object, ...]) -> OneOp:
+    """Ops on the same rows, each `(output, name, operands...)`; numbers are constants."""
+
+    def step(output: str, name: str, *operands: str | float) -> Step:
+        named = tuple(o if isinstance(o, str) else _scalar(float(o)) for o in operands)
+        is_truth = name.startswith(("GREATER", "LESS", "NOT_EQUAL"))
+        return Step(name, named, {output: TRUTH if is_truth else ROWS})
+
+    return OneOp(label, {"x": BOTH_SIDES}, tuple(step(*given) for given in steps))
+
+
+def _elu(above: float = 1, below: float = 1, rate: float = 1) -> OneOp:
+    """As PyTorch has it: all branches of everything."""
+    return _chosen(
+        "ELU", ("up", "MUL", "x", above), ("in", "MUL", "x", rate), ("e", "EXP", "in"),
+        ("less", "SUB", "e", 1), ("down", "MUL", "less", below), ("is", "GREATER_EQUAL", "x", 0),
+        ("y", "SELECT", "is", "up", "down"),
+    )  # fmt: skip
+
+
+ELUS = {
+    "": (_elu(), ("ELU",)),
+    "with a slope below": (_elu(below=0.5), ("ELU", "MUL", "MUL", "ADD")),
+    "SELU": (_elu(above=1.05, below=1.76), ("ELU", "MUL", "MUL", "SUB")),
+    "CELU": (_elu(below=0.5, rate=2.0), ("MUL", "ELU", "MUL")),
+    "of what is chosen before": (
+        _chosen("ELU", ("is", "LESS", 0, "x"), ("low", "SELECT_V2", "is", 0, "x"),
+                ("e", "EXP", "low"), ("less", "SUB", "e", 1), ("y", "SELECT", "is", "x", "less")),
+        ("ELU",),
+    ),
+    "of a minimum, the other way round": (
+        _chosen("ELU", ("is", "LESS_EQUAL", "x", 0), ("low", "MINIMUM", "x", 0),
+                ("e", "EXP", "low"), ("less", "SUB", "e", 1), ("y", "SELECT", "is", "less", "x")),
+        ("ELU",),
+    ),
+}  # fmt: skip
+
+CLAMPS = {
+    "a RELU": (_chosen("clamp", ("is", "GREATER", "x", 0), ("y", "SELECT_V2", "is", "x", 0)),
+               ("MUL",)),
+    "of two sides": (
+        _chosen("clamp", ("low", "LESS", "x", -1), ("a", "SELECT_V2", "low", -1, "x"),
+                ("high", "GREATER", "x", 1), ("y", "SELECT_V2", "high", 1, "a")),
+        ("MUL",),
+    ),
+}  # fmt: skip
+
+THRESHOLDED = _chosen(
+    "softplus", ("in", "MUL", "x", 2), ("e", "EXP", "in"), ("more", "ADD", "e", 1),
+    ("log", "LOG", "more"), ("soft", "MUL", "log", 0.5), ("is", "GREATER", "in", 20),
+    ("y", "SELECT", "is", "x", "soft"),
+)  # fmt: skip
+
+NUMBERS = _chosen(
+    "softplus", ("up", "RELU", "x"), ("size", "ABS", "x"), ("low", "NEG", "size"),
+    ("e", "EXP", "low"), ("more", "ADD", "e", 1), ("log", "LOG", "more"),
+    ("soft", "ADD", "up", "log"), ("no", "NOT_EQUAL", "x", "x"), ("y", "SELECT", "no", "x", "soft"),
+)  # fmt: skip
+
+
 def _ints(*values: object) -> Array:
     return np.asarray(values, np.int32)
+
+
+def _matrices(one: tuple[int, ...], other: tuple[int, ...], made: tuple[int, ...],
+              **options: object) -> OneOp:  # fmt: skip
+    operands = {"x": Value(one), "z": Value(other)}
+    return OneOp("matrices", operands,
+                 (Step("BATCH_MATMUL", ("x", "z"), {"y": Value(made)}, options),))  # fmt: skip
+
+
+def summed_product(
+    one: tuple[int, ...], other: tuple[int, ...], axis: int, keeps: bool = False
+) -> OneOp:
+    """The sum along an axis of a product that broadcasts."""
+    whole = np.broadcast_shapes(one, other)
+    made = tuple(1 if i == axis else d for i, d in enumerate(whole) if keeps or i != axis)
+    product = Step("MUL", ("x", "z"), {"m": Value(whole)})
+    total = Step("SUM", ("m", _ints(axis)), {"y": Value(made)}, {"keepDims": keeps})
+    return OneOp("summed product", {"x": Value(one), "z": Value(other)}, (product, total))
+
+
+COLUMNS = {
+    "": (_matrices((3, 5, 16), (3, 16, 1), (3, 5, 1)), ("RESHAPE", "MUL", "SUM")),
+    "and one row": (_matrices((3, 1, 16), (3, 1, 16), (3, 1, 1), adjY=True), ("MUL", "SUM")),
+    "for all": (_matrices((3, 2, 5, 16), (2, 16, 1), (3, 2, 5, 1)), ("RESHAPE", "MUL", "SUM")),
+    "that sums nothing": (_matrices((3, 5, 1), (3, 1, 6), (3, 5, 6)), ("MUL",)),
+    "that sums nothing, turned": (
+        _matrices((3, 1, 5), (3, 6, 1), (3, 5, 6), adjX=True, adjY=True),
+        ("RESHAPE", "RESHAPE", "MUL"),
+    ),
+}  # fmt: skip
+
+BROADCAST = {
+    "": (summed_product((2, 9, 1, 8), (2, 1, 10, 8), 3), ("RESHAPE", "RESHAPE", "BATCH_MATMUL")),
+    "over the first": (summed_product((6, 9, 1), (6, 1, 10), 0),
+                       ("RESHAPE", "TRANSPOSE", "BATCH_MATMUL", "RESHAPE")),
+    "in between": (summed_product((2, 9, 8, 1), (8, 10), 2, keeps=True),
+                   ("RESHAPE", "RESHAPE", "BATCH_MATMUL", "RESHAPE")),
+    "the other way round": (summed_product((2, 1, 10, 8), (2, 9, 1, 8), 3),
+                            ("RESHAPE", "RESHAPE", "BATCH_MATMUL")),
+}  # fmt: skip
+
+_PRODUCT = ("RESHAPE", "RESHAPE", "BATCH_MATMUL")
+
+COMPUTED = {
+    "": (_matrices((5, 16), (16, 8), (5, 8)), (*_PRODUCT, "RESHAPE")),
+    "of many rows": (_matrices((2, 5, 16), (8, 16), (2, 5, 8), adjY=True),
+                     (*_PRODUCT, "RESHAPE")),
+    "as a layer": (
+        OneOp("layer", {"x": Value((5, 16)), "z": Value((8, 16))},
+              (Step("FULLY_CONNECTED", ("x", "z", np.linspace(-1, 1, 8, dtype=np.float32)),
+                    {"y": Value((5, 8))}, {"fusedActivationFunction": RELU}),)),
+        (*_PRODUCT, "ADD", "RESHAPE"),
+    ),
+}  # fmt: skip
 
 
 def _conv(chain: _Chain, inputs: int = 4, outputs: int = 6, size: int = 6) -> _Chain:
@@ -579,6 +696,25 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("centred product", _normalised(),
               ("MEAN", "RESHAPE", "SUB", "MUL", "MEAN", "ADD", "RSQRT", "RESHAPE", "MUL"),
               is_delegated=False, situation="of a normalisation"),
+    *(Rewritten("ELU written out", model, ops, has_int8=False, situation=situation)
+      for situation, (model, ops) in ELUS.items()),
+    Rewritten("ELU as a sum",
+              _chosen("ELU", ("up", "RELU", "x"), ("low", "MINIMUM", "x", 0), ("e", "EXP", "low"),
+                      ("less", "SUB", "e", 1), ("y", "ADD", "up", "less")), ("ELU",),
+              has_int8=False),
+    *(Rewritten("clamp by SELECT", model, ops, has_int8=False, situation=situation)
+      for situation, (model, ops) in CLAMPS.items()),
+    Rewritten("softplus with a threshold", THRESHOLDED, ("MUL", *SOFTPLUS, "MUL"),
+              has_int8=False, is_delegated=False),
+    Rewritten("choice where there is no number", NUMBERS,
+              ("MUL", "LEAKY_RELU", "MUL", "EXP", "ADD", "LOG", "ADD"),
+              has_int8=False, is_delegated=False),
+    *(Rewritten("product of one column", model, ops, loss_db=3.0, situation=situation)
+      for situation, (model, ops) in COLUMNS.items()),
+    *(Rewritten("product by broadcasting", model, ops, situation=situation)
+      for situation, (model, ops) in BROADCAST.items()),
+    *(Rewritten("product of two computed matrices", model, ops, loss_db=5.0, situation=situation)
+      for situation, (model, ops) in COMPUTED.items()),
     Rewritten("softplus written out", _softplus(), SOFTPLUS, is_delegated=False),
     Rewritten("softmax written out", _written_out(2), ("TANH", "SOFTMAX"), has_int8=False,
               is_delegated=False,              loss_db=3.0, situation="along the last axis"),

@@ -19,10 +19,10 @@ from edgeq.export.rewrite import (
     joins_and_cuts,
     layout,
     pooling,
-    softmaxes,
 )
 from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.export.rewrite.recurrence import looped, unrolled
+from edgeq.export.rewrite.written_out import products, selects, softmaxes
 from edgeq.flatbuffer import Graph, Operator, pack, parse_tree
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.flatbuffer.subgraphs import without_unreached
@@ -32,7 +32,9 @@ from edgeq.targets import HOST, Target
 REWRITES: tuple[Rewrite, ...] = (
     *looped.REWRITES,
     *unrolled.REWRITES,
+    *selects.REWRITES,
     *softmaxes.REWRITES,
+    *products.REWRITES,
     *layout.REWRITES,
     *joins_and_cuts.REWRITES,
     *arithmetic.REWRITES,

@@ -12,7 +12,8 @@ from edgeq.flatbuffer import Operator
 from edgeq.targets import Purpose
 
 _COMMUTATIVE = ("ADD", "MUL", "MAXIMUM", "MINIMUM")
-_AFFINE = ("ADD", "SUB", "MUL", "DIV")
+AFFINE = ("ADD", "SUB", "MUL", "DIV")
+"""Ops that are affine where one operand is constant."""
 _BROADCASTING = ("ADD", "SUB", "MUL", "DIV")
 
 Affine = tuple[Array, Array]
@@ -89,7 +90,7 @@ def affine(site: Site, op: Operator) -> tuple[int, Affine] | None:
     Its fused activation comes after that.
     """
     found = site.constant_operand(op)
-    if found is None or op.name not in _AFFINE:
+    if found is None or op.name not in AFFINE:
         return None
     source, constant = found[0], found[1].astype(np.float64)
     comes_first = source == op.inputs[0]
@@ -133,7 +134,7 @@ def affine_before(site: Site, source: int, found: Affine) -> tuple[int, Affine, 
 
 def _before(site: Site, tensor: int) -> tuple[int, Affine] | None:
     """The affine step before a tensor that one op alone reads: a MUL or ADD with a constant."""
-    op = site.producer(tensor, *_AFFINE)
+    op = site.producer(tensor, *AFFINE)
     if op is None or op.fused_activation != "NONE" or not site.is_read_once(tensor):
         return None
     return affine(site, op)
@@ -245,7 +246,7 @@ def _aligned(narrow: Sequence[int], full: Sequence[int]) -> list[tuple[int, int]
 
 REWRITES = (
     Rewrite(
-        "repeated op", (*_AFFINE, "RESHAPE", "TRANSPOSE", "MEAN", "PAD"),
+        "repeated op", (*AFFINE, "RESHAPE", "TRANSPOSE", "MEAN", "PAD"),
         "the first of two that compute the same", "once is enough", True, _twin,
     ),
     Rewrite(
@@ -266,7 +267,7 @@ REWRITES = (
         "int8 DIV is not delegated", False, _division,
     ),
     Rewrite(
-        "chain of constants", _AFFINE, "one MUL and one ADD",
+        "chain of constants", AFFINE, "one MUL and one ADD",
         "each int8 op rounds once more", False, _affine_chain,
     ),
     Rewrite("negation", ("NEG",), "MUL by -1", "NEG has no int8 form", True, _neg),

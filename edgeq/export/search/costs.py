@@ -36,6 +36,8 @@ class Rates:
         element_ns: Nanoseconds for each element that it reads or writes.
         row_ns: Nanoseconds for each row that its weight is multiplied with; in a convolution each
             tap of a kernel takes one for each pixel. With few channels that is most of its time.
+            Of a product of matrices, each row of 16 columns of a right one, which is laid out; of
+            an op on elements, each run of them that broadcasting leaves.
         pixel_ns: Nanoseconds for each row of a convolution's result, however few its channels are:
             integers are scaled anew there. In dynamic range and with one tap it counts twice, as
             each row gets a scale of its own first. Of a move, each row that is padded.
@@ -56,7 +58,10 @@ class Costs:
         float32: By kind of op.
         int8: The same in static int8.
         dynamic: Dynamic range, for ops with such a kernel.
-        weight_byte_ns: Nanoseconds for each byte of weights.
+        weight_byte_ns: Nanoseconds for each byte of weights, of a model whose weights stay in the
+            cache of a core from one run to the next.
+        far_byte_ns: The same of a model with more of them.
+        cache_bytes: How many bytes stay there.
         boundary_ns: Nanoseconds for each element that is quantized or dequantized in between.
         outside_ns: Nanoseconds for each element of an op in integers that the delegate does not
             take.
@@ -77,6 +82,8 @@ class Costs:
     int8: Mapping[str, Rates]
     dynamic: Mapping[str, Rates]
     weight_byte_ns: float = 0.015
+    far_byte_ns: float = 0.04
+    cache_bytes: float = 2e6
     boundary_ns: float = 0.04
     outside_ns: float = 4.5
     outside_float_ns: float = 1.0
@@ -141,7 +148,7 @@ def _check(costs: Costs) -> None:
         for row in getattr(costs, form).values()
         for rate in (row.mac_ns, row.element_ns, row.row_ns, row.pixel_ns)
     ]
-    numbers = [*rates, *(v for k, v in vars(costs).items() if k.endswith("_ns"))]
+    numbers = [*rates, *(v for k, v in vars(costs).items() if k.endswith(("_ns", "_bytes")))]
     wrong = [n for n in numbers if not isinstance(n, int | float) or not 0 <= n < math.inf]
     if wrong:
         raise RecipeError(
@@ -202,9 +209,9 @@ WITH_DOT_PRODUCT = Costs(
         "depthwise": Rates(0.0325, 0.03),
         "large depthwise": Rates(0.407, 0.604),
         "dense": Rates(0.0125, 0.03),
-        "matmul": Rates(0.0125, 0.048),
+        "matmul": Rates(0.0105, 0.0, 5.8, 31.0),
         "nonlinear": Rates(0.0, 0.1),
-        "elementwise": Rates(0.0, 0.045),
+        "elementwise": Rates(0.0, 0.045, 0.7),
         "move": Rates(0.0, 0.06, 0.0, PADDED_ELEMENTS * 0.06),
     },
     {
@@ -213,9 +220,9 @@ WITH_DOT_PRODUCT = Costs(
         "depthwise": Rates(0.07, 0.01),
         "large depthwise": Rates(0.508, 0.209),
         "dense": Rates(0.004, 0.05, 10.0),
-        "matmul": Rates(0.00241, 0.219),
+        "matmul": Rates(0.0015, 0.19, 5.2, 195.0),
         "nonlinear": Rates(0.0, 0.03),
-        "elementwise": Rates(0.0, 0.055),
+        "elementwise": Rates(0.0, 0.055, 3.0),
         "move": Rates(0.0, 0.025, 0.0, PADDED_ELEMENTS * 0.06),
     },
     {
@@ -228,13 +235,14 @@ WITH_DOT_PRODUCT = Costs(
 )
 """Measured on Xeons with AVX-512 VNNI, without and with AMX, LiteRT 2.3: by `edgeq bench --fit`;
 convolutions and dense layers to the slower of the times with and without AMX (25 convolutions,
-within 13 % in int8 and 20 % in float; 11 transposed ones of a stride, 14 dense layers); what moves
-values, or computes them one by one, in chains of up to five ops, as one alone takes most of its
-time to be given its input. AMX multiplies tiles of 64 columns, so that with few channels it is up
-to three times, transposed up to ten times as slow as the kernels without, and slower than float;
-what is chosen by this table is slower than float on neither. Of 1, 2, 3 and 9 dense layers side by
-side, the first one in integers takes 200 to 350 ns more than each other one. The ratios between the
-forms stand for phones with int8 dot products as well."""
+within 13 % in int8 and 20 % in float; 11 transposed ones of a stride, 14 dense layers); products of
+matrices likewise (9, most within 25 %: many small ones take twice as long in int8 as in float);
+what moves values, or computes them one by one, in chains of up to five ops, as one alone takes most
+of its time to be given its input. AMX multiplies tiles of 64 columns, so that with few channels it
+is up to three times, transposed up to ten times as slow as the kernels without, and slower than
+float; what is chosen by this table is slower than float on neither. Of 1, 2, 3 and 9 dense layers
+side by side, the first one in integers takes 200 to 350 ns more than each other one. The ratios
+between the forms stand for phones with int8 dot products as well."""
 
 COLUMNS, ROWS = 16, 16
 """Output channels of a float convolution, and rows of a dense layer in integers, count as rounded
@@ -255,11 +263,11 @@ class Workload:
     rest_ns: float
 
     @classmethod
-    def of(cls, costs: Costs, graph: Graph, op: Operator, form: str) -> Workload:
-        """The work of an op in a form."""
+    def of(cls, costs: Costs, graph: Graph, op: Operator, form: str, total: int = 0) -> Workload:
+        """The work of an op in a form, in a model of so many weights."""
         is_float = form == "float32"
         count = macs(graph, op, 1 if is_float else 8, COLUMNS if is_float else 1)
-        read = weights(graph, op) * (4 if is_float else 1) * costs.weight_byte_ns
+        read = weights(graph, op) * _weight_ns(costs, form, total)
         launches = 2 if form == "dynamic" else 1
         counts = (
             count,
@@ -275,12 +283,29 @@ class Workload:
         return sum(n * rate for n, rate in zip(self.counts, each, strict=True)) + self.rest_ns
 
 
-def estimate_ns(costs: Costs, graph: Graph, op: Operator, form: str, delegated: bool) -> float:
-    """Nanoseconds of an op in a form: `"float32"`, `"int8"` or `"dynamic"`."""
+def _weight_ns(costs: Costs, form: str, total: int) -> float:
+    """Nanoseconds to read a weight in a form, of a model that has all of them in that form."""
+    size = 4 if form == "float32" else 1
+    return size * (costs.far_byte_ns if total * size > costs.cache_bytes else costs.weight_byte_ns)
+
+
+def estimate_ns(
+    costs: Costs, graph: Graph, op: Operator, form: str, delegated: bool, total: int = 0
+) -> float:
+    """Nanoseconds of an op in a form.
+
+    Args:
+        costs: Rates of the processor.
+        graph: The graph.
+        op: One of its ops.
+        form: `"float32"`, `"int8"` or `"dynamic"`.
+        delegated: Whether the delegate takes it.
+        total: How many weights the model has; 0 where these are few.
+    """
     if kind_of(op.name) is Kind.SEQUENCE:  # which no delegate takes
         is_dynamic = form == "dynamic"
         if op.multiplied:
-            return _loop_ns(costs, graph, op, is_dynamic)
+            return _loop_ns(costs, graph, op, is_dynamic, total)
         rate = costs.dynamic_sequence_mac_ns if is_dynamic else costs.sequence_mac_ns
         size = elements(graph, op) * costs.outside_ns
         return macs(graph, op) * rate + size + costs.launch_ns + costs.leave_ns
@@ -292,7 +317,7 @@ def estimate_ns(costs: Costs, graph: Graph, op: Operator, form: str, delegated: 
     if is_fused_pad(graph, op):
         return 0.0
     table: Mapping[str, Rates] = getattr(costs, form)
-    own = Workload.of(costs, graph, op, form).time_ns(table[kind(graph, op)])
+    own = Workload.of(costs, graph, op, form, total).time_ns(table[kind(graph, op)])
     return own + (_padding_ns(costs, graph, op.inputs[0]) if form == "dynamic" else 0.0)
 
 
@@ -304,11 +329,11 @@ def _padding_ns(costs: Costs, graph: Graph, tensor: int) -> float:
     return Workload.of(costs, graph, pad, "float32").time_ns(costs.float32[kind(graph, pad)])
 
 
-def _loop_ns(costs: Costs, graph: Graph, op: Operator, is_dynamic: bool) -> float:
+def _loop_ns(costs: Costs, graph: Graph, op: Operator, is_dynamic: bool, total: int) -> float:
     """Nanoseconds of a loop, in whose steps the delegate multiplies a row with each weight."""
     rates = (costs.dynamic if is_dynamic else costs.float32)["dense"]
     launches, row = (2, ROWS * rates.row_ns) if is_dynamic else (1, rates.row_ns)
-    each = rates.mac_ns + (1 if is_dynamic else 4) * costs.weight_byte_ns
+    each = rates.mac_ns + _weight_ns(costs, "dynamic" if is_dynamic else "float32", total)
     product = row + launches * costs.launch_ns
     step = weights(graph, op) * each + len(op.multiplied) * product
     size = elements(graph, op) * costs.outside_ns

@@ -70,6 +70,7 @@ def _arm(name: str, float32: Rates, int8: Rates, byte_ns: float) -> Costs:
         table(int8),
         dict.fromkeys(DYNAMIC, dynamic),
         weight_byte_ns=byte_ns,
+        far_byte_ns=byte_ns,
         boundary_ns=int8.element_ns / 2,
         launch_ns=1000.0,
     )

@@ -71,11 +71,18 @@ DENSE: tuple[Shape, ...] = (
 )
 """Rows, input and output columns."""
 
+FAR: Shape = (1, 4096, 4096)
+"""A dense layer with more weights than the cache of a core holds."""
+
 MATMUL: tuple[Shape, ...] = ((1, 64, 64, 64), (4, 64, 32, 64), (4, 128, 16, 128), (1, 196, 196, 64),
-                             (6, 197, 64, 197))  # fmt: skip
-"""Batch, rows, inner and output columns."""
+                             (6, 197, 64, 197), (128, 1, 1, 16), (128, 1, 16, 16),
+                             (64, 4, 64, 4), (16, 49, 32, 49))  # fmt: skip
+"""Batch, rows, inner and output columns; many small ones, as windows and heads of attention."""
 
 IMAGES: tuple[Shape, ...] = ((1, 16, 16, 16), (1, 32, 32, 32), (1, 48, 48, 64))
+SPREAD: tuple[Shape, ...] = ((1, 64, 64, 8), (1, 64, 64, 16), (1, 16, 16, 64))
+"""What a number for each channel is added to, beside sums of equal shapes."""
+
 PADDED: tuple[Shape, ...] = ((1, 16, 16, 3), (1, 32, 32, 16), (1, 64, 64, 3), (1, 48, 48, 32))
 """What is padded by one pixel around, beside what only moves."""
 
@@ -209,6 +216,10 @@ class _Builder:
         both = [self._activation(name, shape) for name in ("left", "right")]
         return self._finish("ADD", both, shape, both, potScaleInt16=False)
 
+    def spread(self, shape: Shape) -> OneOp:
+        both = [self._activation("left", shape), self._activation("right", shape[-1:])]
+        return self._finish("ADD", both, shape, both, potScaleInt16=False)
+
     def move(self, shape: Shape) -> OneOp:
         order = (0, 2, 1, 3)
         wanted = self._editor.constant("order", np.asarray(order, np.int32))
@@ -254,6 +265,8 @@ def models(kind: str, form: str) -> list[OneOp]:
     """The models that one kind of op is timed with in one form."""
     made = kind.removeprefix("large ").replace(" ", "_")
     found: list[OneOp] = [getattr(_Builder(form), made)(shape) for shape in _SHAPES[kind]]
+    if kind == "elementwise":
+        found += [_Builder(form).spread(shape) for shape in SPREAD]
     if kind == "move":
         found += [_Builder(form).padding(shape) for shape in PADDED]
     return found
@@ -268,8 +281,8 @@ def fit(name: str, seconds: float = SECONDS, advance: Callable[[], None] = lambd
         advance: Called after each of the `STEPS` steps, for a progress bar.
 
     Returns:
-        The rates of this machine. Those of ops outside the delegate, of weights and of launching
-        stay as they were measured elsewhere.
+        The rates of this machine. Those of ops outside the delegate, of weights in the cache and of
+        launching stay as they were measured elsewhere.
     """
     costs = replace(WITH_DOT_PRODUCT, name=name)
     ports_ns = {form: _ports_ns(form, seconds) for form in ("float32", "int8")}
@@ -292,11 +305,22 @@ def fit(name: str, seconds: float = SECONDS, advance: Callable[[], None] = lambd
     rate = _fitted(costs, "float32", conversions, seconds, port_ns).element_ns
     advance()
     # A conversion is priced by the elements that pass, each of which is read and written.
-    return replace(costs, boundary_ns=rate)
+    far_ns = _far_byte_ns(costs, seconds)
+    advance()
+    return replace(costs, boundary_ns=rate, far_byte_ns=far_ns)
 
 
-STEPS = 2 * len(KINDS) + len(DYNAMIC) + 2
+STEPS = 2 * len(KINDS) + len(DYNAMIC) + 3
 """Number of times that `fit` calls `advance`."""
+
+
+def _far_byte_ns(costs: Costs, seconds: float) -> float:
+    """Nanoseconds for each byte of weights that come from beyond the cache."""
+    model = _Builder("int8").dense(FAR)
+    (taken_ms,) = _times_ms([model], seconds)
+    work = model.work(replace(costs, weight_byte_ns=0.0), "int8")
+    reading_ns = taken_ms * 1e6 - work.time_ns(costs.int8["dense"])
+    return max(costs.weight_byte_ns, reading_ns / (FAR[1] * FAR[2]))
 
 
 def _ports_ns(form: str, seconds: float) -> float:

@@ -7,6 +7,9 @@ import math
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.ops import MOST_TAPS, MOVED, OPS, Holds, Kind, holds, kind_of, storable
 
+BLOCK = 16
+"""Columns of a right matrix that are laid out side by side."""
+
 
 def kind(graph: Graph, op: Operator) -> str:
     """The row of the tables that an op belongs to."""
@@ -36,8 +39,7 @@ def macs(graph: Graph, op: Operator, channels: int = 1, columns: int = 1) -> int
         return 0
     output, found = math.prod(graph.tensors[op.outputs[0]].shape), kind_of(op.name)
     if found is Kind.MATMUL:
-        left = graph.tensors[op.inputs[0]].shape
-        return output * left[-2 if op.options and op.options.adjX else -1]
+        return output * _depth(graph, op)
     if found is Kind.SEQUENCE:
         return steps(graph, op) * weights(graph, op)
     shape = _weight_shape(graph, op)
@@ -53,6 +55,17 @@ def macs(graph: Graph, op: Operator, channels: int = 1, columns: int = 1) -> int
         groups = _groups(graph, op)
         output = output // shape[0] * groups * _rounded_up(shape[0] // groups, columns)
     return output * math.prod(shape[1:-1]) * deep
+
+
+def _depth(graph: Graph, op: Operator) -> int:
+    """How many products a product of matrices sums for each element."""
+    left = graph.tensors[op.inputs[0]].shape
+    return left[-2 if op.options and op.options.adjX else -1]
+
+
+def _products(graph: Graph, op: Operator) -> int:
+    """Matrices that a product of matrices makes."""
+    return math.prod(graph.tensors[op.outputs[0]].shape[:-2])
 
 
 def _groups(graph: Graph, op: Operator) -> int:
@@ -114,14 +127,22 @@ def weights(graph: Graph, op: Operator) -> int:
 def rows(graph: Graph, op: Operator, unit: int = 1) -> int:
     """Rows that the weight of a convolution or dense layer is multiplied with, in all its taps.
 
+    Of a product of matrices, rows of the right ones, each of which is laid out anew in blocks of
+    `BLOCK` columns. Of an op on elements, the runs of them that broadcasting leaves.
+
     Args:
         graph: The graph.
         op: The op.
         unit: Rows of a dense layer count as rounded up to so many.
     """
     shape, found = _weight_shape(graph, op), kind(graph, op)
+    if op.name in _BROADCASTING:
+        return _runs(graph, op)
     if shape is None or not op.outputs:
         return 0
+    if kind_of(op.name) is Kind.MATMUL:
+        columns = graph.tensors[op.outputs[0]].shape[-1]
+        return _products(graph, op) * _depth(graph, op) * -(-columns // BLOCK)
     if kind_of(op.name) is Kind.TRANSPOSED_CONVOLUTION:
         return math.prod(graph.tensors[op.inputs[2]].shape[:-1]) * math.prod(shape[1:-1])
     if found not in ("convolution", "dense"):
@@ -129,6 +150,29 @@ def rows(graph: Graph, op: Operator, unit: int = 1) -> int:
     if found == "dense":
         return _rounded_up(_pixels(graph, op), unit)
     return _pixels(graph, op) * math.prod(shape[1:-1])
+
+
+_BROADCASTING = ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE")
+"""Ops whose two operands are spread over each other."""
+
+
+def _runs(graph: Graph, op: Operator) -> int:
+    """Runs of elements in which neither operand begins or ceases to be spread; 0 for a single one.
+
+    Source:
+        `xnn_setup_binary_elementwise_nd` in XNNPACK, which calls its kernel once for each.
+    """
+    whole = graph.tensors[op.outputs[0]].shape
+    shapes = (graph.tensors[tensor].shape for tensor in op.inputs)
+    one, other = ((1,) * (len(whole) - len(shape)) + tuple(shape) for shape in shapes)
+    length, last = 1, None
+    for size, *both in zip(whole[::-1], one[::-1], other[::-1], strict=True):
+        spread = tuple(each == size for each in both)
+        if size > 1 and last not in (None, spread):
+            return math.prod(whole) // length
+        if size > 1:
+            length, last = length * size, spread
+    return 0
 
 
 def is_fused_pad(graph: Graph, op: Operator) -> bool:
@@ -154,8 +198,10 @@ _VALID = 1
 def pixels(graph: Graph, op: Operator, form: str) -> int:
     """Rows of a convolution's result, twice where each gets a scale of its own beforehand.
 
-    Of what pads, those of its result.
+    Of what pads, those of its result; of a product of matrices, how many it makes.
     """
+    if kind_of(op.name) is Kind.MATMUL and op.outputs:
+        return _products(graph, op)
     if op.name == "PAD":
         return math.prod(graph.tensors[op.outputs[0]].shape[:-1])
     shape = _weight_shape(graph, op)

@@ -85,7 +85,11 @@ class PlanCut:
         self._oldest = options.oldest
         self._scales: dict[str, float] = {}
         self._dynamic_noise = DYNAMIC_NOISE
-        self._float_ns = sum(self._time(op, "float32") for op in self._graph.operators)
+        self._total = self._weights_read()
+        self._fixed_ns = sum(map(self._integer_time, self._graph.operators))
+        self._float_ns = self._fixed_ns + sum(
+            self._time(self._graph.operators[index], "float32") for index in choices
+        )
         self._together = decided_together(self._graph)
         self._sources = sources(self._graph, noise.tensors)
         self._touching = self._ops_touching()
@@ -98,6 +102,12 @@ class PlanCut:
         self._others = {index: self._others_of(index) for index in choices}
         total = sum(self._weights.values())
         self._byte_ns = SIZE_WORTH * self._float_ns / (4 * total) if total else 0.0
+
+    def _weights_read(self) -> int:
+        """How many weights a run reads, each once; of tables it reads next to nothing."""
+        multiplying = [op for op in self._graph.operators if not is_table(op.name)]
+        read = {op.inputs[s] for op in multiplying for s in weight_slots(self._graph, op)}
+        return sum(math.prod(self._graph.tensors[tensor].shape) for tensor in read)
 
     def with_noise(self, noise: Noise) -> PlanCut:
         """The same graph with other noise."""
@@ -210,8 +220,17 @@ class PlanCut:
     def _time(self, op: Operator, form: str) -> float:
         place = "int8" if form == "int8" else "float32"
         delegated = op.index not in self._outside[place]
-        estimated = estimate_ns(self._costs, self._graph, op, form, delegated)
+        estimated = estimate_ns(self._costs, self._graph, op, form, delegated, self._total)
         return estimated * self._scales.get(form, 1.0)
+
+    def _integer_time(self, op: Operator) -> float:
+        """Nanoseconds of an op of integers, as indices are, which is the same in every plan.
+
+        Most stand in front of the delegate's ops and do not interrupt it.
+        """
+        if op.index in self._choices:
+            return 0.0
+        return max(0.0, self._time(op, "float32") - self._costs.leave_ns)
 
     def _cheapest(self, unit: float) -> dict[int, Form]:
         """Each op's form with float activations that is best for all that read its weight."""
@@ -341,7 +360,7 @@ class PlanCut:
 
     def _predicted(self, chosen: Choices) -> tuple[float, float, float]:
         """Time over float and relative noise power of a plan, and of its static part."""
-        time = noise = static = 0.0
+        time, noise, static = self._fixed_ns, 0.0, 0.0
         for index, choice in chosen.items():
             op = self._graph.operators[index]
             if choice.mode.is_static:

@@ -43,7 +43,7 @@ from edgeq.export.search.costs import (
     estimate_ns,
 )
 from edgeq.export.search.ladder import Ladder
-from edgeq.export.search.op_work import macs
+from edgeq.export.search.op_work import macs, rows
 from edgeq.export.search.plan_cut import PLAIN
 from edgeq.export.search.trials import NOT_FINISHED, Trials
 from edgeq.fidelity.paired_run import Runner
@@ -276,6 +276,18 @@ def test_finishing_that_is_interrupted_leaves_the_plan_as_it_is(
     assert NOT_FINISHED not in notes
 
 
+def test_what_computes_indices_is_part_of_every_plan(worker: Worker) -> None:
+    one, table, scale = Value((1,), "int32", 0, 9), weights(9, 8), weights(8)
+    rows = Value((1, 8))
+    case = OneOp("table", {"places": Value((4,), "int32", 0, 9)}, (
+        Step("SLICE", ("places", np.asarray([1], np.int32), np.asarray([1], np.int32)), {"p": one}),
+        Step("EMBEDDING_LOOKUP", ("p", table), {"row": rows}),
+        Step("MUL", ("row", scale), {"y": rows}),
+    ))  # fmt: skip
+    cut = search(case, worker).cut()
+    assert cut.plain(Mode.WEIGHT_INT8).time == pytest.approx(1.0)
+
+
 def test_plans_are_offered_from_the_fastest_to_the_most_faithful(worker: Worker) -> None:
     cut = search(sabotaged(), worker).cut()
     offers = [cut.candidate(price) for price in PRICES]
@@ -504,6 +516,53 @@ def test_few_columns_gain_nothing_from_integers(name: str, columns: int, faster:
         for form in ("int8", "float32")
     ]
     assert (times[0] < times[1]) == faster
+
+
+@pytest.mark.parametrize(("batch", "rows", "depth", "columns", "faster"), [
+    (128, 1, 16, 16, False), (16, 49, 32, 49, False),  # 15 and 54, 24 and 42 us
+    (1, 196, 196, 64, True), (6, 197, 64, 197, True),  # 32 and 17, 279 and 130 us
+])  # fmt: skip
+def test_many_small_products_gain_nothing_from_integers(
+    batch: int, rows: int, depth: int, columns: int, faster: bool
+) -> None:
+    operands = {"x": Value((batch, rows, depth)), "z": Value((batch, depth, columns))}
+    made = {"y": Value((batch, rows, columns))}
+    case = OneOp("products", operands, (Step("BATCH_MATMUL", ("x", "z"), made),))
+    graph = LiteModel(case.build(), "tflite").graph
+    times = [
+        estimate_ns(WITH_DOT_PRODUCT, graph, graph.operators[0], form, True)
+        for form in ("int8", "float32")
+    ]
+    assert (times[0] < times[1]) == faster
+
+
+@pytest.mark.parametrize(("one", "other", "runs"), [
+    ((4, 8, 16), (4, 8, 16), 0), ((4, 8, 16), (), 0), ((4, 8, 16), (16,), 32),
+    ((4, 8, 16), (4, 1, 1), 4), ((4, 8, 1), (4, 1, 16), 32), ((1, 8, 16), (8, 16), 0),
+])  # fmt: skip
+def test_what_broadcasts_is_computed_run_by_run(
+    one: tuple[int, ...], other: tuple[int, ...], runs: int
+) -> None:
+    values, made = {"x": Value(one), "z": Value(other)}, Value(np.broadcast_shapes(one, other))
+    total = Step("SUM", ("s", np.asarray([0], np.int32)), {"y": Value(made.shape[1:])})
+    case = OneOp("sum", values, (Step("ADD", ("x", "z"), {"s": made}), total))
+    graph = LiteModel(case.build(), "tflite").graph
+    assert [rows(graph, op) for op in graph.operators] == [runs, 0]
+
+
+def test_weights_beyond_the_cache_cost_more() -> None:
+    step = Step("FULLY_CONNECTED", ("x", weights(16, 256)), {"y": Value((1, 16))})
+    graph = LiteModel(OneOp("dense", {"x": Value((1, 256))}, (step,)).build(), "tflite").graph
+    op, costs = graph.operators[0], WITH_DOT_PRODUCT
+
+    def added(form: str, total: int) -> float:
+        alone, among = (estimate_ns(costs, graph, op, form, True, n) for n in (0, total))
+        return among - alone
+
+    dearer = costs.far_byte_ns - costs.weight_byte_ns
+    assert added("float32", 1_000_000) == pytest.approx(4 * 16 * 256 * dearer)
+    assert added("int8", 1_000_000) == 0.0  # a megabyte stays where it is
+    assert added("int8", 3_000_000) == pytest.approx(16 * 256 * dearer)
 
 
 def estimate_of(step: Step, delegated: bool = True) -> float:
