@@ -102,6 +102,55 @@ def test_what_is_read_elsewhere_keeps_its_range_there(behind: Step) -> None:
     assert low == pytest.approx(-3.0 if behind.name == "MUL" else -20.0, abs=0.15)
 
 
+OTHER = Step("MUL", ("x", number(0.1)), {"other": X})
+GATE = Step("LOGISTIC", ("sum",), {"gate": X})
+HALF = Value((1, 8, 2))
+
+
+@pytest.mark.parametrize(
+    ("steps", "ends"),
+    [
+        ((Step("ADD", ("t", "other"), {"sum": X}), GATE), (-7.9, 9.9)),
+        ((Step("SUB", ("t", "other"), {"sum": X}), GATE), (-9.9, 7.9)),
+        ((Step("SUB", ("other", "t"), {"sum": X}), GATE), (-9.9, 7.9)),
+        ((Step("ADD", ("t", "other"), {"sum": X}, RELU6),), (-1.0, 9.0)),
+        (
+            (
+                Step("SUB", ("t", number(1)), {"less": X}),
+                Step("ADD", ("less", "other"), {"sum": X}),
+                GATE,
+            ),
+            (-6.9, 10.9),
+        ),
+        ((Step("ADD", ("t", "other"), {"sum": X}), Step("ADD", ("sum", "x"), {"z": X})), (-20, 20)),
+    ],
+    ids=["sum", "less", "from", "cut off", "with a constant", "a sum of sums"],
+)
+def test_a_sum_moves_the_limits_by_what_is_added(
+    steps: tuple[Step, ...], ends: tuple[float, float]
+) -> None:
+    """By its range: what is beyond makes the sum lie in a flat end whatever is added."""
+    seen = {**SEEN, "t": (-20.0, 20.0), "other": (-3.0, 1.0), "sum": (-22.0, 22.0)}
+    found = range_of("t", OTHER, *steps, seen={**seen, "less": (-21.0, 19.0)})
+    assert found == (pytest.approx(ends[0], abs=0.2), pytest.approx(ends[1], abs=0.2))
+
+
+PARTS = {"a": HALF, "b": HALF}
+SPLIT = Step("SPLIT", (np.asarray(2, np.int32), "t"), PARTS, {"numSplits": 2})
+
+
+@pytest.mark.parametrize(("second", "low"), [("LOGISTIC", -6.9), ("ABS", -20.0)])
+def test_parts_tell_apart_what_any_of_them_does(second: str, low: float) -> None:
+    steps = (
+        SPLIT,
+        Step("LOGISTIC", ("a",), {"gate": HALF}),
+        Step(second, ("b",), {"c": HALF}),
+        Step("MUL", ("gate", "c"), {"y": HALF}),
+    )
+    seen = {"t": (-20.0, 20.0), "a": (-20.0, 20.0), "b": (-20.0, 20.0), "c": (0.0, 1.0)}
+    assert range_of("t", *steps, seen={**SEEN, **seen})[0] == pytest.approx(low, abs=0.2)
+
+
 def test_more_bits_keep_the_whole_range() -> None:
     assert range_of("t", SILU[0], recipe=INT16)[0] == pytest.approx(-20.0, abs=0.15)
 
