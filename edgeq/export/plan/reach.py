@@ -198,6 +198,8 @@ class FlatEnds:
         known, told = self._made_of(tensor, grid, behind)
         limits = told.pop(tensor, NOTHING)
         for made, reach in sorted(told.items()):
+            if reach.low >= reach.high:
+                continue
             most = FLAT * width(self._seen(made) or (0.0, 0.0)) / STEPS
             if limits == UNLIMITED or not most > 0 or not np.isfinite(known[made]).all():
                 return UNLIMITED
@@ -217,9 +219,7 @@ class FlatEnds:
         known = {tensor: grid[:, np.newaxis]}
         told = {tensor: UNLIMITED} if tensor in graph.outputs else {}
         waiting = {op.index for op, _ in graph.uses.get(tensor, ())}
-        for _ in range(MOST_FUNCTIONS):
-            if not waiting or told.get(tensor) == UNLIMITED:
-                break
+        while waiting and told.get(tensor) != UNLIMITED:
             op = graph.operators[min(waiting)]
             waiting.remove(op.index)
             found = _applied(graph, op, known)
@@ -231,10 +231,12 @@ class FlatEnds:
                 continue
             (output,) = op.outputs
             known[output] = found
+            if len(known) > MOST_FUNCTIONS:
+                told[tensor] = UNLIMITED
             if output in graph.outputs:
                 told[output] = UNLIMITED
             waiting |= {reader.index for reader, _ in graph.uses.get(output, ())}
-        return known, {**told, tensor: UNLIMITED} if waiting else told
+        return known, told
 
     def _operand(self, op: Operator, slot: int, behind: Mapping[int, Reach]) -> Reach:
         """What an op tells apart of an operand that it moves, or adds to another in a range."""
@@ -264,15 +266,11 @@ def _flat(values: FloatArray, most: float) -> int:
 
 
 def _applied(graph: Graph, op: Operator, known: Mapping[int, FloatArray]) -> FloatArray | None:
-    """What an op makes of known values; None where that is not said by them and constants."""
-    if len(op.outputs) != 1:
-        return None
+    """What an op makes of known values; None where that is not said by them and constants.
+
+    Moved values meet others than those that they were made of, so they are not known.
+    """
     read = [known.get(t) for t in op.inputs]
-    if holds(op.name) in MOVED:
-        values = [one for one in read if one is not None]
-        computed = [t for t in op.inputs if t >= 0 and not graph.tensors[t].is_constant]
-        is_alone = len(values) == len(computed) == 1 and values[0].shape[1] == 1
-        return values[0] if is_alone else None
     if op.name not in FUNCTIONS or op.fused_activation not in ACTIVATIONS:
         return None
     channels = graph.tensors[op.outputs[0]].shape[-1:]

@@ -105,9 +105,10 @@ class Values:
         return max(low, min(flat.low, 0.0)), min(high, max(flat.high, 0.0))
 
     def _seen(self, tensor: int) -> Range | None:
-        """What of a computed tensor its readers tell apart; None where nothing is known of it."""
-        known = self._finite(tensor) is not None
-        return within(self._whole(tensor, DType.INT8), self.reach(tensor)) if known else None
+        """Range of a computed tensor, flat ends included; None where nothing is known of it."""
+        if self._finite(tensor) is None:
+            return None
+        return self._widened(tensor, within(self._whole(tensor, DType.INT8), self.reach(tensor)))
 
     def _widened(self, tensor: int, found: Range) -> Range:
         """A range with a margin, within the reach, where few numbers were measured."""
