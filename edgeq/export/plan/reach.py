@@ -1,11 +1,13 @@
 """`Reach`: limits beyond which no reader of a tensor tells its values apart.
 
 A softmax, a maximum and a comparison have such limits by what else they read. A function of the
-tensor alone has one where it is flat: a hard swish gives 0 for all that is below -3.
+tensor alone has one where it is flat: a hard swish gives 0 for all that is below -3. What else is in
+a sum moves it.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +40,12 @@ class Reach:
         """Of `x` where this is of `x + y` and `y` lies in a range."""
         return Reach(self.low - other[1], self.high - other[0])
 
+    def through(self, activation: Callable[..., FloatArray]) -> Reach:
+        """Of `x` where this is of an activation of `x` that only cuts it off."""
+        ends = activation(np.asarray([-math.inf, math.inf]))
+        low, high = np.clip([self.low, self.high], *ends)
+        return Reach(float(low), float(high))
+
     def over(self, factor: FloatArray) -> Reach:
         """Of `x` where this is of `x * factor`."""
         with np.errstate(all="ignore"):
@@ -47,6 +55,9 @@ class Reach:
 
 
 UNLIMITED = Reach()
+
+NOTHING = Reach(math.inf, -math.inf)
+"""Of what nobody reads."""
 
 
 def within(whole: Range, reach: Reach) -> Range:
@@ -152,26 +163,99 @@ FUNCTIONS: Mapping[str, Function] = {
 """Ops that activations are made of, as functions of what they read."""
 
 
-def flat_ends(graph: Graph, tensor: int, seen: Range, step: Callable[[int], float]) -> Reach:
-    """Limits beyond which all that is computed of a tensor alone stays within its integers' steps.
+class FlatEnds:
+    """Limits beyond which all that is computed of a tensor stays within its integers' steps.
 
     Args:
         graph: Of the float model.
-        tensor: The tensor.
-        seen: Its lowest and highest value.
-        step: Of the integers of a computed tensor; 0 where it is not known.
+        seen: Lowest and highest value of a computed tensor that matter; None where not known.
     """
-    if not all(map(math.isfinite, seen)):
-        return UNLIMITED
-    grid = np.linspace(BEYOND * min(seen[0], 0.0), BEYOND * max(seen[1], 0.0), POINTS)
-    limits = Reach(math.inf, -math.inf)
-    for made, values in _made_of(graph, tensor, grid).items():
-        if made == tensor or not step(made) > 0 or not np.isfinite(values).all():
+
+    def __init__(self, graph: Graph, seen: Callable[[int], Range | None]) -> None:
+        self._graph = graph
+        self._seen = seen
+
+    def of(self, tensor: int) -> Reach:
+        """Of a computed tensor; all where nothing can be left out, or nothing is read of it."""
+        found = self._all.get(tensor, UNLIMITED)
+        return found if found.low < found.high else UNLIMITED
+
+    @functools.cached_property
+    def _all(self) -> Mapping[int, Reach]:
+        """Of every computed tensor, the last first: a sum needs to know that of its result."""
+        found: dict[int, Reach] = {}
+        for op in reversed(self._graph.operators):
+            for tensor in op.outputs:
+                if self._graph.tensors[tensor].dtype == "float32":
+                    found[tensor] = self._limits(tensor, found)
+        return found
+
+    def _limits(self, tensor: int, behind: Mapping[int, Reach]) -> Reach:
+        """Of one tensor, where they are known of all behind it."""
+        seen = self._seen(tensor)
+        if seen is None or not all(map(math.isfinite, seen)):
             return UNLIMITED
-        most = FLAT * step(made)
-        first, last = (_flat(one, most) for one in (values, values[::-1]))
-        limits = limits.union(Reach(float(grid[first]), float(grid[len(grid) - 1 - last])))
-    return limits if limits.low < limits.high else UNLIMITED
+        grid = np.linspace(BEYOND * min(seen[0], 0.0), BEYOND * max(seen[1], 0.0), POINTS)
+        known, told = self._made_of(tensor, grid, behind)
+        limits = told.pop(tensor, NOTHING)
+        for made, reach in sorted(told.items()):
+            if reach.low >= reach.high:
+                continue
+            most = FLAT * width(self._seen(made) or (0.0, 0.0)) / STEPS
+            if limits == UNLIMITED or not most > 0 or not np.isfinite(known[made]).all():
+                return UNLIMITED
+            values = np.minimum(np.maximum(known[made], reach.low), reach.high)
+            first, last = (_flat(one, most) for one in (values, values[::-1]))
+            limits = limits.union(Reach(float(grid[first]), float(grid[len(grid) - 1 - last])))
+        return limits
+
+    def _made_of(
+        self, tensor: int, grid: FloatArray, behind: Mapping[int, Reach]
+    ) -> tuple[Mapping[int, FloatArray], dict[int, Reach]]:
+        """Functions of a tensor, as `(points, channels)`, and what other ops tell apart of them.
+
+        The tensor itself is one of them.
+        """
+        graph = self._graph
+        known = {tensor: grid[:, np.newaxis]}
+        told = {tensor: UNLIMITED} if tensor in graph.outputs else {}
+        waiting = {op.index for op, _ in graph.uses.get(tensor, ())}
+        while waiting and told.get(tensor) != UNLIMITED:
+            op = graph.operators[min(waiting)]
+            waiting.remove(op.index)
+            found = _applied(graph, op, known)
+            if found is None:
+                for slot, read in enumerate(op.inputs):
+                    if read in known:
+                        reach = self._operand(op, slot, behind)
+                        told[read] = told.get(read, NOTHING).union(reach)
+                continue
+            (output,) = op.outputs
+            known[output] = found
+            if len(known) > MOST_FUNCTIONS:
+                told[tensor] = UNLIMITED
+            if output in graph.outputs:
+                told[output] = UNLIMITED
+            waiting |= {reader.index for reader, _ in graph.uses.get(output, ())}
+        return known, told
+
+    def _operand(self, op: Operator, slot: int, behind: Mapping[int, Reach]) -> Reach:
+        """What an op tells apart of an operand that it moves, or adds to another in a range."""
+        results = [behind.get(output, UNLIMITED) for output in op.outputs]
+        if holds(op.name) in MOVED:
+            return functools.reduce(Reach.union, results, NOTHING)
+        if op.name not in ("ADD", "SUB") or op.fused_activation not in ACTIVATIONS:
+            return UNLIMITED
+        other = self._graph.tensors[op.inputs[1 - slot]]
+        found = self._seen(other.index) if other.data is None else ends_of(other.data)
+        if found is None or not all(map(math.isfinite, found)):
+            return UNLIMITED
+        reach = results[0].through(ACTIVATIONS[op.fused_activation])
+        if op.name == "ADD":
+            return reach.minus(found)
+        if slot == 0:
+            return reach.minus((-found[1], -found[0]))
+        return Reach(found[0] - reach.high, found[1] - reach.low)
 
 
 def _flat(values: FloatArray, most: float) -> int:
@@ -182,43 +266,12 @@ def _flat(values: FloatArray, most: float) -> int:
     return int(np.argmax(differs)) - 1 if differs.any() else len(values) - 1
 
 
-def _made_of(graph: Graph, tensor: int, grid: FloatArray) -> Mapping[int, FloatArray]:
-    """What ops that compute more than a function of a tensor read of such, as `(points, channels)`.
-
-    The tensor itself where it is read so.
-    """
-    known = {tensor: grid[:, np.newaxis]}
-    waiting = {op.index for op, _ in graph.uses.get(tensor, ())}
-    wanted = {tensor} & set(graph.outputs)
-    for _ in range(MOST_FUNCTIONS):
-        if not waiting or tensor in wanted:
-            break
-        index = min(waiting)
-        waiting.remove(index)
-        op = graph.operators[index]
-        found = _applied(graph, op, known)
-        if found is None:
-            wanted |= known.keys() & set(op.inputs)
-            continue
-        (output,) = op.outputs
-        known[output] = found
-        wanted |= {output} & set(graph.outputs)
-        waiting |= {reader.index for reader, _ in graph.uses.get(output, ())}
-    if waiting:
-        wanted.add(tensor)
-    return {t: known[t] for t in sorted(wanted)}
-
-
 def _applied(graph: Graph, op: Operator, known: Mapping[int, FloatArray]) -> FloatArray | None:
-    """What an op makes of known values; None where that is not said by them and constants."""
-    if len(op.outputs) != 1:
-        return None
+    """What an op makes of known values; None where that is not said by them and constants.
+
+    Moved values meet others than those that they were made of, so they are not known.
+    """
     read = [known.get(t) for t in op.inputs]
-    if holds(op.name) in MOVED:
-        values = [one for one in read if one is not None]
-        computed = [t for t in op.inputs if t >= 0 and not graph.tensors[t].is_constant]
-        is_alone = len(values) == len(computed) == 1 and values[0].shape[1] == 1
-        return values[0] if is_alone else None
     if op.name not in FUNCTIONS or op.fused_activation not in ACTIVATIONS:
         return None
     channels = graph.tensors[op.outputs[0]].shape[-1:]

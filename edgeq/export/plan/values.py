@@ -22,12 +22,12 @@ from edgeq.export.plan.margin import with_margin
 from edgeq.export.plan.reach import (
     STEPS,
     UNLIMITED,
+    FlatEnds,
     Range,
     Reach,
     beyond_of,
     ends_of,
     finite_ends_of,
-    flat_ends,
     is_drowned,
     negligible,
     width,
@@ -69,6 +69,7 @@ class Values:
         self._reaches: dict[int, Reach] = {}
         self._beyond: dict[int, Beyond] = {}
         self._finites: dict[tuple[int, DType], Range | None] = {}
+        self._flat_ends = FlatEnds(self._graph, self._seen)
         self._follow_readers()
 
     @property
@@ -100,13 +101,14 @@ class Values:
         low, high = self._widened(tensor, found)
         if dtype.bits != 8 or tensor in self._graph.inputs:
             return low, high
-        flat = flat_ends(self._graph, tensor, found, self._step)
+        flat = self._flat_ends.of(tensor)
         return max(low, min(flat.low, 0.0)), min(high, max(flat.high, 0.0))
 
-    def _step(self, tensor: int) -> float:
-        """Of the 8-bit integers of a computed tensor; 0 where nothing is known of it."""
-        found = self._finite(tensor)
-        return 0.0 if found is None else width(found) / STEPS
+    def _seen(self, tensor: int) -> Range | None:
+        """Range of a computed tensor, flat ends included; None where nothing is known of it."""
+        if self._finite(tensor) is None:
+            return None
+        return self._widened(tensor, within(self._whole(tensor, DType.INT8), self.reach(tensor)))
 
     def _widened(self, tensor: int, found: Range) -> Range:
         """A range with a margin, within the reach, where few numbers were measured."""
