@@ -1,8 +1,8 @@
 """`Reach`: limits beyond which no reader of a tensor tells its values apart.
 
 A softmax, a maximum and a comparison have such limits by what else they read. A function of the
-tensor alone has one where it is flat: a hard swish gives 0 for all that is below -3. What else is in
-a sum moves it.
+tensor alone has one where it is flat: a hard swish gives 0 for all that is below -3. What else
+is in a sum moves it.
 """
 
 from __future__ import annotations
