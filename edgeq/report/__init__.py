@@ -177,8 +177,8 @@ class Report(Measured):
         """What others than those few that judge the outputs may leave the worst of them."""
         lows = [o.samples.low_db for o in self.outputs if o.samples is not None]
         least_db = min(output.least_db for output in self.outputs)
-        if not self._doubts_of_few_samples() or min(lows) >= least_db:
-            return ""  # nothing, or a part of an output says less than samples do
+        if not self._doubts_of_few_samples() or least_db - min(lows) <= MOST_DOUBT_DB:
+            return ""  # or a part of an output says less than samples do
         return f" (down to {min(lows):.1f} on others: {self.judged_samples} judge it)"
 
     @property

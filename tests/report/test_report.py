@@ -77,6 +77,8 @@ def test_the_first_line_says_what_few_samples_leave_open() -> None:
     assert many.headline.endswith("31.4 dB")
     better = (fidelity("z", 30.0, 1), spread_over(24.6, 34.7))  # the worst one now, on others not
     assert "30.0 dB (down to 24.6" in report(judged_samples=9, outputs=better).headline
+    best = (fidelity("z", 26.0, 1), spread_over(24.6, 34.7))  # about as bad on others
+    assert report(judged_samples=9, outputs=best).headline.endswith("26.0 dB")
 
 
 def test_the_first_line_leaves_out_samples_that_say_less_than_a_part() -> None:
