@@ -162,9 +162,9 @@ def _runs(graph: Graph, op: Operator) -> int:
     Source:
         `xnn_setup_binary_elementwise_nd` in XNNPACK, which calls its kernel once for each.
     """
-    whole = graph.tensors[op.outputs[0]].shape
-    shapes = (graph.tensors[tensor].shape for tensor in op.inputs)
-    one, other = ((1,) * (len(whole) - len(shape)) + tuple(shape) for shape in shapes)
+    shapes = [tuple(graph.tensors[tensor].shape) for tensor in (op.outputs[0], *op.inputs)]
+    rank = max(map(len, shapes))  # an operand may have one axis where the result has none
+    whole, one, other = ((1,) * (rank - len(shape)) + shape for shape in shapes)
     length, last = 1, None
     for size, *both in zip(whole[::-1], one[::-1], other[::-1], strict=True):
         spread = tuple(each == size for each in both)

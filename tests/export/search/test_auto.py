@@ -550,6 +550,14 @@ def test_what_broadcasts_is_computed_run_by_run(
     assert [rows(graph, op) for op in graph.operators] == [runs, 0]
 
 
+def test_an_operand_may_have_an_axis_where_the_result_has_none() -> None:
+    case = OneOp(
+        "SUB", {"x": Value((1,)), "z": Value(())}, (Step("SUB", ("x", "z"), {"y": Value(())}),)
+    )
+    graph = LiteModel(case.build(), "tflite").graph
+    assert [rows(graph, op) for op in graph.operators] == [0]
+
+
 def test_weights_beyond_the_cache_cost_more() -> None:
     step = Step("FULLY_CONNECTED", ("x", weights(16, 256)), {"y": Value((1, 16))})
     graph = LiteModel(OneOp("dense", {"x": Value((1, 256))}, (step,)).build(), "tflite").graph

@@ -84,6 +84,8 @@ def _broadcast(site: Site, op: Operator) -> Sequence[Any] | None:
     if product is None or axes is None or axes.size != 1 or not _is_between(site, product):
         return None
     whole = site.shape(product.outputs[0])
+    if max(len(site.shape(t)) for t in product.inputs) > len(whole):  # one where it has none
+        return None
     axis = int(axes.ravel()[0]) % len(whole)
     depth, shapes = whole[axis], [_aligned(site.shape(t), whole) for t in product.inputs]
     kinds = [_kind(one, other) for one, other in zip(*shapes, strict=True)]
