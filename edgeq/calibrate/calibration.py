@@ -271,8 +271,11 @@ def _check(calibration: Calibration) -> None:
     for tensor, beyond in calibration.beyond.items():
         if not all(isinstance(said, bool) for said in vars(beyond).values()):
             raise TypeError(f"tensor {tensor} has beside its range {shortened(beyond)}")
-    for tensor, ends in (*calibration.peaks.low.items(), *calibration.peaks.high.items()):
-        if len(ends) != len(calibration.peaks.steps) or not all(map(_is_real, ends)):
+    peaks = calibration.peaks
+    if peaks.low.keys() != peaks.high.keys():
+        raise ValueError("its peaks have a low end or a high one without the other")
+    for tensor, ends in (*peaks.low.items(), *peaks.high.items()):
+        if len(ends) != len(peaks.steps) or not all(map(_is_real, ends)):
             raise ValueError(f"the peaks of tensor {tensor} are {shortened(ends)}")
     for tensor, top in calibration.tops.items():
         if not _is_real(top):

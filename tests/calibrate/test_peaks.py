@@ -127,10 +127,17 @@ def test_an_observer_that_was_asked_for_is_not_overruled() -> None:
     assert found.ranges == {t: observer.range() for t, observer in found.observers.items()}
 
 
-def test_a_file_with_peaks_that_are_none_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "peaks",
+    [
+        '{"steps": [20], "low": {"1": [0, 0]}}',
+        '{"steps": [20], "low": {"1": [0]}, "high": {}}',
+        "[3]",
+    ],
+)
+def test_a_file_with_peaks_that_are_none_is_refused(peaks: str, tmp_path: Path) -> None:
     path = edgeq.calibrate(leaky(), data(drawn(10, 20))).save(tmp_path / "ranges.json")
     text = path.read_text()
-    start = text.index('"peaks"')
-    path.write_text(text[:start] + '"peaks": {"steps": [20], "low": {"1": [0, 0]}}\n}\n')
+    path.write_text(text[: text.index('"peaks"')] + f'"peaks": {peaks}\n}}\n')
     with pytest.raises(edgeq.DataError, match="is damaged"):
         Calibration.load(path)
