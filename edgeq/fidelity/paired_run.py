@@ -23,8 +23,16 @@ from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.fidelity import metrics
 from edgeq.fidelity.index_outputs import holds_indices
 from edgeq.fidelity.parts import (
-    AxisRows, Kind, Part, kinds_db, kinds_in, least_db, merged_rows, parts_of, rows_of,
-)  # fmt: skip
+    AxisRows,
+    Kind,
+    Part,
+    kinds_db,
+    kinds_in,
+    least_db,
+    merged_rows,
+    parts_of,
+    rows_of,
+)
 from edgeq.fidelity.sqnr import Drift, Fidelity, SampleSpread, WorstSample
 from edgeq.flatbuffer import Tensor
 from edgeq.model import LiteModel

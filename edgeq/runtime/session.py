@@ -262,8 +262,8 @@ class Session:
         elif isinstance(inputs, Mapping):
             if set(inputs) != set(self.input_names):
                 raise DataError(
-                    f"the model takes the inputs {', '.join(self.input_names)}{self._said_of_states()}"
-                    f". Received: {', '.join(map(str, inputs))}"
+                    f"the model takes the inputs {', '.join(self.input_names)}"
+                    f"{self._said_of_states()}. Received: {', '.join(map(str, inputs))}"
                 )
             return [np.asarray(inputs[name]) for name in self.input_names]
         elif isinstance(inputs, Iterable):

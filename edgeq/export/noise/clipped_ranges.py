@@ -166,5 +166,5 @@ def _parts_db(halves: Sequence[Tally], kinds: Sequence[Sequence[Kind]]) -> Float
 
     Samples of a single half may show other kinds: those of both are compared.
     """
-    db = np.array([half.kinds_db(kinds) for half in halves])
+    db: FloatArray = np.array([half.kinds_db(kinds) for half in halves])
     return np.clip(db, -MOST_DB, MOST_DB)
