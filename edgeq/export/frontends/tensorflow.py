@@ -27,6 +27,7 @@ from edgeq.export.frontends.arguments import (
 from edgeq.export.frontends.naming import named_by_layer, named_parts
 from edgeq.export.frontends.tensorflow_graph.declared_inputs import (
     as_declared,
+    by_position,
     shapes_of,
     specs_of,
 )
@@ -349,7 +350,9 @@ def _function(model: Any) -> tuple[Callable[..., Any], inspect.Signature]:
         served = _served(model, _name(model))
         return served, _parameters(served.structured_input_signature[1])
     if hasattr(model, "structured_input_signature"):
-        return model, _parameters(model.structured_input_signature[1])
+        first = [inspect.Parameter(name, _ANY_WAY) for name in by_position(model)]
+        rest = _parameters(model.structured_input_signature[1]).parameters.values()
+        return model, inspect.Signature([*first, *rest])
     if not callable(model):
         raise ModelError(
             f"the tf.Module {_name(model)} has no __call__; export the tf.function of it that "

@@ -135,6 +135,18 @@ def _sparse_product(op: Any) -> Form | None:
     return product
 
 
+def _extreme(op: Any) -> Form:
+    """Of whole numbers as a choice, of which the converter makes no activation."""
+    is_low = op.type == "Minimum"
+    own = tf.minimum if is_low else tf.maximum
+    is_float = op.inputs[0].dtype.is_floating
+
+    def extreme(x: Any, y: Any) -> Any:
+        return own(x, y) if is_float else tf.where(x < y if is_low else x > y, x, y)
+
+    return extreme
+
+
 def _length(op: Any) -> Form | None:
     """The root of the sum of squares."""
     axes, keeps = constant(op.inputs[1]), op.get_attr("keep_dims")
@@ -150,6 +162,8 @@ _MAKERS: dict[str, Callable[[Any], Form | None]] = {
     "Cumprod": _cumulative_product,
     "DenseBincount": _counts,
     "EuclideanNorm": _length,
+    "Maximum": _extreme,
+    "Minimum": _extreme,
     "SegmentMax": _segments,
     "SegmentMean": _segments,
     "SegmentMin": _segments,
