@@ -19,7 +19,7 @@ from edgeq.export.noise.sensitivity import Judge, Meter
 from edgeq.export.plan.choices import Choice, Choices, weight_slot
 from edgeq.export.plan.quantization_plan import Plan
 from edgeq.export.round.rounded import Rounded
-from edgeq.export.round.weighted_ops import source_of
+from edgeq.export.round.weighted_ops import is_fed, source_of
 from edgeq.model import LiteModel
 from edgeq.ops import Kind, kind_of
 from edgeq.progress import nothing
@@ -59,7 +59,7 @@ def in_sound_forms(
 
     Args:
         model: The float model.
-        plan: What the choices come to.
+        plan: How the choices store weights, and parameters of what is read.
         choices: What becomes of each op.
         changed: Ops that may become float.
         samples: Inputs to run.
@@ -68,6 +68,7 @@ def in_sound_forms(
     graph, found = model.graph, dict(choices)
     ops = [graph.operators[i] for i in sorted(changed) if choices[i].mode is Mode.DYNAMIC_INT8]
     ops = [op for op in ops if weight_slot(graph, op) is not None and not op.multiplied]
+    ops = [op for op in ops if is_fed(graph, op)]
     if not ops:
         return found
     read = list(dict.fromkeys(source_of(op) for op in ops))

@@ -97,7 +97,8 @@ def without_gross(
     changed = [index for index, choice in found.items() if choice != choices[index]]
     if not changed:
         return found
-    return in_sound_forms(model, plan_of(found), found, changed, few, LEAST_DB)
+    stored = replace(plan_of(found), tensors=plan.tensors)
+    return in_sound_forms(model, stored, found, changed, few, LEAST_DB)
 
 
 def gross_tensors(
