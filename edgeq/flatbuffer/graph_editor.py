@@ -272,10 +272,9 @@ class GraphEditor:
                 read.update(op.inputs.tolist())
                 kept.append(op)
         self._graph.operators = kept[::-1]
-        own, every = self._graph, self._tree.subgraphs
-        held = {
-            t.buffer for g in every for i, t in enumerate(g.tensors) if g is not own or i in read
-        }
+        own, graphs = self._graph, self._tree.subgraphs
+        places = ((g, i, t.buffer) for g in graphs for i, t in enumerate(g.tensors))
+        held = {buffer for g, i, buffer in places if g is not own or i in read}
         for buffer in {t.buffer for t in own.tensors} - held:
             self._tree.buffers[buffer] = schema.BufferT()
         self._constants = {k: t for k, t in self._constants.items() if t in read}
