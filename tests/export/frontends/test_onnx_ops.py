@@ -12,7 +12,7 @@ pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
-from edgeq.errors import ConversionError  # noqa: E402
+from edgeq.errors import ConversionError, UnsupportedOpError  # noqa: E402
 from edgeq.export.frontends.onnx import child  # noqa: E402
 from edgeq.export.frontends.onnx.fusions import fused, pruned  # noqa: E402
 from edgeq.export.frontends.onnx.graph_interpreter import specialised  # noqa: E402
@@ -118,3 +118,35 @@ def rounding_nobody_reads() -> Any:
     from onnx import helper
 
     return helper.make_node("DynamicQuantizeLinear", ["rows"], ["q", "scale", "zero_point"])
+
+
+def branched(wide: bool) -> Any:
+    """Twice the input where its sum is positive, else half of it, of which `wide` keeps more."""
+    from onnx import helper
+
+    node = helper.make_node
+    empty = helper.make_empty_tensor_value_info
+    twice = node("Add", ["x", "x"], ["t"], name="half.to")  # words of PyTorch
+    double = helper.make_graph([twice], "double", [], [empty("t")])
+    parts = ["x", "x"] if wide else ["x"]
+    half = [node("Concat", parts, ["c"], axis=0), node("Mul", ["c", "half"], ["e"], name="float")]
+    nodes = [
+        node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        node("Greater", ["sum", "none"], ["yes"]),
+        node(
+            "If", ["yes"], ["y"], then_branch=double,
+            else_branch=helper.make_graph(half, "half", [], [empty("e")]),
+        ),
+    ]  # fmt: skip
+    constants = {"none": np.array(0, np.float32), "half": np.array(0.5, np.float32)}
+    return model_of(nodes, {"x": np.ones((2, 3), np.float32)}, ["y"], constants)
+
+
+def test_a_branch_that_the_input_chooses_is_both_and_a_selection() -> None:
+    sample = {"x": np.ones((2, 3), np.float32)}
+    for sign in (1, -1):
+        other = {"x": sign * np.arange(6, dtype=np.float32).reshape(2, 3)}
+        (found,) = replayed(branched(False), sample, other)
+        np.testing.assert_array_equal(found, other["x"] * (2 if sign > 0 else 0.5))
+    with pytest.raises(UnsupportedOpError, match="ONNX op If at y .*differ in shape or type"):
+        replayed(branched(True), sample, sample)

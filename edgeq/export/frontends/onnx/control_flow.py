@@ -1,4 +1,7 @@
-"""ONNX's branches and loops, which become straight lines: a branch is chosen, a loop unrolled."""
+"""ONNX's branches and loops, which become straight lines.
+
+A branch is chosen, or both are computed and selected from; a loop is unrolled.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,26 @@ Scope = MutableMapping[str, Value]
 
 @flow("If")
 def branch(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> list[Value]:
-    """The branch that an `If` takes for the sample's shapes."""
-    chosen = run.known(node, "its condition beforehand", given[0])
-    return run.nested(node.get("then_branch" if chosen.item() else "else_branch"), scope, ())
+    """The branch that an `If` takes for the sample's shapes, or both where the input decides."""
+    if not run.differs(given[0]):
+        chosen = run.known(node, "its condition beforehand", given[0])
+        return run.nested(node.get("then_branch" if chosen.item() else "else_branch"), scope, ())
+    on_true, on_false = (
+        run.nested(node.get(name), scope, ()) for name in ("then_branch", "else_branch")
+    )
+    if any(_kind(a) != _kind(b) for a, b in zip(on_true, on_false, strict=True)):
+        raise node.refused(
+            "takes one of two branches by what the input holds, and their results differ in shape "
+            "or type; the file computes both and selects: make them of one shape (pad them)"
+        )
+    return [
+        _called(run, node, "Where", (given[0], a, b))
+        for a, b in zip(on_true, on_false, strict=True)
+    ]
+
+
+def _kind(value: Value) -> tuple[Any, ...]:
+    return tuple(value.tensor.shape), value.tensor.dtype
 
 
 @flow("Loop")

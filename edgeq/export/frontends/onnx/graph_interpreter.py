@@ -220,6 +220,10 @@ class Interpreter:
             raise NotKnown(node, what, value.depends)
         return value.plain.numpy()
 
+    def differs(self, value: Value) -> bool:
+        """Whether a value depends on an input that the sample's value cannot stand for."""
+        return any(self._arguments[name].numel() != 1 for name in value.depends)
+
     def run_node(self, node: Node, scope: MutableMapping[str, Value]) -> None:
         """Runs one node, or those that it stands for."""
         self._run += 1

@@ -59,18 +59,25 @@ class Replay(nn.Module):  # type: ignore[misc]
         """Puts a step where its name says; another of the same name gets a number behind it."""
         holder: Any = self
         *above, last = [part for part in step.node.name.split(".") if part] or ["_"]
+        path = []
         for part in above:
-            found = holder._modules.get(part)
-            if found is None:
-                found = nn.Module()
-                holder._modules[part] = found
-            holder = found
-        count, name = 0, last
-        while name in holder._modules:
-            count += 1
-            name = f"{last}@{count}"
+            name = _free_name(holder, part, may_share=True)
+            holder = holder._modules.setdefault(name, nn.Module())
+            path.append(name)
+        name = _free_name(holder, last)
         holder._modules[name] = _Part(step)
-        return ".".join([*above, name])
+        return ".".join([*path, name])
+
+
+def _free_name(holder: Any, name: str, *, may_share: bool = False) -> str:
+    """A name for a part, which is no word of PyTorch ("half", "to") nor, unless it may share it,
+    that of another part.
+    """
+    count, free = 0, name
+    while hasattr(holder, free) and not (may_share and free in holder._modules):
+        count += 1
+        free = f"{name}@{count}"
+    return free
 
 
 def _signed(constant: Tensor) -> Tensor:
