@@ -210,8 +210,10 @@ class Builder:
         self, choices: Choices, free: Collection[int], oldest: Version | None
     ) -> dict[int, Choice]:
         """The choices without integers that alone would ruin the outputs, where ops are free."""
-        own, plan = self._with, self._plan(choices)
-        return without_gross(self.model, plan, choices, free, own.samples, oldest, own.threads)
+        own = self._with
+        return without_gross(
+            self.model, self._plan, choices, free, own.samples, oldest, own.threads
+        )
 
     def rounding_runs(self, choices: Choices) -> int:
         """How often `build` will run a sample to round weights by, or round one once more."""

@@ -118,6 +118,12 @@ def wheel(file: str, name: str, version: str, sha256: str, architecture: str = "
     return Archive(file, sha256, command, "--quiet")
 
 
+def sdist(file: str, name: str, version: str, sha256: str) -> Archive:
+    """A source distribution of the registry that pip uses."""
+    command = f"python -m pip download --no-deps --no-binary=:all: {name}=={version}"
+    return Archive(file, sha256, command, "--quiet")
+
+
 def deb(file: str, name: str, version: str, sha256: str) -> Archive:
     """A binary package of the mirror that apt uses."""
     return Archive(file, sha256, f"apt-get download {name}={version}", "--quiet")

@@ -8,7 +8,7 @@ ops around stay float, if they may.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgeq.data.held_out import spread
 from edgeq.data.rep_dataset import Sample
+from edgeq.export.noise.float_forms import in_sound_forms
 from edgeq.export.noise.moved import moves
 from edgeq.export.noise.sensitivity import measure_noise
 from edgeq.export.plan.choices import Choice, Choices, nearest_form, weight_slot
@@ -40,6 +41,9 @@ LEAST_DB = 20.0
 SUSPECT_DB = 26.0
 """A tensor is looked at where rounding leaves less than that of half of its rows by themselves."""
 
+QUIET_DB = 10.0
+"""Or less than that of half of its columns: of numbers of about one step."""
+
 SAMPLES = 4
 """Samples that are looked at."""
 
@@ -49,7 +53,7 @@ BUDGET_S = 20.0
 
 def without_gross(
     model: LiteModel,
-    plan: Plan,
+    plan_of: Callable[[Choices], Plan],
     choices: Choices,
     free: Collection[int],
     samples: Sequence[Sample],
@@ -58,21 +62,23 @@ def without_gross(
 ) -> dict[int, Choice]:
     """The choices without integers in the tensors that these would ruin, where ops may be float.
 
-    What has a weight keeps it in integers, if its kernel takes float activations beside it.
+    What has a weight keeps it in integers, if its kernel takes float activations beside it and the
+    outputs do not lose as much by that.
 
     Args:
         model: The float model.
-        plan: What the choices come to.
+        plan_of: What choices come to.
         choices: What becomes of each op.
         free: Ops that may become float.
         samples: Inputs, of which a few are run.
         oldest: The oldest run time that is to read the file, if that matters.
         threads: Samples that run side by side; None takes what this process may use.
     """
-    if not free or not samples or not plan.tensors:
+    plan, few = plan_of(choices), spread(samples, SAMPLES)
+    if not free or not few or not plan.tensors:
         return dict(choices)
     found, operators = dict(choices), model.graph.operators
-    gross = gross_tensors(model, plan, spread(samples, SAMPLES), threads)
+    gross = gross_tensors(model, plan, few, threads)
     for tensor, kept_db in gross.items():
         around = set(_around(model.graph, tensor))
         if not around.issubset(free):
@@ -88,7 +94,11 @@ def without_gross(
                 found[index] = beside_float(
                     operators[index], model.graph, found[index], why, oldest
                 )
-    return found
+    changed = [index for index, choice in found.items() if choice != choices[index]]
+    if not changed:
+        return found
+    stored = replace(plan_of(found), tensors=plan.tensors)
+    return in_sound_forms(model, stored, found, changed, few, LEAST_DB)
 
 
 def gross_tensors(
@@ -115,21 +125,27 @@ def _suspects(
     editor.add_outputs([t for t in looked_at if t not in graph.inputs])
     tflite = editor.finish()
 
-    def kept(session: Session, sample: Sequence[npt.NDArray[Any]]) -> list[float]:
+    def suspected(session: Session, sample: Sequence[npt.NDArray[Any]]) -> list[bool]:
         session.invoke(sample)
-        return [_kept_db(session.view(t), plan.tensors[t].scale[0]) for t in looked_at]
+        return [_is_suspect(session.view(t), plan.tensors[t].scale[0]) for t in looked_at]
 
     # Each session has weights of its own, of which a large model has room for one.
     each, members = (threads, 1) if is_large(len(tflite)) else (1, threads)
     with Crew(lambda: Session(tflite, threads=each, trusted=True), members) as crew:
-        least = np.min(list(crew.map(samples, kept)), axis=0)
-    return frozenset(t for t, db in zip(looked_at, least, strict=True) if db < SUSPECT_DB)
+        found = np.any(list(crew.map(samples, suspected)), axis=0)
+    return frozenset(t for t, is_one in zip(looked_at, found, strict=True) if is_one)
 
 
-def _kept_db(values: FloatArray, step: float) -> float:
-    """SQNR in dB that rounding to steps leaves of a row along the last axis, at the median."""
+def _is_suspect(values: FloatArray, step: float) -> bool:
+    """Whether rounding to steps leaves little of a row along the last axis, or of a column."""
     rows = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
-    power = np.square(rows, dtype=np.float64).mean(axis=1)
+    power = np.square(rows, dtype=np.float64)
+    by_row, by_column = (_kept_db(power.mean(axis=axis), step) for axis in (1, 0))
+    return by_row < SUSPECT_DB or by_column < QUIET_DB
+
+
+def _kept_db(power: FloatArray, step: float) -> float:
+    """SQNR in dB that rounding to steps leaves of signals of these powers, at the median."""
     power = power[power > 0]
     return 10 * math.log10(12 * float(np.median(power)) / step**2) if len(power) else math.inf
 

@@ -65,3 +65,37 @@ def test_even_rows_are_integers() -> None:
 @pytest.mark.parametrize("options", [{"strict": True}, {"target": "portable"}])
 def test_what_must_be_integers_is(options: dict[str, Any]) -> None:
     assert exported(200.0, **options).report.float_ops == {}
+
+
+def read_unevenly(weight_of_loud: float) -> OneOp:
+    """Two layers, the first of which multiplies the first number of each row with this."""
+    rows = Value((1, ROWS, WIDTH))
+    first, second = np.random.default_rng(4).normal(size=(2, WIDTH, WIDTH)).astype(np.float32)
+    first[:, 0] = weight_of_loud * np.sign(first[:, 0])
+    steps = (
+        Step("FULLY_CONNECTED", ("x", first), {"made": rows}, {"keepNumDims": True}),
+        Step("TANH", ("made",), {"between": rows}),
+        Step("FULLY_CONNECTED", ("between", second), {"y": rows}, {"keepNumDims": True}),
+    )  # fmt: skip
+    return OneOp("uneven", {"x": rows}, steps)
+
+
+@pytest.mark.parametrize(
+    ("weight_of_loud", "count", "why"),
+    [
+        (0.0, "dequantize of weights", "a scale for each row"),
+        (0.001, "float32", "integers of its weight"),
+    ],
+)
+def test_numbers_in_a_row_that_its_scale_does_not_hold(
+    weight_of_loud: float, count: str, why: str
+) -> None:
+    case = read_unevenly(weight_of_loud)
+    loud = np.where(np.arange(WIDTH) == 0, np.float32(1000), np.float32(1))
+    data = [{"x": sample["x"] * loud} for sample in case.draw(40)]
+    edge = edgeq.export(case.build(), data, recipe="int8", progress=False)
+    told = {**edge.report.float_ops, **edge.report.remarks}
+    (reason,) = (r for place, r in told.items() if place.startswith("FULLY_CONNECTED"))
+    assert why in reason
+    assert edge.report.op_counts[count] >= 1
+    assert edge.report.sqnr_db > 30.0

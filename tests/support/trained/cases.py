@@ -59,6 +59,7 @@ CASES = {
     "onet": "faces",
     "onet_landmarks": "faces",
     "esrgan_slim": "photos",
+    "whisper_encoder": "speech",
 }
 """The module that loads each case."""
 

@@ -154,12 +154,12 @@ def _spectrogram(sound: NDArray[np.float32]) -> NDArray[np.float32]:
     windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:STEPS]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
     power = np.abs(np.fft.rfft(windows * hann, axis=1)) ** 2
-    return np.asarray(power @ _mel_filters().T, np.float32)
+    return np.asarray(power @ mel_filters(BANDS).T, np.float32)
 
 
-def _mel_filters() -> NDArray[np.float64]:
-    """Triangles on Slaney's mel scale, each of area 1: `(40, 201)`."""
-    edges = _hertz(np.linspace(0.0, _mel(np.float64(RATE_HZ / 2)), BANDS + 2))
+def mel_filters(bands: int) -> NDArray[np.float64]:
+    """Triangles on Slaney's mel scale, each of area 1: `(bands, 201)`."""
+    edges = _hertz(np.linspace(0.0, _mel(np.float64(RATE_HZ / 2)), bands + 2))
     bins = np.linspace(0, RATE_HZ / 2, WINDOW // 2 + 1)
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
