@@ -194,6 +194,25 @@ CLAMPS = {
     ),
 }  # fmt: skip
 
+LINES = {
+    "a leaky RELU": (
+        _chosen("leaky", ("is", "GREATER", "x", 0), ("low", "MUL", "x", 0.125),
+                ("y", "SELECT", "is", "x", "low")),
+        ("LEAKY_RELU",),
+    ),
+    "soft shrinkage": (
+        _chosen("shrink", ("is", "GREATER", "x", 0.5), ("less", "SUB", "x", 0.5),
+                ("not", "LESS", "x", -0.5), ("more", "ADD", "x", 0.5),
+                ("low", "SELECT_V2", "not", "more", 0), ("y", "SELECT", "is", "less", "low")),
+        ("ADD", "MUL", "ADD", "SUB"),
+    ),
+}  # fmt: skip
+
+SIGNED = _chosen(
+    "shrink", ("sign", "SIGN", "x"), ("size", "ABS", "x"), ("less", "SUB", "size", 0.5),
+    ("up", "RELU", "less"), ("y", "MUL", "sign", "up"),
+)  # fmt: skip
+
 THRESHOLDED = _chosen(
     "softplus", ("in", "MUL", "x", 2), ("e", "EXP", "in"), ("more", "ADD", "e", 1),
     ("log", "LOG", "more"), ("soft", "MUL", "log", 0.5), ("is", "GREATER", "in", 20),
@@ -704,6 +723,11 @@ CASES: tuple[Rewritten, ...] = (
               has_int8=False),
     *(Rewritten("clamp by SELECT", model, ops, has_int8=False, situation=situation)
       for situation, (model, ops) in CLAMPS.items()),
+    *(Rewritten("choice between lines that meet", model, ops, has_int8=False, loss_db=3.0,
+                situation=situation)
+      for situation, (model, ops) in LINES.items()),
+    Rewritten("product with a sign or a comparison", SIGNED, ("ADD", "MUL", "ADD", "SUB"),
+              has_int8=False, loss_db=3.0),
     Rewritten("softplus with a threshold", THRESHOLDED, ("MUL", *SOFTPLUS, "MUL"),
               has_int8=False, is_delegated=False),
     Rewritten("choice where there is no number", NUMBERS,

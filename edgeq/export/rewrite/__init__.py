@@ -22,7 +22,7 @@ from edgeq.export.rewrite import (
 )
 from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.export.rewrite.recurrence import looped, unrolled
-from edgeq.export.rewrite.written_out import products, selects, softmaxes
+from edgeq.export.rewrite.written_out import lines, products, selects, softmaxes
 from edgeq.flatbuffer import Graph, Operator, pack, parse_tree
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.flatbuffer.subgraphs import without_unreached
@@ -33,6 +33,7 @@ REWRITES: tuple[Rewrite, ...] = (
     *looped.REWRITES,
     *unrolled.REWRITES,
     *selects.REWRITES,
+    *lines.REWRITES,
     *softmaxes.REWRITES,
     *products.REWRITES,
     *layout.REWRITES,

@@ -184,7 +184,13 @@ INT8_ROWS = [
 def test_single_ops_come_back(case: OneOp) -> None:
     samples = case.draw(20)
     edge = edgeq.export(
-        case.build(), samples, recipe="int8", min_sqnr_db=None, threads=1, progress=False
+        case.build(),
+        samples,
+        recipe="int8",
+        strict=True,
+        min_sqnr_db=None,
+        threads=1,
+        progress=False,
     )
     made = edgeq.dequantize(edge.tflite)
     check_float(edge.tflite, made)
