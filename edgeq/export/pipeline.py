@@ -31,7 +31,7 @@ from edgeq.export.export_options import ExportOptions
 from edgeq.export.judging import Judging
 from edgeq.export.plan.choices import Choices, choose
 from edgeq.export.plan.divisors import small_divisor_notes, without_small_divisors
-from edgeq.export.plan.left_float import without_coarse, without_unbounded
+from edgeq.export.plan.left_float import without_coarse, without_detours, without_unbounded
 from edgeq.export.plan.min_runtime import check_runtime, for_runtime
 from edgeq.export.plan.planned_model import PlannedModel
 from edgeq.export.plan.quantization_plan import Plan
@@ -324,8 +324,8 @@ def make_ready(
     prepared = replace(prepared, rewritten=rewritten)
     values = Values(rewritten, ranges.calibration)
     choices = without_unbounded(rewritten, values, choices)
-    check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
     free = free_ops(rewritten, options.recipe, choices, options.strict)
+    choices = without_detours(rewritten, choices, free, options.target)
     choices = without_small_divisors(rewritten, values, choices, free)
     ranges = ranges.with_advice(small_divisor_notes(rewritten, values, choices))
     judging = Judging(ranges.samples, any(c.mode is Mode.AUTO for c in choices.values()))

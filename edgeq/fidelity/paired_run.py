@@ -22,7 +22,17 @@ from edgeq.data.steps import Step
 from edgeq.errors import DataError, EdgeqError, ModelError, VerificationError
 from edgeq.fidelity import metrics
 from edgeq.fidelity.index_outputs import holds_indices
-from edgeq.fidelity.parts import AxisRows, Part, least_db, merged_rows, parts_of, rows_of
+from edgeq.fidelity.parts import (
+    AxisRows,
+    Kind,
+    Part,
+    kinds_db,
+    kinds_in,
+    least_db,
+    merged_rows,
+    parts_of,
+    rows_of,
+)
 from edgeq.fidelity.sqnr import Drift, Fidelity, SampleSpread, WorstSample
 from edgeq.flatbuffer import Tensor
 from edgeq.model import LiteModel
@@ -162,6 +172,16 @@ class Tally:
     def parts(self) -> list[tuple[Part, ...]]:
         """The parts that each output falls into."""
         return [tuple(parts_of(rows)) for rows in self.rows]
+
+    @property
+    def kinds(self) -> list[list[Kind]]:
+        """The kinds of values that each output holds."""
+        return [kinds_in(rows) for rows in self.rows]
+
+    def kinds_db(self, kinds: Sequence[Sequence[Kind]]) -> list[float]:
+        """SQNR in dB of each output and of the kinds of its values, those that are named."""
+        found = zip(self.outputs, self.rows, kinds, strict=True)
+        return [db for o, rows, own in found for db in (o.sqnr_db, *kinds_db(rows, own))]
 
     @property
     def spreads(self) -> list[SampleSpread]:

@@ -213,13 +213,26 @@ class Kind:
 def kinds_of(outputs: Sequence[npt.NDArray[Any]]) -> list[Kind]:
     """The kinds of values that an output of the float model holds, as some samples show it."""
     rows = functools.reduce(merged_rows, (rows_of(output, output) for output in outputs))
-    found = [
+    return kinds_in(rows) or [Kind(None)]
+
+
+def kinds_in(rows: Sequence[AxisRows]) -> list[Kind]:
+    """The kinds of values that an output holds by its rows; none where all are alike.
+
+    Only the float model's values decide, so that any other model beside it has the same.
+    """
+    return [
         Kind(seen.axis, tuple(group))
         for seen in rows
         if seen.axis is not None and len(groups := seen.groups()) > 1
         for group in groups
     ]
-    return found or [Kind(None)]
+
+
+def kinds_db(rows: Sequence[AxisRows], kinds: Sequence[Kind]) -> list[float]:
+    """SQNR in dB of each kind, by rows that some samples show."""
+    by_axis = {seen.axis: seen for seen in rows}
+    return [by_axis[kind.axis].part(kind.rows, "").sqnr_db for kind in kinds]
 
 
 def _listed(rows: Sequence[int]) -> str:

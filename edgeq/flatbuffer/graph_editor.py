@@ -272,10 +272,11 @@ class GraphEditor:
                 read.update(op.inputs.tolist())
                 kept.append(op)
         self._graph.operators = kept[::-1]
-        buffers = {True: set[int](), False: set[int]()}
-        for index, tensor in enumerate(self._graph.tensors):
-            buffers[index in read].add(tensor.buffer)
-        for buffer in buffers[False] - buffers[True]:
+        own, every = self._graph, self._tree.subgraphs
+        held = {
+            t.buffer for g in every for i, t in enumerate(g.tensors) if g is not own or i in read
+        }
+        for buffer in {t.buffer for t in own.tensors} - held:
             self._tree.buffers[buffer] = schema.BufferT()
         self._constants = {k: t for k, t in self._constants.items() if t in read}
 

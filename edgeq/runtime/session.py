@@ -262,8 +262,8 @@ class Session:
         elif isinstance(inputs, Mapping):
             if set(inputs) != set(self.input_names):
                 raise DataError(
-                    f"the model takes the inputs {', '.join(self.input_names)}. "
-                    f"Received: {', '.join(map(str, inputs))}"
+                    f"the model takes the inputs {', '.join(self.input_names)}"
+                    f"{self._said_of_states()}. Received: {', '.join(map(str, inputs))}"
                 )
             return [np.asarray(inputs[name]) for name in self.input_names]
         elif isinstance(inputs, Iterable):
@@ -275,10 +275,14 @@ class Session:
             )
         if len(arrays) != len(self.input_names):
             raise DataError(
-                f"the model takes {len(self.input_names)} inputs ({', '.join(self.input_names)}). "
-                f"Received: {len(arrays)}"
+                f"the model takes {len(self.input_names)} inputs ({', '.join(self.input_names)})"
+                f"{self._said_of_states()}. Received: {len(arrays)}"
             )
         return arrays
+
+    def _said_of_states(self) -> str:
+        states = [name for name, _ in read_states(self._content, self._key)]
+        return f", of which session.stream() feeds back {', '.join(states)}" if states else ""
 
     def _is_one_run(self, arrays: list[Array]) -> bool:
         """Whether the arrays are what one run takes; rows for several runs otherwise.

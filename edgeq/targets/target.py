@@ -67,6 +67,8 @@ class Target:
         whole: What follows for an op from the obstacles of others, by graph and placement.
         ops: Names of the ops that it has, by how it has them in a few words; empty for a target
             that is made of others.
+        faster_in_float: Why it runs an op, given in float, in less time between integers than in
+            integers; empty where it does not.
         port_type: Type of inputs and outputs where the caller names none.
         layout: Layout of images where the caller names none and the model has them otherwise; None
             keeps the model's own.
@@ -88,6 +90,7 @@ class Target:
     rewrites: frozenset[Purpose]
     whole: Callable[[Graph, Placement], Placement] = lambda graph, placement: placement
     ops: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    faster_in_float: Callable[[OpView], str] = lambda op: ""
     port_type: str = "float32"
     layout: str | None = None
     oldest_runtime: Version | None = None

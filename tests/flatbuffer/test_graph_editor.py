@@ -65,6 +65,19 @@ def test_a_constant_that_two_tensors_share_stays_for_the_other() -> None:
     assert len(editor.finish()) < len(GraphEditor(tree).finish())
 
 
+def test_a_constant_that_another_graph_shares_stays_where_none_reads_it_here() -> None:
+    tree, made = constants()
+    body = empty_tree().subgraphs[0]
+    body.tensors = tree.subgraphs[0].tensors[made[1] : made[1] + 1]
+    tree.subgraphs.append(body)
+    editor = GraphEditor(tree)
+    editor.set_ports([], made[2:])
+    editor.prune()
+    graphs = parse(editor.finish()).graphs
+    assert np.array_equal(graphs[1].tensors[0].data, np.ones(4))
+    assert graphs[0].tensors[made[0]].data is None
+
+
 def test_an_excerpt_holds_what_its_ops_read_and_nothing_else() -> None:
     value = Value((1, 4))
     weights = [np.full(4, i, np.float32) for i in range(COUNT)]

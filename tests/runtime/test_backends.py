@@ -156,7 +156,7 @@ def test_what_an_old_run_time_lacks_is_refused_at_export() -> None:
     with pytest.raises(UnsupportedOpError) as caught:
         exported_case("GELU", recipe="int8", min_runtime="2.7")
     assert str(caught.value) == (
-        "the file cannot be made for the run time 2.7: GELU at y0 (op 1) version 2 needs 2.9. "
+        "the file cannot be made for the run time 2.7: GELU at y0 (op 0) version 1 needs 2.9. "
         "Express them by older ops, or export with min_runtime='2.9'"
     )
     for wrong in ("2.4", "new"):

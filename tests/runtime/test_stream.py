@@ -58,6 +58,14 @@ def test_states_stay_inside(session: Session) -> None:
     assert stream.states["total"].tolist() == X.tolist()
 
 
+@pytest.mark.parametrize("given", [X, {"x": X}])
+def test_a_run_without_states_names_the_stream(given: Any, session: Session) -> None:
+    with pytest.raises(
+        DataError, match=r"total.*, of which session\.stream\(\) feeds back total\. "
+    ):
+        session.run(given)
+
+
 def test_two_streams_of_a_session_do_not_meet(session: Session) -> None:
     one, other = session.stream(), session.stream(start={"total": 10 * X})
     one.run([X])

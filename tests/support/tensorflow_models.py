@@ -46,6 +46,11 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
             with tf.name_scope("lookup"):
                 return tf.gather(self.table, ids) * scale
 
+    class Wide(tf.Module):  # type: ignore[misc]
+        @tf.function(input_signature=[tf.TensorSpec((1, 2), tf.int64, "ids")])
+        def __call__(self, ids: Any) -> Any:
+            return tf.gather(tf.reshape(tf.range(10.0), (5, 2)), ids)
+
     class Stateful(tf.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             self.last = tf.Variable(tf.zeros((1, 4)))
@@ -86,6 +91,13 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
     models: dict[str, tuple[Any, dict[str, Array], Callable[..., Any]]] = {}
     module, ids = Module(), np.array([[1, 4]], np.int32)
     models["tf.Module"] = module, {"ids": ids, "scale": normal(1, 2, 1)}, module
+    wide = Wide()
+
+    def of_wide(ids: Array) -> Any:
+        return wide(tf.constant(ids, tf.int64))
+
+    models["int64"] = wide, {"ids": ids}, of_wide
+    models["by position"] = wide.__call__.get_concrete_function(), {"ids": ids}, of_wide
     stateful = Stateful()
     models["state"] = stateful, {"x": normal(1, 4)}, stateful
     pair = {"right": normal(1, 4, seed=1), "left": normal(1, 4)}
@@ -121,6 +133,13 @@ def _of_tensors(x: Any) -> dict[str, Any]:
         scattered = getattr(tf, f"tensor_scatter_nd_{name}")
         made[f"scattered {name}"] = scattered(tf.zeros((4, 5)), at, rows[:, 0])
         made[f"scattered rows {name}"] = scattered(tf.zeros((4, 5)), at[:, :1], rows)
+    made["clipped"] = tf.clip_by_value(at * 3, 0, 6)
+    made["counts"] = tf.math.bincount(at[:, 0], minlength=3, maxlength=3)
+    made["marks"] = tf.math.bincount(at, minlength=5, maxlength=5, axis=-1, binary_output=True)
+    weights = tf.reshape(rows[:, :2], (8, 2))
+    made["sums"] = tf.math.bincount(at, weights, minlength=5, maxlength=5, axis=-1)
+    edges = tf.sparse.SparseTensor([(0, 1), (0, 7), (2, 3)], (0.5, -1.0, 2.0), (3, 8))
+    made["sparse product"] = tf.sparse.sparse_dense_matmul(edges, rows)
     parts = tf.signal.stft(rows[:1], 4, 2)
     made["transformed back"] = tf.signal.inverse_stft(parts, 4, 2)
     return made
@@ -359,6 +378,10 @@ def wrong() -> dict[str, str]:
         with tf.name_scope("ranking"):
             return tf.raw_ops.Betainc(a=x, b=x, x=x)
 
+    @tf.function
+    def double(x: Any) -> Any:
+        return tf.matmul(tf.cast(x, tf.float64), tf.ones((4, 2), tf.float64))
+
     class WithoutCall(tf.Module):  # type: ignore[misc]
         pass
 
@@ -369,6 +392,7 @@ def wrong() -> dict[str, str]:
         tf.saved_model.save(module, folder, {"double": module.double.get_concrete_function(spec)})
         models = {
             "unsupported op": unsupported,
+            "float64": double,
             "no call": WithoutCall(),
             "no signature": folder,
             "not built": keras.Sequential([keras.layers.Dense(2)], name="classifier"),

@@ -25,6 +25,12 @@ from edgeq.export.frontends.arguments import (
     fixed_sizes,
 )
 from edgeq.export.frontends.naming import named_by_layer, named_parts
+from edgeq.export.frontends.tensorflow_graph.declared_inputs import (
+    as_declared,
+    by_position,
+    shapes_of,
+    specs_of,
+)
 from edgeq.export.frontends.trace_check import check_trace
 from edgeq.export.importing.custom_ops import PREFIX
 from edgeq.export.importing.recurrent_layers import with_recurrent_layers
@@ -83,10 +89,12 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
         return checked_folder(found, folder, arguments, worker)
     function, signature = _function(model)
     arguments = bound(signature, sample, _name(model))
-    notes = fixed_sizes(_declared(function, signature), arguments)
+    specs = specs_of(function, signature)
+    notes = fixed_sizes(shapes_of(specs), arguments)
     positional, keywords = call_style(signature, list(arguments))
 
-    def call(**named: Any) -> Any:
+    def call(**tensors: Any) -> Any:
+        named = as_declared(tensors, specs)
         return function(*(named[n] for n in positional), **{n: named[n] for n in keywords})
 
     found = _saved(worker, call, arguments, model, _name(model), _scopes, "tensorflow")
@@ -155,7 +163,7 @@ def folder_inputs(folder: str) -> dict[str, Declared]:
     Raises:
         ModelError: It cannot be loaded, or has not the signature.
     """
-    found = _shapes(_served(_loaded(folder), folder).structured_input_signature[1])
+    found = shapes_of(_served(_loaded(folder), folder).structured_input_signature[1])
     return dict(sorted(found.items()))  # a folder keeps no order, and each process sees another
 
 
@@ -174,7 +182,7 @@ def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
     from edgeq.export.frontends.tensorflow_graph.own_forms import misread_kinds, with_own_forms
     from edgeq.export.frontends.tensorflow_graph.tensor_lists import without_lists
 
-    if any(declared != shapes[name] for name, declared in _shapes(specs).items()):
+    if any(declared != shapes[name] for name, declared in shapes_of(specs).items()):
         static = {n: tf.TensorSpec(shapes[n], s.dtype, name=n) for n, s in specs.items()}
         function = _concrete(function, static)
     function = without_lists(function)
@@ -325,14 +333,15 @@ def _served(loaded: Any, folder: str) -> Any:
 
 
 def _unsupported(function: Any, kinds: Sequence[str]) -> UnsupportedOpError:
-    from edgeq.export.frontends.tensorflow_graph.static_values import all_nodes
+    from edgeq.export.frontends.tensorflow_graph.static_values import all_nodes, is_double
 
-    found = next(((n.op, n.name) for n in all_nodes(function) if n.op in kinds), (kinds[0], "?"))
-    others = f" (nor have {', '.join(k for k in kinds if k != found[0])})" if kinds[1:] else ""
-    return UnsupportedOpError(
-        f"{found[0]} at {found[1]} has no form in the runtime{others}; write it with other ops, or "
-        "leave it to the app that reads the outputs"
-    )
+    node = next((n for n in all_nodes(function) if n.op in kinds), None)
+    found, name = (kinds[0], "?") if node is None else (node.op, node.name)
+    others = f" (nor have {', '.join(k for k in kinds if k != found)})" if kinds[1:] else ""
+    way_out = "write it with other ops, or leave it to the app that reads the outputs"
+    if node is not None and is_double(node):
+        found, way_out = f"{found} in float64", "compute it in float32, from float32 variables"
+    return UnsupportedOpError(f"{found} at {name} has no form in the runtime{others}; {way_out}")
 
 
 def _function(model: Any) -> tuple[Callable[..., Any], inspect.Signature]:
@@ -341,27 +350,15 @@ def _function(model: Any) -> tuple[Callable[..., Any], inspect.Signature]:
         served = _served(model, _name(model))
         return served, _parameters(served.structured_input_signature[1])
     if hasattr(model, "structured_input_signature"):
-        return model, _parameters(model.structured_input_signature[1])
+        first = [inspect.Parameter(name, _ANY_WAY) for name in by_position(model)]
+        rest = _parameters(model.structured_input_signature[1]).parameters.values()
+        return model, inspect.Signature([*first, *rest])
     if not callable(model):
         raise ModelError(
             f"the tf.Module {_name(model)} has no __call__; export the tf.function of it that "
             "computes the outputs, such as module.predict"
         )
     return model, inspect.signature(getattr(model, "python_function", model))
-
-
-def _declared(function: Any, signature: inspect.Signature) -> dict[str, Declared]:
-    """Shapes of the inputs as a function declares them; of one that declares none, nothing."""
-    if hasattr(function, "structured_input_signature"):
-        return _shapes(function.structured_input_signature[1])
-    traced = function if hasattr(function, "python_function") else type(function).__call__
-    specs = getattr(traced, "input_signature", None) or ()
-    return _shapes(dict(zip(signature.parameters, specs, strict=False)))
-
-
-def _shapes(specs: Mapping[str, Any]) -> dict[str, Declared]:
-    shapes = {name: spec.shape for name, spec in specs.items()}
-    return {n: None if s.rank is None else tuple(s.as_list()) for n, s in shapes.items()}
 
 
 def _parameters(names: Sequence[str]) -> inspect.Signature:

@@ -21,7 +21,8 @@ from edgeq.data.rep_dataset import Sample
 from edgeq.export.plan.choices import Choices
 from edgeq.export.plan.margin import ALIKE, MANY
 from edgeq.export.plan.planner import make_plan
-from edgeq.fidelity.paired_run import PairedRun
+from edgeq.fidelity.paired_run import PairedRun, Tally
+from edgeq.fidelity.parts import Kind, kinds_in, merged_rows
 from edgeq.files import is_large
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
@@ -82,12 +83,15 @@ def clipped_ranges(
         return calibration, ()
     halves = (judged[::2], judged[1::2])
     try:
-        before = [_parts_db(model, calibration, choices, half, threads) for half in halves]
+        seen = [_tally(model, calibration, choices, half, threads) for half in halves]
+        kinds = [kinds_in(merged_rows(a, b)) for a, b in zip(*(t.rows for t in seen), strict=True)]
+        before = _parts_db(seen, kinds)
         if np.min(before) >= ENOUGH_DB:
             return calibration, ()
         kept = _resting_on_one(calibration) if calibration.samples < FEW_SAMPLES else set()
         other = _cut(model, calibration, scaled, fitted, threads, kept)
-        after = [_parts_db(model, other, choices, half, threads) for half in halves]
+        seen = [_tally(model, other, choices, half, threads) for half in halves]
+        after = _parts_db(seen, kinds)
     except Exception as error:
         return calibration, (f"{NONE} failed with {type(error).__name__}: {error}",)
     won = np.subtract(after, before)
@@ -142,19 +146,25 @@ def _may_be_cut(
     return is_widest and calibration.samples * values / ALIKE >= MANY
 
 
-def _parts_db(
+def _tally(
     model: LiteModel,
     calibration: Calibration,
     choices: Choices,
     samples: Sequence[Sample],
     threads: int | None,
-) -> FloatArray:
-    """SQNR in dB of each output and its parts with all activations rounded that are integers."""
+) -> Tally:
+    """What the samples show of the model with all activations rounded that are integers."""
     plan = make_plan(model, calibration, choices)
     editor = GraphEditor(model.tree)
     editor.round_trips(plan.tensors, plan.with_float_activations)
     made = replace(model, tflite=editor.finish())
-    seen = PairedRun((model, made), threads=threads)(samples)
-    found = zip(seen.outputs, seen.parts, strict=True)
-    db = [db for whole, parts in found for db in (whole.sqnr_db, *(p.sqnr_db for p in parts))]
+    return PairedRun((model, made), threads=threads)(samples)
+
+
+def _parts_db(halves: Sequence[Tally], kinds: Sequence[Sequence[Kind]]) -> FloatArray:
+    """SQNR in dB of each output and of each kind of its values, a row for each half.
+
+    Samples of a single half may show other kinds: those of both are compared.
+    """
+    db: FloatArray = np.array([half.kinds_db(kinds) for half in halves])
     return np.clip(db, -MOST_DB, MOST_DB)

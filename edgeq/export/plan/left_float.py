@@ -1,4 +1,4 @@
-"""Ops that stay float for what the data have shown of their values.
+"""Ops that stay float for what the data have shown of their values, or for where they would run.
 
 No integer holds infinity. A kernel may dictate a scale that is too coarse: a softmax over 3,000
 classes gives 0.002 at most, and its int8 steps are 1/256; what reads it gets a scale that fits.
@@ -18,6 +18,7 @@ from edgeq.export.plan.values import Values
 from edgeq.model import LiteModel
 from edgeq.ops import OPS
 from edgeq.recipe import Mode
+from edgeq.targets import Target, op_view
 
 LEAST_DB = 20.0
 """SQNR that rounding to the steps of a kernel leaves at least."""
@@ -37,6 +38,31 @@ def without_unbounded(model: LiteModel, values: Values, choices: Choices) -> dic
             why = values.obstacle(model.graph.operators[index])
             lower = replace(choice, reason=why) if choice.mode is Mode.AUTO else None
             found[index] = (lower or Choice(Mode.FLOAT, why)) if why else choice
+    return found
+
+
+def without_detours(
+    model: LiteModel, choices: Choices, free: Collection[int], target: Target
+) -> dict[int, Choice]:
+    """The choices with no op static that the target is faster to run in float between integers.
+
+    Such an op is float if it may be; where the search decides, it has the reason for not being
+    static.
+
+    Args:
+        model: The float model.
+        choices: What becomes of each op.
+        free: Ops that may become float.
+        target: Where the model will run.
+    """
+    found = dict(choices)
+    for index in free:
+        view, choice = op_view(model.graph, model.graph.operators[index]), choices[index]
+        is_static = choice.mode is Mode.STATIC_INT8
+        is_open = choice.mode is Mode.AUTO and not choice.reason
+        why = target.faster_in_float(view) if is_static or is_open else ""
+        if why and not target.obstacles(view):
+            found[index] = Choice(Mode.FLOAT, why) if is_static else replace(choice, reason=why)
     return found
 
 

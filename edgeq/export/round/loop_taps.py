@@ -43,6 +43,10 @@ class LoopSite(Site):
         self.uses = tuple(uses)
 
     @property
+    def first_op(self) -> Operator:
+        return self.uses[0][0]
+
+    @property
     def bytes_needed(self) -> int:
         return super().bytes_needed + BUFFER_BYTES
 

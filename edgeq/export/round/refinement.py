@@ -159,6 +159,4 @@ class Refinement:
         editor.round_trips(self.plan.tensors, self.plan.with_float_activations)
         made = replace(model, tflite=editor.finish())
         seen = PairedRun((self.model, made), threads=self.threads)(samples)
-        found = zip(seen.outputs, seen.parts, strict=True)
-        db = [db for whole, parts in found for db in (whole.sqnr_db, *(p.sqnr_db for p in parts))]
-        return np.clip(db, -MOST_DB, MOST_DB)
+        return np.clip(seen.kinds_db(seen.kinds), -MOST_DB, MOST_DB)

@@ -145,7 +145,7 @@ class Rounder:
                 return
             (site,) = sites
             self._failed[site.key] = (
-                f"the weight of {self._model.where(site.ops[0])} is rounded to nearest: rounding "
+                f"the weight of {self._model.where(site.first_op)} is rounded to nearest: rounding "
                 f"it by what it computes failed with {type(error).__name__}: {error}"
             )
 

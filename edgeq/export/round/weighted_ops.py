@@ -134,6 +134,11 @@ class Site:
         self._weight = constant(graph.tensors[self.tensor])
         self._shapes = [graph.tensors[t].shape for t in self.inputs]
 
+    @property
+    def first_op(self) -> Operator:
+        """An op of the main graph that it goes into."""
+        return self.ops[0]
+
     def has_bias(self, graph: Graph) -> bool:
         """Whether each op has a bias that can make up for what the weight is short of."""
         return bool(self.ops) and all(bias_of(graph, op) is not None for op in self.ops)

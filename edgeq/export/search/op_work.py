@@ -94,12 +94,14 @@ def _weight_shape(graph: Graph, op: Operator) -> tuple[int, ...] | None:
 def elements(graph: Graph, op: Operator) -> int:
     """Elements of computed tensors that an op reads and writes; none where it is a mere view.
 
-    What picks some, as a slice does of a long sequence, reads no more than it writes.
+    What picks some, as a slice does of a long sequence, reads no more than it writes. Matrices
+    that a loop passes on are not touched.
     """
     if kind_of(op.name) is Kind.MOVE:
         return 0
     read = sum(math.prod(t.shape) for _, t in graph.operands(op) if not t.is_constant)
-    written = sum(math.prod(graph.tensors[t].shape) for t in op.outputs)
+    made = [t for slot, t in enumerate(op.outputs) if slot not in op.multiplied]
+    written = sum(math.prod(graph.tensors[t].shape) for t in made)
     return written + (min(read, written) if holds(op.name) is Holds.SOME else read)
 
 

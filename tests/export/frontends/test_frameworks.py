@@ -225,6 +225,8 @@ def test_model_that_declares_no_shapes_gets_no_note(on_tensorflow: dict[str, Any
 WRONG = {
     "unsupported op": "UnsupportedOpError: Betainc at ranking/Betainc has no form in the runtime; "
     "write it with other ops, or leave it to the app that reads the outputs",
+    "float64": "UnsupportedOpError: MatMul in float64 at MatMul has no form in the runtime; "
+    "compute it in float32, from float32 variables",
     "no call": "ModelError: the tf.Module WithoutCall has no __call__; export the tf.function of "
     "it that computes the outputs, such as module.predict",
     "no signature": "has no signature 'serving_default'; its signatures are: double. Save it with",

@@ -99,7 +99,7 @@ def test_what_must_be_integers_is(options: dict[str, Any]) -> None:
 
 
 def test_a_softmax_that_no_delegate_runs_in_integers_is_float_where_its_steps_are_coarse() -> None:
-    report = exported(attention(64)).report
+    report = exported(attention(64), target="portable", strict=False).report
     ((place, why),) = report.float_ops.items()
     assert place.startswith("SOFTMAX")
     assert "are not faster" in why

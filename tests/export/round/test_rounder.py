@@ -16,7 +16,7 @@ from edgeq.calibrate.calibration import Calibration
 from edgeq.calibrate.run import Calibrator
 from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset, Sample
-from edgeq.errors import RecipeError
+from edgeq.errors import ModelError, RecipeError
 from edgeq.export.convert.loop_weights import with_lifted_weights
 from edgeq.export.plan.choices import choose
 from edgeq.export.plan.planner import make_plan
@@ -26,6 +26,7 @@ from edgeq.export.round import collecting, weighted_ops
 from edgeq.export.round.collecting import MOST_ROWS
 from edgeq.export.round.common_weights import Party
 from edgeq.export.round.gptq import Grid, fit, gain
+from edgeq.export.round.loop_taps import LoopTaps
 from edgeq.export.round.moments import Moments
 from edgeq.export.round.rounder import MEMORY_BYTES, Rounder
 from edgeq.export.round.weighted_ops import Site, patches
@@ -293,15 +294,24 @@ def test_the_float_model_with_rounded_weights_is_closer_than_with_nearest_ones(n
     assert fitted < plain / 2
 
 
-def test_what_a_loop_multiplies_with_is_rounded_by_the_rows_of_its_steps() -> None:
-    """The states of a loop go together, as they follow each other."""
+def prepared_loop(recipe: Recipe) -> tuple[LiteModel, Plan, list[Sample]]:
+    """A recurrent layer that is a loop, which gets its weights from outside."""
     case = lstm(24, spread=1.0)
     looped = rewrite(LiteModel(case.build(), "tflite"))
     model = replace(looped, tflite=pack(with_lifted_weights(looped.tree)))
-    (loop,) = (op for op in model.graph.operators if op.name == "WHILE")
-    recipe = PRESETS["weight_int8"]
     samples = list(RepDataset(smooth(case)).samples(input_specs(model)))
-    plan = make_plan(model, Calibrator(model, 1).run(samples), choose(model, recipe))
+    return (
+        model,
+        make_plan(model, Calibrator(model, 1).run(samples), choose(model, recipe)),
+        samples,
+    )
+
+
+def test_what_a_loop_multiplies_with_is_rounded_by_the_rows_of_its_steps() -> None:
+    """The states of a loop go together, as they follow each other."""
+    recipe = PRESETS["weight_int8"]
+    model, plan, samples = prepared_loop(recipe)
+    (loop,) = (op for op in model.graph.operators if op.name == "WHILE")
     rounded = rounder(model, samples, recipe).round(plan)
     assert {place for place, _ in rounded.passed} == {loop.index}
     assert {slot for _, slot in rounded.passed} == set(loop.multiplied)
@@ -426,3 +436,20 @@ def test_a_weight_that_cannot_be_rounded_by_what_it_computes_is_rounded_to_neare
     note, *_ = sabotaged.notes
     where = model.where(model.graph.operators[0])
     assert note.startswith(f"the weight of {where} is rounded to nearest: rounding it by what")
+
+
+def test_a_loop_whose_rows_cannot_be_had_has_weights_rounded_to_nearest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = PRESETS["weight_int8"]
+    model, plan, samples = prepared_loop(recipe)
+
+    def failing(*_: object) -> None:
+        raise ModelError("the runtime failed to run the model")
+
+    monkeypatch.setattr(LoopTaps, "rows", failing)
+    sabotaged = rounder(model, samples, recipe)
+    assert sabotaged.round(plan).passed == {}
+    (loop,) = (op for op in model.graph.operators if op.name == "WHILE")
+    said = f"the weight of {model.where(loop)} is rounded to nearest"
+    assert any(note.startswith(said) for note in sabotaged.notes)

@@ -22,6 +22,9 @@ _PART = "#"
 _MISREAD = frozenset({"FFT", "FFT2D", "IFFT", "IFFT2D"})
 """Ops of which TensorFlow's converter (2.21) makes files that do not run."""
 
+_MADE_OF = {"Relu": "Maximum", "Relu6": "Minimum"}
+"""Ops that TensorFlow's converter makes of others, by theirs: of whole numbers it has no such."""
+
 
 def misread_kinds(function: Any) -> list[str]:
     """Kinds of a function's ops that must become others before it is converted."""
@@ -43,7 +46,8 @@ def with_own_forms(function: Any, kinds: Collection[str]) -> Any:
     except Exception:  # TensorFlow raises many kinds, as of variables that are written
         return None
     graph = frozen.graph.as_graph_def()
-    forms = _forms(frozen.graph, kinds)
+    present = {op.type for op in frozen.graph.get_operations()}
+    forms = _forms(frozen.graph, [k if k in present else _MADE_OF.get(k, k) for k in kinds])
     if forms is None:
         return None
     if any(is_complex(tensor) for tensor in frozen.outputs):

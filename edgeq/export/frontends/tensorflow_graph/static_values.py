@@ -27,6 +27,26 @@ def writes_variables(function: Any) -> bool:
     return any(node.op.startswith(_WRITING) for node in all_nodes(function))
 
 
+def is_double(node: Any) -> bool:
+    """Whether an op has to do with numbers of 64 bits, of which the runtime has hardly any form."""
+    return any(value.type == tf.float64.as_datatype_enum for value in node.attr.values())
+
+
+def bounded(tensor: Any) -> Any:
+    """The value of a whole number that is the same as its lower and its upper bound, or constant.
+
+    `tf.math.bincount` has such a one where `minlength` and `maxlength` are one number.
+    """
+    value = constant(tensor)
+    if value is not None or tensor.op.type != "Minimum":
+        return value
+    most, least = tensor.op.inputs
+    if least.op.type != "Maximum":
+        return None
+    high, low = constant(most), constant(least.op.inputs[0])
+    return high if high is not None and low is not None and high == low else None
+
+
 def constant(tensor: Any) -> Any:
     """The value of a tensor that depends on shapes alone; None of any other."""
     value = tf.get_static_value(tensor)

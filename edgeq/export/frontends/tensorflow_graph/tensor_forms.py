@@ -13,7 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from edgeq.export.frontends.tensorflow_graph import chosen_places, image_forms, matrix_forms
-from edgeq.export.frontends.tensorflow_graph.static_values import Form, constant, padded
+from edgeq.export.frontends.tensorflow_graph.static_values import Form, bounded, constant, padded
+
+_MOST_DENSE = 1 << 22
+"""Entries of a sparse matrix that may become a dense one, 16 MB."""
 
 _CHANNELS_LAST = ("NHWC", "NDHWC")
 
@@ -96,6 +99,54 @@ def _scattered(op: Any) -> Form:
     return scattered
 
 
+def _counts(op: Any) -> Form | None:
+    """`DenseBincount`: the sum of marks, one row a value; those beyond the size have none."""
+    size, is_binary = bounded(op.inputs[1]), op.get_attr("binary_output")
+    has_weights = op.inputs[2].shape.num_elements() != 0
+    if size is None or not op.inputs[2].shape.is_fully_defined():
+        return None
+
+    def counted(values: Any, _: Any, weights: Any) -> Any:
+        marks = tf.one_hot(values, int(size), dtype=weights.dtype)
+        if is_binary:
+            return tf.reduce_max(marks, -2)
+        return tf.reduce_sum(marks * weights[..., None] if has_weights else marks, -2)
+
+    return counted
+
+
+def _sparse_product(op: Any) -> Form | None:
+    """A product with the dense matrix, where a constant tells its places."""
+    places, size = constant(op.inputs[0]), constant(op.inputs[2])
+    if places is None or size is None or np.prod(size) > _MOST_DENSE:
+        return None
+    left, right = op.get_attr("adjoint_a"), op.get_attr("adjoint_b")
+
+    def product(_: Any, values: Any, __: Any, x: Any) -> Any:
+        known = tf.get_static_value(values)
+        if known is None:
+            matrix = tf.scatter_nd(places, values, size)
+        else:
+            dense = np.zeros(size, known.dtype)
+            np.add.at(dense, tuple(np.transpose(places)), known)
+            matrix = tf.constant(dense)
+        return tf.matmul(matrix, x, adjoint_a=left, adjoint_b=right)
+
+    return product
+
+
+def _extreme(op: Any) -> Form:
+    """Of whole numbers as a choice, of which the converter makes no activation."""
+    is_low = op.type == "Minimum"
+    own = tf.minimum if is_low else tf.maximum
+    is_float = op.inputs[0].dtype.is_floating
+
+    def extreme(x: Any, y: Any) -> Any:
+        return own(x, y) if is_float else tf.where(x < y if is_low else x > y, x, y)
+
+    return extreme
+
+
 def _length(op: Any) -> Form | None:
     """The root of the sum of squares."""
     axes, keeps = constant(op.inputs[1]), op.get_attr("keep_dims")
@@ -109,10 +160,14 @@ _MAKERS: dict[str, Callable[[Any], Form | None]] = {
     **image_forms.MAKERS,
     **matrix_forms.MAKERS,
     "Cumprod": _cumulative_product,
+    "DenseBincount": _counts,
     "EuclideanNorm": _length,
+    "Maximum": _extreme,
+    "Minimum": _extreme,
     "SegmentMax": _segments,
     "SegmentMean": _segments,
     "SegmentMin": _segments,
+    "SparseTensorDenseMatMul": _sparse_product,
     "TensorScatterMax": _scattered,
     "TensorScatterMin": _scattered,
     "TensorScatterSub": lambda op: lambda x, at, y: tf.tensor_scatter_nd_add(x, at, -y),
