@@ -145,9 +145,9 @@ class Site:
 
     @property
     def bytes_needed(self) -> int:
-        """About how many bytes its data and their squares take."""
+        """About how many bytes its data and their squares take, of two halves of the samples."""
         groups, _, columns = map(int, self._laid_out(self._weight).shape)
-        return 4 * (sum(map(_elements, self._shapes)) + groups * columns**2)
+        return 4 * (sum(map(_elements, self._shapes)) + 2 * groups * columns**2)
 
     @property
     def factor_products(self) -> float:
