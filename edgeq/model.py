@@ -38,6 +38,8 @@ class LiteModel:
         given: Parameters that the model brought with it, by tensor name.
         doubts: Where the file computes otherwise than the framework, one sentence each.
         states: Names of the input and the output of each state, which a caller feeds back.
+        fixed: The value of each input that decides over shapes or branches, as the file has it
+            whatever is given, by name.
     """
 
     tflite: Content
@@ -48,6 +50,7 @@ class LiteModel:
     given: tuple[tuple[str, QParams], ...] = ()
     doubts: tuple[str, ...] = ()
     states: tuple[tuple[str, str], ...] = ()
+    fixed: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self._model.signatures) > 1:
@@ -66,7 +69,7 @@ class LiteModel:
         """Goes to another process as the file alone; what was read from it is read again there."""
         return LiteModel, (
             self.tflite, self.origin, self.notes, self.nhwc, self.learned, self.given, self.doubts,
-            self.states,
+            self.states, self.fixed,
         )  # fmt: skip
 
     @functools.cached_property

@@ -23,12 +23,14 @@ class InputSpec:
         dtype: numpy dtype name, for example `"float32"`.
         order: Axes of what the user gives, in the order in which the model takes them; empty where
             both are the same.
+        fixed: The only value that the model computes with, whatever is given; None of most inputs.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     order: tuple[int, ...] = ()
+    fixed: float | None = None
 
     @property
     def given_shape(self) -> tuple[int, ...]:
@@ -48,7 +50,7 @@ def input_specs(model: LiteModel) -> tuple[InputSpec, ...]:
     Raises:
         ModelError: An input has a dynamic dimension, or the model has no input.
     """
-    specs = []
+    specs, fixed = [], dict(model.fixed)
     for name, tensor in model.input_tensors():
         if any(d < 0 for d in tensor.shape):
             raise ModelError(
@@ -61,7 +63,7 @@ def input_specs(model: LiteModel) -> tuple[InputSpec, ...]:
                 "part of the model behind it"
             )
         order = TO_NHWC if name in model.nhwc else ()
-        specs.append(InputSpec(name, tensor.shape, tensor.dtype, order))
+        specs.append(InputSpec(name, tensor.shape, tensor.dtype, order, fixed.get(name)))
     if not specs:
         raise ModelError("the model has no input, so there is nothing to calibrate")
     return tuple(specs)

@@ -317,7 +317,20 @@ def _as_input(value: Any, spec: InputSpec, index: int) -> Array:
         array = array[None]
     if array.shape[1:] != shape[1:] or array.ndim != len(shape):
         raise DataError(f"{where}: the model takes shape {shape}. Received: {array.shape}")
+    _check_fixed(array, spec, where)
     return np.ascontiguousarray(array.transpose(spec.order)) if spec.order else array
+
+
+def _check_fixed(array: Array, spec: InputSpec, where: str) -> None:
+    """Refuses values other than the one that the file computes with whatever is given."""
+    if spec.fixed is None or (array == spec.fixed).all():
+        return
+    raise DataError(
+        f"{where}: its value decides over shapes or branches, so the file always computes with "
+        f"{spec.fixed:g}, as the first sample has it. Received: "
+        f"{array[array != spec.fixed][0]:g}. Export once for each value, with data that have it "
+        "alone"
+    )
 
 
 def _cast(array: Array, wanted: np.dtype[Any], where: str) -> Array:

@@ -11,6 +11,9 @@ from onnx_cases import Array, draw, model_of
 from onnx_quantized import qdq
 
 import edgeq
+from edgeq.converter import start_converter
+from edgeq.data.input_spec import input_specs
+from edgeq.data.rep_dataset import RepDataset
 from edgeq.export.frontends import onnx as front_end
 
 pytest.importorskip("onnx")
@@ -105,3 +108,20 @@ def test_a_gru_is_a_loop_with_integer_weights() -> None:
         found = np.concatenate([next(iter(session.run(x).values())) for x in data[16:]])
     noise = np.square(wanted - found.reshape(wanted.shape)).sum()
     assert 10 * np.log10(np.square(wanted).sum() / noise) > 35
+
+
+def test_data_in_which_a_fixed_input_varies_are_refused() -> None:
+    from onnx import helper
+
+    weight = {"w": draw(1, 12, 5, seed=0), "r": draw(1, 12, 4, seed=1)}
+    nodes = [helper.make_node("GRU", ["x", "w", "r", "", "length"], ["", "y"], hidden_size=4)]
+    sample = {"x": draw(6, 1, 5), "length": np.array([4], np.int32)}
+    model = model_of(nodes, sample, ["y"], weight)
+    with start_converter() as worker:
+        found = front_end.trace(model, sample, worker)
+    assert found.fixed == (("length", 4.0),)
+    assert any("'length' decides over shapes" in note for note in found.notes)
+    other = {**sample, "length": np.array([6], np.int32)}
+    assert len(list(RepDataset([sample, sample]).samples(input_specs(found)))) == 2
+    with pytest.raises(edgeq.DataError, match=r"sample 1, input 'length': .* 4, .*Received: 6"):
+        list(RepDataset([sample, other]).samples(input_specs(found)))

@@ -55,6 +55,7 @@ def traced(source: str | bytes | MappedFile, sample: Any) -> LiteModel:
     notes += check(model, arguments, program)
     inputs = {f"input_{i}": name for i, name in enumerate(arguments)}
     outputs = {f"output_{i}": name for i, name in enumerate(program.outputs)}
+    fixed = tuple(program.fixed.items())
     program = pruned(fused(program))
     module = Replay(program, list(outputs)).eval()
     named = {short: tensors[name] for short, name in inputs.items()}
@@ -62,7 +63,8 @@ def traced(source: str | bytes | MappedFile, sample: Any) -> LiteModel:
         found = pytorch.trace_module(module, named, worker, tuple(notes), "onnx")
     found = with_stored_scales(found, program)
     given = tuple((inputs.get(name, name), qparams) for name, qparams in found.given)
-    return replace(found, tflite=with_port_names(found.tflite, inputs, outputs), given=given)
+    tflite = with_port_names(found.tflite, inputs, outputs)
+    return replace(found, tflite=tflite, given=given, fixed=fixed)
 
 
 def bound(model: OnnxModel, sample: Any) -> Arrays:

@@ -106,6 +106,7 @@ class Program:
         outputs: The values of the model's outputs, by name.
         notes: What was taken from the sample.
         trail: The values of the main graph, by name.
+        fixed: The values of inputs that decide over shapes or branches, by name.
     """
 
     inputs: dict[str, Value] = field(default_factory=dict)
@@ -113,6 +114,7 @@ class Program:
     outputs: dict[str, Value] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     trail: Mapping[str, Value] = field(default_factory=dict)
+    fixed: dict[str, float] = field(default_factory=dict)
 
 
 class NotKnown(Exception):  # noqa: N818  # the interpreter may find a way around it
@@ -178,7 +180,10 @@ class Interpreter:
             given = Value(tensor, frozenset([port.name]), self._next())
             self.program.inputs[port.name] = given
             scope[port.name] = Value(tensor) if port.name in self._fixed else given
-        self.program.notes += [_fixed_note(name, self._arguments[name]) for name in self._fixed]
+        for name in sorted(self._fixed):
+            value = float(self._arguments[name].reshape(()))
+            self.program.fixed[name] = value
+            self.program.notes.append(_fixed_note(name, value))
         self.program.trail = scope
         with torch.no_grad():
             self.run_body(self._model.body, scope)
@@ -343,10 +348,10 @@ def _with_inputs(node: Node, inputs: tuple[str, ...]) -> Node:
                 node.outputs, node.proto)  # fmt: skip
 
 
-def _fixed_note(name: str, tensor: Tensor) -> str:
+def _fixed_note(name: str, value: float) -> str:
     return (
-        f"input {name!r} decides over shapes or branches; in the file it is always "
-        f"{tensor.reshape(()).item():g}, as in the sample"
+        f"input {name!r} decides over shapes or branches; in the file it is always {value:g}, as "
+        "in the sample"
     )
 
 
