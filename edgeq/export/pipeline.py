@@ -303,8 +303,7 @@ def make_ready(
     """Traces, rewrites and calibrates.
 
     Args:
-        model: As for `export`.
-        rep_dataset: As for `export`.
+        model, rep_dataset: As for `export`.
         options: What was asked for.
         stages: Where the stages show.
         converter: The converter's child process.
@@ -325,7 +324,8 @@ def make_ready(
     values = Values(rewritten, ranges.calibration)
     choices = without_unbounded(rewritten, values, choices)
     free = free_ops(rewritten, options.recipe, choices, options.strict)
-    choices = without_detours(rewritten, choices, free, options.target)
+    inside = prepared.interface.without_integers(rewritten, free)
+    choices = without_detours(rewritten, choices, inside, options.target)
     choices = without_small_divisors(rewritten, values, choices, free)
     ranges = ranges.with_advice(small_divisor_notes(rewritten, values, choices))
     judging = Judging(ranges.samples, any(c.mode is Mode.AUTO for c in choices.values()))

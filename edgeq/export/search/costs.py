@@ -75,9 +75,6 @@ class Costs:
         leave_ns: What it takes to leave the delegate and come back.
         sequence_mac_ns: Nanoseconds for each multiplication of a recurrent layer that is one op.
         dynamic_sequence_mac_ns: The same in dynamic range.
-        sequence_step_ns: What each step of it takes besides.
-        dynamic_sequence_step_ns: The same in dynamic range, where eight products of a step are in
-            integers. Layers of up to 56 units are no faster for it.
     """
 
     name: str
@@ -95,10 +92,8 @@ class Costs:
     launch_ns: float = 300.0
     first_ns: float = 0.0
     leave_ns: float = 3000.0
-    sequence_mac_ns: float = 0.1
-    dynamic_sequence_mac_ns: float = 0.055
-    sequence_step_ns: float = 300.0
-    dynamic_sequence_step_ns: float = 600.0
+    sequence_mac_ns: float = 0.12
+    dynamic_sequence_mac_ns: float = 0.05
 
     def to_json(self) -> str:
         """The table as JSON text, for `costs=` of an export."""
@@ -311,13 +306,9 @@ def estimate_ns(
         is_dynamic = form == "dynamic"
         if op.multiplied:
             return _loop_ns(costs, graph, op, is_dynamic, total)
-        rate, step = (
-            (costs.dynamic_sequence_mac_ns, costs.dynamic_sequence_step_ns)
-            if is_dynamic
-            else (costs.sequence_mac_ns, costs.sequence_step_ns)
-        )
-        own = macs(graph, op) * rate + steps(graph, op) * step
-        return own + elements(graph, op) * costs.outside_ns + costs.launch_ns + costs.leave_ns
+        rate = costs.dynamic_sequence_mac_ns if is_dynamic else costs.sequence_mac_ns
+        size = elements(graph, op) * costs.outside_ns
+        return macs(graph, op) * rate + size + costs.launch_ns + costs.leave_ns
     if not delegated:
         each = costs.outside_ns if form == "int8" else costs.outside_float_ns
         each = costs.outside_move_ns if holds(op.name) in MOVED else each

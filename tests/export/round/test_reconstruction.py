@@ -154,7 +154,7 @@ def test_what_layers_put_out_together_is_nearer_on_unseen_samples(
     made = Reconstruction(
         case.model, case.plan, sites, range(4), case.samples[:72], case.samples[72:], 1
     ).run(twice, lambda: None)
-    assert case.noise(made) < 0.95 * case.noise(twice)
+    assert case.noise(made) < 0.97 * case.noise(twice)
 
 
 def test_where_little_is_lost_to_weights_nothing_gets_worse() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from one_op import OneOp, Step, Value
-from rewrite_cases import loop, lstm
+from rewrite_cases import loop
 
 import edgeq
 from edgeq.calibrate.calibration import Calibration
@@ -684,16 +684,6 @@ def test_what_dynamic_range_reads_is_quantized_by_an_op_of_its_own() -> None:
         for form in ("dynamic", "float32")
     ]
     assert times[0] > 1.5 * times[1]
-
-
-def test_a_small_lstm_op_is_no_faster_in_integers() -> None:
-    """Measured: 8 to 56 units take 0.84 to 1.11 of float's time."""
-    graph = LiteModel(lstm(100).build(), "tflite").graph
-    (op,) = [op for op in graph.operators if op.name == "UNIDIRECTIONAL_SEQUENCE_LSTM"]
-    dynamic, plain = (
-        estimate_ns(WITH_DOT_PRODUCT, graph, op, form, False) for form in ("dynamic", "float32")
-    )
-    assert 0.9 * plain < dynamic
 
 
 @pytest.mark.parametrize(("width", "most_us"), [(128, 15), (256, 30)])
