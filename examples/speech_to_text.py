@@ -174,7 +174,8 @@ def networks(weights: dict[str, Array]) -> tuple[Any, Any]:
                 Dense(f"decoder/layer_{i}/attention/linear_1") for i in range(depth)
             )
 
-        def forward(self, sound: Any) -> Any:
+        def states(self, sound: Any) -> Any:
+            """What was heard, `(1, 50 * SECONDS, W)`."""
             x = sound
             for stride, kernel, bias in zip((1, 2), self.kernels, self.biases, strict=True):
                 x = functional.gelu(functional.conv1d(x, kernel, bias, stride, 1))
@@ -183,10 +184,16 @@ def networks(weights: dict[str, Array]) -> tuple[Any, Any]:
             for layer in self.layers:
                 x = x + layer.out(attended(*layer.projected(x)))
                 x = layer.widened(x)
-            x = self.norm(x)
-            pairs = [cross(x).chunk(2, -1) for cross in self.crosses]
+            return self.norm(x)
+
+        def told(self, states: Any) -> Any:
+            """What the decoder looks at."""
+            pairs = [cross(states).chunk(2, -1) for cross in self.crosses]
             keys, values = zip(*pairs, strict=True)
             return torch.cat([*map(split, keys)]), torch.cat([*map(split, values)])
+
+        def forward(self, sound: Any) -> Any:
+            return self.told(self.states(sound))
 
     class Decoder(nn.Module):
         """Tokens `(1, T)` from `(1,)` on to scores `(1, V)` and caches `(L, H, STEPS, 64)`."""
@@ -229,6 +236,31 @@ def networks(weights: dict[str, Array]) -> tuple[Any, Any]:
 # ---- sound and text -------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Which tokens may be said.
+
+    Attributes:
+        prompt: What comes first.
+        end: Behind which nothing is said.
+        never: Those that are not said.
+        not_first: Those that are not said right behind the prompt.
+    """
+
+    prompt: Sequence[int]
+    end: int
+    never: Sequence[int]
+    not_first: Sequence[int]
+
+    def best(self, scores: Array, is_first: bool) -> int:
+        """The likeliest token of those that may come."""
+        scores = scores.reshape(-1).copy()
+        scores[[i for i in self.never if i < len(scores)]] = -np.inf
+        if is_first:
+            scores[list(self.not_first)] = -np.inf
+        return int(scores.argmax())
+
+
 class Language:
     """Sound as a spectrogram, tokens as text, and which tokens may be said."""
 
@@ -238,23 +270,14 @@ class Language:
 
         self._extract = WhisperFeatureExtractor(feature_size=80, chunk_length=SECONDS)
         self._tokenizer = Tokenizer.from_str(tokenizer)
-        start, self.end, plain = (self._tokenizer.token_to_id(t) or 0 for t in MARKS)
-        self.prompt = [start, plain]
-        self._never = [*config["suppress_ids"], *range(plain, self._tokenizer.get_vocab_size())]
-        self._not_first = config["suppress_ids_begin"]
+        start, end, plain = (self._tokenizer.token_to_id(t) or 0 for t in MARKS)
+        never = [*config["suppress_ids"], *range(plain, self._tokenizer.get_vocab_size())]
+        self.tokens = Tokens([start, plain], end, never, config["suppress_ids_begin"])
 
     def spectrogram(self, sound: Array) -> Array:
         """`(1, 80, 100 * SECONDS)` of mono sound at 16 kHz, which is cut or filled with silence."""
         made = self._extract(sound, sampling_rate=RATE, return_tensors="np")
         return np.asarray(made.input_features, np.float32)
-
-    def best(self, scores: Array, is_first: bool) -> int:
-        """The likeliest token of those that may come."""
-        scores = scores.reshape(-1).copy()
-        scores[[i for i in self._never if i < len(scores)]] = -np.inf
-        if is_first:
-            scores[self._not_first] = -np.inf
-        return int(scores.argmax())
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens))).strip()
@@ -268,18 +291,42 @@ def heard(path: Path) -> Array:
     return np.asarray(sound.mean(axis=1))
 
 
-def said(language: Language, run: Any) -> list[int]:
+def said(allowed: Tokens, run: Any) -> list[int]:
     """The tokens of `run(tokens, position) -> scores`, the likeliest one each time."""
-    tokens, position = list(language.prompt), 0
+    tokens, position = list(allowed.prompt), 0
     while len(tokens) < STEPS:
         fed = np.array([tokens[position:]], np.int32)
         scores = run(fed, np.array([position], np.int32))
         position = len(tokens)
-        best = language.best(scores, position == len(language.prompt))
-        if best == language.end or _repeats(tokens):
+        best = allowed.best(scores, position == len(allowed.prompt))
+        if best == allowed.end or _repeats(tokens):
             break
         tokens.append(best)
-    return tokens[len(language.prompt) :]
+    return tokens[len(allowed.prompt) :]
+
+
+def decoded(
+    allowed: Tokens, decoder: Any, keys: Any, values: Any
+) -> tuple[list[int], list[dict[str, Array]]]:
+    """What the float decoder says, and the tokens and positions that it reads for it."""
+    import torch
+
+    caches = {name: torch.from_numpy(array) for name, array in no_caches(decoder).items()}
+    read: list[dict[str, Array]] = []
+
+    def run(token: Array, position: Array) -> Array:
+        read.append({"token": token, "position": position})
+        made = decoder(*map(torch.from_numpy, (token, position)), keys, values, **caches)
+        caches.update({name: made[given] for name, given in STATES.items()})
+        return np.asarray(made["scores"])
+
+    return said(allowed, run), read
+
+
+def no_caches(decoder: Any) -> dict[str, Array]:
+    """Caches that nothing is written in yet."""
+    shape = len(decoder.layers), decoder.layers[0].qkv.weight.shape[1] // HEAD, STEPS, HEAD
+    return {name: np.zeros(shape, np.float32) for name in STATES}
 
 
 def _repeats(tokens: Sequence[int]) -> bool:
@@ -300,13 +347,12 @@ def export(package: Path, folder: Path, sound: Path) -> None:
     language = Language(parts.config, parts.tokenizer)
     encoder, decoder = networks(parts.weights)
     spectrograms = [language.spectrogram(piece) for piece in pieces(sound)]
-    shape = len(decoder.layers), decoder.layers[0].qkv.weight.shape[1] // HEAD, STEPS, HEAD
-    start = {name: np.zeros(shape, np.float32) for name in STATES}
+    start = no_caches(decoder)
     spoken = []
     with torch.no_grad():
         for spectrogram in spectrograms:
             keys, values = encoder(torch.from_numpy(spectrogram))
-            spoken.append(_read(language, decoder, keys, values, start))
+            spoken.append(_read(language.tokens, decoder, keys, values))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(parts.config))
     (folder / "tokenizer.json").write_text(parts.tokenizer)
@@ -326,28 +372,17 @@ def export(package: Path, folder: Path, sound: Path) -> None:
 
 
 def _read(
-    language: Language, decoder: Any, keys: Any, values: Any, start: dict[str, Array]
+    allowed: Tokens, decoder: Any, keys: Any, values: Any
 ) -> tuple[dict[str, Array], list[dict[str, Array]]]:
     """What the float decoder reads in what it says: the prompt, and each token alone."""
-    import torch
-
-    caches = {name: torch.from_numpy(array) for name, array in start.items()}
     sound = {"sound_keys": keys.numpy(), "sound_values": values.numpy()}
-    read: list[dict[str, Array]] = []
-
-    def run(token: Array, position: Array) -> Array:
-        read.append({"token": token, "position": position, **sound})
-        made = decoder(*map(torch.from_numpy, (token, position)), keys, values, **caches)
-        caches.update({name: made[given] for name, given in STATES.items()})
-        return np.asarray(made["scores"])
-
-    said(language, run)
-    prompt = read[0]["token"][0]
+    first, *later = [{**fed, **sound} for fed in decoded(allowed, decoder, keys, values)[1]]
+    prompt = first["token"][0]
     alone = [
         {"token": prompt[None, i : i + 1], "position": np.array([i], np.int32), **sound}
         for i in range(len(prompt))
     ]
-    return read[0], [*alone, *read[1:]]
+    return first, [*alone, *later]
 
 
 def pieces(folder: Path) -> Iterator[Array]:
@@ -396,7 +431,7 @@ class Listener:
             stream = self._decode.stream(STATES, start=caches)
             return made["scores"]
 
-        tokens = said(self._language, run)
+        tokens = said(self._language.tokens, run)
         self.seconds += time.perf_counter() - began
         return self._language.text(tokens)
 

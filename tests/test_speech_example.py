@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import struct
-import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,24 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from example_programs import program
 
 import edgeq
 
 Array = npt.NDArray[np.float32]
 
-PROGRAM = Path(__file__).resolve().parent.parent / "examples" / "speech_to_text.py"
 WIDTH, VOCABULARY, BINS = 64, 50, 80
 
 
-@pytest.fixture(scope="module")
-def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("speech_to_text", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module", name="program")
+def speech_to_text() -> ModuleType:
+    return program("speech_to_text")
 
 
 def weights() -> dict[str, Array]:

@@ -248,8 +248,7 @@ def calibrate(
         rep_dataset: As for `export`; every sample is used.
         observer: How ranges are found: `"minmax"`, `"percentile"`, `"mse"`, `"entropy"`,
             `"moving_average"`, or an observer (see `edgeq.calibrate.observers`).
-        params: As for `export`.
-        sample: As for `export`.
+        params, sample: As for `export`.
         recipe: Its rules may give layers observers of their own.
         target: As for `export`, which must be given the same where models are rewritten otherwise
             for it.
@@ -323,6 +322,7 @@ def make_ready(
     prepared = replace(prepared, rewritten=rewritten)
     values = Values(rewritten, ranges.calibration)
     choices = without_unbounded(rewritten, values, choices)
+    check_strict(rewritten, options.recipe, reasons_of(choices), options.strict)
     free = free_ops(rewritten, options.recipe, choices, options.strict)
     inside = prepared.interface.without_integers(rewritten, free)
     choices = without_detours(rewritten, choices, inside, options.target)
