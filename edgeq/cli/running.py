@@ -14,12 +14,12 @@ from edgeq.cli.failing import errors_as_sentences
 from edgeq.cli.options import JsonFile, Overwrite
 from edgeq.cli.writing import JSON, MODEL, check_outputs, say, wide_console, write
 from edgeq.errors import ModelError
-from edgeq.progress import Progress
 from edgeq.report.bench_report import measure_models
 from edgeq.runtime.backend import BACKENDS
 from edgeq.runtime.benchmark import Setting
 from edgeq.runtime.cpu import speed_hints
 from edgeq.runtime.delegates import DELEGATES
+from edgeq.terminal.progress import Progress
 
 
 @app.command(

@@ -29,10 +29,10 @@ from edgeq.fidelity.metrics import Metric
 from edgeq.fidelity.paired_run import PairedRun, Tally
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
-from edgeq.progress import Progress
 from edgeq.report.comparison import Comparison, MetricChange
 from edgeq.report.output_fidelity import OutputFidelity
 from edgeq.runtime.backend import load_backend
+from edgeq.terminal.progress import Progress
 
 Metrics = Mapping[str, str | Metric]
 

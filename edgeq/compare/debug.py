@@ -29,11 +29,11 @@ from edgeq.export.rewrite import rewrite
 from edgeq.fidelity.paired_run import PairedRun
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
-from edgeq.progress import Progress
 from edgeq.recipe import Recipe, as_recipe
 from edgeq.report.diagnosis import Diagnosis, LayerError
 from edgeq.runtime.backend import load_backend
 from edgeq.targets import TARGETS
+from edgeq.terminal.progress import Progress
 
 MOST_SAMPLES = 16
 """Samples that are run."""

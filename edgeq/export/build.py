@@ -35,9 +35,9 @@ from edgeq.files import Content
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
 from edgeq.ports import read_io
-from edgeq.progress import Advance, nothing
 from edgeq.recipe import Mode
 from edgeq.targets import HOST, Target
+from edgeq.terminal.progress import Advance, nothing
 from edgeq.versions import Version
 
 _Key: TypeAlias = frozenset[tuple[int, Choice]]

@@ -11,8 +11,8 @@ from edgeq.export.search.as_rules import recipe_of
 from edgeq.export.search.auto import Search
 from edgeq.export.search.trials import Trials
 from edgeq.model import LiteModel
-from edgeq.progress import Progress
 from edgeq.recipe import Recipe
+from edgeq.terminal.progress import Progress
 
 
 @dataclass(frozen=True)

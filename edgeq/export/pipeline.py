@@ -49,10 +49,10 @@ from edgeq.export.search.trials import Trials
 from edgeq.export.verify import picking_notes, verify
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
-from edgeq.progress import Progress
 from edgeq.recipe import Mode, Recipe
 from edgeq.report import Measured
 from edgeq.runtime.file_check import remember
+from edgeq.terminal.progress import Progress
 
 STAGES = ("trace", "rewrite", "calibrate", "search", "plan", "build", "verify")
 """The stages in order. An export has either `search`, or `plan` and `build`."""

@@ -23,8 +23,8 @@ from edgeq.export.rewrite.nhwc_ports import to_nhwc
 from edgeq.flatbuffer import pack
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
-from edgeq.progress import Progress
 from edgeq.targets import TARGETS, Target
+from edgeq.terminal.progress import Progress
 from edgeq.versions import OLDEST, written
 
 

@@ -25,8 +25,8 @@ from edgeq.export.plan.choices import Choices, observers
 from edgeq.export.prepare import Prepared, check_made_for
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
-from edgeq.progress import Advance, nothing
 from edgeq.recipe import Mode
+from edgeq.terminal.progress import Advance, nothing
 
 LEARNED = 256
 """Samples to round weights by where layers in a row are fitted to them together."""

@@ -30,9 +30,9 @@ from edgeq.fidelity.metrics import LOWER_IS_BETTER, Metric, checked, is_agreemen
 from edgeq.goal.trial_folder import TrialFolder, digest_of
 from edgeq.goal.variants import changed_recipes, first_recipes
 from edgeq.model import LiteModel
-from edgeq.progress import Progress
 from edgeq.recipe import Recipe
 from edgeq.report.search_result import Goal, SearchReport, Trial
+from edgeq.terminal.progress import Progress
 
 FAILURES = (ConversionError, UnsupportedOpError, VerificationError)
 """What makes a recipe a failed trial; anything else is the caller's to know at once."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgeq.foreign.shown import escape, escape_lines, lines, visible
+from edgeq.terminal.printed import Result
 
 OPS_SHOWN = 6
 """Ops with the same finding that a row names."""
@@ -72,7 +72,7 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class LintResult:
+class LintResult(Result):
     """Findings of `edgeq.lint`.
 
     Attributes:
@@ -109,13 +109,7 @@ class LintResult:
         fields = {**asdict(self), "findings": findings}
         return {**fields, **counts, "mapped_ops": self.mapped_ops, "total_ops": len(self.ops)}
 
-    def to_json(self) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
-
-    def print(self, console: Console | None = None) -> None:
-        """Writes it to a terminal, by default standard output."""
-        console = console or Console()
+    def _write(self, console: Console) -> None:
         if self.findings:
             console.print(self._table())
         for note in self.notes:

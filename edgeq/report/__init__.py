@@ -6,10 +6,7 @@ numbers were measured.
 
 from __future__ import annotations
 
-import io
-import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +16,7 @@ from rich.table import Table
 from edgeq.foreign.shown import escape, lines
 from edgeq.ports import IO
 from edgeq.report.output_fidelity import OutputFidelity
+from edgeq.terminal.printed import Result, strict
 
 LOW_SQNR_DB = 15.0
 """Below this an output's SQNR is shown as a warning: accuracy usually suffers."""
@@ -90,7 +88,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Report(Measured):
+class Report(Measured, Result):
     """The result of an export and its measurements.
 
     Attributes:
@@ -139,10 +137,6 @@ class Report(Measured):
         """The report as plain values, with the ratios; what is not a finite number is None."""
         ratios = {"size_ratio": self.size_ratio, "latency_ratio": self.latency_ratio}
         return {**strict({**asdict(self), "io": self.io.to_dict()}), **ratios}
-
-    def to_json(self) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
 
     @property
     def headline(self) -> str:
@@ -238,9 +232,7 @@ class Report(Measured):
             )
         return causes
 
-    def print(self, console: Console | None = None) -> None:
-        """Writes the report to a terminal, by default standard output."""
-        console = console or Console()
+    def _write(self, console: Console) -> None:
         style = "bold yellow" if self.shortfalls() else "bold"
         console.print(lines(self.headline), style=style, highlight=False, markup=False)
         console.print(self._summary())
@@ -256,10 +248,6 @@ class Report(Measured):
             console.print(
                 lines(f"warning: {warning}"), style="yellow", highlight=False, markup=False
             )
-
-    def text(self) -> str:
-        """The report as plain text."""
-        return printed(self.print)
 
     def _summary(self) -> Table:
         table = Table(
@@ -333,22 +321,6 @@ def _kept(output: OutputFidelity) -> str:
     if part is not None and part.is_constant:
         return "is one value throughout, where the float model's varies"
     return f"keeps only {output.kept}"
-
-
-def strict(value: Any) -> Any:
-    """Plain values as JSON has them: what is not a finite number is None."""
-    if isinstance(value, dict):
-        return {name: strict(entry) for name, entry in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(map(strict, value))
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def printed(write: Callable[[Console], None]) -> str:
-    """Renders terminal output as plain text."""
-    buffer = io.StringIO()
-    write(Console(file=buffer, width=100, color_system=None))
-    return buffer.getvalue()
 
 
 def _kilobytes(count: int) -> str:

@@ -17,10 +17,11 @@ from edgeq.runtime.backend import load_backend
 from edgeq.runtime.benchmark import Benchmark, Setting, benchmark
 from edgeq.runtime.interpreter import read_model
 from edgeq.runtime.profile import OpTime, op_times
+from edgeq.terminal.printed import Result
 
 
 @dataclass(frozen=True)
-class BenchReport:
+class BenchReport(Result):
     """Measurements of several models.
 
     Attributes:
@@ -38,16 +39,11 @@ class BenchReport:
     ops: dict[str, tuple[OpTime, ...]]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        return asdict(self)
+        """All of it as plain values; options that JSON has no form of are text."""
+        fields: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return fields
 
-    def to_json(self) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, default=str)
-
-    def print(self, console: Console | None = None) -> None:
-        """Writes it to a terminal, by default standard output."""
-        console = console or Console()
+    def _write(self, console: Console) -> None:
         threads = self.setting.threads or "all"
         table = Table(title=f"{self.backend}, {threads} thread(s), ms", title_style="bold")
         for heading in ("model", "min", "median", "p90", "p99", "runs", "ratio", "load", "MB"):

@@ -6,7 +6,6 @@ numbers were measured.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,8 +16,8 @@ from rich.table import Table
 from edgeq.fidelity.parts import Part
 from edgeq.fidelity.sqnr import WorstSample
 from edgeq.foreign.shown import escape
-from edgeq.report import printed, strict
 from edgeq.report.output_fidelity import OutputFidelity
+from edgeq.terminal.printed import Result, strict
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class MetricChange:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Result):
     """A float model and another model of it on the same samples.
 
     Attributes:
@@ -74,20 +73,10 @@ class Comparison:
         fields: dict[str, Any] = strict(asdict(self))
         return fields
 
-    def to_json(self) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
-
-    def print(self, console: Console | None = None) -> None:
-        """Writes the comparison to a terminal, by default standard output."""
-        console = console or Console()
+    def _write(self, console: Console) -> None:
         console.print(self._fidelity())
         if self.metrics:
             console.print(self._metrics())
-
-    def text(self) -> str:
-        """The comparison as plain text."""
-        return printed(self.print)
 
     def _fidelity(self) -> Table:
         table = Table(title="edge model against float model", title_style="bold")

@@ -19,7 +19,7 @@ from rich.table import Table
 from edgeq.errors import RecipeError
 from edgeq.foreign.shown import escape, lines, visible
 from edgeq.recipe import Recipe
-from edgeq.report import printed, strict
+from edgeq.terminal.printed import Result, strict
 
 LAYERS_SHOWN = 12
 """Layers that the text lists; the JSON has them all."""
@@ -100,7 +100,7 @@ class LayerError:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Result):
     """Per-layer errors of an integer model, with causes and remedies.
 
     Attributes:
@@ -133,13 +133,7 @@ class Diagnosis:
         fields: dict[str, Any] = strict({**asdict(self), "layers": layers, "recipe": recipe})
         return fields
 
-    def to_json(self) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
-
-    def print(self, console: Console | None = None) -> None:
-        """Writes the diagnosis to a terminal, by default standard output."""
-        console = console or Console()
+    def _write(self, console: Console) -> None:
         console.print(self._table())
         for line in self.layers[: self.sensitive]:
             console.print(f"\n{visible(line.where)}", style="bold", highlight=False, markup=False)
@@ -148,10 +142,6 @@ class Diagnosis:
         if self.bound:
             console.print(lines(f"\n{self.bound}"), highlight=False, markup=False)
         console.print(lines(f"\n{self.advice}"), highlight=False, markup=False)
-
-    def text(self) -> str:
-        """The diagnosis as plain text."""
-        return printed(self.print)
 
     @property
     def bound(self) -> str:

@@ -18,7 +18,8 @@ from edgeq.errors import DataError
 from edgeq.fidelity.metrics import SAME
 from edgeq.foreign.documents import parse_json
 from edgeq.foreign.shown import escape, lines
-from edgeq.report import NOT_SLOWER, SIZE_WORTH, printed, strict
+from edgeq.report import NOT_SLOWER, SIZE_WORTH
+from edgeq.terminal.printed import Result, strict
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class SearchReport:
+class SearchReport(Result):
     """All trials of a search.
 
     Attributes:
@@ -188,22 +189,12 @@ class SearchReport:
         found: dict[str, Any] = strict({**asdict(self), **extra})
         return {**found, "front": [trial.name for trial in self.front]}
 
-    def to_json(self) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
-
-    def print(self, console: Console | None = None) -> None:
-        """Writes the sentence and the front to a terminal, by default standard output."""
-        console = console or Console()
+    def _write(self, console: Console) -> None:
         style = "bold" if self.reached else "bold yellow"
         console.print(lines(self.sentence), style=style, highlight=False, markup=False)
         console.print(self._table())
         if self.stopped:
             console.print(lines(f"note: {self.stopped}"), highlight=False, markup=False)
-
-    def text(self) -> str:
-        """The result as plain text."""
-        return printed(self.print)
 
     def _table(self) -> Table:
         table = Table(title="plans that no other beats", title_style="bold")

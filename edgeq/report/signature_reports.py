@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +10,12 @@ from rich.console import Console
 
 from edgeq.foreign.shown import visible
 from edgeq.ports import Link
-from edgeq.report import Report, printed
+from edgeq.report import Report
+from edgeq.terminal.printed import Result
 
 
 @dataclass(frozen=True)
-class SignatureReports:
+class SignatureReports(Result):
     """The reports of all signatures of a file.
 
     Attributes:
@@ -40,13 +40,7 @@ class SignatureReports:
         links = [link.to_dict() for link in self.links]
         return {**sizes, "signatures": reports, "links": links}
 
-    def to_json(self) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
-
-    def print(self, console: Console | None = None) -> None:
-        """Writes all reports to a terminal, by default standard output."""
-        console = console or Console()
+    def _write(self, console: Console) -> None:
         for key, report in self.signatures.items():
             console.print(visible(f"signature {key}"), style="bold", highlight=False, markup=False)
             report.print(console)
@@ -57,7 +51,3 @@ class SignatureReports:
             f"{self.single_bytes / 1000:,.1f} kB as files of their own",
             highlight=False, markup=False,
         )  # fmt: skip
-
-    def text(self) -> str:
-        """The reports as plain text."""
-        return printed(self.print)

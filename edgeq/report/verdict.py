@@ -22,9 +22,9 @@ from edgeq.fidelity.metrics import LOWER_IS_BETTER, SAME
 from edgeq.files import write_whole
 from edgeq.foreign.documents import parse_json, shortened
 from edgeq.foreign.shown import annotation, escape, lines
-from edgeq.report import printed, strict
 from edgeq.report.comparison import Comparison
 from edgeq.report.thresholds import Thresholds
+from edgeq.terminal.printed import Result, strict
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Promise:
 
 
 @dataclass(frozen=True)
-class CheckResult:
+class CheckResult(Result):
     """The verdict of `edgeq.check`.
 
     Attributes:
@@ -154,13 +154,7 @@ class CheckResult:
         fields: dict[str, Any] = strict({**asdict(self), "passed": self.passed})
         return fields
 
-    def to_json(self) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
-
-    def print(self, console: Console | None = None) -> None:
-        """Writes it to a terminal, by default standard output."""
-        console = console or Console()
+    def _write(self, console: Console) -> None:
         table = Table(title="edgeq check", title_style="bold")
         for heading in ("", "promise", "found", "wanted"):
             table.add_column(heading, overflow="fold")
@@ -172,10 +166,6 @@ class CheckResult:
         verdict = "all promises hold" if self.passed else f"broken promises: {len(self.broken)}"
         style = "green" if self.passed else "red"
         console.print(verdict, style=style, highlight=False, markup=False)
-
-    def text(self) -> str:
-        """The result as plain text."""
-        return printed(self.print)
 
     def annotations(self) -> Iterator[str]:
         """One line for each broken promise that GitHub shows at the run.

@@ -5,7 +5,6 @@ Its log is all that it says, and names kinds of ops, not single ones. Knows file
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -22,6 +21,7 @@ from edgeq.flatbuffer import Graph, parse
 from edgeq.foreign.shown import escape
 from edgeq.targets.edgetpu import COMPILER, EDGETPU
 from edgeq.targets.views import op_view
+from edgeq.terminal.printed import Result
 
 MAPPED = "Mapped to Edge TPU"
 TIMEOUT_S = 180
@@ -66,7 +66,7 @@ class MappedOps:
 
 
 @dataclass(frozen=True)
-class Compiled:
+class Compiled(Result):
     """One compiled file.
 
     Attributes:
@@ -105,13 +105,7 @@ class Compiled:
         counts = {"mapped_ops": self.mapped_ops, "total_ops": self.total_ops}
         return {**asdict(self), "path": str(self.path), **counts}
 
-    def to_json(self) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
-
-    def print(self, console: Console | None = None) -> None:
-        """Writes it to a terminal, by default standard output."""
-        console = console or Console()
+    def _write(self, console: Console) -> None:
         table = Table(title=self.path.name, title_style="bold")
         for heading in ("op", "ops", "mapped", "predicted", "why not"):
             table.add_column(heading, overflow="fold")

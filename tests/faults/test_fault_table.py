@@ -20,7 +20,7 @@ from mutations import bases
 from edgeq.export.edge_model import EdgeModel
 from edgeq.export.pipeline import STAGES
 from edgeq.files import write_whole
-from edgeq.progress import Progress
+from edgeq.terminal.progress import Progress
 
 OLD = b"the model of yesterday"
 OUTPUT = "model_int8.tflite"

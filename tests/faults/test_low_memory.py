@@ -22,7 +22,7 @@ LIMITED = """
 import os, resource, sys
 from pathlib import Path
 from edgeq.cli import main
-from edgeq.progress import Progress
+from edgeq.terminal.progress import Progress
 
 stage, whose = sys.argv.pop(1), sys.argv.pop(1)
 begun = Progress.stage

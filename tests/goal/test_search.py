@@ -22,9 +22,9 @@ from edgeq.export.export_options import ExportOptions
 from edgeq.export.offers import offers
 from edgeq.goal import metric_search, variants
 from edgeq.goal.variants import THROUGHOUT, changed_recipes
-from edgeq.progress import Progress
 from edgeq.report.search_result import Goal, SearchReport, Trial
 from edgeq.runtime.session import Session
+from edgeq.terminal.progress import Progress
 
 RANDOM = np.random.default_rng(0)
 

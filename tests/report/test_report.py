@@ -9,15 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from IPython.core.formatters import IPythonDisplayFormatter
 
 from edgeq.export.edge_model import EdgeModel
 from edgeq.fidelity.parts import Part
 from edgeq.fidelity.sqnr import Drift, SampleSpread
 from edgeq.flatbuffer import parse
 from edgeq.ports import IO, Port
-from edgeq.progress import Progress
 from edgeq.report import Report
 from edgeq.report.output_fidelity import OutputFidelity
+from edgeq.terminal.progress import Progress
 
 
 def fidelity(name: str, sqnr_db: float, largest: float) -> OutputFidelity:
@@ -62,6 +63,14 @@ def report(**changes: Any) -> Report:
         "seconds": {"trace": 1.25, "verify": 0.5},
     }
     return Report(**{**facts, **changes})
+
+
+def test_print_and_notebooks_show_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    made = report()
+    print(made)
+    assert capsys.readouterr().out == made.text()
+    assert IPythonDisplayFormatter()(made) is True
+    assert capsys.readouterr().out.splitlines()[0] == made.headline
 
 
 def test_the_first_line_says_how_good_it_is() -> None:

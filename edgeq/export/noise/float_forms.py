@@ -22,9 +22,9 @@ from edgeq.export.round.rounded import Rounded
 from edgeq.export.round.weighted_ops import is_fed, source_of
 from edgeq.model import LiteModel
 from edgeq.ops import Kind, kind_of
-from edgeq.progress import nothing
 from edgeq.qtypes import DType, FloatArray
 from edgeq.recipe import Mode
+from edgeq.terminal.progress import nothing
 
 INTEGERS = (1 << DType.INT8.bits) - 1
 """Steps from a row's lowest to its highest number in dynamic range."""

@@ -28,11 +28,11 @@ from edgeq.files import is_large
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
-from edgeq.progress import nothing
 from edgeq.qtypes import FloatArray
 from edgeq.recipe import Mode
 from edgeq.runtime.crew import Crew
 from edgeq.runtime.session import Session
+from edgeq.terminal.progress import nothing
 from edgeq.versions import Version
 
 LEAST_DB = 20.0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +16,7 @@ from edgeq.flatbuffer import Operator
 from edgeq.foreign.shown import escape
 from edgeq.model import LiteModel
 from edgeq.targets import Target
+from edgeq.terminal.printed import Result
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class PlannedOp:
 
 
 @dataclass(frozen=True)
-class PlannedModel:
+class PlannedModel(Result):
     """A plan and the float model that it speaks of.
 
     Attributes:
@@ -60,12 +61,11 @@ class PlannedModel:
         """One line for each op that reads or writes real numbers, in order."""
         return tuple(self._lines())
 
-    def to_json(self) -> str:
-        """The plan by names as JSON text."""
-        return json.dumps(self.plan.to_dict(self.model), indent=1)
+    def to_dict(self) -> dict[str, Any]:
+        """The plan by names."""
+        return self.plan.to_dict(self.model)
 
-    def print(self, console: Console | None = None) -> None:
-        """Writes the plan to a terminal, by default standard output."""
+    def _write(self, console: Console) -> None:
         table = Table(title=f"plan: {len(self.ops)} ops", title_style="bold")
         for heading in ("#", "layer", "op", "mode", "parameters", self.target.title, "reason"):
             table.add_column(heading, overflow="fold")
@@ -74,7 +74,7 @@ class PlannedModel:
                 str(line.index), escape(line.layer), escape(line.op), line.mode, line.qparams,
                 escape(line.obstacle or "yes"), escape(line.reason),
             )  # fmt: skip
-        (console or Console()).print(table)
+        console.print(table)
 
     def _lines(self) -> Iterator[PlannedOp]:
         graph, plan = self.model.graph, self.plan

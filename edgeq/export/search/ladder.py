@@ -20,8 +20,8 @@ from edgeq.export.plan.divisors import divisors
 from edgeq.export.search.output_joins import output_joins
 from edgeq.export.verify import breaking_ops, check_promises
 from edgeq.model import LiteModel
-from edgeq.progress import Advance, nothing
 from edgeq.recipe import Mode
+from edgeq.terminal.progress import Advance, nothing
 from edgeq.versions import Version
 
 MOST_STEPS = 16

@@ -15,8 +15,8 @@ from edgeq.export.search.candidates import Candidate, Kernels, kernels_of
 from edgeq.export.search.ladder import Ladder
 from edgeq.fidelity.paired_run import Array, PairedRun, Runner
 from edgeq.model import LiteModel
-from edgeq.progress import Tell, unheard
 from edgeq.runtime.benchmark import interleaved_latency
+from edgeq.terminal.progress import Tell, unheard
 
 _Key: TypeAlias = frozenset[tuple[int, Choice]]
 

@@ -1,0 +1,1 @@
+"""What people see: results as text, bars while something takes long."""
