@@ -84,7 +84,8 @@ DEVICES = {
     ),
     "x86-avx2": Device(
         WITHOUT_DOT_PRODUCT,
-        "edgeq bench --fit on an AMD EPYC with AVX2, LiteRT 2.3, November 2026",
+        "edgeq bench --fit on an AMD EPYC with AVX2 and chains of ops on it, LiteRT 2.3, November "
+        "2026",
     ),
     "cortex-a53": Device(
         _arm("cortex-a53", Rates(0.160, 1.73), Rates(0.0683, 0.471), 0.5),

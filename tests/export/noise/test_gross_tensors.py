@@ -46,7 +46,7 @@ def exported(loud: float, **options: Any) -> EdgeModel:
 def test_what_a_few_loud_rows_leave_no_integers_to_is_float() -> None:
     report = exported(200.0).report
     assert {place.split()[0] for place in report.float_ops} == {"MUL", "MEAN", "SUB", "RSQRT"}
-    assert any("'made' rounded to integers for" in why for why in report.float_ops.values())
+    assert any("'uneven' rounded to integers for" in why for why in report.float_ops.values())
     assert report.sqnr_db > 30.0
 
 
