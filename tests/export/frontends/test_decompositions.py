@@ -223,6 +223,15 @@ KINDS: dict[str, dict[str, Case]] = {
             MATRIX,
         ),
         "median": of(lambda x: x.median(-1).values, MATRIX),
+        "median of numbers": of(
+            lambda x: (y := torch.where(x > 1, float("nan"), x), (*y.nanmedian(1), y.nanmedian()))[1],
+            MATRIX,
+        ),
+        "most common": of(
+            lambda x, i: (x.round().mode(0).values, *i.long().mode(-1, keepdim=True)),
+            floats(9, 4),
+            ints(3, 2, 5),
+        ),
         "quantile": of(lambda x: x.quantile(0.3, dim=-1), MATRIX),
         "product so far": of(lambda x: x.cumprod(-1), MATRIX),
         "extremes so far of whole numbers": of(
@@ -373,6 +382,16 @@ KINDS: dict[str, dict[str, Case]] = {
         ),
     },
     "pointwise": {
+        "a factor of what is added": of(
+            lambda x, i: (
+                x.add(x.mean(0), alpha=0.1),
+                torch.sub(x, 3, alpha=2),
+                torch.rsub(x, x[..., :1], alpha=0.5),
+                i.add(i[:1], alpha=3),
+            ),
+            MATRIX,
+            ints(9, 2, 3),
+        ),
         "bits": of(
             lambda x, y: (x & y, x | y, x ^ y, ~x, y & 7, x << (y % 5), x >> (y % 5)),
             bits(4, 6), bits(4, 6),

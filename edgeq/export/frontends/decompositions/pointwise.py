@@ -240,6 +240,16 @@ def in_fewer_axes(op: Any, most: int) -> Callable[..., Any]:
     return joined
 
 
+def with_factor(op: Any) -> Callable[..., Any]:
+    """A sum or difference with a factor of what is added, which litert-torch does not take."""
+    joined = in_fewer_axes(op, ARITHMETIC_RANK)
+
+    def summed(x: Any, y: Any, *, alpha: float = 1) -> Any:
+        return joined(x, y) if alpha == 1 else op(x, y * alpha)
+
+    return summed
+
+
 def _merged_axes(shapes: Sequence[Sequence[int]]) -> list[list[int]]:
     """Shapes of one rank in fewer axes: neighbours along which the same ones are repeated."""
     merged: list[list[int]] = [[] for _ in shapes]
@@ -319,8 +329,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.fmin.default: torch.minimum,
     aten.maximum.default: in_fewer_axes(aten.maximum.default, LARGER_RANK),
     aten.minimum.default: in_fewer_axes(aten.minimum.default, LARGER_RANK),
-    aten.add.Tensor: in_fewer_axes(aten.add.Tensor, ARITHMETIC_RANK),
-    aten.sub.Tensor: in_fewer_axes(aten.sub.Tensor, ARITHMETIC_RANK),
+    aten.add.Tensor: with_factor(aten.add.Tensor),
+    aten.sub.Tensor: with_factor(aten.sub.Tensor),
     aten.mul.Tensor: in_fewer_axes(aten.mul.Tensor, ARITHMETIC_RANK),
     **{op: in_fewer_axes(op, ARITHMETIC_RANK) for op in _WITH_NUMBERS},
     aten.div.Tensor: in_fewer_axes(aten.div.Tensor, ARITHMETIC_RANK),
