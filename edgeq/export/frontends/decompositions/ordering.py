@@ -169,6 +169,31 @@ def searchsorted(
     return below.to(torch.int32).sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
 
 
+def _of_number(form: Callable[..., Any]) -> Callable[..., Any]:
+    """`bucketize` or `searchsorted` of a number instead of a tensor."""
+
+    def place(*given: Any, **options: Any) -> Any:
+        return form(*(v if isinstance(v, Tensor) else torch.full((), v) for v in given), **options)
+
+    return place
+
+
+def first_places(x: Tensor, *, size: int, fill_value: int = -1) -> Any:
+    """`nonzero_static`: where the first numbers besides zero are, `(size, axes of x)`."""
+    flat = x.reshape(-1) != 0
+    count, shape = int(flat.shape[0]), [int(n) for n in x.shape]
+    if x.ndim == 0 or size > count:
+        return NotImplemented
+    order = torch.where(flat, torch.arange(count, 0, -1, dtype=torch.int32), 0)
+    early, place = torch.topk(order, size)
+    columns = []
+    for length in reversed(shape):
+        columns.append(torch.remainder(place, length))
+        place = torch.div(place, length, rounding_mode="floor")
+    places = torch.stack(columns[::-1], -1)
+    return torch.where((early > 0).unsqueeze(-1), places, fill_value)
+
+
 def histogram(x: Tensor, bins: int = 100, low: float = 0, high: float = 0) -> Tensor:
     """`histc`."""
     values = x.flatten()
@@ -275,6 +300,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.argmax.default: _place_of_whole(aten.argmax.default),
     aten.argmin.default: _place_of_whole(aten.argmin.default),
     aten.histc.default: histogram,
+    aten.nonzero_static.default: first_places,
     aten.sort.default: sort,
     aten.sort.stable: stable_sort,
     aten.argsort.stable: stable_argsort,
@@ -290,4 +316,6 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.logcumsumexp.default: cumulative_logsumexp,
     aten.bucketize.Tensor: bucketize,
     aten.searchsorted.Tensor: searchsorted,
+    aten.bucketize.Scalar: _of_number(bucketize),
+    aten.searchsorted.Scalar: _of_number(searchsorted),
 }

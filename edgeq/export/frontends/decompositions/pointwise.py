@@ -224,6 +224,13 @@ def hypotenuse(x: Tensor, y: Tensor) -> Tensor:
     return (x * x + y * y).sqrt()
 
 
+def with_sign(x: Tensor, y: Any) -> Tensor:
+    """`copysign`."""
+    if not isinstance(y, Tensor):
+        return -x.abs() if math.copysign(1, y) < 0 else x.abs()
+    return torch.where(y < 0, -x.abs(), x.abs())
+
+
 def in_fewer_axes(op: Any, most: int) -> Callable[..., Any]:
     """An op of tensors of more axes than its kernel joins: those that go alike become one."""
 
@@ -335,6 +342,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     **{op: in_fewer_axes(op, ARITHMETIC_RANK) for op in _WITH_NUMBERS},
     aten.div.Tensor: in_fewer_axes(aten.div.Tensor, ARITHMETIC_RANK),
     aten.hypot.default: hypotenuse,
+    aten.copysign.Tensor: with_sign,
+    aten.copysign.Scalar: with_sign,
     aten.linalg_vector_norm.default: vector_norm,
     aten.pow.Tensor_Scalar: power,
     aten.pow.Scalar: power_of_number,
