@@ -95,6 +95,12 @@ def without_labels(signature: inspect.Signature, arguments: tuple[Any, ...]) -> 
     return arguments[:room] if labels else arguments
 
 
+def left_over(signature: inspect.Signature, keywords: Mapping[str, Any]) -> str:
+    """What to do about keys of a sample that a function has no parameter for, such as labels."""
+    names = [repr(name) for name in keywords if name not in signature.parameters]
+    return f". Leave {', '.join(names)} out of the samples" if names else ""
+
+
 def as_one(
     signature: inspect.Signature, arguments: tuple[Any, ...], keywords: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:

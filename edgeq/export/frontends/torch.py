@@ -28,6 +28,7 @@ from edgeq.export.frontends import litert_torch_adapter as adapter
 from edgeq.export.frontends.arguments import (
     as_one,
     first_line,
+    left_over,
     with_own_keys,
     without_labels,
 )
@@ -358,7 +359,7 @@ def _arguments(module: Any, sample: Any) -> tuple[tuple[Any, ...], dict[str, Any
     except TypeError as error:
         raise DataError(
             f"the sample does not fit {type(module).__name__}.forward{signature}: {error}. "
-            f"Received: {_describe(arguments, keywords)}"
+            f"Received: {_describe(arguments, keywords)}{left_over(signature, keywords)}"
         ) from None
     return arguments, keywords
 

@@ -159,6 +159,23 @@ def written(x: Any, index: Any) -> Any:
     return changed
 
 
+EVEN = torch.tensor([True, False] * 3)
+
+
+def written_where_known(x: Any) -> Any:
+    changed = x.clone()
+    changed[..., EVEN] = x[..., :3] * 2
+    return changed
+
+
+def diagonals(x: Any) -> Any:
+    changed = x.clone()
+    changed.diagonal(1, -2, -1).add_(0.5)
+    changed.diagonal(-2, 1, 2).mul_(x[..., 0, :2])
+    changed[0].fill_diagonal_(3.0)
+    return changed
+
+
 def slices_written(x: Any, source: Any) -> Any:
     made = x * 2
     made[:, :, :, 1:] = source
@@ -223,6 +240,25 @@ KINDS: dict[str, dict[str, Case]] = {
             MATRIX,
         ),
         "median": of(lambda x: x.median(-1).values, MATRIX),
+        "places of the first": of(
+            lambda x: (
+                torch.nonzero_static(x > 0.5, size=20),
+                torch.bucketize(0.3, x[0, 0].sort().values),
+            ),
+            MATRIX,
+        ),
+        "median of numbers": of(
+            lambda x: (
+                *torch.where(x > 1, float("nan"), x).nanmedian(1),
+                torch.where(x > 0, float("nan"), x).nanmedian(),
+            ),
+            MATRIX,
+        ),
+        "most common": of(
+            lambda x, i: (x.round().mode(0).values, *i.long().mode(-1, keepdim=True)),
+            floats(9, 4),
+            ints(3, 2, 5),
+        ),
         "quantile": of(lambda x: x.quantile(0.3, dim=-1), MATRIX),
         "product so far": of(lambda x: x.cumprod(-1), MATRIX),
         "extremes so far of whole numbers": of(
@@ -263,6 +299,16 @@ KINDS: dict[str, dict[str, Case]] = {
         "one slice at a place that is known": of(
             lambda x: x.index_copy(1, torch.tensor([2]), x[:, :1] * 3), MATRIX
         ),
+        "written where a constant says": of(written_where_known, MATRIX),
+        "joined with what is there": of(
+            lambda x, i: (
+                x.scatter(1, i.long(), x[:, :2] * 2, reduce="add"),
+                x.scatter(1, i.long(), 3.0, reduce="multiply"),
+                x.index_reduce(1, i[0, :, 0].long(), x[:, :2], "mean", include_self=False),
+                x.put(i[0, :, :3].long(), x[0, :2, :3], accumulate=True),
+            ),
+            MATRIX, ints(4, 1, 2, 6),
+        ),
         "masked_scatter": of(
             lambda x, m: x.masked_scatter(m, x * 2), MATRIX, flags(1, 4, 6)
         ),
@@ -278,6 +324,15 @@ KINDS: dict[str, dict[str, Case]] = {
         "each row by its group's matrix": of(
             lambda x, w, i: lookups.grouped_product(x, w, i.cumsum(0)),
             floats(6, 4), floats(3, 4, 5), lambda rng: np.array([2, 0, 4]),
+        ),
+        "read as constants say": of(
+            lambda x: (
+                x[..., EVEN],
+                x.masked_select(EVEN),
+                x.repeat_interleave(torch.tensor([1, 0, 2, 1]), 1) @ torch.ones(6, 2),
+                x.repeat_interleave(torch.tensor([2])),
+            ),
+            MATRIX,
         ),
         "bilinear": layer(lambda: nn.Bilinear(3, 4, 2), floats(1, 3), floats(1, 4)),
     },
@@ -340,6 +395,7 @@ KINDS: dict[str, dict[str, Case]] = {
         "pseudoinverse": of(torch.linalg.pinv, floats(3, 5)),
     },
     "padding": {
+        "diagonals": of(diagonals, floats(2, 4, 6)),
         "numbers of several types joined": of(
             lambda x, i: (torch.cat([i, x], 1), torch.stack([i, i.long()]), torch.cat([i, i > 4])),
             MATRIX, ints(9, 1, 4, 6),
@@ -373,6 +429,20 @@ KINDS: dict[str, dict[str, Case]] = {
         ),
     },
     "pointwise": {
+        "sign of another": of(
+            lambda x, y: (x.copysign(y), x.copysign(-1), torch.copysign(torch.tensor(2.0), y)),
+            MATRIX, MATRIX,
+        ),
+        "a factor of what is added": of(
+            lambda x, i: (
+                x.add(x.mean(0), alpha=0.1),
+                torch.sub(x, 3, alpha=2),
+                torch.rsub(x, x[..., :1], alpha=0.5),
+                i.add(i[:1], alpha=3),
+            ),
+            MATRIX,
+            ints(9, 2, 3),
+        ),
         "bits": of(
             lambda x, y: (x & y, x | y, x ^ y, ~x, y & 7, x << (y % 5), x >> (y % 5)),
             bits(4, 6), bits(4, 6),

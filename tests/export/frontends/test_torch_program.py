@@ -108,6 +108,30 @@ class GraphLayer(nn.Module):
         return x.new_zeros(x.shape[0], 3).index_add(0, edges[1], messages)
 
 
+class SparseGraph(nn.Module):
+    """Products with sparse matrices, one of them a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        links = torch.eye(4) + torch.eye(4).roll(1, 0)
+        self.register_buffer("links", links.to_sparse())
+        self.rows = (links / 2).to_sparse_csr()
+        self.linear = nn.Linear(6, 3)
+
+    def forward(self, x: Any) -> Any:
+        return torch.sparse.mm(self.links, self.linear(self.rows @ x))
+
+
+def test_sparse_matrices_are_exported_as_dense_ones(trace: Callable[..., LiteModel]) -> None:
+    model = SparseGraph().eval()
+    traced = trace(model, ROWS[0])
+    with Session(traced.tflite) as session, torch.no_grad():
+        (found,) = session.run(ROWS[0]).values()
+        np.testing.assert_allclose(found, model(torch.from_numpy(ROWS[0])), atol=1e-5)
+    assert model.links.is_sparse  # the user's module is as it was
+    assert "dense" in traced.notes[0]
+
+
 EDGES = np.array([[0, 1, 2, 3, 3, 1], [1, 2, 2, 0, 3, 0]])
 
 

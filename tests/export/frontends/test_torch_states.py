@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -185,7 +186,9 @@ class Table(Keeper):
 @pytest.mark.parametrize("kind", [Counting, Table])
 def test_what_no_later_call_reads_or_changes_stays_out(kind: Any, worker: Worker) -> None:
     module = kind().eval()
-    model = traced(module, worker)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PyTorch would have it registered as a buffer
+        model = traced(module, worker)
     assert not model.states
     assert not model.doubts
     assert module.plain.sum() == 0  # the user's module is as it was

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgeq.export.frontends.decompositions.lookups import by_known_masks
 from edgeq.export.frontends.torch_program.program_constants import Evaluator
 
 aten = torch.ops.aten
@@ -224,6 +225,31 @@ def scatter_reduce(
     return torch.where(count > 0, join(x, reduced) if include_self else reduced, x)
 
 
+_JOINED = {"add": "sum", "multiply": "prod"}
+"""What `scatter_reduce` calls what `scatter` calls so."""
+
+
+def scatter_joined(x: Tensor, axis: int, index: Tensor, source: Any, *, reduce: str) -> Any:
+    """`scatter` that adds or multiplies."""
+    values = source if isinstance(source, Tensor) else torch.full(index.shape, source).to(x.dtype)
+    return scatter_reduce(x, axis, index, values, _JOINED[reduce])
+
+
+def index_reduce(
+    x: Tensor, axis: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Any:
+    """`index_reduce`."""
+    shape = [-1 if a == axis % x.ndim else 1 for a in range(x.ndim)]
+    wide = index.reshape(shape).expand(source.shape)
+    return scatter_reduce(x, axis, wide, source, reduce, include_self=include_self)
+
+
+def put(x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Any:
+    """`put`: places of the numbers in order."""
+    made = index_put(x.reshape(-1), [index.reshape(-1)], source.reshape(-1), accumulate)
+    return made if made is NotImplemented else made.reshape(x.shape)
+
+
 def _least_whole(kind: torch.dtype) -> int:
     """A whole number below all others, in 32 bits, which the converter makes of 64."""
     least: int = torch.iinfo(kind if kind.itemsize < 4 else torch.int32).min
@@ -313,7 +339,11 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.scatter.src: scatter,
     aten.scatter.value: scatter_value,
     aten.scatter_add.default: scatter_add,
+    aten.scatter.reduce: scatter_joined,
+    aten.scatter.value_reduce: scatter_joined,
     aten.scatter_reduce.two: scatter_reduce,
+    aten.index_reduce.default: index_reduce,
+    aten.put.default: put,
     aten.index_add.default: index_add,
     aten.index_copy.default: index_copy,
     aten.index_fill.int_Scalar: index_fill,
@@ -328,6 +358,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
 
 def by_mask(node: Any, known: Evaluator) -> None:
     """`index_put` at the places where a mask holds, as many as they may be: by the mask itself."""
+    by_known_masks(node, known)
     source = next((index.args[0] for index in node.args[1] if index and index.args), None)
     if not isinstance(source, torch.fx.Node) or source.target not in _PLACES:
         return

@@ -251,6 +251,7 @@ def solve(x: Tensor, y: Tensor, *, left: bool = True) -> Any:
 
 
 TABLE: dict[Any, Callable[..., Any]] = {
+    aten._sparse_addmm.default: aten.addmm.default,
     aten.cholesky_solve.default: cholesky_solve,
     aten.linear.default: dense,
     aten.linalg_cholesky.default: cholesky,

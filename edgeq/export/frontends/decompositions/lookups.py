@@ -1,4 +1,5 @@
-"""Embeddings of bags, tables whose rows are shortened, products of two inputs and of experts."""
+"""Embeddings of bags, tables whose rows are shortened, products of two inputs and of experts; reads
+that constants decide over."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeq.export.frontends.torch_program.program_constants import Evaluator
+from edgeq.export.frontends.torch_program.program_constants import Evaluator, constant
 
 aten = torch.ops.aten
 
@@ -145,6 +146,68 @@ def grouped_product(
     return (products * is_own.to(x.dtype).unsqueeze(-1)).sum(1)
 
 
+def by_known_masks(node: Any, known: Evaluator) -> None:
+    """An index of which masks are constants: where they hold, as numbers."""
+    indices: list[Any] = []
+    for index in node.args[1]:
+        is_fixed = index is not None and _is_mask(index) and known.is_known(index)
+        indices += _places(node, index, known) if is_fixed else [index]
+    node.update_arg(1, indices)
+
+
+def _is_mask(index: Any) -> bool:
+    return index.meta["val"].dtype in (torch.bool, torch.uint8)
+
+
+def _places(node: Any, mask: Any, known: Evaluator) -> list[Any]:
+    """New nodes before another, which give where a mask holds, by axis."""
+    made = []
+    for places in known.value(mask).nonzero(as_tuple=True):
+        with node.graph.inserting_before(node):
+            made.append(node.graph.call_function(_as_constant(places)))
+        made[-1].meta = {**mask.meta, "val": places}
+        known.hold(made[-1], places)
+    return made
+
+
+def _as_constant(value: Tensor) -> Callable[[], Tensor]:
+    """A function that gives a constant, for a node to call."""
+
+    def given() -> Tensor:
+        return constant(lambda: value)
+
+    return given
+
+
+def by_known_mask(node: Any, known: Evaluator) -> None:
+    """`masked_select` by a constant mask."""
+    mask = known.value_or_none(node.args[1])
+    if mask is None:
+        return
+
+    def selected(x: Tensor, _: Tensor) -> Tensor:
+        shape = torch.broadcast_shapes(x.shape, mask.shape)
+        places = constant(lambda: mask.expand(shape).reshape(-1).nonzero()[:, 0])
+        return x.expand(shape).reshape(-1).index_select(0, places)
+
+    node.target = selected
+
+
+def by_known_counts(node: Any, known: Evaluator) -> None:
+    """`repeat_interleave` of which a constant tells how often each entry is repeated."""
+    counts = known.value_or_none(node.args[1])
+    if counts is None:
+        return
+
+    def repeated(x: Tensor, _: Tensor, dim: int | None = None, **options: Any) -> Tensor:
+        rows, axis = (x.reshape(-1), 0) if dim is None else (x, dim)
+        length = int(rows.shape[axis])
+        places = constant(lambda: torch.repeat_interleave(counts.expand(length)))
+        return rows.index_select(axis, places)
+
+    node.target = repeated
+
+
 TABLE: dict[Any, Callable[..., Any]] = {
     aten.embedding_bag.default: embedding_bag,
     aten.embedding_bag.padding_idx: embedding_bag,
@@ -157,6 +220,9 @@ TABLE: dict[Any, Callable[..., Any]] = {
 RULES = {
     aten.embedding_bag.default: evenly,
     aten.embedding_bag.padding_idx: evenly,
+    aten.index.Tensor: by_known_masks,
+    aten.masked_select.default: by_known_mask,
+    aten.repeat_interleave.self_Tensor: by_known_counts,
 }
 """What replaces a node of an op."""
 

@@ -69,6 +69,37 @@ def median_of_all(x: Tensor) -> Tensor:
     return median(x.flatten(), 0)[0]
 
 
+def median_of_numbers(x: Tensor, axis: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """`nanmedian.dim`: the median of what is a number."""
+    is_number = torch.logical_not(torch.isnan(x))
+    values, places = sort(torch.where(is_number, x, math.inf), axis)
+    count = is_number.to(torch.int64).sum(axis, True)
+    middle = torch.div((count - 1).clamp(min=0), 2, rounding_mode="floor")
+    found = torch.where(count > 0, values.gather(axis, middle), math.nan)
+    place = places.gather(axis, middle)
+    return (found, place) if keepdim else (found.squeeze(axis), place.squeeze(axis))
+
+
+def median_of_all_numbers(x: Tensor) -> Tensor:
+    """`nanmedian`."""
+    return median_of_numbers(x.flatten(), 0)[0]
+
+
+def most_common(x: Tensor, axis: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """`mode`: of the most frequent values the lowest, and its last place."""
+    rows = x.movedim(axis, -1)
+    same = rows.unsqueeze(-1) == rows.unsqueeze(-2)
+    counts = same.to(torch.int32).sum(-1, dtype=torch.int32)
+    is_most = counts == counts.amax(-1, True)
+    highest = rows.amax(-1, True)
+    value = torch.where(is_most, rows, highest).amin(-1, True)
+    numbers = torch.arange(int(rows.shape[-1]), dtype=torch.int32)
+    place = torch.where(rows == value, numbers, 0).amax(-1, True).long()
+    if keepdim:
+        return value.movedim(-1, axis), place.movedim(-1, axis)
+    return value.squeeze(-1), place.squeeze(-1)
+
+
 def _running(x: Tensor, axis: int, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """What `join` makes of all entries up to each, in steps that double what is joined."""
     length, step = int(x.shape[axis]), 1
@@ -136,6 +167,31 @@ def searchsorted(
     rows = boundaries if boundaries.ndim == 1 else boundaries.unsqueeze(-2)
     below = rows <= wide if right or side == "right" else rows < wide
     return below.to(torch.int32).sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
+
+
+def _of_number(form: Callable[..., Any]) -> Callable[..., Any]:
+    """`bucketize` or `searchsorted` of a number instead of a tensor."""
+
+    def place(*given: Any, **options: Any) -> Any:
+        return form(*(v if isinstance(v, Tensor) else torch.full((), v) for v in given), **options)
+
+    return place
+
+
+def first_places(x: Tensor, *, size: int, fill_value: int = -1) -> Any:
+    """`nonzero_static`: where the first numbers besides zero are, `(size, axes of x)`."""
+    flat = x.reshape(-1) != 0
+    count, shape = int(flat.shape[0]), [int(n) for n in x.shape]
+    if x.ndim == 0 or size > count:
+        return NotImplemented
+    order = torch.where(flat, torch.arange(count, 0, -1, dtype=torch.int32), 0)
+    early, place = torch.topk(order, size)
+    columns = []
+    for length in reversed(shape):
+        columns.append(torch.remainder(place, length))
+        place = torch.div(place, length, rounding_mode="floor")
+    places = torch.stack(columns[::-1], -1)
+    return torch.where((early > 0).unsqueeze(-1), places, fill_value)
 
 
 def histogram(x: Tensor, bins: int = 100, low: float = 0, high: float = 0) -> Tensor:
@@ -244,16 +300,22 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.argmax.default: _place_of_whole(aten.argmax.default),
     aten.argmin.default: _place_of_whole(aten.argmin.default),
     aten.histc.default: histogram,
+    aten.nonzero_static.default: first_places,
     aten.sort.default: sort,
     aten.sort.stable: stable_sort,
     aten.argsort.stable: stable_argsort,
     aten.kthvalue.default: kth_lowest,
     aten.median.dim: median,
     aten.median.default: median_of_all,
+    aten.nanmedian.dim: median_of_numbers,
+    aten.nanmedian.default: median_of_all_numbers,
+    aten.mode.default: most_common,
     aten.cumprod.default: cumulative_product,
     aten.cummax.default: cumulative_maximum,
     aten.cummin.default: cumulative_minimum,
     aten.logcumsumexp.default: cumulative_logsumexp,
     aten.bucketize.Tensor: bucketize,
     aten.searchsorted.Tensor: searchsorted,
+    aten.bucketize.Scalar: _of_number(bucketize),
+    aten.searchsorted.Scalar: _of_number(searchsorted),
 }

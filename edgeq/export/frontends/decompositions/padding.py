@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgeq.export.frontends.torch_program.program_constants import Evaluator
+
 aten = torch.ops.aten
 
 MOST_AXES = 5
@@ -119,6 +121,32 @@ def entry_replaced(x: Tensor, source: Tensor, axis: int, index: int) -> Any:
     return slice_replaced(x, source.unsqueeze(axis % x.ndim), axis, place, place + 1)
 
 
+def diagonal_replaced(
+    x: Tensor, source: Tensor, offset: int = 0, first: int = 0, second: int = 1
+) -> Tensor:
+    """`diagonal_scatter`: every row reads the number of the diagonal that is in it."""
+    wide = x.movedim((first, second), (-2, -1))
+    rows, columns = (int(size) for size in wide.shape[-2:])
+    above = max(0, -offset)
+    below = rows - above - int(source.shape[-1])
+    own = torch.nn.functional.pad(source, (above, below)).unsqueeze(-1)
+    is_on = torch.arange(columns) - torch.arange(rows).unsqueeze(-1) == offset
+    return torch.where(is_on, own, wide).movedim((-2, -1), (first, second))
+
+
+def fill_diagonal(node: Any, known: Evaluator) -> None:
+    """`fill_diagonal_` of a matrix as a write to its diagonal, which PyTorch can trace."""
+    x, value, wraps = (*node.args, node.kwargs.get("wrap", False))[:3]
+    rows, *columns = x.meta["val"].shape
+    if len(columns) != 1 or (wraps and rows > columns[0]):
+        return
+    with node.graph.inserting_before(node):
+        diagonal = node.graph.call_function(aten.diagonal.default, (x,))
+        node.graph.call_function(aten.fill_.Scalar, (diagonal, value))
+    node.replace_all_uses_with(x)
+    node.graph.erase_node(node)
+
+
 def joined(parts: Sequence[Tensor], axis: int = 0) -> Any:
     """`cat` of several types, which litert-torch joins as they are, and of many axes in rows."""
     kinds = {part.dtype for part in parts}
@@ -155,4 +183,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.flip.default: reversed_axes,
     aten.slice_scatter.default: slice_replaced,
     aten.select_scatter.default: entry_replaced,
+    aten.diagonal_scatter.default: diagonal_replaced,
 }
+
+RULES = {aten.fill_diagonal_.default: fill_diagonal}
+"""What replaces a node of an op."""

@@ -224,6 +224,13 @@ def hypotenuse(x: Tensor, y: Tensor) -> Tensor:
     return (x * x + y * y).sqrt()
 
 
+def with_sign(x: Tensor, y: Any) -> Tensor:
+    """`copysign`."""
+    if not isinstance(y, Tensor):
+        return -x.abs() if math.copysign(1, y) < 0 else x.abs()
+    return torch.where(y < 0, -x.abs(), x.abs())
+
+
 def in_fewer_axes(op: Any, most: int) -> Callable[..., Any]:
     """An op of tensors of more axes than its kernel joins: those that go alike become one."""
 
@@ -238,6 +245,16 @@ def in_fewer_axes(op: Any, most: int) -> Callable[..., Any]:
         return op(*given, **options).reshape(shape)
 
     return joined
+
+
+def with_factor(op: Any) -> Callable[..., Any]:
+    """A sum or difference with a factor of what is added, which litert-torch does not take."""
+    joined = in_fewer_axes(op, ARITHMETIC_RANK)
+
+    def summed(x: Any, y: Any, *, alpha: float = 1) -> Any:
+        return joined(x, y) if alpha == 1 else op(x, y * alpha)
+
+    return summed
 
 
 def _merged_axes(shapes: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -319,12 +336,14 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.fmin.default: torch.minimum,
     aten.maximum.default: in_fewer_axes(aten.maximum.default, LARGER_RANK),
     aten.minimum.default: in_fewer_axes(aten.minimum.default, LARGER_RANK),
-    aten.add.Tensor: in_fewer_axes(aten.add.Tensor, ARITHMETIC_RANK),
-    aten.sub.Tensor: in_fewer_axes(aten.sub.Tensor, ARITHMETIC_RANK),
+    aten.add.Tensor: with_factor(aten.add.Tensor),
+    aten.sub.Tensor: with_factor(aten.sub.Tensor),
     aten.mul.Tensor: in_fewer_axes(aten.mul.Tensor, ARITHMETIC_RANK),
     **{op: in_fewer_axes(op, ARITHMETIC_RANK) for op in _WITH_NUMBERS},
     aten.div.Tensor: in_fewer_axes(aten.div.Tensor, ARITHMETIC_RANK),
     aten.hypot.default: hypotenuse,
+    aten.copysign.Tensor: with_sign,
+    aten.copysign.Scalar: with_sign,
     aten.linalg_vector_norm.default: vector_norm,
     aten.pow.Tensor_Scalar: power,
     aten.pow.Scalar: power_of_number,

@@ -67,6 +67,7 @@ RULES = {
     **indexing.RULES,
     **linear_algebra.RULES,
     **packed_layers.RULES,
+    **padding.RULES,
 }
 """What replaces a node of an op by a function, and its operands by what that takes."""
 

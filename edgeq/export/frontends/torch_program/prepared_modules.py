@@ -49,10 +49,13 @@ def prepared(module: torch.nn.Module, notes: list[str]) -> Any:
     values = [*module.parameters(), *module.buffers()]
     narrow = {v.dtype for v in values if v.is_floating_point()} - {torch.float32}
     moved = any(v.device.type != "cpu" or v.is_inference() for v in values)
-    if not (training or narrow or moved or scripted):
+    dense = _dense(module)
+    if not (training or narrow or moved or scripted or dense):
         return module
     try:
-        module = scripted_modules.unscripted(module) if scripted else copy.deepcopy(module)
+        module = (
+            scripted_modules.unscripted(module) if scripted else copy.deepcopy(module, dict(dense))
+        )
     except Exception as error:
         raise ModelError(
             f"the module cannot be copied ({error}); call model.eval().float().cpu() yourself"
@@ -64,7 +67,16 @@ def prepared(module: torch.nn.Module, notes: list[str]) -> Any:
     if narrow:
         names = ", ".join(sorted(str(d).removeprefix("torch.") for d in narrow))
         notes.append(f"parameters in {names} were converted to float32")
+    if dense:
+        notes.append("sparse tensors of the module were exported as dense ones")
     return module.eval().float().cpu()
+
+
+def _dense(module: torch.nn.Module) -> dict[int, torch.Tensor]:
+    """What stands for each sparse buffer or attribute in a copy, by the identity of the tensor."""
+    held = [v for part in module.modules() for v in (*part._buffers.values(), *vars(part).values())]
+    sparse = [v for v in held if isinstance(v, torch.Tensor) and v.layout != torch.strided]
+    return {id(value): value.to_dense() for value in sparse}
 
 
 def _check_float(module: torch.nn.Module) -> None:

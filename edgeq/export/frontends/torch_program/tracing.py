@@ -190,8 +190,9 @@ def way_out(error: Exception) -> str:
 def _program(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
     written = io.StringIO()  # on failure torch.export prints all of the graph until then
     with contextlib.redirect_stderr(written), warnings.catch_warnings():
-        # Recurrent layers list their weights anew, which is no state that anyone would miss.
-        warnings.filterwarnings("ignore", r"The tensor attributes? .*_flat_weights")
+        # `written_by` has found what later calls depend on; of the rest (weights that are computed
+        # anew, attention that is kept to be looked at) PyTorch's warning says what nobody misses.
+        warnings.filterwarnings("ignore", r"The tensor attributes? .* assigned during export")
         program = torch.export.export(module, arguments, dict(keywords), strict=False)
     sys.stderr.write(written.getvalue())
     return program

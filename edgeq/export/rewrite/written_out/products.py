@@ -94,7 +94,9 @@ def _broadcast(site: Site, op: Operator) -> Sequence[Any] | None:
     kinds[axis] = _DEPTH
     order = [k for k in kinds if k not in (_UNIT, _DEPTH)]
     first = order[-1] if order else _BATCH  # the last axes are the columns
-    if order != sorted(order, key=(_BATCH, _LEFT if first == _RIGHT else _RIGHT, first).index):
+    if first == _BATCH or order != sorted(
+        order, key=(_BATCH, _LEFT if first == _RIGHT else _RIGHT, first).index
+    ):
         return None
     # The converter makes a layer with computed weights of matrices without a batch.
     batch = tuple(size for size, k in zip(whole, kinds, strict=True) if k == _BATCH) or (1,)
