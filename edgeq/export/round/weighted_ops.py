@@ -176,13 +176,13 @@ class Site:
         return np.concatenate(found, axis=1)
 
     def _rows(self, op: Operator, values: FloatArray, most: int, number: int) -> Matrix:
-        picked: FloatArray
         if self._kind in (Kind.DENSE, Kind.TRANSPOSED_CONVOLUTION):
             flat = values.reshape(-1, self._weight.shape[-1])
-            picked = flat[spread_places(len(flat), most, number)]
+            picked: FloatArray = flat[spread_places(len(flat), most, number)]
         else:
             picked = patches(op, values, self._weight.shape[1:3], most, number)
         count, groups = len(picked), self._groups
+        parted: FloatArray
         if self._is_in_parts:
             parted = picked.reshape(count, self._parts, -1).transpose(1, 0, 2)
         else:
