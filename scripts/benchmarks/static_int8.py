@@ -34,6 +34,17 @@ CONTESTANTS = (
     OWN, *(f"{OWN} {name}" for name in PASSES), "ai-edge-quantizer static", "TFLiteConverter int8",
 )  # fmt: skip
 
+TABLES = (
+    ("dB on unseen samples", "sqnr_db", ".1f"), ("time over float", "latency_ratio", ".2f"),
+    ("size over float", "size_ratio", ".2f"), ("seconds of the export", "export_s", ".1f"),
+)  # fmt: skip
+"""Titles, keys of rows, and formats."""
+
+BESIDE = {
+    "ranges": "nothing", "rounded once": "nothing", "rounded twice": "rounded once",
+    "scaled": "rounded once",
+}  # fmt: skip
+"""What was done as well without a pass."""
 
 WIDTH = 160
 """Characters of the tables."""
@@ -54,8 +65,9 @@ def run(
         found[name] = json.loads(path.read_text())
         print_refusals(found[name], console)
         yield name, found[name]
-    for title, key in (("dB on unseen samples", "sqnr_db"), ("seconds", "export_s")):
-        Console(width=WIDTH).print(_table(title, key, found))
+    for title, key, form in TABLES:
+        Console(width=WIDTH).print(_table(title, key, form, found))
+    Console(width=WIDTH).print(_seconds(found))
 
 
 def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -> dict[str, Row]:
@@ -67,19 +79,27 @@ def _measured(workshop: Workshop, name: str, seconds: float, console: Console) -
     return {one: {**row, **workshop.told(one)} for one, row in rows.items()}
 
 
-def _table(title: str, key: str, found: Mapping[str, Mapping[str, Row]]) -> Table:
+def _table(title: str, key: str, form: str, found: Mapping[str, Mapping[str, Row]]) -> Table:
     """A line for each case, a column for each contestant."""
     table = Table(title=title, title_style="bold")
-    table.add_column("")
-    shown = {one: one.removeprefix(OWN).strip() or "all" for one in CONTESTANTS}
+    shown = [one.removeprefix(OWN).strip() or "all" for one in CONTESTANTS]
     told = {"noise alone": "bound_db", "all, reported": "reported_db"} if key == "sqnr_db" else {}
-    for heading in (*told, *shown.values()):
-        table.add_column(heading, justify="right")
+    for heading in ("", *told, *shown):
+        table.add_column(heading, justify="right" if heading else "left")
     for name, rows in found.items():
-        cells = [_shown(rows.get(OWN, {}).get(one)) for one in told.values()]
-        table.add_row(name, *cells, *(_shown(rows.get(one, {}).get(key)) for one in CONTESTANTS))
+        numbers = [rows.get(OWN, {}).get(one) for one in told.values()]
+        numbers += [rows.get(one, {}).get(key) for one in CONTESTANTS]
+        table.add_row(name, *("" if n is None else format(n, form) for n in numbers))
     return table
 
 
-def _shown(number: float | None) -> str:
-    return "" if number is None else f"{number:.1f}"
+def _seconds(found: Mapping[str, Mapping[str, Row]]) -> Table:
+    """A line for each case, a column for each pass: what the export takes more with it."""
+    table = Table(title="seconds that a pass adds", title_style="bold")
+    for heading in ("", *BESIDE):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, rows in found.items():
+        took = {one: rows.get(f"{OWN} {one}", {}).get("export_s") for one in PASSES}
+        pairs = ((took[one], took[without]) for one, without in BESIDE.items())
+        table.add_row(name, *("" if None in pair else f"{pair[0] - pair[1]:.1f}" for pair in pairs))
+    return table

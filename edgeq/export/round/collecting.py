@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from edgeq.export.round.common_weights import Party
 from edgeq.export.round.exact import Matrix
 from edgeq.export.round.loop_taps import LoopSite, LoopTaps
@@ -40,19 +42,21 @@ def collect(
     taps = LoopTaps(party.model.tree, loops, math.ceil(MOST_ROWS / len(samples)))
     tflite = _as_far_as(taps, [t for t in read if t not in graph.inputs])
 
-    def rows_of(site: Site, session: Session) -> Matrix:
+    def rows_of(site: Site, session: Session, number: int) -> Matrix:
         if isinstance(site, LoopSite):
             return taps.rows(site, session.view)
-        return site.rows(session.view, MOST_ROWS, len(samples))
+        return site.rows(session.view, MOST_ROWS, len(samples), number)
 
-    def rows(session: Session, sample: Any) -> list[Matrix]:
+    def rows(session: Session, numbered: Any) -> list[Matrix]:
+        number, *sample = numbered
         session.invoke(sample)
-        return [rows_of(site, session) for site in sites]
+        return [rows_of(site, session, int(number)) for site in sites]
 
     # Each session has weights of its own, of which a large model has room for one.
     each, members = (party.threads, 1) if is_large(len(tflite)) else (1, party.threads)
     with Crew(lambda: Session(tflite, threads=each, trusted=True), members) as crew:
-        for found in crew.map(samples, rows):
+        numbered = ((np.asarray(number), *sample) for number, sample in enumerate(samples))
+        for found in crew.map(numbered, rows):
             for one, seen in zip(found, moments, strict=True):
                 seen.add(one)
             advance()

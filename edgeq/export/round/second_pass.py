@@ -12,7 +12,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -26,7 +26,6 @@ from edgeq.export.round.rounded import Rounded
 from edgeq.export.round.weighted_ops import Site, bias_of
 from edgeq.flatbuffer import Graph
 from edgeq.model import LiteModel
-from edgeq.qtypes import FloatArray
 
 MOST_ROWS = 2048
 """Rows that one weight is fitted to, from all samples."""
@@ -78,16 +77,20 @@ class SecondPass:
         centred = all(bias_of(self._graph, op) is not None for op in site.ops)
         seen, missing = Moments(), list[Missing]()
         for half in range(2):
-            given = self._rows(site, self._given.values[half::2])
-            wanted = self._rows(site, self._wanted.values[half::2])
+            given = self._rows(site, self._given, half)
+            wanted = self._rows(site, self._wanted, half)
             missing.append(Missing.of(site.weight, given, wanted, centred))
             seen.add(given)
         seen.flush()
         found = site.rounded(seen, centred, missing)
         return rounded.with_site(self._graph, self._plan, site, *found)
 
-    def _rows(self, site: Site, values: Sequence[Mapping[int, FloatArray]]) -> Matrix:
-        found = [site.rows(v.__getitem__, MOST_ROWS, self._samples) for v in values]
+    def _rows(self, site: Site, side: Pieces, half: int) -> Matrix:
+        """Rows of every other sample, of the same places on both sides."""
+        found = [
+            site.rows(side.values[number].__getitem__, MOST_ROWS, self._samples, number)
+            for number in range(half, self._samples, 2)
+        ]
         return np.concatenate(found, axis=1)
 
 

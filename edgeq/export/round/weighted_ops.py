@@ -6,12 +6,12 @@ that the op reads together. Knows how each kind of op lays that out, nothing of 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeq.export.round.exact import Matrix
 from edgeq.export.round.gptq import Grid, fit
@@ -38,6 +38,9 @@ _Pair: TypeAlias = tuple[int, int]
 
 ROWS_EACH = 64
 """Rows of data that are enough for each column of a weight: a few columns need few."""
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Multiples of it fill what is between two whole numbers evenly, however many there are."""
 
 LAID_OUT = (Kind.CONVOLUTION, Kind.DEPTHWISE, Kind.TRANSPOSED_CONVOLUTION, Kind.DENSE)
 """Kinds of ops whose weights are known as rows and columns here."""
@@ -155,26 +158,31 @@ class Site:
         groups, _, columns = self._laid_out(self._weight).shape
         return float(groups) * float(columns) ** 3 / 3
 
-    def rows(self, view: Callable[[int], Any], most: int, samples: int) -> Matrix:
+    def rows(self, view: Callable[[int], Any], most: int, samples: int, number: int = 0) -> Matrix:
         """Rows of a sample that the weight is multiplied with, `(groups, positions, columns)`.
 
         Args:
             view: Gives what a tensor holds.
             most: Rows that are wanted from all samples, at most.
             samples: How many samples there are.
+            number: Which of them it is; others give rows of other places.
         """
         enough = min(most, ROWS_EACH * self._columns)
         each = max(1, math.ceil(enough / samples) // len(self.ops))
-        found = [self._rows(op, view(t), each) for op, t in zip(self.ops, self.inputs, strict=True)]
+        found = [
+            self._rows(op, view(t), each, number * len(self.ops) + place)
+            for place, (op, t) in enumerate(zip(self.ops, self.inputs, strict=True))
+        ]
         return np.concatenate(found, axis=1)
 
-    def _rows(self, op: Operator, values: FloatArray, most: int) -> Matrix:
+    def _rows(self, op: Operator, values: FloatArray, most: int, number: int) -> Matrix:
         if self._kind in (Kind.DENSE, Kind.TRANSPOSED_CONVOLUTION):
             flat = values.reshape(-1, self._weight.shape[-1])
-            picked = flat[_spread(len(flat), most)]
+            picked: FloatArray = flat[spread_places(len(flat), most, number)]
         else:
-            picked = patches(op, values, self._weight.shape[1:3], most)
+            picked = patches(op, values, self._weight.shape[1:3], most, number)
         count, groups = len(picked), self._groups
+        parted: FloatArray
         if self._is_in_parts:
             parted = picked.reshape(count, self._parts, -1).transpose(1, 0, 2)
         else:
@@ -303,21 +311,31 @@ def _elements(shape: Sequence[int]) -> int:
     return math.prod(max(1, size) for size in shape)
 
 
-@functools.lru_cache(maxsize=256)
-def _spread(count: int, most: int) -> Any:
-    """Indices of at most `most` of `count`, spread over all of them."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
+def spread_places(count: int, most: int, number: int) -> npt.NDArray[np.intp]:
+    """At most `most` of `count` places, spread over all of them, others for each sample.
+
+    The same ones in each sample would leave most places out, and a few edges of images would be
+    all that a kernel is fitted to where many samples give a few rows each.
+
+    Args:
+        count: Places that there are.
+        most: Those that are wanted.
+        number: Of the sample.
+    """
+    wanted = min(count, most)
+    start = (0.5 + GOLDEN * number) % 1.0
+    return ((np.arange(wanted) + start) * count / wanted).astype(np.intp)
 
 
-def patches(op: Operator, values: FloatArray, kernel: Sequence[int], most: int) -> FloatArray:
+def patches(
+    op: Operator, values: FloatArray, kernel: Sequence[int], most: int, number: int = 0
+) -> FloatArray:
     """Cuts out the patches that a kernel sees, `(positions, taps, channels)`."""
-    strides, dilations = strides_of(op)
     counts, short = reached(op, values.shape[1:3], kernel)
     images, depth = len(values), values.shape[-1]
     values = padded(values, short)
-    places = _places(
-        values.shape[1:3], (images, *counts), tuple(map(int, kernel)), strides, dilations, most
-    )
+    seen = spread_places(images * math.prod(counts), most, number)
+    places = _pixels(op, values.shape[1:3], kernel, np.unravel_index(seen, (images, *counts)))
     found: FloatArray = values.reshape(-1, depth)[places]
     return found
 
@@ -357,17 +375,17 @@ def padded(values: FloatArray, short: Sequence[int]) -> FloatArray:
     return found
 
 
-@functools.lru_cache(maxsize=256)
-def _places(
-    size: _Pair,
-    counts: tuple[int, int, int],
-    kernel: _Pair,
-    strides: _Pair,
-    dilations: _Pair,
-    most: int,
-) -> Any:
-    """Which pixels of all images patches hold, `(positions, taps)`."""
-    image, y, x = np.unravel_index(_spread(math.prod(counts), most), counts)
+def _pixels(op: Operator, size: Sequence[int], kernel: Sequence[int], at: Any) -> Any:
+    """Which pixels of all images, padded to `size`, patches hold, `(positions, taps)`.
+
+    Args:
+        op: The convolution.
+        size: Height and width.
+        kernel: Its height and width.
+        at: Image, row and column of each position.
+    """
+    strides, dilations = strides_of(op)
+    image, y, x = at
     tap_y, tap_x = (
         taps.reshape(-1) * d for taps, d in zip(np.indices(kernel), dilations, strict=True)
     )

@@ -29,7 +29,7 @@ from edgeq.export.round.gptq import Grid, fit, gain
 from edgeq.export.round.loop_taps import LoopTaps
 from edgeq.export.round.moments import Moments
 from edgeq.export.round.rounder import MEMORY_BYTES, Rounder
-from edgeq.export.round.weighted_ops import Site, patches
+from edgeq.export.round.weighted_ops import Site, patches, spread_places
 from edgeq.flatbuffer import Graph, pack
 from edgeq.flatbuffer.graph_editor import GraphEditor
 from edgeq.model import LiteModel
@@ -374,6 +374,28 @@ def test_a_weight_that_two_ops_read_is_rounded_once_and_both_keep_their_own_bias
     assert len(graph.operators) == 2
 
 
+def test_a_kernel_of_many_ops_is_fitted_to_places_from_all_over_their_images() -> None:
+    count, kernel = 48, draw(1, 3, 3, 8)
+    options = {"strideW": 1, "strideH": 1, "depthMultiplier": 1}
+    steps = tuple(
+        Step("DEPTHWISE_CONV_2D", ("x", kernel, draw(8)), {f"y{i}": image(8)}, options)
+        for i in range(count)
+    )
+    case = OneOp("shared", {"x": image(8)}, steps)
+    apart = LiteModel(case.build(), "tflite")
+    editor = GraphEditor(apart.tree)
+    editor.rewire({i: {1: apart.graph.operators[0].inputs[1]} for i in range(1, count)})
+    model = LiteModel(editor.finish(), "tflite")
+    samples = list(RepDataset(smooth(case)).samples(input_specs(model)))
+    plan = make_plan(model, Calibrator(model, 1).run(samples), choose(model, INT8))
+    rounded = rounder(model, samples).round(plan)
+    assert rounded.count == 1
+    weights = dict.fromkeys(rounded.weights, _nearest(model, plan, 0))
+    as_nearest = replace(rounded, weights=weights, biases={}).model(model)
+    fitted = output_noise(model.tflite, rounded.model(model).tflite, samples)
+    assert fitted < output_noise(model.tflite, as_nearest.tflite, samples) / 2
+
+
 def test_a_recipe_can_have_weights_rounded_to_nearest() -> None:
     model, plan, samples = prepared(CASES["dense"])
     recipe = Recipe("mixed", (Rule("h", rounding="nearest"),))
@@ -414,15 +436,25 @@ def test_an_export_is_closer_to_its_model(recipe: str) -> None:
     assert made["gptq"].sqnr_db > made["nearest"].sqnr_db
 
 
-def testpatches_come_from_all_over_the_image() -> None:
+def test_patches_come_from_all_over_the_image() -> None:
     model, _, _ = prepared(CASES["conv"])
     op = model.graph.operators[0]
     values = np.arange(SIZE * SIZE * 8, dtype=np.float32).reshape(1, SIZE, SIZE, 8)
     found = patches(op, values, (3, 3), 10)
     assert found.shape == (10, 9, 8)
     centres = found[:, 4, 0] / 8
-    assert centres[0] == 0
-    assert centres[-1] == SIZE * SIZE - 1
+    places = SIZE * SIZE
+    assert np.all(np.abs(centres - (np.arange(10) + 0.5) * places / 10) < 1)
+
+
+def test_each_sample_gives_rows_of_other_places() -> None:
+    drawn = [spread_places(784, 5, number) for number in range(157)]
+    assert all(len(np.unique(one)) == 5 for one in drawn)
+    seen = np.unique(np.concatenate(drawn))
+    assert len(seen) > 0.8 * 784  # drawn at random it would be 0.63
+    assert seen.min() < 5
+    assert seen.max() > 778
+    assert spread_places(7, 9, 3).tolist() == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_a_weight_that_cannot_be_rounded_by_what_it_computes_is_rounded_to_nearest(
