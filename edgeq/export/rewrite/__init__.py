@@ -18,6 +18,7 @@ from edgeq.export.rewrite import (
     dense,
     joins_and_cuts,
     layout,
+    layout_regions,
     pooling,
 )
 from edgeq.export.rewrite.base import Rewrite, Site
@@ -37,6 +38,7 @@ REWRITES: tuple[Rewrite, ...] = (
     *softmaxes.REWRITES,
     *products.REWRITES,
     *layout.REWRITES,
+    *layout_regions.REWRITES,
     *joins_and_cuts.REWRITES,
     *arithmetic.REWRITES,
     *pooling.REWRITES,

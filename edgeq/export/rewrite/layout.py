@@ -10,14 +10,8 @@ import numpy as np
 
 from edgeq.export.rewrite.base import Array, Rewrite, Shape, Site
 from edgeq.export.rewrite.factors import Factors, Step
+from edgeq.export.rewrite.layout_regions import BINARY, LAYOUT, UNARY
 from edgeq.flatbuffer import Operator
-
-_LAYOUT = ("RESHAPE", "TRANSPOSE")
-_UNARY = (
-    "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "HARD_SWISH", "GELU", "LOGISTIC",
-    "TANH", "ABS", "NEG", "EXP", "SQRT", "RSQRT",
-)  # fmt: skip
-_BINARY = ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM")
 
 
 def _merged(site: Site, op: Operator) -> Sequence[Any] | None:
@@ -42,7 +36,7 @@ def _merged(site: Site, op: Operator) -> Sequence[Any] | None:
 def _chain(site: Site, op: Operator) -> list[Operator]:
     """The layout ops that end in `op`, the last first."""
     chain = [op]
-    while before := site.producer(chain[-1].inputs[0], *_LAYOUT):
+    while before := site.producer(chain[-1].inputs[0], *LAYOUT):
         chain.append(before)
     return chain
 
@@ -87,9 +81,9 @@ def _as_reshape(site: Site, op: Operator) -> Sequence[Any]:
 def _sunk(site: Site, op: Operator) -> Sequence[Any] | None:
     """An elementwise op before the layout ops that it was behind."""
     places = [t for t in op.inputs if site.value(t) is None]
-    layouts = [site.producer(t, *_LAYOUT) for t in places]
+    layouts = [site.producer(t, *LAYOUT) for t in places]
     first = layouts[0] if layouts else None
-    if first is None or len(op.inputs) != (1 if op.name in _UNARY else 2):
+    if first is None or len(op.inputs) != (1 if op.name in UNARY else 2):
         return None
     if not all(_is_alike(site, first, other) for other in layouts):
         return None
@@ -166,7 +160,7 @@ def _reshaped(source: Shape, target: Shape, value: Array) -> Array | None:
 
 def _reduction(site: Site, op: Operator) -> Sequence[Any] | None:
     """A reduction over the dimensions as they were before a TRANSPOSE or RESHAPE."""
-    before = site.producer(op.inputs[0], *_LAYOUT)
+    before = site.producer(op.inputs[0], *LAYOUT)
     axes = site.value(op.inputs[1])
     if before is None or axes is None or op.options.keepDims:
         return None
@@ -220,11 +214,11 @@ REWRITES = (
     Rewrite("renamed dimensions", ("SQUEEZE", "EXPAND_DIMS"), "RESHAPE",
             "SQUEEZE and EXPAND_DIMS are not delegated", True, _as_reshape),
     Rewrite(
-        "chain of RESHAPE and TRANSPOSE", _LAYOUT, "as few of them as do the same, or none",
+        "chain of RESHAPE and TRANSPOSE", LAYOUT, "as few of them as do the same, or none",
         "each one copies the tensor", True, _merged,
     ),
     Rewrite(
-        "elementwise op behind RESHAPE or TRANSPOSE", (*_UNARY, *_BINARY), "the same ops swapped",
+        "elementwise op behind RESHAPE or TRANSPOSE", (*UNARY, *BINARY), "the same ops swapped",
         "layout changes meet and cancel, and activations reach the op that can fuse them", True,
         _sunk,
     ),

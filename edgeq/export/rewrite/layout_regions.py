@@ -1,0 +1,276 @@
+"""Ops between changes of layout, which compute the same in the layout before: a whole network of
+one-dimensional convolutions, where each change goes in and out of each convolution.
+
+Knows which ops work along axes, or for each number alone; what a layout op does to axes is a map
+from each axis to the one that it was before.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from edgeq.export.rewrite.base import Array, Rewrite, Shape, Site
+from edgeq.flatbuffer import Operator
+
+LAYOUT = ("RESHAPE", "TRANSPOSE")
+UNARY = (
+    "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "HARD_SWISH", "GELU", "LOGISTIC",
+    "TANH", "ABS", "NEG", "EXP", "SQRT", "RSQRT",
+)  # fmt: skip
+BINARY = ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM")
+_OF_EACH = (*UNARY, *BINARY, "ELU", "LOG", "SIN", "COS", "SQUARE", "SQUARED_DIFFERENCE")
+_PADDING = ("PAD", "MIRROR_PAD", "PADV2")
+CARRIED = (*_OF_EACH, *_PADDING, "SLICE", "CONCATENATION")
+_REDUCTIONS = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What a TRANSPOSE does to axes, or a RESHAPE that adds or drops some of size 1.
+
+    Attributes:
+        rank: How many axes there were before.
+        before: For each axis, the one that it was; None for one of size 1 that is new.
+    """
+
+    rank: int
+    before: tuple[int | None, ...]
+
+    def shape_before(self, shape: Shape) -> Shape:
+        """The shape before, of one after."""
+        return tuple(self.spread(shape, 1))
+
+    def spread(self, values: Sequence[int], other: int) -> list[int]:
+        """Values for each axis, in the order before; `other` for axes that are gone."""
+        found = [other] * self.rank
+        for axis, value in zip(self.before, values, strict=True):
+            if axis is not None:
+                found[axis] = value
+        return found
+
+    def undoes(self, earlier: Axes) -> bool:
+        """Whether it leads back, for any shape that the earlier one gave."""
+        both = [None if axis is None else earlier.before[axis] for axis in self.before]
+        kept = [axis for axis in both if axis is not None]
+        is_whole = len(both) == earlier.rank and len(kept) == len(set(earlier.before) - {None})
+        return is_whole and all(axis in (None, place) for place, axis in enumerate(both))
+
+
+def axes_of(site: Site, op: Operator) -> Axes | None:
+    """What a layout op does to axes; None where it cuts or joins some."""
+    source, target = site.shape(op.inputs[0]), site.shape(op.outputs[0])
+    if op.name == "TRANSPOSE":
+        order = site.value(op.inputs[1])
+        return None if order is None else Axes(len(source), tuple(int(a) for a in order))
+    if [d for d in source if d != 1] != [d for d in target if d != 1] or 0 in source:
+        return None
+    return Axes(len(source), tuple(_places(source, target)))
+
+
+def _places(source: Shape, target: Shape) -> Iterator[int | None]:
+    """For each axis of a RESHAPE's result the one before: those of size 1 in the same gap."""
+    at = 0
+    for size in target:
+        while size != 1 and source[at] == 1:
+            at += 1
+        if at < len(source) and source[at] == size:
+            yield at
+            at += 1
+        else:
+            yield None
+
+
+@dataclass
+class _Region:
+    """Tensors behind one change of layout, joined by ops that could be in front of it.
+
+    Attributes:
+        axes: The change.
+        entries: Results of layout ops.
+        undone: Bytes of what layout ops that lead back give.
+        left: Bytes of what other ops read, or the graph gives.
+    """
+
+    axes: Axes
+    entries: dict[int, int] = field(default_factory=dict)
+    undone: int = 0
+    left: int = 0
+
+    @property
+    def pays(self) -> bool:
+        """Whether fewer bytes change their layout if its ops are in front of the change."""
+        return self.undone > 0 and self.left < sum(self.entries.values()) + self.undone
+
+
+_Regions: TypeAlias = Mapping[int, _Region]
+
+
+class _Finder:
+    """Finds the regions of a graph, ops in order."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._graph = site.graph
+        self._axes: dict[int, Axes] = {}
+        self._joined: dict[int, int] = {}
+
+    def regions(self) -> _Regions:
+        """The region of each tensor that has one."""
+        for op in self._graph.operators:
+            self._follow(op)
+        found: dict[int, _Region] = {}
+        for tensor in self._axes:
+            root = self._root(tensor)
+            region = found.setdefault(root, _Region(self._axes[root]))
+            self._count(region, tensor)
+        return {tensor: found[self._root(tensor)] for tensor in self._axes}
+
+    def _follow(self, op: Operator) -> None:
+        """Gives what an op computes the change of layout that it is behind."""
+        if op.name in LAYOUT:
+            axes = axes_of(self._site, op)
+            if axes is not None:
+                self._axes[op.outputs[0]] = axes
+                self._joined[op.outputs[0]] = op.outputs[0]
+            return
+        if op.name not in CARRIED:
+            return
+        read = _computed(self._site, op)
+        known = [self._axes.get(t) for t in read]
+        axes = known[0] if known else None
+        if axes is None or any(k != axes for k in known) or not _fits(self._site, op, axes):
+            return
+        output = op.outputs[0]
+        self._axes[output], self._joined[output] = axes, output
+        for tensor in read:
+            self._joined[self._root(tensor)] = output
+
+    def _root(self, tensor: int) -> int:
+        while self._joined[tensor] != tensor:
+            tensor = self._joined[tensor]
+        return tensor
+
+    def _count(self, region: _Region, tensor: int) -> None:
+        size = 4 * math.prod(self._graph.tensors[tensor].shape)
+        maker = self._graph.producers.get(tensor)
+        if maker is not None and maker.name in LAYOUT:
+            region.entries[tensor] = size
+        readers = {op.index: op for op, _ in self._graph.uses.get(tensor, ())}
+        ends = [self._end(region, reader, tensor) for reader in readers.values()]
+        region.undone += size * ends.count("undone")
+        if "left" in ends or tensor in self._graph.outputs:
+            region.left += size
+
+    def _end(self, region: _Region, reader: Operator, tensor: int) -> str:
+        """What becomes of the change of layout at a reader of a region's tensor."""
+        output = reader.outputs[0]
+        if reader.name in LAYOUT:
+            axes = axes_of(self._site, reader)
+            return "undone" if axes is not None and axes.undoes(region.axes) else "left"
+        if output in self._axes and self._root(output) == self._root(tensor):
+            return "carried"
+        drops = reader.name in _REDUCTIONS and not reader.options.keepDims
+        return "carried" if drops else "left"
+
+
+def _computed(site: Site, op: Operator) -> list[int]:
+    """What an op reads of what is computed."""
+    return [t for t in op.inputs if t >= 0 and site.value(t) is None]
+
+
+def _fits(site: Site, op: Operator, axes: Axes) -> bool:
+    """Whether an op computes the same in front of a change of layout."""
+    output = site.shape(op.outputs[0])
+    if op.name == "CONCATENATION":
+        no_constants = len(_computed(site, op)) == len(op.inputs)
+        return no_constants and axes.before[op.options.axis % len(output)] is not None
+    if op.name in _OF_EACH:
+        return all(site.shape(t) == output for t in _computed(site, op))
+    moved = [
+        axis for axis, (a, b) in enumerate(zip(site.shape(op.inputs[0]), output, strict=True))
+        if a != b
+    ]  # fmt: skip
+    are_known = all(site.value(t) is not None for t in op.inputs[1:])
+    return are_known and all(axes.before[axis] is not None for axis in moved)
+
+
+def _carried(site: Site, op: Operator) -> Sequence[Any] | None:
+    """An op in front of the change of layout that it was behind."""
+    found = _regions(site).get(op.outputs[0])
+    read = _computed(site, op)
+    layouts = [site.producer(t, *LAYOUT) for t in read]
+    if found is None or not found.pays or None in layouts:
+        return None
+    axes = found.axes
+    sources = dict(zip(read, (o.inputs[0] for o in layouts if o is not None), strict=True))
+    inputs = [sources[t] if t in sources else _operand(site, op, t, axes) for t in op.inputs]
+    result = site.tensor(op, axes.shape_before(site.shape(op.outputs[0])))
+    moved = site.editor.copied(op.index, inputs, [result])
+    if op.name == "CONCATENATION":
+        place = axes.before[op.options.axis % len(axes.before)]
+        moved = site.editor.op(
+            op.name, inputs, [result], axis=place,
+            fusedActivationFunction=op.options.fusedActivationFunction,
+        )  # fmt: skip
+    return [moved, _change(site, op, result, axes)]
+
+
+def _change(site: Site, op: Operator, source: int, axes: Axes) -> Any:
+    """The change of layout behind an op."""
+    output = op.outputs[0]
+    first = site.producer(_computed(site, op)[0], *LAYOUT)
+    if first is not None and first.name == "TRANSPOSE":
+        order = [axis for axis in axes.before if axis is not None]
+        return site.transpose(op, source, output, order)
+    return site.reshape(op, source, output, site.shape(output))
+
+
+def _operand(site: Site, op: Operator, tensor: int, axes: Axes) -> int:
+    """A constant of an op as it is in front of the change of layout."""
+    value = site.value(tensor)
+    assert value is not None
+    if op.name in _PADDING and value.ndim == 2:
+        columns = [axes.spread([int(v) for v in column], 0) for column in value.T]
+        return site.ints(op, "margins", np.stack(columns, 1))
+    if op.name == "SLICE":
+        sizes = site.shape(op.outputs[0])
+        is_begin = tensor == op.inputs[1]
+        placed = axes.spread([int(v) for v in value], 0) if is_begin else axes.spread(sizes, 1)
+        return site.ints(op, "begin" if is_begin else "size", placed)
+    return site.constant(op, "constant", _constant_before(value, axes), value.dtype)
+
+
+def _constant_before(value: Array, axes: Axes) -> Array:
+    """A constant, broadcast to what is behind the change of layout, as it is in front of it."""
+    if value.size == 1:
+        return value.reshape(())
+    wide = value.reshape((1,) * (len(axes.before) - value.ndim) + value.shape)
+    kept = [axis for axis in axes.before if axis is not None]
+    order = [int(place) for place in np.argsort(kept)]
+    axis_of = [i for i, axis in enumerate(axes.before) if axis is not None]
+    turned = wide.transpose([*(axis_of[i] for i in order), *_others(axis_of, wide.ndim)])
+    return turned.reshape(axes.shape_before(wide.shape))
+
+
+def _others(axes: Sequence[int], rank: int) -> list[int]:
+    return [axis for axis in range(rank) if axis not in axes]
+
+
+@functools.lru_cache(maxsize=1)
+def _regions(site: Site) -> _Regions:
+    """The regions of a graph at the start of a pass."""
+    return _Finder(site).regions()
+
+
+REWRITES = (
+    Rewrite(
+        "ops between changes of layout", CARRIED, "the same ops in the layout before",
+        "the changes meet and cancel: each one copies the tensor", True, _carried,
+    ),
+)  # fmt: skip
