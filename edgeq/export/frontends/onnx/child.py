@@ -26,7 +26,9 @@ from edgeq.export.frontends.onnx.operators import (  # noqa: F401  # they fill t
     data_movement,
     fused_ops,
     recurrent,
+    regions,
     resizing,
+    spectra,
     windows_and_sums,
 )
 from edgeq.export.frontends.onnx.operators.elementwise import DTYPES
@@ -101,13 +103,16 @@ def _list(names: Any) -> str:
 
 
 def _fitting(port: Any, value: Any) -> npt.NDArray[Any]:
+    if port.dtype not in DTYPES:
+        raise ModelError(
+            f"input {port.name!r} of the ONNX model takes text, and the runtime has numbers alone: "
+            "export the part of the model behind what turns text into numbers"
+        )
     array = to_numpy(value)
     if array.dtype.kind not in "fiub":
         raise DataError(
             f"input {port.name!r} must be an array of numbers. Received: {type(value).__name__}"
         )
-    if port.dtype not in DTYPES:
-        raise ModelError(f"input {port.name!r} of the ONNX model takes no numbers, but text")
     wanted = port.shape
     fits = wanted is None or (
         len(wanted) == array.ndim
