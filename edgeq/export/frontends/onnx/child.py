@@ -18,7 +18,10 @@ from edgeq.data.as_numpy import to_numpy
 from edgeq.errors import DataError, ModelError
 from edgeq.export.frontends import torch as pytorch
 from edgeq.export.frontends.arguments import fixed_sizes
-from edgeq.export.frontends.onnx import control_flow  # noqa: F401  # fills the table of ops
+from edgeq.export.frontends.onnx import (  # noqa: F401  # they fill the table of ops
+    control_flow,
+    sequences,
+)
 from edgeq.export.frontends.onnx.fusions import fused, pruned
 from edgeq.export.frontends.onnx.graph_interpreter import specialised
 from edgeq.export.frontends.onnx.onnx_file import OnnxModel, read_model

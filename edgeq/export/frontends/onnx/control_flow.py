@@ -26,6 +26,8 @@ def branch(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> 
     on_true, on_false = (
         run.nested(node.get(name), scope, ()) for name in ("then_branch", "else_branch")
     )
+    if not all(isinstance(value, Value) for value in (*on_true, *on_false)):
+        raise node.refused("takes one of two sequences by what the input holds; return tensors")
     if any(_kind(a) != _kind(b) for a, b in zip(on_true, on_false, strict=True)):
         raise node.refused(
             "takes one of two branches by what the input holds, and their results differ in shape "
@@ -111,11 +113,18 @@ def _stacked(
     return made
 
 
+def called(
+    run: Interpreter, node: Node, op: str, given: Sequence[Value], results: int = 1,
+    **attributes: Any,
+) -> list[Value]:  # fmt: skip
+    """Runs an op in the name of a node."""
+    made = Node(node.name, op, "", 13, attributes, ("",) * len(given), ("",) * results)
+    row = find(made)
+    assert row is not None
+    return run.compute(made, row, given)
+
+
 def _called(
     run: Interpreter, node: Node, op: str, given: Sequence[Value], **attributes: Any
 ) -> Value:
-    """Runs an op in the name of a node."""
-    made = Node(node.name, op, "", 13, attributes, ("",) * len(given), ("",))
-    row = find(made)
-    assert row is not None
-    return run.compute(made, row, given)[0]
+    return called(run, node, op, given, **attributes)[0]

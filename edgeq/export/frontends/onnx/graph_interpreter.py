@@ -188,7 +188,13 @@ class Interpreter:
         with torch.no_grad():
             self.run_body(self._model.body, scope)
         for name in self._model.outputs:
-            self.program.outputs[name] = self.value(scope, name, "the model's output")
+            found = self.value(scope, name, "the model's output")
+            if not isinstance(found, Value):
+                raise ModelError(
+                    f"output {name!r} of the ONNX model is a sequence, and a file returns tensors "
+                    "alone: return its parts (SequenceAt) or join them (ConcatFromSequence)"
+                )
+            self.program.outputs[name] = found
         return self.program
 
     def run_body(self, body: Body, scope: MutableMapping[str, Value]) -> None:
@@ -242,6 +248,8 @@ class Interpreter:
             for name in node.inputs
         ]
         flow = find_flow(node)
+        if flow is None and not all(isinstance(v, Value) for v in given if v is not None):
+            raise node.refused("reads a sequence of tensors, where a file has tensors alone")
         if flow is not None:
             made = flow(self, node, given, scope)
         elif (row := find(node)) is not None:
