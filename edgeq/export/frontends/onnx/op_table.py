@@ -115,18 +115,18 @@ def op(
     return declare
 
 
-def flow(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declares a function as what runs the bodies of a node, which it gets with the interpreter."""
+def flow(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declares a function as what runs the named ops with the interpreter, as bodies need it."""
 
     def declare(run: Callable[..., Any]) -> Callable[..., Any]:
-        _FLOWS[name] = run
+        _FLOWS.update(dict.fromkeys(names, run))
         return run
 
     return declare
 
 
 def find_flow(node: Node) -> Callable[..., Any] | None:
-    """Interpreter of the bodies of a node; None where it has none."""
+    """What runs a node with the interpreter; None of one that its row computes."""
     return None if node.domain else _FLOWS.get(node.op)
 
 
