@@ -22,6 +22,9 @@ _PART = "#"
 _MISREAD = frozenset({"FFT", "FFT2D", "IFFT", "IFFT2D"})
 """Ops of which TensorFlow's converter (2.21) makes files that do not run."""
 
+_OF_VARIABLES = frozenset({"AssignVariableOp", "ReadVariableOp", "VarHandleOp"})
+"""Ops that are gone when variables are constants: the converter leaves them in branches."""
+
 _MADE_OF = {"Relu": "Maximum", "Relu6": "Minimum"}
 """Ops that TensorFlow's converter makes of others, by theirs: of whole numbers it has no such."""
 
@@ -47,7 +50,8 @@ def with_own_forms(function: Any, kinds: Collection[str]) -> Any:
         return None
     graph = frozen.graph.as_graph_def()
     present = {op.type for op in frozen.graph.get_operations()}
-    forms = _forms(frozen.graph, [k if k in present else _MADE_OF.get(k, k) for k in kinds])
+    wanted = [k for k in kinds if k in present or k not in _OF_VARIABLES]
+    forms = _forms(frozen.graph, [k if k in present else _MADE_OF.get(k, k) for k in wanted])
     if forms is None:
         return None
     if any(is_complex(tensor) for tensor in frozen.outputs):
