@@ -168,7 +168,8 @@ class _Call:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._structure = getattr(model, "_inputs_struct", None) or _structure_of_call(model)
+        own = getattr(model, "_inputs_struct", None)
+        self._structure = _structure_of_call(model) if own is None else own
         self.layers = {self._path(layer): layer for layer in model._flatten_layers()}
         self.layers.pop("", None)
         self.signature = self._signature()

@@ -10,6 +10,15 @@ from tensorflow.python.framework.function_def_to_graph import function_def_to_gr
 
 from edgeq.export.frontends.tensorflow_graph.static_values import Form
 
+_TAKEN_APART = "_lower_using_switch_merge"
+
+
+def keep_choices(function: Any) -> None:
+    """Has TensorFlow keep choices of a function, which it takes apart as it makes constants."""
+    for op in function.graph.get_operations():
+        if op.type in MAKERS:
+            op._set_attr(_TAKEN_APART, tf.compat.v1.AttrValue(b=False))
+
 
 def _case(op: Any) -> Form | None:
     """The results of the branch of a number; another number than these takes the last one."""
