@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.framework import convert_to_constants
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
 from edgeq.export.frontends.tensorflow_graph.static_values import Form
 
-_TAKEN_APART = "_lower_using_switch_merge"
+@contextlib.contextmanager
+def choices_kept() -> Iterator[None]:
+    """Has TensorFlow keep choices as it makes constants of variables, as it keeps loops.
 
-
-def keep_choices(function: Any) -> None:
-    """Has TensorFlow keep choices of a function, which it takes apart as it makes constants."""
-    for op in function.graph.get_operations():
-        if op.type in MAKERS:
-            op._set_attr(_TAKEN_APART, tf.compat.v1.AttrValue(b=False))
+    Its list of what it keeps is not public; without it, choices have no form as before.
+    """
+    before = getattr(convert_to_constants, "_CONTROL_FLOW_OPS", frozenset())
+    convert_to_constants._CONTROL_FLOW_OPS = {*before, *MAKERS}
+    try:
+        yield
+    finally:
+        convert_to_constants._CONTROL_FLOW_OPS = before
 
 
 def _case(op: Any) -> Form | None:

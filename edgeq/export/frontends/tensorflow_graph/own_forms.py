@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from edgeq.export.frontends.tensorflow_graph import complex_forms, tensor_forms
-from edgeq.export.frontends.tensorflow_graph.branches import keep_choices
+from edgeq.export.frontends.tensorflow_graph.branches import choices_kept
 from edgeq.export.frontends.tensorflow_graph.complex_forms import Parts, is_complex
 from edgeq.export.frontends.tensorflow_graph.elementwise_forms import FORMS
 from edgeq.export.frontends.tensorflow_graph.static_values import all_nodes
@@ -45,9 +45,9 @@ def with_own_forms(function: Any, kinds: Collection[str]) -> Any:
         function: A concrete function of tensors by name.
         kinds: Kinds of ops that it shall not have.
     """
-    keep_choices(function)
     try:
-        frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+        with choices_kept():
+            frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
     except Exception:  # TensorFlow raises many kinds, as of variables that are written
         return None
     graph = frozen.graph.as_graph_def()
