@@ -52,8 +52,9 @@ def with_own_forms(function: Any, kinds: Collection[str]) -> Any:
         return None
     graph = frozen.graph.as_graph_def()
     present = {op.type for op in frozen.graph.get_operations()}
-    wanted = [k for k in kinds if k in present or k not in _OF_VARIABLES]
-    forms = _forms(frozen.graph, [k if k in present else _MADE_OF.get(k, k) for k in wanted])
+    wanted = [k for k in kinds if k in present or k not in {*_OF_VARIABLES, *_MADE_OF}]
+    wanted += [made for k, made in _MADE_OF.items() if k in kinds and made in present]
+    forms = _forms(frozen.graph, wanted)
     if forms is None:
         return None
     if any(is_complex(tensor) for tensor in frozen.outputs):

@@ -162,6 +162,19 @@ def _extreme(op: Any) -> Form:
     return extreme
 
 
+def _rectified(op: Any) -> Form:
+    """Of whole numbers as choices, for the same reason."""
+    own = tf.nn.relu6 if op.type == "Relu6" else tf.nn.relu
+    if op.inputs[0].dtype.is_floating:
+        return lambda x: own(x)
+
+    def rectified(x: Any) -> Any:
+        made = tf.where(x > 0, x, tf.zeros_like(x))
+        return tf.where(made < 6, made, 6 * tf.ones_like(x)) if op.type == "Relu6" else made
+
+    return rectified
+
+
 def _length(op: Any) -> Form | None:
     """The root of the sum of squares."""
     axes, keeps = constant(op.inputs[1]), op.get_attr("keep_dims")
@@ -186,6 +199,8 @@ _MAKERS: dict[str, Callable[[Any], Form | None]] = {
     "Maximum": _extreme,
     "Minimum": _extreme,
     "PrintV2": _nothing,
+    "Relu": _rectified,
+    "Relu6": _rectified,
     "SegmentMax": _segments,
     "SegmentMean": _segments,
     "SegmentMin": _segments,
