@@ -97,6 +97,12 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
         return wide(tf.constant(ids, tf.int64))
 
     models["int64"] = wide, {"ids": ids}, of_wide
+
+    class Inside(tf.Module):  # type: ignore[misc]
+        def __call__(self, ids: Any) -> Any:
+            return wide(ids)
+
+    models["int64 inside"] = Inside(), {"ids": ids}, of_wide
     models["by position"] = wide.__call__.get_concrete_function(), {"ids": ids}, of_wide
     stateful = Stateful()
     models["state"] = stateful, {"x": normal(1, 4)}, stateful
@@ -260,6 +266,25 @@ def _of_lists(x: Any) -> dict[str, Any]:
     }
 
 
+def _of_branches(x: Any, scale: Any) -> dict[str, Any]:
+    """What TensorFlow makes by ops that a graph has for the machine, or for whole numbers alone."""
+    import tensorflow as tf
+
+    branch, whole = tf.cast(tf.clip_by_value(x[0, 0], 0, 2), tf.int32), tf.cast(x * 9, tf.int32)
+    boxes, scores = tf.sigmoid(tf.reshape(x, (10, 4))), tf.sigmoid(x[0, :10])
+    tf.print("sum", tf.reduce_sum(x))
+    kept = tf.image.non_max_suppression_padded(boxes, scores, 4, 0.4, pad_to_max_output_size=True)
+    return {
+        "branch": tf.switch_case(branch, [lambda: -x, lambda: x * scale, lambda: x + 1]),
+        "seeded": x + tf.random.stateless_uniform((1, 40), (1, 2)),
+        "whole above zero": tf.nn.relu(whole),
+        "whole up to six": tf.nn.relu6(whole - 1),
+        "above zero": tf.nn.relu(x),
+        "kept boxes": kept[0],
+        "number of them": kept[1],
+    }
+
+
 def own_forms() -> dict[str, tuple[Array, Array]]:
     """By op, what a folder computes without it, and what TensorFlow does with it."""
     import tensorflow as tf
@@ -287,6 +312,7 @@ def own_forms() -> dict[str, tuple[Array, Array]]:
             made["not"] = tf.bitwise.invert(whole)
             made["shifted"] = tf.bitwise.left_shift(whole, tf.abs(other) % 32)
             made |= {**_of_tensors(x), **_of_images(x), **_of_spectra(x)}
+            made |= _of_branches(x, self.scale)
             return {**made, **_of_matrices(x), **_of_choices(x), **_of_lists(x)}
 
     module, x, other = Module(), normal(1, 40), normal(1, 40, seed=1)
@@ -312,10 +338,16 @@ def open_sizes() -> dict[str, tuple[str, ...]]:
     module, sample = Module(), {"x": normal(2, 4), "y": normal(1, 4)}
     with tempfile.TemporaryDirectory() as folder, start_converter() as worker:
         tf.saved_model.save(module, folder)
+        both, one = f"{folder}/both", f"{folder}/one"
+        call = module.__call__.get_concrete_function()
+        tf.saved_model.save(module, both, {"serving_default": call, "encode": call})
+        tf.saved_model.save(module, one, {"encode": call})
         models = {
             "tf.Module": module,
             "tf.function": tf.function(lambda x, y: x + y, input_signature=specs),
             "folder": folder,
+            "one signature": one,
+            "two signatures": both,
         }
         return {name: _trace(model, sample, worker).notes for name, model in models.items()}
 
@@ -389,7 +421,8 @@ def wrong() -> dict[str, str]:
         module = tf.Module()
         module.double = tf.function(lambda x: 2 * x)
         spec = tf.TensorSpec((1, 4), tf.float32, name="x")
-        tf.saved_model.save(module, folder, {"double": module.double.get_concrete_function(spec)})
+        double_it = module.double.get_concrete_function(spec)
+        tf.saved_model.save(module, folder, {"double": double_it, "twice": double_it})
         models = {
             "unsupported op": unsupported,
             "float64": double,

@@ -12,6 +12,7 @@ from tensorflow.python.framework.function_def_to_graph import function_def_to_gr
 
 from edgeq.export.frontends.tensorflow_graph.static_values import Form
 
+
 @contextlib.contextmanager
 def choices_kept() -> Iterator[None]:
     """Has TensorFlow keep choices as it makes constants of variables, as it keeps loops.

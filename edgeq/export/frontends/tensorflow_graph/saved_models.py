@@ -40,9 +40,13 @@ def served(loaded: Any, folder: str) -> Any:
 def _one_of(keys: Sequence[str]) -> str:
     """How another signature of a SavedModel is exported."""
     if not keys:
-        return f"Save it with tf.saved_model.save(model, folder, signatures={{{SERVING!r}: function}})"
+        return (
+            f"Save it with tf.saved_model.save(model, folder, signatures={{{SERVING!r}: function}})"
+        )
     both = ", ".join(f"{key!r}: loaded.signatures[{key!r}]" for key in keys)
-    return f"Load it with tf.saved_model.load and export one of them, or all in one file: {{{both}}}"
+    return (
+        f"Load it with tf.saved_model.load and export one of them, or all in one file: {{{both}}}"
+    )
 
 
 def left_out(loaded: Any, folder: str) -> tuple[str, ...]:

@@ -283,9 +283,7 @@ def _loop_kind(node: Node, layer: _Direction) -> str:
     return simple.get(layer.activations[0], "") if node.op == "RNN" else ""
 
 
-def _looped(
-    kind: str, layer: _Direction, values: Tensor, states: States, reverse: bool
-) -> Tensor:
+def _looped(kind: str, layer: _Direction, values: Tensor, states: States, reverse: bool) -> Tensor:
     steps = values.flip(0) if reverse else values
     parameters = [layer.weight, layer.recurrence, *layer.biases]
     if kind in (GRU, GRU_BEFORE):

@@ -20,7 +20,9 @@ def roi_align(node: Node, values: Tensor, boxes: Tensor, owners: Tensor) -> Tens
             "it with a sampling_ratio, as 2"
         )
     if node.get("mode", "avg") != "avg":
-        raise node.refused("takes the largest of the points in each part, where averages have a form")
+        raise node.refused(
+            "takes the largest of the points in each part, where averages have a form"
+        )
     where = node.get("coordinate_transformation_mode", "half_pixel")
     centred = node.version >= 16 and where == "half_pixel"
     boxes = boxes * node.get("spatial_scale", 1.0) - (0.5 if centred else 0.0)

@@ -44,7 +44,9 @@ def _transformed(parts: tuple[Tensor, ...], size: int, bins: int, inverse: bool)
 def _waves(size: int, bins: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines of each bin, `(size, bins)`."""
     turns = np.outer(np.arange(size), np.arange(bins)) % size * (2 * np.pi / size)
-    cosines, sines = (torch.from_numpy(m.astype(np.float32)) for m in (np.cos(turns), np.sin(turns)))
+    cosines, sines = (
+        torch.from_numpy(m.astype(np.float32)) for m in (np.cos(turns), np.sin(turns))
+    )
     return cosines, sines
 
 
