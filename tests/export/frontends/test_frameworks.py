@@ -235,8 +235,8 @@ WRONG = {
     "compute it in float32, from float32 variables",
     "no call": "ModelError: the tf.Module WithoutCall has no __call__; export the tf.function of "
     "it that computes the outputs, such as module.predict",
-    "no signature": "has no signature 'serving_default'; its signatures are: double, twice. Load it "
-    "with tf.saved_model.load and export one of them, or all in one file: {'double': ",
+    "no signature": "has no signature 'serving_default'; its signatures are: double, twice. "
+    "Load it with tf.saved_model.load and export one of them, or all in one file: {'double': ",
     "not built": "ModelError: the Keras model 'classifier' is not built: it has no weights yet. "
     "Call it once on an input, or model.build(input_shape), and load or train its weights",
     "wrong shape": "with inputs 'x' float32 (1, 4): ValueError: ",

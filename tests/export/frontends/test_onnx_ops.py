@@ -159,6 +159,7 @@ def grown(most: int | None, results: Sequence[str] = ("y", "count")) -> Any:
     from onnx import TensorProto, helper
 
     node, info = helper.make_node, helper.make_tensor_value_info
+    made = ["again", "w", "m", "row"][: 1 + len(results)]
     body = helper.make_graph(
         [
             node("Add", ["v", "v"], ["w"]),
@@ -172,7 +173,7 @@ def grown(most: int | None, results: Sequence[str] = ("y", "count")) -> Any:
         "body",
         [info("i", TensorProto.INT64, []), info("goes", TensorProto.BOOL, []),
          info("v", TensorProto.FLOAT, [3]), info("n", TensorProto.INT64, [])],
-        [helper.make_empty_tensor_value_info(name) for name in ["again", "w", "m", "row"][: 1 + len(results)]],
+        [helper.make_empty_tensor_value_info(name) for name in made],
     )  # fmt: skip
     constants = {
         "one": np.array(1), "zero": np.array(0), "enough": np.array(9, np.float32),

@@ -19,7 +19,7 @@ def choices_kept() -> Iterator[None]:
 
     Its list of what it keeps is not public; without it, choices have no form as before.
     """
-    before = getattr(convert_to_constants, "_CONTROL_FLOW_OPS", frozenset())
+    before: frozenset[str] = getattr(convert_to_constants, "_CONTROL_FLOW_OPS", frozenset())
     convert_to_constants._CONTROL_FLOW_OPS = {*before, *MAKERS}
     try:
         yield

@@ -1,4 +1,4 @@
-"""ONNX ops of signals: Fourier transforms as products with constant matrices, windows, mel scales."""
+"""ONNX ops of signals: Fourier transforms as products with constants, windows, mel scales."""
 
 from __future__ import annotations
 

@@ -32,9 +32,8 @@ def max_pool(node: Node, values: Tensor) -> Tensor | tuple[Tensor, Tensor]:
             "also returns where the largest values were, with pads that differ between sides, "
             "windows rounded up, or columns first"
         )
-    made = _MAX_POOLS[len(kernel)](
-        values, kernel, strides, padding, dilations, return_indices=wants_places
-    )
+    pool: Callable[..., Any] = _MAX_POOLS[len(kernel)]
+    made = pool(values, kernel, strides, padding, dilations, return_indices=wants_places)
     return (made[0].to(dtype), _through_all(made[1], size)) if wants_places else made.to(dtype)
 
 
