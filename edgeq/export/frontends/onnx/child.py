@@ -20,7 +20,7 @@ from edgeq.export.frontends import torch as pytorch
 from edgeq.export.frontends.arguments import fixed_sizes
 from edgeq.export.frontends.onnx import (  # noqa: F401  # they fill the table of ops
     control_flow,
-    sequences,
+    tensor_sequences,
 )
 from edgeq.export.frontends.onnx.fusions import fused, pruned
 from edgeq.export.frontends.onnx.graph_interpreter import specialised
@@ -28,10 +28,10 @@ from edgeq.export.frontends.onnx.onnx_file import OnnxModel, read_model
 from edgeq.export.frontends.onnx.operators import (  # noqa: F401  # they fill the table of ops
     data_movement,
     fused_ops,
+    image_boxes,
     recurrent,
-    regions,
     resizing,
-    spectra,
+    signal_ops,
     windows_and_sums,
 )
 from edgeq.export.frontends.onnx.operators.elementwise import DTYPES
