@@ -62,6 +62,7 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
 
     @tf.function
     def function(left: Any, right: Any) -> Any:
+        tf.print("sum", tf.reduce_sum(left))
         return {"sum": tf.nn.gelu(left + right), "difference": left - right}
 
     @tf.function
@@ -102,6 +103,16 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
         def __call__(self, ids: Any) -> Any:
             return wide(ids)
 
+    class Branching(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.scale = tf.Variable(3.0)
+
+        @tf.function
+        def __call__(self, x: Any) -> Any:
+            return _of_branches(x, self.scale)
+
+    branching = Branching()
+    models["branches"] = branching, {"x": normal(1, 40)}, branching
     models["int64 inside"] = Inside(), {"ids": ids}, of_wide
     models["by position"] = wide.__call__.get_concrete_function(), {"ids": ids}, of_wide
     stateful = Stateful()
@@ -271,17 +282,12 @@ def _of_branches(x: Any, scale: Any) -> dict[str, Any]:
     import tensorflow as tf
 
     branch, whole = tf.cast(tf.clip_by_value(x[0, 0], 0, 2), tf.int32), tf.cast(x * 9, tf.int32)
-    boxes, scores = tf.sigmoid(tf.reshape(x, (10, 4))), tf.sigmoid(x[0, :10])
-    tf.print("sum", tf.reduce_sum(x))
-    kept = tf.image.non_max_suppression_padded(boxes, scores, 4, 0.4, pad_to_max_output_size=True)
     return {
         "branch": tf.switch_case(branch, [lambda: -x, lambda: x * scale, lambda: x + 1]),
         "seeded": x + tf.random.stateless_uniform((1, 40), (1, 2)),
         "whole above zero": tf.nn.relu(whole),
         "whole up to six": tf.nn.relu6(whole - 1),
         "above zero": tf.nn.relu(x),
-        "kept boxes": kept[0],
-        "number of them": kept[1],
     }
 
 
@@ -312,7 +318,6 @@ def own_forms() -> dict[str, tuple[Array, Array]]:
             made["not"] = tf.bitwise.invert(whole)
             made["shifted"] = tf.bitwise.left_shift(whole, tf.abs(other) % 32)
             made |= {**_of_tensors(x), **_of_images(x), **_of_spectra(x)}
-            made |= _of_branches(x, self.scale)
             return {**made, **_of_matrices(x), **_of_choices(x), **_of_lists(x)}
 
     module, x, other = Module(), normal(1, 40), normal(1, 40, seed=1)

@@ -180,6 +180,16 @@ def test_tensorflow_model_computes_the_same(name: str, on_tensorflow: dict[str, 
         np.testing.assert_allclose(found[output], values, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["branches", "int64 inside"])
+def test_what_a_graph_has_for_the_machine_has_a_form(
+    name: str, on_tensorflow: dict[str, Any]
+) -> None:
+    _, found, expected = on_tensorflow["right"][name]
+    assert set(found) == set(expected)
+    for output, values in expected.items():
+        np.testing.assert_allclose(found[output], values, atol=1e-5, err_msg=output)
+
+
 def test_inputs_keep_the_order_of_the_users_parameters(on_tensorflow: dict[str, Any]) -> None:
     model, *_ = on_tensorflow["right"]["tf.function"]
     assert [name for name, _ in model.input_tensors()] == ["left", "right"]

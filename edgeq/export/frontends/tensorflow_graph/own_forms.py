@@ -20,8 +20,8 @@ _OWN = "_own"
 _PART = "#"
 """Between the name of a complex result and the number of its part; no node's name has it."""
 
-_MISREAD = frozenset({"FFT", "FFT2D", "IFFT", "IFFT2D"})
-"""Ops of which TensorFlow's converter (2.21) makes files that do not run."""
+_MISREAD = frozenset({"Case", "FFT", "FFT2D", "IFFT", "IFFT2D", "StatelessCase"})
+"""Ops of which TensorFlow's converter (2.21) makes files that do not run, or nothing at all."""
 
 _OF_VARIABLES = frozenset({"AssignVariableOp", "ReadVariableOp", "VarHandleOp"})
 """Ops that are gone when variables are constants: the converter leaves them in branches."""
