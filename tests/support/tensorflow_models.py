@@ -62,6 +62,7 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
 
     @tf.function
     def function(left: Any, right: Any) -> Any:
+        tf.print("sum", tf.reduce_sum(left))
         return {"sum": tf.nn.gelu(left + right), "difference": left - right}
 
     @tf.function
@@ -97,6 +98,22 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
         return wide(tf.constant(ids, tf.int64))
 
     models["int64"] = wide, {"ids": ids}, of_wide
+
+    class Inside(tf.Module):  # type: ignore[misc]
+        def __call__(self, ids: Any) -> Any:
+            return wide(ids)
+
+    class Branching(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.scale = tf.Variable(3.0)
+
+        @tf.function
+        def __call__(self, x: Any) -> Any:
+            return _of_branches(x, self.scale)
+
+    branching = Branching()
+    models["branches"] = branching, {"x": normal(1, 40)}, branching
+    models["int64 inside"] = Inside(), {"ids": ids}, of_wide
     models["by position"] = wide.__call__.get_concrete_function(), {"ids": ids}, of_wide
     stateful = Stateful()
     models["state"] = stateful, {"x": normal(1, 4)}, stateful
@@ -260,6 +277,20 @@ def _of_lists(x: Any) -> dict[str, Any]:
     }
 
 
+def _of_branches(x: Any, scale: Any) -> dict[str, Any]:
+    """What TensorFlow makes by ops that a graph has for the machine, or for whole numbers alone."""
+    import tensorflow as tf
+
+    branch, whole = tf.cast(tf.clip_by_value(x[0, 0], 0, 2), tf.int32), tf.cast(x * 9, tf.int32)
+    return {
+        "branch": tf.switch_case(branch, [lambda: -x, lambda: x * scale, lambda: x + 1]),
+        "seeded": x + tf.random.stateless_uniform((1, 40), (1, 2)),
+        "whole above zero": tf.nn.relu(whole),
+        "whole up to six": tf.nn.relu6(whole - 1),
+        "above zero": tf.nn.relu(x),
+    }
+
+
 def own_forms() -> dict[str, tuple[Array, Array]]:
     """By op, what a folder computes without it, and what TensorFlow does with it."""
     import tensorflow as tf
@@ -312,10 +343,16 @@ def open_sizes() -> dict[str, tuple[str, ...]]:
     module, sample = Module(), {"x": normal(2, 4), "y": normal(1, 4)}
     with tempfile.TemporaryDirectory() as folder, start_converter() as worker:
         tf.saved_model.save(module, folder)
+        both, one = f"{folder}/both", f"{folder}/one"
+        call = module.__call__.get_concrete_function()
+        tf.saved_model.save(module, both, {"serving_default": call, "encode": call})
+        tf.saved_model.save(module, one, {"encode": call})
         models = {
             "tf.Module": module,
             "tf.function": tf.function(lambda x, y: x + y, input_signature=specs),
             "folder": folder,
+            "one signature": one,
+            "two signatures": both,
         }
         return {name: _trace(model, sample, worker).notes for name, model in models.items()}
 
@@ -389,7 +426,8 @@ def wrong() -> dict[str, str]:
         module = tf.Module()
         module.double = tf.function(lambda x: 2 * x)
         spec = tf.TensorSpec((1, 4), tf.float32, name="x")
-        tf.saved_model.save(module, folder, {"double": module.double.get_concrete_function(spec)})
+        double_it = module.double.get_concrete_function(spec)
+        tf.saved_model.save(module, folder, {"double": double_it, "twice": double_it})
         models = {
             "unsupported op": unsupported,
             "float64": double,

@@ -157,6 +157,11 @@ def first_line(error: BaseException) -> str:
 def _input(value: Any, name: str) -> Any:
     """A sample's array in a type that the file has."""
     array = to_numpy(value)
+    if array.dtype.kind in "OSUT" and all(isinstance(v, str | bytes) for v in array.flat):
+        raise DataError(
+            f"input {name!r} is text, and the runtime has numbers alone: export the part of the "
+            "model behind what turns text into numbers"
+        )
     if array.dtype.kind not in "fiub":
         raise DataError(
             f"input {name!r} must be an array of numbers. Received: {type(value).__name__}"

@@ -168,7 +168,8 @@ class _Call:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._structure = getattr(model, "_inputs_struct", None)
+        own = getattr(model, "_inputs_struct", None)
+        self._structure = _structure_of_call(model) if own is None else own
         self.layers = {self._path(layer): layer for layer in model._flatten_layers()}
         self.layers.pop("", None)
         self.signature = self._signature()
@@ -205,8 +206,12 @@ class _Call:
         return inspect.Signature([inspect.Parameter(_identifier(n), kind) for n in inputs])
 
     def _inputs(self) -> list[str]:
-        """Names of the inputs of a functional or Sequential model; none of a subclassed one."""
+        """Names of the inputs, but those that a subclassed model takes one by one."""
+        if isinstance(self._structure, Mapping) and not getattr(self.model, "inputs", None):
+            return sorted(map(str, self._structure))
         names = [tensor.name for tensor in getattr(self.model, "inputs", None) or ()]
+        if not names and self._structure is not None:
+            names = ["keras_tensor"] * len(self._structure)
         # Keras numbers tensors without a name anew in each process.
         return [f"input_{i}" if _NUMBERED.match(n) else n for i, n in enumerate(names)]
 
@@ -263,6 +268,19 @@ class _Call:
             elif path:
                 break
         return "/".join(path)
+
+
+def _structure_of_call(model: Any) -> Any:
+    """The list, tuple or dict that a subclassed model was called on; None of one of tensors."""
+    call = inspect.signature(model.call).parameters
+    shapes = getattr(model, "_build_shapes_dict", None) or {}
+    given = next(iter(shapes.values()), None)
+    if len(set(call) - {"training", "mask"}) != 1:
+        return None
+    if isinstance(given, Mapping):
+        return dict.fromkeys(given, 0)
+    is_listed = isinstance(given, list | tuple) and all(isinstance(s, tuple) for s in given)
+    return type(given)([0] * len(given)) if is_listed and given else None
 
 
 def _identifier(name: str) -> str:

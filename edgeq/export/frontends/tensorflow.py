@@ -30,6 +30,13 @@ from edgeq.export.frontends.tensorflow_graph.declared_inputs import (
     by_position,
     shapes_of,
     specs_of,
+    traced_with_either,
+)
+from edgeq.export.frontends.tensorflow_graph.saved_models import (
+    SERVING,
+    left_out,
+    loaded_from,
+    served,
 )
 from edgeq.export.frontends.trace_check import check_trace
 from edgeq.export.importing.custom_ops import PREFIX
@@ -37,9 +44,6 @@ from edgeq.export.importing.recurrent_layers import with_recurrent_layers
 from edgeq.flatbuffer import parse, with_inputs, with_numbered_outputs
 from edgeq.isolation import JobCrashed, JobFailed, Worker
 from edgeq.model import LiteModel
-
-SERVING = "serving_default"
-"""The signature that is exported."""
 
 _KINDS = frozenset({"AutoTrackable", "Function", "PolymorphicFunction", "ConcreteFunction"})
 _JOBS = "edgeq.export.frontends.tensorflow"
@@ -82,10 +86,10 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
         )
     if is_saved_model(model):
         folder = str(model)
-        declared = _call(worker, "folder_inputs", folder)
+        declared, notes = _call(worker, "folder_inputs", folder)
         arguments = bound(_parameters(list(declared)), sample, folder)
         found = _converted(worker, folder, arguments, _scopes, "tensorflow")
-        found = replace(found, notes=fixed_sizes(declared, arguments))
+        found = replace(found, notes=(*fixed_sizes(declared, arguments), *notes))
         return checked_folder(found, folder, arguments, worker)
     function, signature = _function(model)
     arguments = bound(signature, sample, _name(model))
@@ -150,21 +154,23 @@ def run_folder(folder: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     import tensorflow as tf
 
-    loaded = _loaded(folder)
-    function = _served(loaded, folder)
+    loaded = loaded_from(folder)
+    function = served(loaded, folder)
     specs = function.structured_input_signature[1]
     made = function(**{n: tf.constant(a, specs[n].dtype) for n, a in arguments.items()})
     return {name: tensor.numpy() for name, tensor in made.items()}
 
 
-def folder_inputs(folder: str) -> dict[str, Declared]:
-    """Job: names of a SavedModel's inputs, sorted, and their shapes as it declares them.
+def folder_inputs(folder: str) -> tuple[dict[str, Declared], tuple[str, ...]]:
+    """Job: names of a SavedModel's inputs, sorted, with their shapes as it declares them; notes.
 
     Raises:
         ModelError: It cannot be loaded, or has not the signature.
     """
-    found = shapes_of(_served(_loaded(folder), folder).structured_input_signature[1])
-    return dict(sorted(found.items()))  # a folder keeps no order, and each process sees another
+    loaded = loaded_from(folder)
+    found = shapes_of(served(loaded, folder).structured_input_signature[1])
+    # A folder keeps no order, and each process sees another.
+    return dict(sorted(found.items())), left_out(loaded, folder)
 
 
 def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
@@ -176,8 +182,8 @@ def convert_folder(folder: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
     """
     import tensorflow as tf
 
-    loaded = _loaded(folder)
-    function = _served(loaded, folder)
+    loaded = loaded_from(folder)
+    function = served(loaded, folder)
     specs = function.structured_input_signature[1]
     from edgeq.export.frontends.tensorflow_graph.own_forms import misread_kinds, with_own_forms
     from edgeq.export.frontends.tensorflow_graph.tensor_lists import without_lists
@@ -217,7 +223,7 @@ def _converted_folder(folder: str) -> bytes | list[str]:
 
 def _saved_and_converted(function: Any, owner: Any, name: str) -> bytes | list[str]:
     """As `_converted_folder`, of a function, which may be the one that the folder was made of."""
-    if function is owner.signatures[SERVING]:
+    if function is owner.signatures.get(SERVING):
         return _converted_folder(name)
     with tempfile.TemporaryDirectory() as folder:
         _save(function, owner, name, folder)
@@ -240,7 +246,7 @@ def _saved(
     specs = {n: tf.TensorSpec(a.shape, a.dtype, name=n) for n, a in arguments.items()}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            concrete = _concrete(function, specs)
+            concrete = traced_with_either(function, lambda f: _concrete(f, specs))
         except Exception as error:  # whatever the user's code raises
             received = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in arguments.items())
             raise ModelError(
@@ -311,27 +317,6 @@ def _call(worker: Worker, job: str, *arguments: object) -> Any:
         ) from None
 
 
-def _loaded(folder: str) -> Any:
-    import tensorflow as tf
-
-    try:
-        return tf.saved_model.load(folder)
-    except Exception as error:
-        raise ModelError(
-            f"TensorFlow cannot load the SavedModel {folder}: {_said(error)}"
-        ) from None
-
-
-def _served(loaded: Any, folder: str) -> Any:
-    if SERVING not in loaded.signatures:
-        raise ModelError(
-            f"the SavedModel {folder} has no signature {SERVING!r}; its signatures are: "
-            f"{', '.join(loaded.signatures) or 'none'}. Save it with "
-            f"tf.saved_model.save(model, folder, signatures={{{SERVING!r}: function}})"
-        )
-    return loaded.signatures[SERVING]
-
-
 def _unsupported(function: Any, kinds: Sequence[str]) -> UnsupportedOpError:
     from edgeq.export.frontends.tensorflow_graph.static_values import all_nodes, is_double
 
@@ -347,8 +332,8 @@ def _unsupported(function: Any, kinds: Sequence[str]) -> UnsupportedOpError:
 def _function(model: Any) -> tuple[Callable[..., Any], inspect.Signature]:
     """Function to be called, and its inputs."""
     if hasattr(model, "signatures"):
-        served = _served(model, _name(model))
-        return served, _parameters(served.structured_input_signature[1])
+        function = served(model, _name(model))
+        return function, _parameters(function.structured_input_signature[1])
     if hasattr(model, "structured_input_signature"):
         first = [inspect.Parameter(name, _ANY_WAY) for name in by_position(model)]
         rest = _parameters(model.structured_input_signature[1]).parameters.values()

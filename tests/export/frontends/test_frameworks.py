@@ -180,18 +180,34 @@ def test_tensorflow_model_computes_the_same(name: str, on_tensorflow: dict[str, 
         np.testing.assert_allclose(found[output], values, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["branches", "int64 inside"])
+def test_what_a_graph_has_for_the_machine_has_a_form(
+    name: str, on_tensorflow: dict[str, Any]
+) -> None:
+    _, found, expected = on_tensorflow["right"][name]
+    assert set(found) == set(expected)
+    for output, values in expected.items():
+        np.testing.assert_allclose(found[output], values, atol=1e-5, err_msg=output)
+
+
 def test_inputs_keep_the_order_of_the_users_parameters(on_tensorflow: dict[str, Any]) -> None:
     model, *_ = on_tensorflow["right"]["tf.function"]
     assert [name for name, _ in model.input_tensors()] == ["left", "right"]
 
 
-@pytest.mark.parametrize("name", ["tf.Module", "tf.function", "folder"])
+@pytest.mark.parametrize("name", ["tf.Module", "tf.function", "folder", "one signature"])
 def test_sizes_that_a_model_leaves_open_are_noted(name: str, on_tensorflow: dict[str, Any]) -> None:
     assert on_tensorflow["open_sizes"][name] == tuple(
         f"input {each!r} may have any size along dimension {axis}; in the file it is {size}, as in "
         "the sample"
         for each, axis, size in (("x", 0, 2), ("y", 0, 1), ("y", 1, 4))
     )
+
+
+def test_signatures_that_are_not_in_the_file_are_noted(on_tensorflow: dict[str, Any]) -> None:
+    said = on_tensorflow["open_sizes"]["two signatures"][-1]
+    assert "also has the signature 'encode', which is not in the file. Load it with" in said
+    assert "{'serving_default': loaded.signatures['serving_default'], 'encode': loaded" in said
 
 
 def test_what_tensorflows_converter_lacks_has_a_form(on_tensorflow: dict[str, Any]) -> None:
@@ -229,7 +245,8 @@ WRONG = {
     "compute it in float32, from float32 variables",
     "no call": "ModelError: the tf.Module WithoutCall has no __call__; export the tf.function of "
     "it that computes the outputs, such as module.predict",
-    "no signature": "has no signature 'serving_default'; its signatures are: double. Save it with",
+    "no signature": "has no signature 'serving_default'; its signatures are: double, twice. "
+    "Load it with tf.saved_model.load and export one of them, or all in one file: {'double': ",
     "not built": "ModelError: the Keras model 'classifier' is not built: it has no weights yet. "
     "Call it once on an input, or model.build(input_shape), and load or train its weights",
     "wrong shape": "with inputs 'x' float32 (1, 4): ValueError: ",

@@ -12,6 +12,7 @@ import pytest
 from edgeq.converter import start_converter
 from edgeq.data.input_spec import input_specs
 from edgeq.data.rep_dataset import RepDataset
+from edgeq.errors import DataError
 from edgeq.export import frontends
 from edgeq.isolation import Worker
 from edgeq.model import LiteModel
@@ -146,3 +147,19 @@ def test_inputs_may_be_in_dicts(worker: Worker) -> None:
         with Session(model.tflite) as session:
             (found,) = session.run(list(arrays)).values()
         np.testing.assert_allclose(found, X @ WEIGHT * 3 + 2, rtol=1e-4)
+
+
+def test_places_made_of_numbers_may_lie_outside(worker: Worker) -> None:
+    def warped(x: Any) -> Any:
+        places = x[0, 4:, None] * jnp.asarray([3.0, 5.0])
+        return jax.scipy.ndimage.map_coordinates(x, [jnp.zeros_like(places), places], 1)
+
+    found, wanted = output(traced(warped, worker)), np.asarray(warped(X))
+    assert np.any(wanted == 0)
+    assert np.any(wanted != 0)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_text_is_said_to_be_none_of_the_runtimes(worker: Worker) -> None:
+    with pytest.raises(DataError, match="input 'x' is text, and the runtime has numbers alone"):
+        frontends.trace(lambda x: x, np.array(["a"]), RepDataset([X]), worker)

@@ -133,3 +133,23 @@ def test_all_inputs_may_come_in_one_list_or_dict(converter: Worker) -> None:
         traced = trace(model, sample, converter)
         (found,) = RepDataset([sample]).samples(input_specs(traced))
         np.testing.assert_array_equal(found, arrays)
+
+
+class Difference(keras.Model):  # type: ignore[misc]
+    """Called on a list, a tuple or a dict of two."""
+
+    def call(self, inputs: Any) -> Any:
+        left, right = inputs.values() if isinstance(inputs, dict) else inputs
+        return left - right
+
+
+@pytest.mark.parametrize("kind", [list, tuple, lambda arrays: dict(zip("ab", arrays, strict=True))])
+def test_a_subclassed_model_is_called_on_what_it_was_built_on(kind: Any, converter: Worker) -> None:
+    arrays, model = (normal(1, 4), normal(1, 4, seed=1)), Difference()
+    model(kind(arrays))
+    for sample in ((kind(arrays),), kind(arrays)):
+        traced = trace(model, sample, converter)
+        (fed,) = RepDataset([sample]).samples(input_specs(traced))
+        with Session(traced.tflite) as session:
+            (found,) = session.run(tuple(fed)).values()
+        np.testing.assert_array_equal(found, arrays[0] - arrays[1])

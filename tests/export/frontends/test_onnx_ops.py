@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx_cases import ALL, Array, Case, model_of, single
+from onnx_cases import ALL, Array, Case, draw, model_of, single
+from onnx_signal_cases import ALL as OF_SIGNALS
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
-from edgeq.errors import ConversionError, UnsupportedOpError  # noqa: E402
+from edgeq.errors import ConversionError, ModelError, UnsupportedOpError  # noqa: E402
 from edgeq.export.frontends.onnx import child  # noqa: E402
 from edgeq.export.frontends.onnx.fusions import fused, pruned  # noqa: E402
 from edgeq.export.frontends.onnx.graph_interpreter import specialised  # noqa: E402
@@ -49,7 +51,7 @@ def shuffled(sample: dict[str, Array]) -> dict[str, Array]:
     }
 
 
-@pytest.mark.parametrize("case", ALL, ids=lambda case: case.label)
+@pytest.mark.parametrize("case", [*ALL, *OF_SIGNALS], ids=lambda case: case.label)
 def test_an_op_computes_what_onnxruntime_computes(case: Case) -> None:
     model, other = single(case), shuffled(case.sample)
     expected = by_onnxruntime(model, other)
@@ -150,3 +152,97 @@ def test_a_branch_that_the_input_chooses_is_both_and_a_selection() -> None:
         np.testing.assert_array_equal(found, other["x"] * (2 if sign > 0 else 0.5))
     with pytest.raises(UnsupportedOpError, match=r"ONNX op If at y .*differ in shape or type"):
         replayed(branched(True), sample, sample)
+
+
+def grown(most: int | None, results: Sequence[str] = ("y", "count")) -> Any:
+    """The input doubled until it is large enough, at most so often, and how often."""
+    from onnx import TensorProto, helper
+
+    node, info = helper.make_node, helper.make_tensor_value_info
+    made = ["again", "w", "m", "row"][: 1 + len(results)]
+    body = helper.make_graph(
+        [
+            node("Add", ["v", "v"], ["w"]),
+            node("Add", ["n", "one"], ["m"]),
+            node("ReduceMax", ["w"], ["top"], keepdims=0),
+            node("Less", ["top", "enough"], ["small"]),
+            node("Less", ["m", "bound"], ["early"]),
+            node("And", ["small", "early"], ["again"]),
+            node("Identity", ["w"], ["row"]),
+        ],
+        "body",
+        [info("i", TensorProto.INT64, []), info("goes", TensorProto.BOOL, []),
+         info("v", TensorProto.FLOAT, [3]), info("n", TensorProto.INT64, [])],
+        [helper.make_empty_tensor_value_info(name) for name in made],
+    )  # fmt: skip
+    constants = {
+        "one": np.array(1), "zero": np.array(0), "enough": np.array(9, np.float32),
+        "yes": np.array(True), "bound": np.array(4 if most is None else 1000),
+        "most": np.array(most or 0),
+    }  # fmt: skip
+    turns = node("Loop", ["" if most is None else "most", "yes", "x", "zero"], list(results),
+                 body=body)  # fmt: skip
+    return model_of([turns], {"x": np.ones(3, np.float32)}, results, constants)
+
+
+@pytest.mark.parametrize("most", [5, None], ids=["turns", "counter"])
+def test_a_loop_that_the_input_ends_runs_to_its_bound(most: int | None) -> None:
+    model, sample = grown(most), {"x": np.ones(3, np.float32)}
+    for size in (0.01, 1.0, 3.0, 20.0):
+        other = {"x": np.array([0.5, 1, 0.2], np.float32) * size}
+        for wanted, found in zip(by_onnxruntime(model, other), replayed(model, sample, other),
+                                 strict=True):  # fmt: skip
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_loop_that_only_the_input_ends_is_refused() -> None:
+    sample = {"x": np.ones(3, np.float32)}
+    with pytest.raises(UnsupportedOpError, match="a first input of at most 256 turns, but the val"):
+        replayed(grown(1000), sample, sample)
+    with pytest.raises(UnsupportedOpError, match="Loop at y returns a row of 'rows' for each turn"):
+        replayed(grown(5, ("y", "count", "rows")), sample, sample)
+
+
+def test_sequences_of_tensors_are_told_apart() -> None:
+    from onnx import helper
+
+    node = helper.make_node
+    nodes = [
+        node("SplitToSequence", ["x", "two"], ["parts"], axis=1),
+        node("SequenceInsert", ["parts", "z"], ["more"]),
+        node("SequenceErase", ["more", "one"], ["fewer"]),
+        node("SequenceAt", ["fewer", "one"], ["last"]),
+        node("SequenceLength", ["fewer"], ["count"]),
+        node("ConcatFromSequence", ["fewer"], ["joined"], axis=1),
+        node("SequenceConstruct", ["x", "x"], ["same"]),
+        node("ConcatFromSequence", ["same"], ["stacked"], axis=0, new_axis=1),
+    ]
+    sample = {"x": draw(2, 4), "z": draw(2, 1, seed=1)}
+    numbers = {"one": np.array(1), "two": np.array(2)}
+    model = model_of(nodes, sample, ["last", "count", "joined", "stacked"], numbers)
+    other = shuffled(sample)
+    for wanted, found in zip(by_onnxruntime(model, other), replayed(model, sample, other),
+                             strict=True):  # fmt: skip
+        np.testing.assert_array_equal(found, wanted)
+    model.graph.output.extend([helper.make_empty_tensor_value_info("same")])
+    with pytest.raises(ModelError, match="output 'same' of the ONNX model is a sequence"):
+        replayed(model, sample, sample)
+
+
+def test_what_keeps_boxes_says_where_to_end_the_model() -> None:
+    from onnx import helper
+
+    nodes = [helper.make_node("NonMaxSuppression", ["boxes", "scores"], ["kept"])]
+    sample = {"boxes": draw(1, 5, 4), "scores": draw(1, 2, 5)}
+    with pytest.raises(UnsupportedOpError, match="end the model at what it reads, 'boxes' and 'sc"):
+        replayed(model_of(nodes, sample, ["kept"]), sample, sample)
+
+
+def test_an_input_of_text_is_said_to_be_one() -> None:
+    from onnx import TensorProto, helper
+
+    model = model_of([helper.make_node("Identity", ["x"], ["y"])], {"x": draw(2)}, ["y"])
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+    read = child.read_model(model.SerializeToString())
+    with pytest.raises(ModelError, match="'x' of the ONNX model takes text, and the runtime has n"):
+        child.bound(read, {"x": np.array(["a", "b"])})

@@ -22,6 +22,8 @@ from edgeq.export.frontends.jaxpr.complex_parts import (
     on_pairs,
 )
 from edgeq.export.frontends.jaxpr.exact_gelu import find_gelus, gelu
+from edgeq.export.frontends.jaxpr.loose_places import loose_gathers
+from edgeq.export.frontends.jaxpr.places import nearest_gather
 from edgeq.export.frontends.jaxpr.scans.bounded_loops import unrolled
 from edgeq.export.frontends.jaxpr.scans.recurrent_scans import RecurrentLayer, find_layer
 from edgeq.export.frontends.jaxpr.traced_values import (
@@ -136,7 +138,7 @@ class Emitter:
         values: dict[Any, Value] = {}
         values.update(zip(jaxpr.constvars, (as_constant(c) for c in consts), strict=True))
         values.update(zip(jaxpr.invars, arguments, strict=True))
-        gelus = find_gelus(jaxpr.eqns)
+        gelus, loose = find_gelus(jaxpr.eqns), loose_gathers(jaxpr.eqns)
         used = (*(atom for eqn in jaxpr.eqns for atom in eqn.invars), *jaxpr.outvars)
         read = {atom for atom in used if not hasattr(atom, "val")}
         for eqn in jaxpr.eqns:
@@ -148,6 +150,9 @@ class Emitter:
             elif eqn.primitive.name == "top_k" and eqn.outvars[1] not in read:
                 alone = functools.partial(highest_alone, **eqn.params)
                 found = self._bind_all(alone, operands, path, "top_k")
+            elif eqn.outvars and eqn.outvars[0] in loose:
+                nearest = functools.partial(nearest_gather, **eqn.params)
+                found = [self._bind(nearest, operands, path, "gather")]
             else:
                 found = self._eqn(eqn, operands, path)
             values.update(zip(eqn.outvars, found, strict=True))

@@ -40,6 +40,13 @@ def gather(table: Any, indices: Any, *, mode: Any, fill_value: Any, **params: An
     return jnp.where(fits.reshape(shape), made, np.asarray(fill_value, made.dtype))
 
 
+def nearest_gather(table: Any, indices: Any, *, mode: Any, **params: Any) -> Any:
+    """A gather that takes the nearest of places outside, where these mean an error or nothing."""
+    is_mark = mode == _MODES.FILL_OR_DROP and _is_mark(params["fill_value"], table.dtype)
+    mode = _MODES.CLIP if is_mark or mode == _MODES.PROMISE_IN_BOUNDS else mode
+    return gather(table, indices, mode=mode, **params)
+
+
 def _is_mark(fill_value: Any, dtype: Any) -> bool:
     """Whether a filling marks an error, as JAX's own does."""
     if fill_value is None:

@@ -18,15 +18,20 @@ from edgeq.data.as_numpy import to_numpy
 from edgeq.errors import DataError, ModelError
 from edgeq.export.frontends import torch as pytorch
 from edgeq.export.frontends.arguments import fixed_sizes
-from edgeq.export.frontends.onnx import control_flow  # noqa: F401  # fills the table of ops
+from edgeq.export.frontends.onnx import (  # noqa: F401  # they fill the table of ops
+    control_flow,
+    tensor_sequences,
+)
 from edgeq.export.frontends.onnx.fusions import fused, pruned
 from edgeq.export.frontends.onnx.graph_interpreter import specialised
 from edgeq.export.frontends.onnx.onnx_file import OnnxModel, read_model
 from edgeq.export.frontends.onnx.operators import (  # noqa: F401  # they fill the table of ops
     data_movement,
     fused_ops,
+    image_boxes,
     recurrent,
     resizing,
+    signal_ops,
     windows_and_sums,
 )
 from edgeq.export.frontends.onnx.operators.elementwise import DTYPES
@@ -101,13 +106,16 @@ def _list(names: Any) -> str:
 
 
 def _fitting(port: Any, value: Any) -> npt.NDArray[Any]:
+    if port.dtype not in DTYPES:
+        raise ModelError(
+            f"input {port.name!r} of the ONNX model takes text, and the runtime has numbers alone: "
+            "export the part of the model behind what turns text into numbers"
+        )
     array = to_numpy(value)
     if array.dtype.kind not in "fiub":
         raise DataError(
             f"input {port.name!r} must be an array of numbers. Received: {type(value).__name__}"
         )
-    if port.dtype not in DTYPES:
-        raise ModelError(f"input {port.name!r} of the ONNX model takes no numbers, but text")
     wanted = port.shape
     fits = wanted is None or (
         len(wanted) == array.ndim

@@ -11,10 +11,16 @@ from typing import Any
 
 import torch
 
-from edgeq.export.frontends.onnx.graph_interpreter import Interpreter, Value, turns
+from edgeq.export.frontends.onnx.graph_interpreter import Interpreter, NotKnown, Value, turns
 from edgeq.export.frontends.onnx.op_table import Node, find, flow
 
 Scope = MutableMapping[str, Value]
+
+MOST_OPEN_TURNS = 256
+"""Turns of a loop that the input may end; each becomes ops of its own."""
+
+_SCALAR = Value(torch.zeros(0, dtype=torch.int64))
+"""The shape of a scalar."""
 
 
 @flow("If")
@@ -26,6 +32,8 @@ def branch(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> 
     on_true, on_false = (
         run.nested(node.get(name), scope, ()) for name in ("then_branch", "else_branch")
     )
+    if not all(isinstance(value, Value) for value in (*on_true, *on_false)):
+        raise node.refused("takes one of two sequences by what the input holds; return tensors")
     if any(_kind(a) != _kind(b) for a, b in zip(on_true, on_false, strict=True)):
         raise node.refused(
             "takes one of two branches by what the input holds, and their results differ in shape "
@@ -41,24 +49,106 @@ def _kind(value: Value) -> tuple[Any, ...]:
     return tuple(value.tensor.shape), value.tensor.dtype
 
 
+@flow("And", "Or")
+def connected(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> list[Value]:
+    """What one side decides alone is known, so that a counter bounds a loop."""
+    deciding = node.op == "Or"
+    one, other = given
+    for value in given:
+        if not value.depends and bool((value.tensor == deciding).all()):
+            size = torch.broadcast_shapes(one.tensor.shape, other.tensor.shape)
+            return [Value(torch.full(size, deciding))]
+    return called(run, node, node.op, given)
+
+
 @flow("Loop")
 def loop(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> list[Value]:
-    """A `Loop`, turn after turn."""
+    """A `Loop`, turn after turn; behind an end that the input decides, turns change nothing."""
     most = math.inf
     if given[0] is not None:
         most = run.known(node, "its number of turns beforehand", given[0]).item()
-    goes_on = given[1] is None or bool(run.known(node, "its condition beforehand", given[1]))
-    states, rows, turn = list(given[2:]), [], 0
-    condition = Value(torch.tensor(True))
+    turning = _Turning(run, node, given[2:])
+    goes_on = given[1] is None or turning.goes_on(given[1])
+    rows, turn = [], 0
     while goes_on and turn < most:
         turns(node, turn + 1)
         number = Value(torch.tensor(turn, dtype=torch.int64))
-        made = run.nested(node.get("body"), scope, [number, condition, *states])
-        goes_on = bool(run.known(node, "its condition beforehand", made[0]))
-        states, row = made[1 : 1 + len(states)], made[1 + len(states) :]
-        rows.append(row)
+        condition = Value(torch.tensor(True))
+        made = run.nested(node.get("body"), scope, [number, condition, *turning.view])
+        count = len(turning.states)
+        turning.take(made[1 : 1 + count])
+        rows.append(made[1 + count :])
         turn += 1
-    return states + _stacked(run, node, rows, len(node.outputs) - len(states))
+        goes_on = turn == most or turning.goes_on(made[0])
+    wanted = [name for name in node.outputs[len(turning.states) :] if name]
+    if wanted and turning.running is not None:
+        raise node.refused(
+            f"returns a row of {wanted[0]!r} for each turn, and the input decides how many it "
+            "takes; a file has fixed sizes: return what the loop carries alone"
+        )
+    return turning.states + _stacked(run, node, rows, len(node.outputs) - len(turning.states))
+
+
+class _Turning:
+    """What a loop carries.
+
+    Attributes:
+        states: What it carries.
+        view: The same, but what is made of constants alone as if no input ended the loop.
+        running: Whether the input has not ended the loop; None as long as it could not.
+    """
+
+    def __init__(self, run: Interpreter, node: Node, states: Sequence[Value]) -> None:
+        self._run = run
+        self._node = node
+        self._open = 0
+        self.states = self.view = list(states)
+        self.running: Value | None = None
+
+    def goes_on(self, condition: Value) -> bool:
+        """Whether there is another turn, for some inputs at least.
+
+        Raises:
+            NotKnown: The input decides, and nothing bounds the number of turns.
+        """
+        if not condition.depends:
+            return bool(condition.plain.item())
+        self._open += 1
+        if self._open > MOST_OPEN_TURNS:
+            what = f"its condition beforehand, or a first input of at most {MOST_OPEN_TURNS} turns"
+            raise NotKnown(self._node, what, condition.depends)
+        if self.running is None:
+            self.running = _called(self._run, self._node, "Reshape", (condition, _SCALAR))
+        else:
+            both = (self.running, condition)
+            self.running = _called(self._run, self._node, "And", both)
+        return True
+
+    def take(self, made: Sequence[Value]) -> None:
+        """Takes the results of a turn.
+
+        Raises:
+            UnsupportedOpError: They have another size than before, and the input may end the loop.
+        """
+        if self.running is None:
+            self.states = self.view = list(made)
+            return
+        if any(map(_differ, made, self.states)):
+            raise self._node.refused(
+                "changes the size or type of what it carries, and the input decides how often; a "
+                "file has fixed sizes"
+            )
+        chosen = [
+            new if new is old else _called(self._run, self._node, "Where", (self.running, new, old))
+            for new, old in zip(made, self.states, strict=True)
+        ]
+        self.states = chosen
+        self.view = [c if m.depends else m for m, c in zip(made, chosen, strict=True)]
+
+
+def _differ(one: Any, other: Any) -> bool:
+    is_tensor = isinstance(one, Value) and isinstance(other, Value)
+    return not is_tensor or _kind(one) != _kind(other)
 
 
 @flow("Scan")
@@ -111,11 +201,18 @@ def _stacked(
     return made
 
 
+def called(
+    run: Interpreter, node: Node, op: str, given: Sequence[Value], results: int = 1,
+    **attributes: Any,
+) -> list[Value]:  # fmt: skip
+    """Runs an op in the name of a node."""
+    made = Node(node.name, op, "", 13, attributes, ("",) * len(given), ("",) * results)
+    row = find(made)
+    assert row is not None
+    return run.compute(made, row, given)
+
+
 def _called(
     run: Interpreter, node: Node, op: str, given: Sequence[Value], **attributes: Any
 ) -> Value:
-    """Runs an op in the name of a node."""
-    made = Node(node.name, op, "", 13, attributes, ("",) * len(given), ("",))
-    row = find(made)
-    assert row is not None
-    return run.compute(made, row, given)[0]
+    return called(run, node, op, given, **attributes)[0]

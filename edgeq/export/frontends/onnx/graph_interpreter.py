@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import onnx
 import torch
 from torch import Tensor
 
 from edgeq.errors import ModelError, UnsupportedOpError
 from edgeq.export.frontends.arguments import first_line
+from edgeq.export.frontends.onnx.definitions import definition_of, with_defaults
 from edgeq.export.frontends.onnx.onnx_file import (
     MOST_NODES,
     Body,
@@ -188,7 +188,13 @@ class Interpreter:
         with torch.no_grad():
             self.run_body(self._model.body, scope)
         for name in self._model.outputs:
-            self.program.outputs[name] = self.value(scope, name, "the model's output")
+            found = self.value(scope, name, "the model's output")
+            if not isinstance(found, Value):
+                raise ModelError(
+                    f"output {name!r} of the ONNX model is a sequence, and a file returns tensors "
+                    "alone: return its parts (SequenceAt) or join them (ConcatFromSequence)"
+                )
+            self.program.outputs[name] = found
         return self.program
 
     def run_body(self, body: Body, scope: MutableMapping[str, Value]) -> None:
@@ -242,6 +248,8 @@ class Interpreter:
             for name in node.inputs
         ]
         flow = find_flow(node)
+        if flow is None and not all(isinstance(v, Value) for v in given if v is not None):
+            raise node.refused("reads a sequence of tensors, where a file has tensors alone")
         if flow is not None:
             made = flow(self, node, given, scope)
         elif (row := find(node)) is not None:
@@ -260,7 +268,7 @@ class Interpreter:
             for part in parts:
                 self.run_node(part, own)
             return [own[name] for name in node.outputs]
-        function = _definition(node, given)
+        function = definition_of(node, [None if v is None else v.plain for v in given])
         if function is None:
             raise node.refused(f"of opset {node.version} has no form here; write it with other ops")
         opsets = {entry.domain: entry.version for entry in function.opset_import}
@@ -269,10 +277,12 @@ class Interpreter:
             if value is not None
         }  # fmt: skip
         missing = [name for name in function.input if name not in inside]
-        for part in read_nodes(function.node, opsets, node.attributes, node.name):
+        for part in read_nodes(function.node, opsets, with_defaults(node), node.name):
             kept = tuple("" if name in missing else name for name in part.inputs)
             self.run_node(_with_inputs(part, kept), inside)
-        return [self.value(inside, name, node.where) for name in function.output]
+        wanted = zip(node.outputs, function.output, strict=False)
+        nothing = Value(torch.empty(0))
+        return [self.value(inside, n, node.where) if own else nothing for own, n in wanted]
 
     def compute(self, node: Node, row: Row, given: Sequence[Value | None]) -> list[Value]:
         """Runs a node by its row of the table; a step is kept where its inputs are not known."""
@@ -303,7 +313,7 @@ class Interpreter:
         """Argument of a row's function for an input."""
         if value is None:
             return None
-        if slot in row.known:
+        if slot in row.known and not (value.depends and slot in row.either):
             if value.depends and slot in row.sampled:
                 self._note_sampled(node)
                 return value.plain.numpy()
@@ -353,38 +363,6 @@ def _fixed_note(name: str, value: float) -> str:
         f"input {name!r} decides over shapes or branches; in the file it is always {value:g}, as "
         "in the sample"
     )
-
-
-def _definition(node: Node, given: Sequence[Value | None]) -> Any:
-    """ONNX's own definition of an op by other ops; None where it has none."""
-    try:
-        schema = onnx.defs.get_schema(node.op, node.version, node.domain)
-    except onnx.defs.SchemaError:
-        return None
-    if schema.has_function:
-        return schema.function_body
-    if not schema.has_context_dependent_function or node.proto is None:
-        return None
-    types = [_type(value) for value in given]
-    written = schema.get_context_dependent_function_with_opset_version(
-        max(v for v in schema.context_dependent_function_opset_versions if v <= node.version),
-        node.proto.SerializeToString(), types,
-    )  # fmt: skip
-    return onnx.FunctionProto.FromString(written)
-
-
-_NUMBERS = {torch.float32: 1, torch.uint8: 2, torch.int8: 3, torch.int16: 5, torch.int32: 6,
-            torch.int64: 7, torch.bool: 9}  # fmt: skip
-
-
-def _type(value: Value | None) -> bytes:
-    if value is None:
-        written: bytes = onnx.TypeProto().SerializeToString()
-    else:
-        plain = value.plain
-        proto = onnx.helper.make_tensor_type_proto(_NUMBERS[plain.dtype], list(plain.shape))
-        written = proto.SerializeToString()
-    return written
 
 
 def turns(node: Node, count: float) -> int:

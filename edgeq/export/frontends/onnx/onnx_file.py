@@ -205,19 +205,20 @@ def _attributes(node: Any, referred: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for attribute in node.attribute:
         if not attribute.ref_attr_name:
-            found[attribute.name] = _value(onnx.helper.get_attribute_value(attribute))
+            found[attribute.name] = plain_value(onnx.helper.get_attribute_value(attribute))
         elif attribute.ref_attr_name in referred:
             found[attribute.name] = referred[attribute.ref_attr_name]
     return found
 
 
-def _value(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """The value of an attribute: text as such, and tensors in a type that PyTorch has."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, onnx.TensorProto):
         return as_tensor(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_value(entry) for entry in value]
+        return [plain_value(entry) for entry in value]
     return value
 
 

@@ -73,6 +73,7 @@ class Row:
         known: Inputs that must be the same for every input of the model, such as shapes; they come
             as arrays.
         sampled: Inputs that are taken from the sample where they are not the same for every input.
+        either: Known inputs that need not be the same for every input: they come as tensors then.
         fixed: Outputs that are the same for every input.
         keeps_grid: Whether its outputs hold numbers of its first input alone, so that what was
             quantized stays so.
@@ -82,6 +83,7 @@ class Row:
     compute: Callable[..., Any]
     known: frozenset[int] = frozenset()
     sampled: frozenset[int] = frozenset()
+    either: frozenset[int] = frozenset()
     fixed: frozenset[int] = frozenset()
     keeps_grid: bool = False
     takes_grid: bool = False
@@ -97,12 +99,13 @@ def op(
     domain: str = "",
     known: tuple[int, ...] = (),
     sampled: tuple[int, ...] = (),
+    either: tuple[int, ...] = (),
     fixed: tuple[int, ...] = (),
     keeps_grid: bool = False,
     takes_grid: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declares a function as what computes the named ops; see `Row`."""
-    slots = frozenset(known), frozenset(sampled), frozenset(fixed)
+    slots = frozenset((*known, *either)), frozenset(sampled), frozenset(either), frozenset(fixed)
 
     def declare(compute: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
@@ -112,18 +115,18 @@ def op(
     return declare
 
 
-def flow(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declares a function as what runs the bodies of a node, which it gets with the interpreter."""
+def flow(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declares a function as what runs the named ops with the interpreter, as bodies need it."""
 
     def declare(run: Callable[..., Any]) -> Callable[..., Any]:
-        _FLOWS[name] = run
+        _FLOWS.update(dict.fromkeys(names, run))
         return run
 
     return declare
 
 
 def find_flow(node: Node) -> Callable[..., Any] | None:
-    """Interpreter of the bodies of a node; None where it has none."""
+    """What runs a node with the interpreter; None of one that its row computes."""
     return None if node.domain else _FLOWS.get(node.op)
 
 

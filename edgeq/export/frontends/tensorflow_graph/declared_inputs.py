@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgeq.export.frontends.arguments import Declared
@@ -37,3 +37,27 @@ def as_declared(tensors: Mapping[str, Any], specs: Mapping[str, Any]) -> dict[st
     import tensorflow as tf
 
     return {n: tf.cast(t, specs[n].dtype) if n in specs else t for n, t in tensors.items()}
+
+
+def traced_with_either(function: Callable[..., Any], trace: Callable[[Any], Any]) -> Any:
+    """What a trace gives of a function by name, which may take whole numbers as int64 alone.
+
+    Raises:
+        Exception: What the trace with int32 raises, where that with int64 fails as well.
+    """
+    import tensorflow as tf
+
+    def of_wide(**tensors: Any) -> Any:
+        wide = {n: tf.cast(t, tf.int64) for n, t in tensors.items() if t.dtype == tf.int32}
+        if not wide:
+            raise TypeError("no whole numbers are passed")
+        return function(**{**tensors, **wide})
+
+    try:
+        return trace(function)
+    except Exception:  # whatever the user's code raises
+        try:
+            return trace(of_wide)
+        except Exception:
+            pass
+        raise

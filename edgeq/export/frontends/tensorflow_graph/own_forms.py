@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from edgeq.export.frontends.tensorflow_graph import complex_forms, tensor_forms
+from edgeq.export.frontends.tensorflow_graph.branches import choices_kept
 from edgeq.export.frontends.tensorflow_graph.complex_forms import Parts, is_complex
 from edgeq.export.frontends.tensorflow_graph.elementwise_forms import FORMS
 from edgeq.export.frontends.tensorflow_graph.static_values import all_nodes
@@ -19,8 +20,11 @@ _OWN = "_own"
 _PART = "#"
 """Between the name of a complex result and the number of its part; no node's name has it."""
 
-_MISREAD = frozenset({"FFT", "FFT2D", "IFFT", "IFFT2D"})
-"""Ops of which TensorFlow's converter (2.21) makes files that do not run."""
+_MISREAD = frozenset({"Case", "FFT", "FFT2D", "IFFT", "IFFT2D", "StatelessCase"})
+"""Ops of which TensorFlow's converter (2.21) makes files that do not run, or nothing at all."""
+
+_OF_VARIABLES = frozenset({"AssignVariableOp", "ReadVariableOp", "VarHandleOp"})
+"""Ops that are gone when variables are constants: the converter leaves them in branches."""
 
 _MADE_OF = {"Relu": "Maximum", "Relu6": "Minimum"}
 """Ops that TensorFlow's converter makes of others, by theirs: of whole numbers it has no such."""
@@ -42,12 +46,15 @@ def with_own_forms(function: Any, kinds: Collection[str]) -> Any:
         kinds: Kinds of ops that it shall not have.
     """
     try:
-        frozen = convert_variables_to_constants_v2(function)
+        with choices_kept():
+            frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
     except Exception:  # TensorFlow raises many kinds, as of variables that are written
         return None
     graph = frozen.graph.as_graph_def()
     present = {op.type for op in frozen.graph.get_operations()}
-    forms = _forms(frozen.graph, [k if k in present else _MADE_OF.get(k, k) for k in kinds])
+    wanted = [k for k in kinds if k in present or k not in {*_OF_VARIABLES, *_MADE_OF}]
+    wanted += [made for k, made in _MADE_OF.items() if k in kinds and made in present]
+    forms = _forms(frozen.graph, wanted)
     if forms is None:
         return None
     if any(is_complex(tensor) for tensor in frozen.outputs):

@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from edgeq.export.frontends.tensorflow_graph import chosen_places, image_forms, matrix_forms
+from edgeq.export.frontends.tensorflow_graph import (
+    branches,
+    chosen_places,
+    image_forms,
+    matrix_forms,
+)
 from edgeq.export.frontends.tensorflow_graph.static_values import Form, bounded, constant, padded
 
 _MOST_DENSE = 1 << 22
@@ -24,9 +29,19 @@ _CHANNELS_LAST = ("NHWC", "NDHWC")
 def form_of(op: Any) -> Form | None:
     """A function of the inputs of an op that computes its result; None where there is none."""
     make = _MAKERS.get(op.type)
-    if make is None or not _is_channels_last(op):
+    if make is None:
+        return _constants(op)
+    return make(op) if _is_channels_last(op) else None
+
+
+def _constants(op: Any) -> Form | None:
+    """What an op gives for constants, as random numbers of a seed that is one."""
+    if op.op_def.is_stateful or op.type.startswith("Placeholder") or not op.outputs:
         return None
-    return make(op)
+    found = [constant(output) for output in op.outputs]
+    if any(not isinstance(v, np.ndarray | np.generic) or v.dtype.kind not in "fiub" for v in found):
+        return None
+    return lambda *_: [tf.constant(value) for value in found]
 
 
 def kinds() -> frozenset[str]:
@@ -147,6 +162,19 @@ def _extreme(op: Any) -> Form:
     return extreme
 
 
+def _rectified(op: Any) -> Form:
+    """Of whole numbers as choices, for the same reason."""
+    own = tf.nn.relu6 if op.type == "Relu6" else tf.nn.relu
+    if op.inputs[0].dtype.is_floating:
+        return lambda x: own(x)
+
+    def rectified(x: Any) -> Any:
+        made = tf.where(x > 0, x, tf.zeros_like(x))
+        return tf.where(made < 6, made, 6 * tf.ones_like(x)) if op.type == "Relu6" else made
+
+    return rectified
+
+
 def _length(op: Any) -> Form | None:
     """The root of the sum of squares."""
     axes, keeps = constant(op.inputs[1]), op.get_attr("keep_dims")
@@ -155,7 +183,13 @@ def _length(op: Any) -> Form | None:
     return lambda x, _: tf.sqrt(tf.reduce_sum(x * x, axes, keeps))
 
 
+def _nothing(_: Any) -> Form:
+    """Of what prints on the machine that a model was made on."""
+    return lambda *_: []
+
+
 _MAKERS: dict[str, Callable[[Any], Form | None]] = {
+    **branches.MAKERS,
     **chosen_places.MAKERS,
     **image_forms.MAKERS,
     **matrix_forms.MAKERS,
@@ -164,9 +198,13 @@ _MAKERS: dict[str, Callable[[Any], Form | None]] = {
     "EuclideanNorm": _length,
     "Maximum": _extreme,
     "Minimum": _extreme,
+    "PrintV2": _nothing,
+    "Relu": _rectified,
+    "Relu6": _rectified,
     "SegmentMax": _segments,
     "SegmentMean": _segments,
     "SegmentMin": _segments,
+    "StringFormat": lambda op: lambda *_: tf.constant(""),
     "SparseTensorDenseMatMul": _sparse_product,
     "TensorScatterMax": _scattered,
     "TensorScatterMin": _scattered,

@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from edgeq.export.frontends.tensorflow_graph.branches import choices_kept
 from edgeq.export.frontends.tensorflow_graph.own_forms import as_function
 from edgeq.export.frontends.tensorflow_graph.static_values import all_nodes
 
@@ -30,7 +31,8 @@ def without_lists(function: Any) -> Any:
     if not any(node.op in _WRITES for node in all_nodes(function)):
         return function
     try:
-        frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+        with choices_kept():
+            frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
     except Exception:  # TensorFlow raises many kinds, as of variables that are written
         return function
     read = _entries_read(frozen.graph)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from edgeq.export.frontends.onnx.op_table import Known, Node, axes_of, op
 from edgeq.export.frontends.onnx.operators.elementwise import torch_dtype
+from edgeq.export.frontends.torch_program.packed.packed_layers import turned
 
 
 @op("Constant")
@@ -289,9 +290,12 @@ def space_to_depth(node: Node, values: Tensor) -> Tensor:
     return parts.reshape(n, c * block**2, h // block, w // block)
 
 
-@op("ReverseSequence", known=(1,), keeps_grid=True)
-def reverse_sequence(node: Node, values: Tensor, lengths: Known) -> Tensor:
+@op("ReverseSequence", either=(1,), keeps_grid=True)
+def reverse_sequence(node: Node, values: Tensor, lengths: Known | Tensor) -> Tensor:
     time, batch = node.get("time_axis", 0), node.get("batch_axis", 1)
+    if isinstance(lengths, Tensor):
+        steps = values.movedim((time, batch), (0, 1))
+        return turned(steps, lengths.long()).movedim((0, 1), (time, batch))
     rows = []
     for row, length in enumerate(lengths):
         index = np.arange(values.shape[time])

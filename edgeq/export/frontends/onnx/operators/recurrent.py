@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from edgeq.export.frontends.decompositions.sequence_layers import sequence_loop
 from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, op
+from edgeq.export.frontends.torch_program.packed.packed_layers import is_valid, last_step, turned
 from edgeq.export.importing.loop_layer import LEAST_STEPS
 from edgeq.export.importing.loop_steps import GRU, GRU_BEFORE, RNN_RELU, RNN_TANH
 
@@ -55,14 +56,14 @@ class _Direction:
 _Step = Callable[[Node, _Direction, Tensor, States], States]
 
 
-@op("LSTM", known=(4,))
+@op("LSTM", either=(4,))
 def lstm(
     node: Node,
     values: Tensor,
     weight: Tensor,
     recurrence: Tensor,
     bias: Tensor | None = None,
-    lengths: Known | None = None,
+    lengths: Known | Tensor | None = None,
     hidden: Tensor | None = None,
     cell: Tensor | None = None,
     peephole: Tensor | None = None,
@@ -71,40 +72,40 @@ def lstm(
     return _layer(node, _lstm_step, values, weight, recurrence, bias, lengths, starts, peephole)
 
 
-@op("GRU", known=(4,))
+@op("GRU", either=(4,))
 def gru(
     node: Node,
     values: Tensor,
     weight: Tensor,
     recurrence: Tensor,
     bias: Tensor | None = None,
-    lengths: Known | None = None,
+    lengths: Known | Tensor | None = None,
     hidden: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     return _layer(node, _gru_step, values, weight, recurrence, bias, lengths, (hidden,), None)
 
 
-@op("RNN", known=(4,))
+@op("RNN", either=(4,))
 def rnn(
     node: Node,
     values: Tensor,
     weight: Tensor,
     recurrence: Tensor,
     bias: Tensor | None = None,
-    lengths: Known | None = None,
+    lengths: Known | Tensor | None = None,
     hidden: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     return _layer(node, _rnn_step, values, weight, recurrence, bias, lengths, (hidden,), None)
 
 
-@op("DynamicQuantizeLSTM", domain=MICROSOFT, known=(4, 8, 9, 10, 11))
+@op("DynamicQuantizeLSTM", domain=MICROSOFT, known=(8, 9, 10, 11), either=(4,))
 def quantized_lstm(
     node: Node,
     values: Tensor,
     weight: Tensor,
     recurrence: Tensor,
     bias: Tensor | None,
-    lengths: Known | None,
+    lengths: Known | Tensor | None,
     hidden: Tensor | None,
     cell: Tensor | None,
     peephole: Tensor | None,
@@ -133,16 +134,16 @@ def _layer(
     weight: Tensor,
     recurrence: Tensor,
     bias: Tensor | None,
-    lengths: Known | None,
+    lengths: Known | Tensor | None,
     starts: tuple[Tensor | None, ...],
     peephole: Tensor | None,
 ) -> tuple[Tensor, ...]:
     by_batch = bool(node.get("layout"))
     values = values.transpose(0, 1) if by_batch else values
-    padding = values.shape[0]
-    values = _cut(node, values, lengths)
-    padding -= values.shape[0]
+    steps = values.shape[0]
+    values, several = _cut(values, lengths)
     first = [None if s is None else s.transpose(0, 1) if by_batch else s for s in starts]
+    from_zero = all(state is None for state in starts)
     rows, ends = [], []
     for i, reverse in enumerate(_reversals(node)):
         zero = values.new_zeros(values.shape[1], recurrence.shape[2])
@@ -152,25 +153,61 @@ def _layer(
             None if peephole is None else peephole[i], _activations(node, i, len(starts)),
         )  # fmt: skip
         states = tuple(zero if s is None else s[i] for s in first)
-        row, last = _run(node, step, direction, values, states, reverse)
+        if several is None:
+            row, last = _run(node, step, direction, values, states, reverse)
+        else:
+            row, last = _run_each(
+                node, step, direction, values, states, reverse, several, from_zero
+            )
         rows.append(row)
         ends.append(last)
     made = torch.stack(rows, 1)
-    if padding:
-        made = functional.pad(made, [0, 0, 0, 0, 0, 0, 0, padding])
+    if steps > values.shape[0]:
+        made = functional.pad(made, [0, 0, 0, 0, 0, 0, 0, steps - values.shape[0]])
     finals = [torch.stack([end[k] for end in ends]) for k in range(len(starts))]
     if by_batch:
         return made.permute(2, 0, 1, 3), *(f.transpose(0, 1) for f in finals)
     return made, *finals
 
 
-def _cut(node: Node, values: Tensor, lengths: Known | None) -> Tensor:
-    """The steps that a batch has."""
-    if lengths is None or not lengths.size:
-        return values
-    if len(set(lengths.tolist())) > 1:
-        raise node.refused(f"has sequences of different lengths in a batch: {lengths.tolist()}")
-    return values[: int(lengths[0])]
+def _cut(values: Tensor, lengths: Known | Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The steps that a batch has at most, and the length of each sequence if these may differ."""
+    if lengths is None or isinstance(lengths, Tensor):
+        return values, lengths
+    if not lengths.size:
+        return values, None
+    longest = values[: int(lengths.max())]
+    return longest, torch.from_numpy(lengths) if (lengths != lengths[0]).any() else None
+
+
+def _run_each(
+    node: Node,
+    step: _Step,
+    direction: _Direction,
+    values: Tensor,
+    states: States,
+    reverse: bool,
+    lengths: Tensor,
+    from_zero: bool,
+) -> tuple[Tensor, States]:
+    """As `_run`, of sequences with lengths `(B,)`; zeros where nothing is read."""
+    lengths = lengths.long()
+    within = lengths.clamp(1, values.shape[0])
+    if step is _lstm_step and _is_plain(node, direction):
+        parameters = [_reordered(p) for p in (direction.weight, direction.recurrence)]
+        parameters += [_reordered(p) for p in direction.biases]
+        rows, cell = torch.ops.edgeq.packed_lstm(
+            values, within, parameters, *states, True, reverse, from_zero
+        )
+        ends = last_step(rows, within, reverse), cell
+    else:
+        steps = turned(values, within) if reverse else values
+        every = _run_all(node, step, direction, steps, states, False)
+        ends = tuple(last_step(state, within, False) for state in every)
+        rows = turned(every[0], within) if reverse else every[0]
+    valid = is_valid(lengths, values.shape[0])[..., None].to(rows.dtype)
+    has_any = (lengths > 0)[:, None].to(rows.dtype)
+    return rows * valid, tuple(end * has_any for end in ends)
 
 
 def _reversals(node: Node) -> tuple[bool, ...]:
@@ -197,16 +234,25 @@ def _run(
     """The states of every step `(T, B, H)`, and the last ones."""
     if step is _lstm_step and _is_plain(node, direction):
         return _plain_lstm(direction, values, states, reverse)
+    every = _run_all(node, step, direction, values, states, reverse)
+    return every[0], tuple(state[0 if reverse else -1] for state in every)
+
+
+def _run_all(
+    node: Node, step: _Step, direction: _Direction, values: Tensor, states: States, reverse: bool
+) -> States:
+    """All states of every step, each `(T, B, H)`."""
     kind = _loop_kind(node, direction)
     if kind and values.shape[0] >= LEAST_STEPS and values.dtype == torch.float32:
-        return _looped(kind, direction, values, states, reverse)
+        return (_looped(kind, direction, values, states, reverse),)
     projected = functional.linear(values, direction.weight, direction.biases[0])
     inputs: Any = projected.unbind(0)
-    rows = []
+    made = []
     for one in reversed(inputs) if reverse else inputs:
         states = step(node, direction, one, states)
-        rows.append(states[0])
-    return torch.stack(rows[::-1] if reverse else rows), states
+        made.append(states)
+    columns = zip(*(made[::-1] if reverse else made), strict=True)
+    return tuple(map(torch.stack, columns))
 
 
 def _is_plain(node: Node, layer: _Direction) -> bool:
@@ -237,15 +283,13 @@ def _loop_kind(node: Node, layer: _Direction) -> str:
     return simple.get(layer.activations[0], "") if node.op == "RNN" else ""
 
 
-def _looped(
-    kind: str, layer: _Direction, values: Tensor, states: States, reverse: bool
-) -> tuple[Tensor, States]:
+def _looped(kind: str, layer: _Direction, values: Tensor, states: States, reverse: bool) -> Tensor:
     steps = values.flip(0) if reverse else values
     parameters = [layer.weight, layer.recurrence, *layer.biases]
     if kind in (GRU, GRU_BEFORE):
         parameters = [_reset_first(p) for p in parameters]
     rows = sequence_loop(steps, *parameters, states[0], kind, True)
-    return rows.flip(0) if reverse else rows, (rows[-1],)
+    return rows.flip(0) if reverse else rows
 
 
 def _reset_first(gates: Tensor) -> Tensor:

@@ -151,7 +151,8 @@ def _picked(
     where: str,
 ) -> Tensor:
     size = values.shape[axis]
-    outside = (places < 0) | (places > size - 1)
+    ends = np.round(places, 5)  # as a place at the very end is a little beyond it
+    outside = (ends < 0) | (ends > size - 1)
     if mode == "nearest":
         index = np.clip(_rounded(places, rounding), 0, size - 1).astype(np.int64)
         made = torch.index_select(values, axis, torch.from_numpy(index))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,26 +17,37 @@ _MAX_POOLS = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.
 
 
 @op("MaxPool", keeps_grid=True)
-def max_pool(node: Node, values: Tensor) -> Tensor:
-    if len([name for name in node.outputs if name]) > 1:
-        raise node.refused("also returns where the largest values were")
+def max_pool(node: Node, values: Tensor) -> Tensor | tuple[Tensor, Tensor]:
     kernel, strides, dilations = _window(node)
-    dtype = values.dtype
+    dtype, size = values.dtype, values.shape
     values = values if values.is_floating_point() else values.float()
     values = _padded_to_ceil(node, values, kernel, strides, dilations, float("-inf"))
     values, padding = padded(node, values, kernel, strides, float("-inf"))
     if any(2 * n > size for n, size in zip(padding, kernel, strict=True)):
         widths = [n for size in reversed(padding) for n in (size, size)]
         values, padding = functional.pad(values, widths, value=float("-inf")), [0] * len(kernel)
-    made: Tensor = _MAX_POOLS[len(kernel)](values, kernel, strides, padding, dilations)
-    return made.to(dtype)
+    wants_places = len([name for name in node.outputs if name]) > 1
+    if wants_places and (values.shape != size or node.get("storage_order")):
+        raise node.refused(
+            "also returns where the largest values were, with pads that differ between sides, "
+            "windows rounded up, or columns first"
+        )
+    pool: Callable[..., Any] = _MAX_POOLS[len(kernel)]
+    made = pool(values, kernel, strides, padding, dilations, return_indices=wants_places)
+    return (made[0].to(dtype), _through_all(made[1], size)) if wants_places else made.to(dtype)
+
+
+def _through_all(places: Tensor, size: Sequence[int]) -> Tensor:
+    """Places in each plane as places in the whole tensor of a size."""
+    planes = torch.arange(size[0] * size[1]) * math.prod(size[2:])
+    return places + planes.reshape(*size[:2], *[1] * (len(size) - 2))
 
 
 @op("AveragePool")
 def average_pool(node: Node, values: Tensor) -> Tensor:
     kernel, strides, dilations = _window(node)
     if any(step > 1 for step in dilations):
-        raise node.refused("has dilations")
+        return _spread_averages(node, values, kernel, strides, dilations)
     counted = bool(node.get("count_include_pad"))
     wide = _padded_to_ceil(node, values, kernel, strides, dilations, 0.0)
     filled, padding = padded(node, wide, kernel, strides)
@@ -59,6 +70,21 @@ def average_pool(node: Node, values: Tensor) -> Tensor:
         )
         shares = _averages(ones, kernel, strides, padding)
     return sums * (1.0 / shares)
+
+
+def _spread_averages(
+    node: Node, values: Tensor, kernel: list[int], strides: list[int], dilations: list[int]
+) -> Tensor:
+    """Averages over windows with gaps: a convolution of each channel."""
+    if node.get("ceil_mode") or any(node.get("pads") or ()) or node.get("auto_pad", "NOTSET") in (
+        "SAME_UPPER", "SAME_LOWER",
+    ):  # fmt: skip
+        raise node.refused("has dilations together with pads or windows rounded up")
+    convolved: Callable[..., Tensor] = {
+        1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d
+    }[len(kernel)]  # fmt: skip
+    shares = torch.full((values.shape[1], 1, *kernel), 1 / math.prod(kernel))
+    return convolved(values, shares, None, strides, 0, dilations, values.shape[1])
 
 
 def _averages(values: Tensor, kernel: list[int], strides: list[int], padding: list[int]) -> Tensor:
