@@ -367,6 +367,8 @@ def _run_with_keras(backend: str, functions: Sequence[str], result: Path) -> Non
         **os.environ,
         "KERAS_BACKEND": backend,
         "TF_CPP_MIN_LOG_LEVEL": "2",
+        # Without it TensorFlow has no dilated transposed convolution on processors with AVX2 alone.
+        "TF_ENABLE_ONEDNN_OPTS": "1",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     program = "import frameworks; frameworks.write()"

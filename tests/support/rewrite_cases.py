@@ -359,6 +359,55 @@ def _there_and_back() -> OneOp:
     ).model("there and back", x=wave)
 
 
+def _causal(ends_flat: bool = False) -> OneOp:
+    """A gated block of a network of one-dimensional convolutions, padded in front, whose input is
+    added and joined to its result: PyTorch's layout between all of them."""
+    wide, narrow = Value((1, 8, 30)), Value((1, 4, 30))
+    chain = _Chain().then(
+        "CONV_2D", ("x", _weights(4, 1, 3, 4), _weights(4)), Value((1, 1, 30, 4)), **CONV
+    )
+    chain = _out(chain, 4, 30)
+    source = f"t{len(chain.steps) - 1}"
+    margins = np.asarray([[0, 0], [0, 0], [2, 0]], np.int32)
+    chain = _into(chain.then("PAD", ("-", margins), Value((1, 4, 32))), 4, 32)
+    chain = chain.then(
+        "CONV_2D", ("-", _weights(8, 1, 3, 4), _weights(8)), Value((1, 1, 30, 8)), **CONV
+    )
+    chain = _out(chain, 8, 30)
+    both = f"t{len(chain.steps) - 1}"
+    chain = chain.then("SLICE", (both, _ints(0, 0, 0), _ints(1, 4, 30)), narrow).then(
+        "TANH", ("-",), narrow
+    )
+    one = f"t{len(chain.steps) - 1}"
+    chain = chain.then("SLICE", (both, _ints(0, 4, 0), _ints(1, 4, 30)), narrow).then(
+        "LOGISTIC", ("-",), narrow
+    )
+    chain = chain.then("MUL", (one, "-"), narrow).then("ADD", (source, "-"), narrow)
+    chain = chain.then("CONCATENATION", ("-", source), wide, axis=1)
+    if ends_flat:
+        return chain.then("RESHAPE", ("-", _ints(1, 240)), Value((1, 240))).model(
+            "flat", x=Value((1, 1, 32, 4))
+        )
+    chain = _into(chain, 8, 30)
+    return chain.then(
+        "CONV_2D", ("-", _weights(5, 1, 3, 8), _weights(5)), Value((1, 1, 28, 5)), **CONV
+    ).model("causal", x=Value((1, 1, 32, 4)))
+
+
+def _out(chain: _Chain, channels: int, steps: int) -> _Chain:
+    """From the convolution's layout to PyTorch's."""
+    chain = chain.then("TRANSPOSE", ("-", _ints(0, 3, 1, 2)), Value((1, channels, 1, steps)))
+    return chain.then("RESHAPE", ("-", _ints(1, channels, steps)), Value((1, channels, steps)))
+
+
+def _into(chain: _Chain, channels: int, steps: int) -> _Chain:
+    """From PyTorch's layout to the convolution's."""
+    chain = chain.then(
+        "RESHAPE", ("-", _ints(1, channels, 1, steps)), Value((1, channels, 1, steps))
+    )
+    return chain.then("TRANSPOSE", ("-", _ints(0, 2, 3, 1)), Value((1, 1, steps, channels)))
+
+
 def _residual() -> OneOp:
     """A sum of two tensors that both were transposed."""
     moved = Value((1, 4, 8, 8))
@@ -609,6 +658,12 @@ CASES: tuple[Rewritten, ...] = (
               _Chain().then("TRANSPOSE", ("x", _ints(1, 0)), Value((16, 2)))
               .then("RESHAPE", ("-", _ints(2, 16)), ROWS).model("alike", x=ROWS),
               ("TRANSPOSE", "RESHAPE"), situation="equal shapes alone are not enough"),
+    Rewritten("ops between changes of layout", _causal(),
+              ("CONV_2D", "PAD", "CONV_2D", "SLICE", "TANH", "SLICE", "LOGISTIC", "MUL", "ADD",
+               "CONCATENATION", "CONV_2D")),
+    Rewritten("ops between changes of layout", _causal(ends_flat=True),
+              ("CONV_2D", "PAD", "CONV_2D", "SLICE", "TANH", "SLICE", "LOGISTIC", "MUL", "ADD",
+               "CONCATENATION", "TRANSPOSE", "RESHAPE"), situation="flat in the end"),
     Rewritten("elementwise op behind RESHAPE or TRANSPOSE", _there_and_back(),
               ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D"), situation="between convolutions"),
     Rewritten("elementwise op behind RESHAPE or TRANSPOSE", _residual(), ("ADD",),

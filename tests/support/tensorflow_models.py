@@ -62,7 +62,6 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
 
     @tf.function
     def function(left: Any, right: Any) -> Any:
-        tf.print("sum", tf.reduce_sum(left))
         return {"sum": tf.nn.gelu(left + right), "difference": left - right}
 
     @tf.function
@@ -109,6 +108,7 @@ def right() -> dict[str, tuple[LiteModel, dict[str, Array], dict[str, Array]]]:
 
         @tf.function
         def __call__(self, x: Any) -> Any:
+            tf.print("sum", tf.reduce_sum(x))
             return _of_branches(x, self.scale)
 
     branching = Branching()

@@ -92,20 +92,19 @@ class _Region:
 
     Attributes:
         axes: The change.
-        entries: Results of layout ops.
-        undone: Bytes of what layout ops that lead back give.
-        left: Bytes of what other ops read, or the graph gives.
+        spared: Bytes of what layout ops give that go: those into the region, and those that lead
+            back out of it.
+        left: Bytes of what other ops read, or the graph gives, and which changes its layout.
     """
 
     axes: Axes
-    entries: dict[int, int] = field(default_factory=dict)
-    undone: int = 0
-    left: int = 0
+    spared: list[int] = field(default_factory=list)
+    left: list[int] = field(default_factory=list)
 
     @property
     def pays(self) -> bool:
-        """Whether fewer bytes change their layout if its ops are in front of the change."""
-        return self.undone > 0 and self.left < sum(self.entries.values()) + self.undone
+        """Whether less changes its layout if the region's ops are in front of the change."""
+        return (sum(self.left), len(self.left)) < (sum(self.spared), len(self.spared))
 
 
 _Regions: TypeAlias = Mapping[int, _Region]
@@ -160,12 +159,12 @@ class _Finder:
         size = 4 * math.prod(self._graph.tensors[tensor].shape)
         maker = self._graph.producers.get(tensor)
         if maker is not None and maker.name in LAYOUT:
-            region.entries[tensor] = size
+            region.spared.append(size)
         readers = {op.index: op for op, _ in self._graph.uses.get(tensor, ())}
         ends = [self._end(region, reader, tensor) for reader in readers.values()]
-        region.undone += size * ends.count("undone")
+        region.spared += [size] * ends.count("undone")
         if "left" in ends or tensor in self._graph.outputs:
-            region.left += size
+            region.left.append(size)
 
     def _end(self, region: _Region, reader: Operator, tensor: int) -> str:
         """What becomes of the change of layout at a reader of a region's tensor."""
