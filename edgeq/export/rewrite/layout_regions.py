@@ -7,11 +7,11 @@ from each axis to the one that it was before.
 
 from __future__ import annotations
 
-import functools
 import math
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -107,9 +107,6 @@ class _Region:
         return (sum(self.left), len(self.left)) < (sum(self.spared), len(self.spared))
 
 
-_Regions: TypeAlias = Mapping[int, _Region]
-
-
 class _Finder:
     """Finds the regions of a graph, ops in order."""
 
@@ -119,7 +116,7 @@ class _Finder:
         self._axes: dict[int, Axes] = {}
         self._joined: dict[int, int] = {}
 
-    def regions(self) -> _Regions:
+    def regions(self) -> dict[int, _Region]:
         """The region of each tensor that has one."""
         for op in self._graph.operators:
             self._follow(op)
@@ -132,23 +129,23 @@ class _Finder:
 
     def _follow(self, op: Operator) -> None:
         """Gives what an op computes the change of layout that it is behind."""
-        if op.name in LAYOUT:
-            axes = axes_of(self._site, op)
-            if axes is not None:
-                self._axes[op.outputs[0]] = axes
-                self._joined[op.outputs[0]] = op.outputs[0]
-            return
-        if op.name not in CARRIED:
-            return
-        read = _computed(self._site, op)
-        known = [self._axes.get(t) for t in read]
-        axes = known[0] if known else None
-        if axes is None or any(k != axes for k in known) or not _fits(self._site, op, axes):
+        if op.name not in (*LAYOUT, *CARRIED):
             return
         output = op.outputs[0]
+        is_change = op.name in LAYOUT
+        axes = axes_of(self._site, op) if is_change else self._shared(op)
+        if axes is None or self._graph.tensors[output].dtype != "float32":
+            return
+        read = [] if is_change else _computed(self._site, op)
         self._axes[output], self._joined[output] = axes, output
         for tensor in read:
             self._joined[self._root(tensor)] = output
+
+    def _shared(self, op: Operator) -> Axes | None:
+        """The change that all that an op reads is behind, if the op could be in front of it."""
+        known = {self._axes.get(t) for t in _computed(self._site, op)}
+        axes = known.pop() if len(known) == 1 else None
+        return axes if axes is not None and _fits(self._site, op, axes) else None
 
     def _root(self, tensor: int) -> int:
         while self._joined[tensor] != tensor:
@@ -168,11 +165,11 @@ class _Finder:
 
     def _end(self, region: _Region, reader: Operator, tensor: int) -> str:
         """What becomes of the change of layout at a reader of a region's tensor."""
-        output = reader.outputs[0]
         if reader.name in LAYOUT:
             axes = axes_of(self._site, reader)
             return "undone" if axes is not None and axes.undoes(region.axes) else "left"
-        if output in self._axes and self._root(output) == self._root(tensor):
+        root = self._root(tensor)
+        if any(t in self._axes and self._root(t) == root for t in reader.outputs):
             return "carried"
         drops = reader.name in _REDUCTIONS and not reader.options.keepDims
         return "carried" if drops else "left"
@@ -201,70 +198,86 @@ def _fits(site: Site, op: Operator, axes: Axes) -> bool:
 
 def _carried(site: Site, op: Operator) -> Sequence[Any] | None:
     """An op in front of the change of layout that it was behind."""
-    found = _regions(site).get(op.outputs[0])
-    read = _computed(site, op)
-    layouts = [site.producer(t, *LAYOUT) for t in read]
-    if found is None or not found.pays or None in layouts:
+    found = _found(site)
+    region = found.regions.get(op.outputs[0])
+    if region is None or not region.pays:
         return None
-    axes = found.axes
-    sources = dict(zip(read, (o.inputs[0] for o in layouts if o is not None), strict=True))
-    inputs = [sources[t] if t in sources else _operand(site, op, t, axes) for t in op.inputs]
+    axes, inputs = region.axes, list[int]()
+    for slot, tensor in enumerate(op.inputs):
+        is_constant = site.value(tensor) is not None
+        source = _operand(site, op, slot, axes) if is_constant else found.source(site, tensor)
+        if source is None:
+            return None  # another rewrite has taken what computes it: in the next pass
+        inputs.append(source)
     result = site.tensor(op, axes.shape_before(site.shape(op.outputs[0])))
-    moved = site.editor.copied(op.index, inputs, [result])
+    found.before[op.outputs[0]] = result
+    options: dict[str, Any] = {}
     if op.name == "CONCATENATION":
-        place = axes.before[op.options.axis % len(axes.before)]
-        moved = site.editor.op(
-            op.name, inputs, [result], axis=place,
-            fusedActivationFunction=op.options.fusedActivationFunction,
-        )  # fmt: skip
+        options["axis"] = axes.before[op.options.axis % len(axes.before)]
+    moved = site.editor.copied(op.index, inputs, [result], **options)
     return [moved, _change(site, op, result, axes)]
 
 
 def _change(site: Site, op: Operator, source: int, axes: Axes) -> Any:
     """The change of layout behind an op."""
     output = op.outputs[0]
-    first = site.producer(_computed(site, op)[0], *LAYOUT)
-    if first is not None and first.name == "TRANSPOSE":
-        order = [axis for axis in axes.before if axis is not None]
+    order = [axis for axis in axes.before if axis is not None]
+    if len(order) == len(axes.before) == axes.rank:
         return site.transpose(op, source, output, order)
     return site.reshape(op, source, output, site.shape(output))
 
 
-def _operand(site: Site, op: Operator, tensor: int, axes: Axes) -> int:
+def _operand(site: Site, op: Operator, slot: int, axes: Axes) -> int:
     """A constant of an op as it is in front of the change of layout."""
-    value = site.value(tensor)
+    value = site.value(op.inputs[slot])
     assert value is not None
-    if op.name in _PADDING and value.ndim == 2:
+    if op.name in _PADDING and slot == 1:
         columns = [axes.spread([int(v) for v in column], 0) for column in value.T]
         return site.ints(op, "margins", np.stack(columns, 1))
     if op.name == "SLICE":
-        sizes = site.shape(op.outputs[0])
-        is_begin = tensor == op.inputs[1]
-        placed = axes.spread([int(v) for v in value], 0) if is_begin else axes.spread(sizes, 1)
-        return site.ints(op, "begin" if is_begin else "size", placed)
+        is_begin = slot == 1
+        places = [int(v) for v in value] if is_begin else site.shape(op.outputs[0])
+        return site.ints(op, "begin" if is_begin else "size", axes.spread(places, 1 - is_begin))
+    if value.size == 1 and value.ndim <= axes.rank:
+        return op.inputs[slot]
     return site.constant(op, "constant", _constant_before(value, axes), value.dtype)
 
 
 def _constant_before(value: Array, axes: Axes) -> Array:
     """A constant, broadcast to what is behind the change of layout, as it is in front of it."""
-    if value.size == 1:
-        return value.reshape(())
     wide = value.reshape((1,) * (len(axes.before) - value.ndim) + value.shape)
-    kept = [axis for axis in axes.before if axis is not None]
-    order = [int(place) for place in np.argsort(kept)]
-    axis_of = [i for i, axis in enumerate(axes.before) if axis is not None]
-    turned = wide.transpose([*(axis_of[i] for i in order), *_others(axis_of, wide.ndim)])
-    return turned.reshape(axes.shape_before(wide.shape))
+    kept = [place for place, axis in enumerate(axes.before) if axis is not None]
+    turned = np.squeeze(wide, tuple(set(range(wide.ndim)) - set(kept)))
+    order = np.argsort([axis for axis in axes.before if axis is not None])
+    return turned.transpose(order).reshape(axes.shape_before(wide.shape))
 
 
-def _others(axes: Sequence[int], rank: int) -> list[int]:
-    return [axis for axis in range(rank) if axis not in axes]
+@dataclass
+class _Found:
+    """What is known of a graph in one pass.
+
+    Attributes:
+        regions: The region of each tensor that has one.
+        before: Tensors that carried ops gave already, by what they are in front of the change.
+    """
+
+    regions: Mapping[int, _Region]
+    before: dict[int, int] = field(default_factory=dict)
+
+    def source(self, site: Site, tensor: int) -> int | None:
+        """A tensor as it is in front of the change of layout, if there is such a one by now."""
+        change = site.producer(tensor, *LAYOUT)
+        return self.before.get(tensor) if change is None else change.inputs[0]
 
 
-@functools.lru_cache(maxsize=1)
-def _regions(site: Site) -> _Regions:
-    """The regions of a graph at the start of a pass."""
-    return _Finder(site).regions()
+_PASSES: weakref.WeakKeyDictionary[Site, _Found] = weakref.WeakKeyDictionary()
+
+
+def _found(site: Site) -> _Found:
+    """What is known in the pass of a site; found when it is first asked for."""
+    if site not in _PASSES:
+        _PASSES[site] = _Found(_Finder(site).regions())
+    return _PASSES[site]
 
 
 REWRITES = (
