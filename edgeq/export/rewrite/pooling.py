@@ -166,17 +166,17 @@ def _nearest(site: Site, op: Operator) -> Sequence[Any] | None:
     """Copies of the channels, moved into space."""
     source, output = op.inputs[0], op.outputs[0]
     (_, height, width, channels), (batch, rows, columns, _) = site.shape(source), site.shape(output)
-    factor = rows // height
-    if op.options.alignCorners or not 1 < factor <= UPSCALED_MAX:
+    factor, is_along_rows = columns // width, rows == height
+    if op.options.alignCorners or not 1 < factor <= UPSCALED_MAX or columns != width * factor:
         return None
-    if (height * factor, width * factor) != (rows, columns):
+    if not is_along_rows and rows != height * factor:
         return None
-    shape = (batch, height, width, channels)
-    deep = site.tensor(op, (batch, height, width, channels * factor**2))
-    return [
-        *repeated(site, op, source, shape, 3, factor**2, deep),
-        site.editor.op("DEPTH_TO_SPACE", [deep], [output], blockSize=factor),
-    ]
+    copies = factor if is_along_rows else factor**2
+    deep = site.tensor(op, (batch, height, width, channels * copies))
+    copied = repeated(site, op, source, (batch, height, width, channels), 3, copies, deep)
+    if is_along_rows:
+        return [*copied, site.reshape(op, deep, output, site.shape(output))]
+    return [*copied, site.editor.op("DEPTH_TO_SPACE", [deep], [output], blockSize=factor)]
 
 
 REWRITES = (
@@ -203,7 +203,7 @@ REWRITES = (
     ),
     Rewrite(
         "nearest neighbour, whole factors", ("RESIZE_NEAREST_NEIGHBOR",),
-        "CONCATENATION of copies, DEPTH_TO_SPACE",
+        "CONCATENATION of copies, DEPTH_TO_SPACE; RESHAPE where rows alone grow longer",
         "RESIZE_NEAREST_NEIGHBOR is not delegated", True, _nearest, Purpose.DELEGATION_ALONE,
     ),
 )  # fmt: skip

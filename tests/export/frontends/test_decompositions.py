@@ -199,6 +199,8 @@ KINDS: dict[str, dict[str, Case]] = {
     "resampling": {
         "nearest to any size": resized(size=(8, 16)),
         "nearest by 1.5": resized(scale_factor=1.5),
+        "nearest, a row by 2": of(lambda x: functional.interpolate(x, scale_factor=2), ROW),
+        "nearest, a row by 1.5": of(lambda x: functional.interpolate(x, scale_factor=1.5), ROW),
         "nearest exact": resized(size=(8, 10), mode="nearest-exact"),
         "bilinear by 1.5": resized(scale_factor=1.5, mode="bilinear"),
         "bilinear antialiased": resized(size=(3, 4), mode="bilinear", antialias=True),

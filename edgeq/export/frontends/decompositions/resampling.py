@@ -120,6 +120,15 @@ def nearest_2d(x: Tensor, sizes: Sizes, scales: Scales) -> Any:
     return nearest(x, sizes, scales)
 
 
+def nearest_1d(x: Tensor, sizes: Sizes, scales: Scales) -> Tensor:
+    """`upsample_nearest1d.vec`: whole factors as of an image of one row, which is no lookup."""
+    if not _is_multiple(x, sizes, scales):
+        return nearest(x, sizes, scales)
+    size = _sizes(x, sizes, scales)[0]
+    made: Tensor = aten.upsample_nearest2d.vec(x.unsqueeze(2), [1, size], None)
+    return made.squeeze(2)
+
+
 def nearest(x: Tensor, sizes: Sizes, scales: Scales) -> Tensor:
     """`upsample_nearest` over any number of axes."""
     return _by_index(_nearest_row, x, sizes, scales)
@@ -183,7 +192,7 @@ def bicubic_antialias(x: Tensor, sizes: Sizes, aligned: bool, scales: Scales) ->
 
 
 TABLE: dict[Any, Callable[..., Any]] = {
-    aten.upsample_nearest1d.vec: nearest,
+    aten.upsample_nearest1d.vec: nearest_1d,
     aten.upsample_nearest2d.vec: nearest_2d,
     aten.upsample_nearest3d.vec: nearest,
     aten._upsample_nearest_exact1d.vec: nearest_exact,
