@@ -212,7 +212,7 @@ def test_a_fit_finds_what_weights_beyond_the_cache_take(monkeypatch: pytest.Monk
     assert fit_costs._far_byte_ns(WITH_DOT_PRODUCT, 0.0) == pytest.approx(0.05, rel=1e-3)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", sorted(set(DEVICES) - {"x86-avx2"}))  # which has its own
 def test_padding_keeps_its_ratio_to_what_moves_elsewhere(device: str) -> None:
     costs = DEVICES[device].costs
     own = costs.float32["move"]

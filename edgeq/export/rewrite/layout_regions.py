@@ -95,16 +95,19 @@ class _Region:
         spared: Bytes of what layout ops give that go: those into the region, and those that lead
             back out of it.
         left: Bytes of what other ops read, or the graph gives, and which changes its layout.
+        turns: Whether a TRANSPOSE leads into it. Axes of size 1 alone move nothing.
     """
 
     axes: Axes
     spared: list[int] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
+    turns: bool = False
 
     @property
     def pays(self) -> bool:
         """Whether less changes its layout if the region's ops are in front of the change."""
-        return (sum(self.left), len(self.left)) < (sum(self.spared), len(self.spared))
+        less = (sum(self.left), len(self.left)) < (sum(self.spared), len(self.spared))
+        return self.turns and less
 
 
 class _Finder:
@@ -157,6 +160,8 @@ class _Finder:
         maker = self._graph.producers.get(tensor)
         if maker is not None and maker.name in LAYOUT:
             region.spared.append(size)
+            before = self._site.producer(maker.inputs[0], "TRANSPOSE")
+            region.turns |= maker.name == "TRANSPOSE" or before is not None
         readers = {op.index: op for op, _ in self._graph.uses.get(tensor, ())}
         ends = [self._end(region, reader, tensor) for reader in readers.values()]
         region.spared += [size] * ends.count("undone")

@@ -44,27 +44,26 @@ class Drawn:
             sizes[self.gone] = 1
         self.source: Shape = tuple(sizes)
         self.steps = [Step("TANH", ("x",), {"t": Value(self.source)})]
-        self.order = tuple(int(a) for a in self._random.permutation(4))
+        self.name, self.now = "t", self.source
+        order = tuple(int(a) for a in self._random.permutation(4))
+        moved = [axis for axis in order if self.source[axis] != 1]
+        self.turns = moved != sorted(moved)  # else a RESHAPE does the same, and nothing is won
+        self._transpose(order)
         if self.drops:
-            self.order = tuple(a for a in range(4) if a != self.gone)
-        self.now = tuple(self.source[a] for a in self.order)
-        self.name = "t"
-        self._add(*self._change())
+            place = order.index(self.gone)
+            self._reshape([d for axis, d in enumerate(self.now) if axis != place])
         for kind in self._random.permutation(["pad", "slice", "join", "shift", "swish"]):
             getattr(self, f"_{kind}")()
-        back = list(self.now)
         if self.drops:
-            back.insert(self.gone, 1)
-            self._add("RESHAPE", (self.name, ints(*back)), tuple(back))
-        else:
-            inverse = tuple(int(a) for a in np.argsort(self.order))
-            self._add("TRANSPOSE", (self.name, ints(*inverse)), tuple(back[a] for a in inverse))
+            self._reshape([*self.now[:place], 1, *self.now[place:]])
+        self._transpose(tuple(int(a) for a in np.argsort(order)))
         self._add("EXP", (self.name,), self.now)
 
-    def _change(self) -> tuple[Any, ...]:
-        if self.drops:
-            return "RESHAPE", ("t", ints(*self.now)), self.now
-        return "TRANSPOSE", ("t", ints(*self.order)), self.now
+    def _transpose(self, order: Shape) -> None:
+        self._add("TRANSPOSE", (self.name, ints(*order)), tuple(self.now[a] for a in order))
+
+    def _reshape(self, shape: list[int]) -> None:
+        self._add("RESHAPE", (self.name, ints(*shape)), tuple(shape))
 
     def _add(self, op: str, operands: tuple[Any, ...], shape: Shape, **options: Any) -> None:
         self.name, self.now = f"y{len(self.steps)}", shape
@@ -114,7 +113,7 @@ def test_ops_are_carried_with_the_same_numbers(seed: int) -> None:
     before = drawn.model()
     after = rewrite(before)
     assert [note for note in after.notes if "rewrite" in note] == []
-    assert layout_ops(after) == 0
+    assert layout_ops(after) == 0 or not drawn.turns
     values = np.random.default_rng(seed).normal(size=drawn.source).astype(np.float32)
     for expected, found in zip(outputs(before, values), outputs(after, values), strict=True):
         assert np.array_equal(expected, found)
