@@ -59,9 +59,15 @@ def advise(
 
     Returns:
         A sentence for each kind of finding: inputs that do not look normalised, ranges that only
-        rare values need, ranges that rest on a single sample, dead channels. Empty if all is well.
+        rare values need, ranges that rest on a single sample, dead channels; or, alone, that all
+        samples are the same, of which nothing else can be told. Empty if all is well.
     """
     few = list(samples[:MOST_SAMPLES])
+    if _are_one(few):
+        return (
+            f"all {len(few)} samples looked at are the same, so that ranges and SQNR are those of "
+            "this one alone, and say nothing of others: give data as the model gets it in use",
+        )
     seen = _look(model, calibration.ranges, few)
     found = (
         *_odd_inputs(model, few),
@@ -185,6 +191,15 @@ def _dead_channels(model: LiteModel, seen: _Seen, samples: int) -> str:
         f"{dead} of {channels} channels are dead, with one and the same number throughout "
         f"{samples} samples (most: {most} of {of}, {_place(model, worst)}). They cost time and say "
         "nothing: prune them, or add data that wakes them"
+    )
+
+
+def _are_one(samples: Sequence[Sample]) -> bool:
+    """Whether several samples hold the same numbers."""
+    return len(samples) > 1 and all(
+        np.array_equal(one, other)
+        for sample in samples[1:]
+        for one, other in zip(samples[0], sample, strict=True)
     )
 
 

@@ -90,6 +90,17 @@ def test_too_few_samples(count: int, demo_model: LiteModel, images: Images) -> N
     assert f"give more than {count} samples" in found
 
 
+@pytest.mark.parametrize("brightness", [0.0, 1.0])
+def test_samples_that_are_all_the_same(
+    brightness: float, demo_model: LiteModel, images: Images
+) -> None:
+    (found,) = advice(demo_model, np.repeat(images[:1] * np.float32(brightness), 30, 0))
+    assert found == (
+        "all 5 samples looked at are the same, so that ranges and SQNR are those of this one "
+        "alone, and say nothing of others: give data as the model gets it in use"
+    )
+
+
 def test_one_sample_that_is_unlike_the_rest(demo_model: LiteModel, images: Images) -> None:
     odd = images.copy()
     odd[77] *= 100

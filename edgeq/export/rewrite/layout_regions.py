@@ -7,6 +7,7 @@ from each axis to the one that it was before.
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
 
 from edgeq.export.rewrite.base import Array, Rewrite, Shape, Site
 from edgeq.flatbuffer import Operator
@@ -103,7 +105,7 @@ class _Region:
     left: list[int] = field(default_factory=list)
     turns: bool = False
 
-    @property
+    @functools.cached_property
     def pays(self) -> bool:
         """Whether less changes its layout if the region's ops are in front of the change."""
         less = (sum(self.left), len(self.left)) < (sum(self.spared), len(self.spared))
@@ -117,18 +119,17 @@ class _Finder:
         self._site = site
         self._graph = site.graph
         self._axes: dict[int, Axes] = {}
-        self._joined: dict[int, int] = {}
+        self._joined = DisjointSet()
 
     def regions(self) -> dict[int, _Region]:
         """The region of each tensor that has one."""
         for op in self._graph.operators:
             self._follow(op)
         found: dict[int, _Region] = {}
-        for tensor in self._axes:
-            root = self._root(tensor)
-            region = found.setdefault(root, _Region(self._axes[root]))
+        for tensor, axes in self._axes.items():
+            region = found.setdefault(self._joined[tensor], _Region(axes))
             self._count(region, tensor)
-        return {tensor: found[self._root(tensor)] for tensor in self._axes}
+        return {tensor: found[self._joined[tensor]] for tensor in self._axes}
 
     def _follow(self, op: Operator) -> None:
         """Gives what an op computes the change of layout that it is behind."""
@@ -140,20 +141,16 @@ class _Finder:
         if axes is None or self._graph.tensors[output].dtype != "float32":
             return
         read = [] if is_change else _computed(self._site, op)
-        self._axes[output], self._joined[output] = axes, output
+        self._axes[output] = axes
+        self._joined.add(output)
         for tensor in read:
-            self._joined[self._root(tensor)] = output
+            self._joined.merge(tensor, output)
 
     def _shared(self, op: Operator) -> Axes | None:
         """The change that all that an op reads is behind, if the op could be in front of it."""
         known = {self._axes.get(t) for t in _computed(self._site, op)}
         axes = known.pop() if len(known) == 1 else None
         return axes if axes is not None and _fits(self._site, op, axes) else None
-
-    def _root(self, tensor: int) -> int:
-        while self._joined[tensor] != tensor:
-            tensor = self._joined[tensor]
-        return tensor
 
     def _count(self, region: _Region, tensor: int) -> None:
         size = 4 * math.prod(self._graph.tensors[tensor].shape)
@@ -173,8 +170,8 @@ class _Finder:
         if reader.name in LAYOUT:
             axes = axes_of(self._site, reader)
             return "undone" if axes is not None and axes.undoes(region.axes) else "left"
-        root = self._root(tensor)
-        if any(t in self._axes and self._root(t) == root for t in reader.outputs):
+        written = (t for t in reader.outputs if t in self._axes)
+        if any(self._joined.connected(t, tensor) for t in written):
             return "carried"
         drops = reader.name in _REDUCTIONS and not reader.options.keepDims
         return "carried" if drops else "left"

@@ -229,6 +229,20 @@ def test_sequences_of_tensors_are_told_apart() -> None:
         replayed(model, sample, sample)
 
 
+@pytest.mark.parametrize("op", ["SequenceAt", "SequenceErase"])
+def test_a_place_that_a_sequence_has_not_is_refused(op: str) -> None:
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("SequenceConstruct", ["x", "x"], ["both"]),
+        helper.make_node(op, ["both", "three"], ["y"]),
+    ]
+    sample = {"x": draw(2, 4)}
+    model = model_of(nodes, sample, ["y"], {"three": np.array(3)})
+    with pytest.raises(UnsupportedOpError, match="takes place 3 of a sequence that has 2"):
+        replayed(model, sample, sample)
+
+
 def test_what_keeps_boxes_says_where_to_end_the_model() -> None:
     from onnx import helper
 

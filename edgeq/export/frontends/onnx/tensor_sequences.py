@@ -40,7 +40,8 @@ def empty(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> l
 @flow("SequenceInsert")
 def insert(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> list[Any]:
     values = list(_listed(node, given[0]).values)
-    place = len(values) if len(given) < 3 or given[2] is None else _place(run, node, given[2])
+    end = len(values)
+    place = end if len(given) < 3 or given[2] is None else _place(run, node, given[2], end + 1)
     values.insert(place, given[1])
     return [Listed(tuple(values))]
 
@@ -48,16 +49,15 @@ def insert(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> 
 @flow("SequenceErase")
 def erase(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> list[Any]:
     values = list(_listed(node, given[0]).values)
-    del values[-1 if len(given) < 2 or given[1] is None else _place(run, node, given[1])]
+    count = len(values)
+    del values[-1 if len(given) < 2 or given[1] is None else _place(run, node, given[1], count)]
     return [Listed(tuple(values))]
 
 
 @flow("SequenceAt")
 def at(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> list[Any]:
-    values, place = _listed(node, given[0]).values, _place(run, node, given[1])
-    if not -len(values) <= place < len(values):
-        raise node.refused(f"reads place {place} of a sequence of {len(values)} tensors")
-    return [values[place]]
+    values = _listed(node, given[0]).values
+    return [values[_place(run, node, given[1], len(values))]]
 
 
 @flow("SequenceLength")
@@ -115,5 +115,9 @@ def _listed(node: Node, value: Any) -> Listed:
     return value
 
 
-def _place(run: Interpreter, node: Node, value: Value) -> int:
-    return int(run.known(node, "which tensor it takes beforehand", value).item())
+def _place(run: Interpreter, node: Node, value: Value, count: int) -> int:
+    """A place in a sequence, of so many."""
+    place = int(run.known(node, "which tensor it takes beforehand", value).item())
+    if not -count <= place < count:
+        raise node.refused(f"takes place {place} of a sequence that has {count}")
+    return place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -55,9 +56,7 @@ def traced_with_either(function: Callable[..., Any], trace: Callable[[Any], Any]
 
     try:
         return trace(function)
-    except Exception:  # whatever the user's code raises
-        try:
+    except Exception:  # whatever the user's code raises; of two errors the first is told
+        with contextlib.suppress(Exception):
             return trace(of_wide)
-        except Exception:
-            pass
         raise

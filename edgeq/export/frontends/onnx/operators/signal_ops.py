@@ -59,9 +59,12 @@ def short_time_fourier(
     length: Known | None = None,
 ) -> Tensor:
     """Of a signal `(N, samples)` or `(N, samples, 1 or 2)` to `(N, frames, bins, 2)`."""
-    if window is None and length is None:
+    if length is not None:
+        size = int(length.item())
+    elif window is not None:
+        size = int(window.shape[0])
+    else:
         raise node.refused("has neither a window nor a length of frames")
-    size = int(length.item()) if length is not None else int(window.shape[0])  # type: ignore[union-attr]
     parts = values.unsqueeze(-1) if values.ndim == 2 else values
     frames = [part.unfold(1, size, int(step.item())) for part in parts.unbind(-1)]
     if window is not None:
