@@ -11,6 +11,7 @@ from edgeq.export.build import Built
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.noise.bound import noise_bound_db
 from edgeq.export.plan.quantization_plan import Plan, Stored
+from edgeq.export.rewrite.written_out.float_forms import in_float
 from edgeq.fidelity.index_outputs import picking_op
 from edgeq.fidelity.paired_run import Array, PairedRun
 from edgeq.flatbuffer import Operator, Tensor
@@ -80,13 +81,20 @@ def verify(
         },
         float_latency_ms=latency["float"].min_ms,
         edge_latency_ms=latency["edge"].min_ms,
-        float_ops={rewritten.where(operators[i]): why for i, why in plan.float_ops.items()},
+        float_ops=_float_ops(rewritten, plan),
         remarks={rewritten.where(operators[i]): why for i, why in plan.remarks.items()},
         folded=folded,
         runtime=load_backend().describe(),
         int8_dot_product=has_int8_dot_product(),
         bound_db=_bound_db(built, samples),
     )
+
+
+def _float_ops(model: LiteModel, plan: Plan) -> dict[str, str]:
+    """Why each op of the file that stays float does, by where it is."""
+    one = in_float(model.graph, plan.float_ops)
+    ops = {i: one.get(i, model.graph.operators[i]) for i in plan.float_ops}
+    return {model.where(op): plan.float_ops[i] for i, op in ops.items() if op is not None}
 
 
 def _bound_db(built: Built, samples: Sequence[Sample]) -> float | None:

@@ -456,6 +456,18 @@ def _many_dimensions() -> OneOp:
     return _one("FULLY_CONNECTED", ("x", weights, bias), Value((2, 8)), ROWS)
 
 
+def _leak(*, turned: bool, slope: float = 0.25) -> OneOp:
+    """`relu(x) - relu(-x) * slope`, as PyTorch's PReLU becomes, or `relu(x) - relu(x * -slope)`."""
+    steps, options = [Step("RELU", ("x",), {"positive": IMAGE})], {"fusedActivationFunction": RELU}
+    if turned:
+        steps.append(Step("MUL", ("x", _scalar(-1.0)), {"below": IMAGE}, options))
+        steps.append(Step("MUL", ("below", _scalar(slope)), {"negative": IMAGE}))
+    else:
+        steps.append(Step("MUL", ("x", _scalar(-slope)), {"negative": IMAGE}, options))
+    steps.append(Step("SUB", ("positive", "negative"), {"y": IMAGE}))
+    return OneOp("SUB/leak", {"x": IMAGE}, tuple(steps))
+
+
 def _scaled_rows(output: Value, *then: str, rows: int = 1) -> OneOp:
     """A row that is scaled and shifted, and a dense layer of it."""
     row = Value((1, rows, 16))
@@ -910,6 +922,13 @@ CASES: tuple[Rewritten, ...] = (
               _scaled_rows(Value((1, 1, 8)), "RELU"), ("RESHAPE", "DEPTHWISE_CONV_2D", "RESHAPE",
               "FULLY_CONNECTED"), situation="with an activation behind it they stay"),
     Rewritten("bias of many dimensions", _many_dimensions(), ("FULLY_CONNECTED",)),
+    Rewritten("bias of many dimensions", _one(
+        "CONV_2D", ("x", _weights(4, 3, 3, 4), _weights(1, 1, 1, 4)), IMAGE,
+        **{**CONV, "padding": SAME}), ("CONV_2D",), has_int8=False, situation="convolution"),
+    Rewritten("bias of many dimensions", _one(
+        "TRANSPOSE_CONV", (np.asarray([1, 10, 10, 4], np.int32), _weights(4, 3, 3, 4), "x",
+        _weights(1, 1, 1, 4)), Value((1, 10, 10, 4)), padding=VALID, strideW=1, strideH=1),
+        ("TRANSPOSE_CONV",), situation="transposed"),
     Rewritten("fused activation", _relu("RELU"), ("CONV_2D",), situation="RELU"),
     Rewritten("fused activation", _relu("RELU6"), ("CONV_2D",), situation="RELU6"),
     Rewritten("fused activation", _relu("RELU_N1_TO_1"), ("CONV_2D",), situation="RELU_N1_TO_1"),
@@ -941,6 +960,10 @@ CASES: tuple[Rewritten, ...] = (
     Rewritten("PRELU with equal slopes",
               _one("PRELU", ("x", np.full((1, 1, 4), 0.25, np.float32)), IMAGE),
               ("LEAKY_RELU",), loss_db=1),
+    Rewritten("PRELU with equal slopes, written out", _leak(turned=True), ("LEAKY_RELU",),
+              loss_db=1, situation="turned"),
+    Rewritten("PRELU with equal slopes, written out", _leak(turned=False), ("LEAKY_RELU",),
+              loss_db=1, situation="falling"),
     Rewritten("PRELU with a slope for each place",
               _one("PRELU", ("x", _spread(7, (8, 8, 4)) / 4), IMAGE), ("RELU", "MUL", "SUB"),
               is_delegated=False, loss_db=1, target="edgetpu"),

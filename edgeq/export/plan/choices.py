@@ -14,6 +14,7 @@ from edgeq.calibrate.observers import as_observer
 from edgeq.errors import RecipeError
 from edgeq.export.plan.exact_numbers import exact_ops
 from edgeq.export.rewrite import REWRITES
+from edgeq.export.rewrite.written_out.float_forms import in_float
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import LiteModel, layer
 from edgeq.ops import OPS, PASSED, Int16, Kind, is_table, kind_of, storable
@@ -22,6 +23,8 @@ from edgeq.recipe import DEFAULT_SCHEME, Mode, Recipe, Rule, WeightScheme
 
 LARGE = 1500
 """So many ops make a large graph, as that of an unrolled recurrent network."""
+
+_NO_WEIGHT = "it has no weight to store"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def choose(model: LiteModel, recipe: Recipe) -> dict[int, Choice]:
     """
     graph = model.graph
     matched, found = set(), {}
-    exact = exact_ops(graph)
+    exact, one = exact_ops(graph), in_float(graph, range(len(graph.operators)))
     for op in graph.operators:
         rule = recipe.rule_for(op.name, model.layer(op))
         matched.add(rule)
@@ -63,6 +66,8 @@ def choose(model: LiteModel, recipe: Recipe) -> dict[int, Choice]:
         if rule.mode is Mode.AUTO and _is_given(model, op):
             rule = replace(rule, mode=Mode.STATIC_INT8)
         found[op.index] = _choice(graph, op, rule, obstacle)
+        if op.index in one and not (rule.mode is Mode.AUTO or rule.mode.is_static):
+            found[op.index] = Choice(Mode.FLOAT, found[op.index].reason or _NO_WEIGHT)
         if rule.mode is Mode.AUTO and why:
             found[op.index] = replace(found[op.index], reason=why)
     _check_rules(model, recipe, matched)
@@ -202,7 +207,7 @@ def _choice(graph: Graph, op: Operator, rule: Rule, obstacle: str) -> Choice:
         return wanted
     slot = weight_slot(graph, op)
     if slot is None:
-        return Choice(Mode.FLOAT, "it has no weight to store")
+        return Choice(Mode.FLOAT, _NO_WEIGHT)
     choice = nearest_form(op.name, wanted)
     if not scheme.block_size:
         return choice

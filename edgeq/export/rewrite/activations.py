@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeq.export.plan.exact_numbers import is_whole
 from edgeq.export.rewrite.base import Array, Rewrite, Site
+from edgeq.export.rewrite.written_out.float_forms import leak
 from edgeq.flatbuffer import Operator, schema
 from edgeq.model import layer
 from edgeq.targets import Purpose
@@ -178,12 +179,25 @@ def _hard_swish(site: Site, op: Operator) -> Sequence[Any]:
 
 def _equal_slopes(site: Site, op: Operator) -> Sequence[Any] | None:
     slope = site.value(op.inputs[1])
-    if slope is None or slope.size == 0 or slope.min() != slope.max():
+    return None if slope is None else _leaking(site, op, op.inputs[0], slope)
+
+
+def _leaking(site: Site, op: Operator, source: int, slopes: Array) -> Sequence[Any] | None:
+    """A LEAKY_RELU, where one slope is all there is and its kernel takes it."""
+    if slopes.size == 0 or slopes.min() != slopes.max():
         return None
-    alpha = float(slope.flat[0])
+    alpha = float(slopes.flat[0])
     if not 2**-7 <= abs(alpha) <= 1:
         return None
-    return [site.editor.op("LEAKY_RELU", op.inputs[:1], op.outputs, alpha=alpha)]
+    return [site.editor.op("LEAKY_RELU", [source], op.outputs, alpha=alpha)]
+
+
+def _leak(site: Site, op: Operator) -> Sequence[Any] | None:
+    """One slope for all channels, as PyTorch's PReLU has it and its lowering writes out."""
+    form = leak(site.graph, op)
+    if form is None or form.constant is None:
+        return None
+    return _leaking(site, op, form.source, form.constant)
 
 
 def _slopes_of_places(site: Site, op: Operator) -> Sequence[Any] | None:
@@ -281,6 +295,10 @@ REWRITES = (
     Rewrite(
         "PRELU with equal slopes", ("PRELU",), "LEAKY_RELU",
         "int8 PRELU is not delegated", True, _equal_slopes, Purpose.DELEGATION_ALONE,
+    ),
+    Rewrite(
+        "PRELU with equal slopes, written out", ("SUB",), "LEAKY_RELU",
+        "one op in the place of four", False, _leak, Purpose.DELEGATION_ALONE,
     ),
     Rewrite(
         "PRELU", ("PRELU",), "RELU, MUL by the slopes with RELU fused, SUB",

@@ -111,7 +111,7 @@ def _blocks(site: Site, op: Operator) -> Sequence[Any] | None:
     # From output channels, two of height, two of width, input channels.
     each = each.transpose(1, 3, 0, 2, 4, 5).reshape(-1, down.window, across.window, each.shape[-1])
     bias = np.zeros(weights.shape[0], np.float32) if bias is None else bias
-    channels = np.tile(bias, down.stride * across.stride)
+    channels = np.tile(bias.ravel(), down.stride * across.stride)
     return list(_ops(site, op, sides, each, channels))
 
 

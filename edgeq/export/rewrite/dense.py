@@ -11,12 +11,15 @@ import numpy as np
 from edgeq.export.rewrite.arithmetic import affine, affine_before
 from edgeq.export.rewrite.base import Rewrite, Site
 from edgeq.flatbuffer import Operator, schema
+from edgeq.ops import OPS
 from edgeq.targets import Purpose
 
 _KEEPS_DIMENSIONS = 5
 """Version from which FULLY_CONNECTED keeps all dimensions but the last."""
 
 _NO_BIAS = -1
+
+_BIASED = ("FULLY_CONNECTED", "CONV_2D", "TRANSPOSE_CONV")
 
 
 def _matrix(site: Site, op: Operator) -> Sequence[Any] | None:
@@ -44,11 +47,12 @@ def _matrix(site: Site, op: Operator) -> Sequence[Any] | None:
 
 
 def _flat_bias(site: Site, op: Operator) -> Sequence[Any] | None:
-    """A dense layer whose bias has one dimension."""
-    bias = site.value(op.inputs[2]) if len(op.inputs) > 2 else None
+    """A dense layer or convolution whose bias has one dimension."""
+    slot = OPS[op.name].bias_slot
+    bias = site.value(op.inputs[slot]) if slot is not None and len(op.inputs) > slot else None
     if bias is None or bias.ndim == 1:
         return None
-    inputs = [*op.inputs[:2], site.constant(op, "bias", bias.ravel())]
+    inputs = [*op.inputs[:slot], site.constant(op, "bias", bias.ravel())]
     return [site.editor.copied(op.index, inputs, op.outputs)]
 
 
@@ -118,8 +122,8 @@ REWRITES = (
         True, _matrix,
     ),
     Rewrite(
-        "bias of many dimensions", ("FULLY_CONNECTED",), "FULLY_CONNECTED with a flat bias",
-        "in int8 no other is delegated", True, _flat_bias,
+        "bias of many dimensions", _BIASED, "the op with a flat bias",
+        "in int8 no other is delegated, and no convolution in float either", False, _flat_bias,
     ),
     Rewrite(
         "scale and shift in front of a dense layer", ("FULLY_CONNECTED",),

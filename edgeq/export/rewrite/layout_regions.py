@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.cluster.hierarchy import DisjointSet
 
 from edgeq.export.rewrite.base import Array, Rewrite, Shape, Site
 from edgeq.flatbuffer import Operator
@@ -119,6 +118,8 @@ class _Finder:
         self._site = site
         self._graph = site.graph
         self._axes: dict[int, Axes] = {}
+        from scipy.cluster.hierarchy import DisjointSet  # a session alone needs no SciPy
+
         self._joined = DisjointSet()
 
     def regions(self) -> dict[int, _Region]:

@@ -7,6 +7,7 @@ and integers has a price. Knows estimates alone; nothing is built.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from edgeq.export.noise.moved import sources
 from edgeq.export.noise.sensitivity import Noise
 from edgeq.export.plan.choices import Choice, Choices, decided_together, weight_slot, weight_slots
 from edgeq.export.plan.min_runtime import form_runtime
+from edgeq.export.rewrite.written_out.float_forms import float_forms, in_float
 from edgeq.export.search.candidates import Candidate
 from edgeq.export.search.costs import boundaries_ns, boundary_ns, estimate_ns
 from edgeq.export.search.min_cut import Network, Node
@@ -86,6 +88,7 @@ class PlanCut:
         self._scales: dict[str, float] = {}
         self._dynamic_noise = DYNAMIC_NOISE
         self._total = self._weights_read()
+        self._in_float = in_float(self._graph, choices)  # before any time is told
         self._fixed_ns = sum(map(self._integer_time, self._graph.operators))
         self._float_ns = self._fixed_ns + sum(
             self._time(self._graph.operators[index], "float32") for index in choices
@@ -219,8 +222,11 @@ class PlanCut:
 
     def _time(self, op: Operator, form: str) -> float:
         place = "int8" if form == "int8" else "float32"
+        one = self._in_float.get(op.index, op) if form == "float32" else op
+        if one is None:  # another op computes it as well
+            return 0.0
         delegated = op.index not in self._outside[place]
-        estimated = estimate_ns(self._costs, self._graph, op, form, delegated, self._total)
+        estimated = estimate_ns(self._costs, self._graph, one, form, delegated, self._total)
         return estimated * self._scales.get(form, 1.0)
 
     def _integer_time(self, op: Operator) -> float:
@@ -252,7 +258,7 @@ class PlanCut:
         op = self._graph.operators[index]
         time = self._time(op, "float32")
         slot = weight_slot(self._graph, op)
-        if slot is None:
+        if slot is None or index in self._in_float:
             return [(Mode.FLOAT, time, 0.0)]
         noise = self._noise.weights.get(index, 0.0)
         found = [(Mode.FLOAT, time, 0.0)]
@@ -303,14 +309,21 @@ class PlanCut:
             static = (Mode.STATIC_INT8, self._time(op, "int8"), noise)
             graph.add(index, "float", self._price(index, unit, static))
             graph.add("static", index, self._price(index, unit, others[index]))
-            first = self._together[index][0]
-            if first != index:
-                graph.add(first, index)
-                graph.add(index, first)
+            self._tie(graph, self._together[index][0], index)
+        for form in float_forms(self._graph):
+            for one, other in itertools.pairwise(form.ops):
+                self._tie(graph, one, other)
         for tensor in self._graph.tensors:
             if tensor.dtype == "float32" and not tensor.is_constant:
                 self._add_tensor(graph, tensor.index, unit)
         return graph
+
+    def _tie(self, graph: Network, one: int, other: int) -> None:
+        """Has two ops that the search decides about on the same side."""
+        free = all(i in self._choices and self._choices[i].mode is Mode.AUTO for i in (one, other))
+        if free and one != other:
+            graph.add(one, other)
+            graph.add(other, one)
 
     def _add_tensor(self, graph: Network, tensor: int, unit: float) -> None:
         """Its noise, and the price of a boundary that goes through it."""
