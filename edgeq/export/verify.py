@@ -11,7 +11,7 @@ from edgeq.export.build import Built
 from edgeq.export.exported_graph import ExportedGraph
 from edgeq.export.noise.bound import noise_bound_db
 from edgeq.export.plan.quantization_plan import Plan, Stored
-from edgeq.export.rewrite.written_out.float_forms import in_float
+from edgeq.export.rewrite.written_out.whole_ops import in_float
 from edgeq.fidelity.index_outputs import picking_op
 from edgeq.fidelity.paired_run import Array, PairedRun
 from edgeq.flatbuffer import Operator, Tensor

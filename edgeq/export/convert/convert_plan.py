@@ -24,7 +24,7 @@ from edgeq.export.convert.tensor_identity import (
 )
 from edgeq.export.deploy.scales_entry import carry_scales
 from edgeq.export.plan.quantization_plan import Plan
-from edgeq.export.rewrite.written_out.float_forms import with_float_forms
+from edgeq.export.rewrite.written_out.whole_ops import with_whole_ops
 from edgeq.files import Content
 from edgeq.flatbuffer import pack, parse_tree, unpack
 from edgeq.flatbuffer.object_tree import with_shared_buffers
@@ -68,7 +68,7 @@ def convert(
     tree = store_weights(model, plan, _with_integers(worker, model, plan, interface))
     if interface is not None:
         set_interface(model, plan, tree, interface)
-    tree = with_float_forms(tree)
+    tree = with_whole_ops(tree)
     found = origins(parse_tree(tree).graphs[0])
     carry_scales(model.tree, tree)
     write_states(tree, model.states)

@@ -14,7 +14,7 @@ from edgeq.calibrate.observers import as_observer
 from edgeq.errors import RecipeError
 from edgeq.export.plan.exact_numbers import exact_ops
 from edgeq.export.rewrite import REWRITES
-from edgeq.export.rewrite.written_out.float_forms import in_float
+from edgeq.export.rewrite.written_out.whole_ops import in_float
 from edgeq.flatbuffer import Graph, Operator
 from edgeq.model import LiteModel, layer
 from edgeq.ops import OPS, PASSED, Int16, Kind, is_table, kind_of, storable

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeq.export.plan.exact_numbers import is_whole
 from edgeq.export.rewrite.base import Array, Rewrite, Site
-from edgeq.export.rewrite.written_out.float_forms import leak
+from edgeq.export.rewrite.written_out.whole_ops import leak
 from edgeq.flatbuffer import Operator, schema
 from edgeq.model import layer
 from edgeq.targets import Purpose

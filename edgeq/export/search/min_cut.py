@@ -45,6 +45,12 @@ class Network:
     def _place(self, node: Node) -> int:
         return self._places.setdefault(node, len(self._places))
 
+    def tie(self, one: Node, other: Node) -> None:
+        """Never parts two nodes."""
+        if one != other:
+            self.add(one, other)
+            self.add(other, one)
+
     def source_side(self) -> set[Node]:
         """The nodes on the source's side of the cheapest cut."""
         # Imported here, as boards that only run models have no SciPy.

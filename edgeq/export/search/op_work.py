@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from edgeq.export.plan.choices import weight_slots
 from edgeq.flatbuffer import Graph, Operator
-from edgeq.ops import MOST_TAPS, MOVED, OPS, Holds, Kind, holds, kind_of, storable
+from edgeq.ops import MOST_TAPS, MOVED, OPS, Holds, Kind, holds, is_table, kind_of, storable
 
 BLOCK = 16
 """Columns of a right matrix that are laid out side by side."""
@@ -113,6 +114,13 @@ def steps(graph: Graph, op: Operator) -> int:
     made = [t for slot, t in enumerate(op.outputs) if slot not in op.multiplied]
     shapes = [graph.tensors[t].shape for t in made]
     return max((math.prod(s) // width for s in shapes if s and s[-1] == width), default=0)
+
+
+def weights_read(graph: Graph) -> int:
+    """How many weights a run reads, each once; of tables it reads next to nothing."""
+    multiplying = [op for op in graph.operators if not is_table(op.name)]
+    read = {op.inputs[slot] for op in multiplying for slot in weight_slots(graph, op)}
+    return sum(math.prod(graph.tensors[tensor].shape) for tensor in read)
 
 
 def weights(graph: Graph, op: Operator) -> int:

@@ -18,10 +18,11 @@ from edgeq.export.noise.moved import sources
 from edgeq.export.noise.sensitivity import Noise
 from edgeq.export.plan.choices import Choice, Choices, decided_together, weight_slot, weight_slots
 from edgeq.export.plan.min_runtime import form_runtime
-from edgeq.export.rewrite.written_out.float_forms import float_forms, in_float
+from edgeq.export.rewrite.written_out.whole_ops import in_float, whole_ops
 from edgeq.export.search.candidates import Candidate
 from edgeq.export.search.costs import boundaries_ns, boundary_ns, estimate_ns
 from edgeq.export.search.min_cut import Network, Node
+from edgeq.export.search.op_work import weights_read
 from edgeq.flatbuffer import Operator
 from edgeq.model import LiteModel
 from edgeq.ops import is_table, storable
@@ -87,8 +88,8 @@ class PlanCut:
         self._oldest = options.oldest
         self._scales: dict[str, float] = {}
         self._dynamic_noise = DYNAMIC_NOISE
-        self._total = self._weights_read()
-        self._in_float = in_float(self._graph, choices)  # before any time is told
+        self._total = weights_read(self._graph)
+        self._in_float = in_float(self._graph, choices)
         self._fixed_ns = sum(map(self._integer_time, self._graph.operators))
         self._float_ns = self._fixed_ns + sum(
             self._time(self._graph.operators[index], "float32") for index in choices
@@ -105,12 +106,6 @@ class PlanCut:
         self._others = {index: self._others_of(index) for index in choices}
         total = sum(self._weights.values())
         self._byte_ns = SIZE_WORTH * self._float_ns / (4 * total) if total else 0.0
-
-    def _weights_read(self) -> int:
-        """How many weights a run reads, each once; of tables it reads next to nothing."""
-        multiplying = [op for op in self._graph.operators if not is_table(op.name)]
-        read = {op.inputs[s] for op in multiplying for s in weight_slots(self._graph, op)}
-        return sum(math.prod(self._graph.tensors[tensor].shape) for tensor in read)
 
     def with_noise(self, noise: Noise) -> PlanCut:
         """The same graph with other noise."""
@@ -309,21 +304,15 @@ class PlanCut:
             static = (Mode.STATIC_INT8, self._time(op, "int8"), noise)
             graph.add(index, "float", self._price(index, unit, static))
             graph.add("static", index, self._price(index, unit, others[index]))
-            self._tie(graph, self._together[index][0], index)
-        for form in float_forms(self._graph):
-            for one, other in itertools.pairwise(form.ops):
-                self._tie(graph, one, other)
+            graph.tie(self._together[index][0], index)
+        for whole in whole_ops(self._graph):
+            free = [i for i in whole.ops if self._choices[i].mode is Mode.AUTO]
+            for one, other in itertools.pairwise(free):
+                graph.tie(one, other)
         for tensor in self._graph.tensors:
             if tensor.dtype == "float32" and not tensor.is_constant:
                 self._add_tensor(graph, tensor.index, unit)
         return graph
-
-    def _tie(self, graph: Network, one: int, other: int) -> None:
-        """Has two ops that the search decides about on the same side."""
-        free = all(i in self._choices and self._choices[i].mode is Mode.AUTO for i in (one, other))
-        if free and one != other:
-            graph.add(one, other)
-            graph.add(other, one)
 
     def _add_tensor(self, graph: Network, tensor: int, unit: float) -> None:
         """Its noise, and the price of a boundary that goes through it."""

@@ -11,7 +11,7 @@ from rewrite_cases import CONV
 
 import edgeq
 from edgeq.export.rewrite import rewrite
-from edgeq.export.rewrite.written_out.float_forms import float_forms
+from edgeq.export.rewrite.written_out.whole_ops import whole_ops
 from edgeq.flatbuffer import parse_tree, unpack
 from edgeq.model import LiteModel
 
@@ -82,7 +82,7 @@ def test_the_numbers_stay_the_same() -> None:
     for label, case in CASES.items():
         model = LiteModel(case.build(), "tflite")
         rewritten = rewrite(model)
-        assert float_forms(rewritten.graph), label
+        assert whole_ops(rewritten.graph), label
         edge, _ = exported(case, whole)
         assert edge.report.sqnr_db > 110, label
 
@@ -102,7 +102,7 @@ def leak(*, between_reads: bool = False, slope: float = 0.3, clipped: Any = RELU
 
 
 def names(case: OneOp) -> list[str]:
-    return [form.name for form in float_forms(LiteModel(case.build(), "tflite").graph)]
+    return [form.name for form in whole_ops(LiteModel(case.build(), "tflite").graph)]
 
 
 def test_what_another_op_reads_as_well_stays() -> None:

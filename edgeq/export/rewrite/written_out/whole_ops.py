@@ -27,7 +27,7 @@ _ACTIVATIONS = ("RELU", "RELU6", "RELU_N1_TO_1")
 
 
 @dataclass(frozen=True)
-class FloatForm:
+class WholeOp:
     """Ops of a graph, and the one that computes the same in float.
 
     Attributes:
@@ -49,9 +49,9 @@ class FloatForm:
         return replace(last, name=self.name, inputs=(self.source,))
 
 
-def float_forms(graph: Graph) -> tuple[FloatForm, ...]:
+def whole_ops(graph: Graph) -> tuple[WholeOp, ...]:
     """Every group of ops of a graph that one op takes the place of in float; no two share one."""
-    found, taken = list[FloatForm](), set[int]()
+    found, taken = list[WholeOp](), set[int]()
     for op in reversed(graph.operators):  # a PRELU is found before the parts of it
         if op.index in taken or not _is_real(graph, op):
             continue
@@ -68,17 +68,17 @@ def in_float(graph: Graph, indices: Collection[int]) -> dict[int, Operator | Non
     The one op stands for the last of a group, nothing for those before it.
     """
     found: dict[int, Operator | None] = {}
-    for form in float_forms(graph):
+    for form in whole_ops(graph):
         if all(index in indices for index in form.ops):
             found.update(dict.fromkeys(form.ops))
             found[form.ops[-1]] = form.as_op(graph)
     return found
 
 
-def with_float_forms(tree: Any) -> Any:
+def with_whole_ops(tree: Any) -> Any:
     """An object tree with one op in the place of each such group; itself where there is none."""
     graph = parse_tree(tree).graphs[0]
-    forms = float_forms(graph)
+    forms = whole_ops(graph)
     if not forms:
         return tree
     editor = GraphEditor(tree)
@@ -90,7 +90,7 @@ def with_float_forms(tree: Any) -> Any:
     return editor.tree
 
 
-def _op(editor: GraphEditor, graph: Graph, form: FloatForm) -> Any:
+def _op(editor: GraphEditor, graph: Graph, form: WholeOp) -> Any:
     last, inputs = graph.operators[form.ops[-1]], [form.source]
     output = graph.tensors[last.outputs[0]]
     if form.constant is not None:
@@ -111,7 +111,7 @@ def _is_real(graph: Graph, op: Operator) -> bool:
     return all(graph.tensors[t].dtype == "float32" for t in (*op.inputs, *op.outputs) if t >= 0)
 
 
-def _forms(graph: Graph, op: Operator) -> Iterator[FloatForm]:
+def _forms(graph: Graph, op: Operator) -> Iterator[WholeOp]:
     """What ends in an op, the largest first."""
     for find in (leak, _hard_swish, _activation, _factors):
         form = find(graph, op)
@@ -119,7 +119,7 @@ def _forms(graph: Graph, op: Operator) -> Iterator[FloatForm]:
             yield form
 
 
-def leak(graph: Graph, op: Operator) -> FloatForm | None:
+def leak(graph: Graph, op: Operator) -> WholeOp | None:
     """A PRELU as `relu(x) - relu(x * -slope)` or `relu(x) - relu(-x) * slope`, if it is one."""
     if op.name != "SUB" or op.fused_activation != "NONE":
         return None
@@ -140,7 +140,7 @@ def leak(graph: Graph, op: Operator) -> FloatForm | None:
         is_sound = negative.fused_activation == "RELU" and bool((factors <= 0).all())
     if not is_sound or _rectified(graph, positive) != source:
         return None
-    return FloatForm("PRELU", tuple(ops), source, slopes)
+    return WholeOp("PRELU", tuple(ops), source, slopes)
 
 
 def _rectified(graph: Graph, op: Operator) -> int | None:
@@ -151,7 +151,7 @@ def _rectified(graph: Graph, op: Operator) -> int | None:
     return source if op.fused_activation == "RELU" and bool((factors == 1).all()) else None
 
 
-def _hard_swish(graph: Graph, op: Operator) -> FloatForm | None:
+def _hard_swish(graph: Graph, op: Operator) -> WholeOp | None:
     """`x * (relu6(x + 3) / 6)`."""
     if op.name != "MUL" or op.fused_activation != "NONE":
         return None
@@ -168,24 +168,24 @@ def _hard_swish(graph: Graph, op: Operator) -> FloatForm | None:
         shift = graph.tensors[clipped.inputs[1]].data
         if clipped.inputs[0] == source and shift is not None and _is_all(shift, 3):
             ops = (clipped.index, gate.index, op.index)
-            return FloatForm("HARD_SWISH", ops, source)
+            return WholeOp("HARD_SWISH", ops, source)
     return None
 
 
-def _activation(graph: Graph, op: Operator) -> FloatForm | None:
+def _activation(graph: Graph, op: Operator) -> WholeOp | None:
     """An activation behind a multiplication by 1."""
     source, factors = _scaled(graph, op)
     if op.fused_activation not in _ACTIVATIONS or not _is_all(factors, 1):
         return None
-    return FloatForm(op.fused_activation, (op.index,), source)
+    return WholeOp(op.fused_activation, (op.index,), source)
 
 
-def _factors(graph: Graph, op: Operator) -> FloatForm | None:
+def _factors(graph: Graph, op: Operator) -> WholeOp | None:
     """A factor for each of many channels."""
     source, factors = _scaled(graph, op)
     if kind_of(op.name) is not Kind.DEPTHWISE or factors.size < WIDE:
         return None
-    return FloatForm("MUL", (op.index,), source, factors)
+    return WholeOp("MUL", (op.index,), source, factors)
 
 
 _NOTHING = np.full(1, np.nan)
