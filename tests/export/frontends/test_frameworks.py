@@ -49,9 +49,18 @@ def on_tensorflow(run_folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def on_torch(run_folder: Path) -> dict[str, Any]:
     """What needs Keras on PyTorch, from one process; the network is made in another."""
-    jobs = ("masked", "recurrent", "with_gaps", "half", "kept")
+    return _with_torch(run_folder, "masked", "recurrent")
+
+
+@pytest.fixture(scope="module")
+def more_on_torch(run_folder: Path) -> dict[str, Any]:
+    """What more of it the slow tests need."""
+    return _with_torch(run_folder, "with_gaps", "half", "kept")
+
+
+def _with_torch(folder: Path, *jobs: str) -> dict[str, Any]:
     names = (f"keras_models:{job}" for job in jobs)
-    return dict(zip(jobs, frameworks.with_keras(run_folder, "torch", *names), strict=True))
+    return dict(zip(jobs, frameworks.with_keras(folder, "torch", *names), strict=True))
 
 
 SLOW = ("linen", "keras on torch")
@@ -114,16 +123,22 @@ def test_an_lstm_of_keras_is_one_op(backend: str, request: pytest.FixtureRequest
     assert counts == {"both ways": 3, "states": 1, "another activation": 0}
 
 
-@pytest.mark.parametrize(
-    "backend", [*(pytest.param(b, marks=pytest.mark.slow) for b in ("jax", "torch")), "tensorflow"]
-)
+def _made(backend: str, request: pytest.FixtureRequest, job: str) -> Any:
+    """What a job of `keras_models` makes on a backend; Keras is on JAX in this process."""
+    if backend == "jax":
+        return getattr(keras_models, job)()
+    return request.getfixturevalue("more_on_torch" if backend == "torch" else f"on_{backend}")[job]
+
+
+BACKENDS = (*(pytest.param(b, marks=pytest.mark.slow) for b in ("jax", "torch")), "tensorflow")
+"""Of Keras; the others show what the first does."""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_masked_layers_of_keras_are_ops_and_loops(
     backend: str, request: pytest.FixtureRequest
 ) -> None:
-    if backend == "jax":
-        made = keras_models.with_gaps()
-    else:
-        made = request.getfixturevalue(f"on_{backend}")["with_gaps"]
+    made = _made(backend, request, "with_gaps")
     for name, (expected, found, _) in made.items():
         for one, other in zip(expected, found, strict=True):
             np.testing.assert_allclose(other, one, atol=1e-5, err_msg=name)
@@ -131,28 +146,22 @@ def test_masked_layers_of_keras_are_ops_and_loops(
     assert counts == {"loops": 3, "ops": 2}
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch", "tensorflow"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_half_precision_of_keras_is_computed_in_float32(
     backend: str, request: pytest.FixtureRequest
 ) -> None:
-    if backend == "jax":
-        made = keras_models.half()
-    else:
-        made = request.getfixturevalue(f"on_{backend}")["half"]
+    made = _made(backend, request, "half")
     assert set(made) == set(keras_models.POLICIES)
     for name, (expected, found, is_as_it_was) in made.items():
         np.testing.assert_allclose(found, expected, atol=0.05, err_msg=name)
         assert is_as_it_was, name
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch", "tensorflow"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_keras_model_of_ones_own_keeps_its_state_in_ports(
     backend: str, request: pytest.FixtureRequest
 ) -> None:
-    if backend == "jax":
-        made = keras_models.kept()
-    else:
-        made = request.getfixturevalue(f"on_{backend}")["kept"]
+    made = _made(backend, request, "kept")
     for expected, found in made:
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
