@@ -36,17 +36,20 @@ class WholeOp:
         source: The tensor that they read.
         constant: What it is multiplied with, a value or one for each channel; None of an op that
             has no such operand.
+        place: The constant of the graph that this is, up to its sign.
     """
 
     name: str
     ops: tuple[int, ...]
     source: int
     constant: Array | None = None
+    place: int = -1
 
     def as_op(self, graph: Graph) -> Operator:
-        """The one op, without its constant, as if it were in the graph."""
+        """The one op as if it were in the graph."""
         last = graph.operators[self.ops[-1]]
-        return replace(last, name=self.name, inputs=(self.source,))
+        inputs = (self.source,) if self.constant is None else (self.source, self.place)
+        return replace(last, name=self.name, inputs=inputs)
 
 
 def whole_ops(graph: Graph) -> tuple[WholeOp, ...]:
@@ -140,7 +143,7 @@ def leak(graph: Graph, op: Operator) -> WholeOp | None:
         is_sound = negative.fused_activation == "RELU" and bool((factors <= 0).all())
     if not is_sound or _rectified(graph, positive) != source:
         return None
-    return WholeOp("PRELU", tuple(ops), source, slopes)
+    return WholeOp("PRELU", tuple(ops), source, slopes, _constant(graph, negative))
 
 
 def _rectified(graph: Graph, op: Operator) -> int | None:
@@ -185,7 +188,12 @@ def _factors(graph: Graph, op: Operator) -> WholeOp | None:
     source, factors = _scaled(graph, op)
     if kind_of(op.name) is not Kind.DEPTHWISE or factors.size < WIDE:
         return None
-    return WholeOp("MUL", (op.index,), source, factors)
+    return WholeOp("MUL", (op.index,), source, factors, _constant(graph, op))
+
+
+def _constant(graph: Graph, op: Operator) -> int:
+    """The first constant that an op reads."""
+    return next(t for t in op.inputs if graph.tensors[t].is_constant)
 
 
 _NOTHING = np.full(1, np.nan)
