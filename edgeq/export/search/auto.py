@@ -106,13 +106,32 @@ class Search:
             ranked = self._ranking(self.tried)
             stopped = (INTERRUPTED.format(len(self.tried)),)
         goal_db = self.options.goal_db
-        for candidate in ranked:
+        for candidate in ranked if stopped else self._in_order(ranked):
             least_db = goal_db - SHORTFALL_DB if candidate.sqnr_db >= goal_db else -math.inf
             built = self.trials.built(candidate if stopped else self._finished(candidate))
             notes = (*stopped, *built.notes)
             ratio = candidate.estimate
             yield replace(built, notes=notes, least_db=least_db, estimated_ratio=ratio)
         yield self.trials.ladder.all_float(ranked[0].choices, "every plan in integers fails").built
+
+    def _in_order(self, ranked: Sequence[Candidate]) -> Iterator[Candidate]:
+        """Ranked plans, one in float with weights of 16 bits in front of those all in float."""
+        best, others = ranked[0], ranked[1:]
+        yield best
+        yield from (c for c in others if not c.is_float)
+        if not best.is_float:
+            yield from self._halved(ranked)
+        yield from (c for c in others if c.is_float)
+
+    def _halved(self, known: Sequence[Candidate]) -> Iterator[Candidate]:
+        """All in float with weights of 16 bits, if that is not known and reaches the goal."""
+        offer = self._without_noise().wide(Mode.FLOAT16)
+        if any(offer.choices == candidate.choices for candidate in known):
+            return
+        halved = self._try(offer)
+        is_half = any(choice.mode is Mode.FLOAT16 for choice in halved.choices.values())
+        if is_half and halved.sqnr_db >= self.options.goal_db:
+            yield halved
 
     def best(self) -> Candidate:
         """The best plan of those that were tried."""

@@ -146,6 +146,12 @@ def test_a_plan_that_keeps_too_little_on_new_data_gives_way_to_a_more_faithful_o
     assert any("a plan was dropped: output 'y'" in note for note in made.report.notes)
 
 
+def test_where_no_integers_keep_enough_weights_of_16_bits_do() -> None:
+    made = export(min_sqnr_db=62.0)
+    assert made.report.op_counts["dequantize of float16 weights"] == 2
+    assert any("a plan was dropped: output 'y'" in note for note in made.report.notes)
+
+
 def test_a_plan_that_misses_the_goal_on_samples_held_out_gives_way() -> None:
     steps = (
         Step("FULLY_CONNECTED", ("x", weights(64, 64), None), {"stem": ROWS}),
