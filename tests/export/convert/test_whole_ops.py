@@ -101,6 +101,26 @@ def leak(*, between_reads: bool = False, slope: float = 0.3, clipped: Any = RELU
     return OneOp("SUB/leak", {"x": NARROW}, tuple(steps))
 
 
+def of_rows(rank: int) -> OneOp:
+    """A PRELU between dense layers, of rows or of one image's pixels."""
+    rows = Value((1,) * (rank - 2) + (6, 40))
+    weights = np.random.default_rng(3).normal(0, 0.15, (40, 40)).astype(np.float32)
+    keep = {"keepNumDims": True}
+    steps = (
+        Step("FULLY_CONNECTED", ("x", weights, None), {"a": rows}, keep),
+        Step("PRELU", ("a", SLOPES.reshape((1,) * (rank - 2) + (40,))), {"b": rows}),
+        Step("FULLY_CONNECTED", ("b", weights.T.copy(), None), {"y": rows}, keep),
+    )
+    return OneOp("PRELU/rows", {"x": rows}, steps)
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_rows_have_one_op_as_well(rank: int) -> None:
+    edge, ops = exported(of_rows(rank), "weight_int8")
+    assert "PRELU" in ops
+    assert edge.report.sqnr_db > 35
+
+
 def names(case: OneOp) -> list[str]:
     return [form.name for form in whole_ops(LiteModel(case.build(), "tflite").graph)]
 
