@@ -283,9 +283,8 @@ class GraphEditor:
         """Leaves of tensors that nobody reads or makes their place alone."""
         graph = self._graph
         used = {*graph.inputs.tolist(), *graph.outputs.tolist()}
-        used.update(
-            int(t) for op in graph.operators for side in (op.inputs, op.outputs) for t in side
-        )
+        sides = (s for op in graph.operators for s in (op.inputs, op.outputs, op.intermediates))
+        used.update(int(t) for side in sides if side is not None for t in side)
         nothing = schema.TensorT()
         graph.tensors = [t if i in used else nothing for i, t in enumerate(graph.tensors)]
 

@@ -194,10 +194,10 @@ def _leaking(site: Site, op: Operator, source: int, slopes: Array) -> Sequence[A
 
 def _leak(site: Site, op: Operator) -> Sequence[Any] | None:
     """One slope for all channels, as PyTorch's PReLU has it and its lowering writes out."""
-    form = leak(site.graph, op)
-    if form is None or form.constant is None:
+    whole = leak(site.graph, op)
+    if whole is None or whole.constant is None:
         return None
-    return _leaking(site, op, form.source, form.constant)
+    return _leaking(site, op, whole.source, whole.constant)
 
 
 def _slopes_of_places(site: Site, op: Operator) -> Sequence[Any] | None:

@@ -90,6 +90,7 @@ class PlanCut:
         self._dynamic_noise = DYNAMIC_NOISE
         self._total = weights_read(self._graph)
         self._in_float = in_float(self._graph, choices)
+        self._whole = whole_ops(self._graph)
         self._fixed_ns = sum(map(self._integer_time, self._graph.operators))
         self._float_ns = self._fixed_ns + sum(
             self._time(self._graph.operators[index], "float32") for index in choices
@@ -305,7 +306,7 @@ class PlanCut:
             graph.add(index, "float", self._price(index, unit, static))
             graph.add("static", index, self._price(index, unit, others[index]))
             graph.tie(self._together[index][0], index)
-        for whole in whole_ops(self._graph):
+        for whole in self._whole:
             free = [i for i in whole.ops if self._choices[i].mode is Mode.AUTO]
             for one, other in itertools.pairwise(free):
                 graph.tie(one, other)

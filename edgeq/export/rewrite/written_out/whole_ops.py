@@ -58,10 +58,10 @@ def whole_ops(graph: Graph) -> tuple[WholeOp, ...]:
     for op in reversed(graph.operators):  # a PRELU is found before the parts of it
         if op.index in taken or not _is_real(graph, op):
             continue
-        form = next(_forms(graph, op), None)
-        if form is not None and taken.isdisjoint(form.ops):
-            found.append(form)
-            taken.update(form.ops)
+        whole = next(_ending_in(graph, op), None)
+        if whole is not None and taken.isdisjoint(whole.ops):
+            found.append(whole)
+            taken.update(whole.ops)
     return tuple(reversed(found))
 
 
@@ -71,42 +71,42 @@ def in_float(graph: Graph, indices: Collection[int]) -> dict[int, Operator | Non
     The one op stands for the last of a group, nothing for those before it.
     """
     found: dict[int, Operator | None] = {}
-    for form in whole_ops(graph):
-        if all(index in indices for index in form.ops):
-            found.update(dict.fromkeys(form.ops))
-            found[form.ops[-1]] = form.as_op(graph)
+    for whole in whole_ops(graph):
+        if all(index in indices for index in whole.ops):
+            found.update(dict.fromkeys(whole.ops))
+            found[whole.ops[-1]] = whole.as_op(graph)
     return found
 
 
 def with_whole_ops(tree: Any) -> Any:
     """An object tree with one op in the place of each such group; itself where there is none."""
     graph = parse_tree(tree).graphs[0]
-    forms = whole_ops(graph)
-    if not forms:
+    wholes = whole_ops(graph)
+    if not wholes:
         return tree
     editor = GraphEditor(tree)
-    made: dict[int, list[Any]] = {index: [] for form in forms for index in form.ops}
-    made.update({form.ops[-1]: [_op(editor, graph, form)] for form in forms})
+    made: dict[int, list[Any]] = {index: [] for whole in wholes for index in whole.ops}
+    made.update({whole.ops[-1]: [_op(editor, graph, whole)] for whole in wholes})
     editor.replace(made.get)
     editor.prune()
     editor.strip()
     return editor.tree
 
 
-def _op(editor: GraphEditor, graph: Graph, form: WholeOp) -> Any:
-    last, inputs = graph.operators[form.ops[-1]], [form.source]
+def _op(editor: GraphEditor, graph: Graph, whole: WholeOp) -> Any:
+    last, inputs = graph.operators[whole.ops[-1]], [whole.source]
     output = graph.tensors[last.outputs[0]]
-    if form.constant is not None:
+    if whole.constant is not None:
         shape = (*(1 for _ in output.shape[1:-1]), output.shape[-1])
-        shape = shape if form.name == "PRELU" else shape[-1:]
-        values = np.broadcast_to(form.constant.reshape(-1), shape[-1:]).reshape(shape)
+        shape = shape if whole.name == "PRELU" else shape[-1:]
+        values = np.broadcast_to(whole.constant.reshape(-1), shape[-1:]).reshape(shape)
         constant = np.ascontiguousarray(values, np.float32)
         inputs.append(editor.constant(f"{output.name}/factors", constant))
     options = {}
-    if form.name == "MUL":
+    if whole.name == "MUL":
         fused = getattr(schema.ActivationFunctionType, last.fused_activation)
         options["fusedActivationFunction"] = fused
-    return editor.op(form.name, inputs, last.outputs, **options)
+    return editor.op(whole.name, inputs, last.outputs, **options)
 
 
 def _is_real(graph: Graph, op: Operator) -> bool:
@@ -115,12 +115,12 @@ def _is_real(graph: Graph, op: Operator) -> bool:
     return all(graph.tensors[t].dtype == "float32" for t in (*read, *op.outputs) if t >= 0)
 
 
-def _forms(graph: Graph, op: Operator) -> Iterator[WholeOp]:
+def _ending_in(graph: Graph, op: Operator) -> Iterator[WholeOp]:
     """What ends in an op, the largest first."""
     for find in (leak, _hard_swish, _activation, _factors):
-        form = find(graph, op)
-        if form is not None:
-            yield form
+        whole = find(graph, op)
+        if whole is not None:
+            yield whole
 
 
 def leak(graph: Graph, op: Operator) -> WholeOp | None:
