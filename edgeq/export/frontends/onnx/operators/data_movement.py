@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -248,18 +249,48 @@ def pad(
     if mode == "constant":
         widths = [n for axis in reversed(range(values.ndim)) for n in (before[axis], after[axis])]
         return functional.pad(values, widths, value=fill)
-    for axis in range(values.ndim):
-        values = _padded_with_own(values, axis, before[axis], after[axis], mode)
+    return _padded_with_own(values, before, after, mode)
+
+
+OWN_MODES = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+"""Ways to pad with elements of a tensor itself: ONNX's name, and PyTorch's."""
+
+
+def _padded_with_own(
+    values: Tensor, before: Sequence[int], after: Sequence[int], mode: str
+) -> Tensor:
+    """Pads axes with elements of their own, or takes some away; images all at once."""
+    for axis, size in enumerate(values.shape):
+        start, end = max(-before[axis], 0), size + min(after[axis], 0)
+        values = values.narrow(axis, start, end - start)
+    grown = {
+        axis: (max(before[axis], 0), max(after[axis], 0))
+        for axis in range(values.ndim)
+        if max(before[axis], after[axis]) > 0
+    }
+    most = {a: n - 1 if mode == "reflect" else n for a, n in enumerate(values.shape)}
+    is_once = all(max(grown[axis]) <= most[axis] for axis in grown)
+    if values.ndim in (3, 4) and min(grown, default=0) >= 2 and is_once:
+        pads = [n for axis in reversed(range(2, values.ndim)) for n in grown.get(axis, (0, 0))]
+        return functional.pad(values, pads, mode=OWN_MODES[mode])
+    for axis, pads in grown.items():
+        is_far = max(pads) > most[axis]
+        values = (_picked if is_far else _padded_rows)(values, axis, pads, mode)
     return values
 
 
-def _padded_with_own(values: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
-    """Pads an axis with elements of its own, or takes some away."""
-    if not before and not after:
-        return values
-    numpy_mode: Any = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode]
-    inside = np.arange(max(-before, 0), values.shape[axis] + min(after, 0))
-    index = np.pad(inside, (max(before, 0), max(after, 0)), numpy_mode)
+def _padded_rows(values: Tensor, axis: int, pads: tuple[int, int], mode: str) -> Tensor:
+    """Pads one axis, as the rows of an image."""
+    shape = values.shape
+    image = values.reshape(1, math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+    image = functional.pad(image, [0, 0, *pads], mode=OWN_MODES[mode])
+    return image.reshape(*shape[:axis], image.shape[2], *shape[axis + 1 :])
+
+
+def _picked(values: Tensor, axis: int, pads: tuple[int, int], mode: str) -> Tensor:
+    """Pads one axis by more elements than it has."""
+    numpy_mode: Any = mode
+    index = np.pad(np.arange(values.shape[axis]), pads, numpy_mode)
     return torch.index_select(values, axis, torch.from_numpy(index))
 
 
