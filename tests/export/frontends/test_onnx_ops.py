@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_cases import ALL, Array, Case, draw, model_of, single
+from onnx_cases import ALL, Array, Case, draw, model_of, single, x
+from onnx_form_cases import ALL as OF_FORMS
 from onnx_signal_cases import ALL as OF_SIGNALS
 
 pytest.importorskip("onnx")
@@ -51,7 +52,7 @@ def shuffled(sample: dict[str, Array]) -> dict[str, Array]:
     }
 
 
-@pytest.mark.parametrize("case", [*ALL, *OF_SIGNALS], ids=lambda case: case.label)
+@pytest.mark.parametrize("case", [*ALL, *OF_FORMS, *OF_SIGNALS], ids=lambda case: case.label)
 def test_an_op_computes_what_onnxruntime_computes(case: Case) -> None:
     model, other = single(case), shuffled(case.sample)
     expected = by_onnxruntime(model, other)
@@ -250,6 +251,20 @@ def test_what_keeps_boxes_says_where_to_end_the_model() -> None:
     sample = {"boxes": draw(1, 5, 4), "scores": draw(1, 2, 5)}
     with pytest.raises(UnsupportedOpError, match="end the model at what it reads, 'boxes' and 'sc"):
         replayed(model_of(nodes, sample, ["kept"]), sample, sample)
+
+
+REFUSED = [
+    (Case("Dropout", [x(2, 3), np.float32(0.5), np.asarray(True)]), "as in training; export the"),
+    (Case("RandomNormalLike", [x(2, 3)]), "let the model take them as an input"),
+    (Case("Bernoulli", [x(2, 3)]), r"op Bernoulli at layer draws random numbers"),
+    (Case("NonZero", [x(2, 3)]), r"mask them .* a fixed number .* end the model at 'in0'"),
+]
+
+
+@pytest.mark.parametrize(("case", "why"), REFUSED, ids=lambda value: getattr(value, "label", ""))
+def test_what_has_no_form_says_what_to_do(case: Case, why: str) -> None:
+    with pytest.raises(UnsupportedOpError, match=why):
+        replayed(single(case), case.sample, case.sample)
 
 
 def test_an_input_of_text_is_said_to_be_one() -> None:

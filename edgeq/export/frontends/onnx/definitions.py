@@ -28,7 +28,7 @@ def definition_of(node: Node, given: Sequence[Tensor | None]) -> Any:
     types = [_type(tensor) for tensor in given]
     written = schema.get_context_dependent_function_with_opset_version(
         max(v for v in schema.context_dependent_function_opset_versions if v <= node.version),
-        node.proto.SerializeToString(), types,
+        _written(node).SerializeToString(), types,
     )  # fmt: skip
     return onnx.FunctionProto.FromString(written)
 
@@ -51,6 +51,21 @@ def _schema(node: Node) -> Any:
         return onnx.defs.get_schema(node.op, node.version, node.domain)
     except onnx.defs.SchemaError:
         return None
+
+
+def _written(node: Node) -> Any:
+    """A node as its file has it, with values for attributes that refer to those of a caller."""
+    proto = onnx.NodeProto()
+    proto.CopyFrom(node.proto)
+    referring = [entry.name for entry in proto.attribute if entry.ref_attr_name]
+    plain = [entry for entry in proto.attribute if not entry.ref_attr_name]
+    del proto.attribute[:]
+    proto.attribute.extend(plain)
+    for name in referring:
+        value = node.get(name)
+        if value is not None:
+            proto.attribute.append(onnx.helper.make_attribute(name, value))
+    return proto
 
 
 _NUMBERS = {torch.float32: 1, torch.uint8: 2, torch.int8: 3, torch.int16: 5, torch.int32: 6,

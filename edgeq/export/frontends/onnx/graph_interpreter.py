@@ -290,7 +290,8 @@ class Interpreter:
         arguments = [self._argument(node, row, slot, v) for slot, v in enumerate(given)]
         step = Step(node, tuple(arguments), row.compute, ())
         operands = step.operands()
-        depends = NOTHING.union(*(o.value.depends for o in operands))
+        read = [a for i, a in enumerate(arguments) if i not in row.typed]
+        depends = NOTHING.union(*(a.value.depends for a in read if isinstance(a, Operand)))
         try:
             made = step.run([operand.value.tensor for operand in operands])
         except UnsupportedOpError:

@@ -75,6 +75,7 @@ class Row:
         sampled: Inputs that are taken from the sample where they are not the same for every input.
         either: Known inputs that need not be the same for every input: they come as tensors then.
         fixed: Outputs that are the same for every input.
+        typed: Inputs of which the type alone is read.
         keeps_grid: Whether its outputs hold numbers of its first input alone, so that what was
             quantized stays so.
         takes_grid: Whether it takes quantized values as the real numbers that they stand for.
@@ -85,6 +86,7 @@ class Row:
     sampled: frozenset[int] = frozenset()
     either: frozenset[int] = frozenset()
     fixed: frozenset[int] = frozenset()
+    typed: frozenset[int] = frozenset()
     keeps_grid: bool = False
     takes_grid: bool = False
 
@@ -101,15 +103,17 @@ def op(
     sampled: tuple[int, ...] = (),
     either: tuple[int, ...] = (),
     fixed: tuple[int, ...] = (),
+    typed: tuple[int, ...] = (),
     keeps_grid: bool = False,
     takes_grid: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declares a function as what computes the named ops; see `Row`."""
-    slots = frozenset((*known, *either)), frozenset(sampled), frozenset(either), frozenset(fixed)
+    slots = map(frozenset, ((*known, *either), sampled, either, fixed, typed))
+    sets: tuple[frozenset[int], ...] = tuple(slots)
 
     def declare(compute: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
-            _ROWS[domain, name] = Row(compute, *slots, keeps_grid, takes_grid)
+            _ROWS[domain, name] = Row(compute, *sets, keeps_grid=keeps_grid, takes_grid=takes_grid)
         return compute
 
     return declare

@@ -285,6 +285,8 @@ def depth_to_space(node: Node, values: Tensor) -> Tensor:
 @op("SpaceToDepth", keeps_grid=True)
 def space_to_depth(node: Node, values: Tensor) -> Tensor:
     block = node.get("blocksize")
+    if node.get("mode", "DCR") == "CRD":
+        return functional.pixel_unshuffle(values, block)
     n, c, h, w = values.shape
     parts = values.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
     return parts.reshape(n, c * block**2, h // block, w // block)
@@ -322,8 +324,31 @@ def compress(node: Node, values: Tensor, condition: Known) -> Tensor:
     return torch.index_select(values.reshape(-1) if axis is None else values, axis or 0, index)
 
 
-@op("NonZero", known=(0,))
-def non_zero(node: Node, values: Known) -> Tensor:
+@op(
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+)
+def random_numbers(node: Node, *values: Tensor) -> Tensor:
+    raise node.refused(
+        "draws random numbers, which no file can be compared or calibrated with: let the model "
+        "take them as an input"
+    )
+
+
+@op("NonZero", "Unique", either=(0,))
+def non_zero(node: Node, values: Known | Tensor) -> Tensor:
+    if isinstance(values, Tensor):
+        raise node.refused(
+            "finds as many values as the input decides, and a file has fixed sizes: keep all and "
+            "mask them (Where, or a product with 0 and 1), take a fixed number (TopK), or end the "
+            f"model at {node.inputs[0]!r} (onnx.utils.extract_model cuts a file)"
+        )
+    if node.op == "Unique":
+        raise node.refused("has no form here; store its result as a constant")
     return torch.from_numpy(np.asarray(np.nonzero(values), np.int64))
 
 

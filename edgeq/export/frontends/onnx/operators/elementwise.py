@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeq.export.frontends.onnx.op_table import MICROSOFT, Node, op
+from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, op
 
 # ONNX's data types by number, as PyTorch's. What is wider or narrower than float32 is computed in
 # float32, and uint16 to uint64 in the next wider type that the runtime computes in.
@@ -125,7 +125,7 @@ def cast(node: Node, values: Tensor) -> Tensor:
     return converted(values, torch_dtype(node, int(node.get("to"))))
 
 
-@op("CastLike")
+@op("CastLike", typed=(1,))
 def cast_like(node: Node, values: Tensor, like: Tensor) -> Tensor:
     return converted(values, like.dtype)
 
@@ -158,8 +158,13 @@ def identity(node: Node, values: Tensor) -> Tensor:
     return values.clone()
 
 
-@op("Dropout", fixed=(1,))
-def dropout(node: Node, values: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+@op("Dropout", fixed=(1,), known=(1, 2))
+def dropout(
+    node: Node, values: Tensor, ratio: Known | None = None, training: Known | None = None
+) -> tuple[Tensor, Tensor]:
+    drops = training is not None and bool(training.item())
+    if drops and (0.5 if ratio is None else float(ratio.item())):
+        raise node.refused("drops values at random, as in training; export the model for inference")
     return values.clone(), torch.ones_like(values, dtype=torch.bool)
 
 
@@ -233,12 +238,14 @@ def shrink(node: Node, values: Tensor) -> Tensor:
     return torch.where(values < -threshold, values + bias, high)
 
 
-@op("CumSum", known=(1,))
-def cumulative_sum(node: Node, values: Tensor, axis: Any) -> Tensor:
-    dim = int(axis.item())
+@op("CumSum", "CumProd", known=(1,))
+def cumulated(node: Node, values: Tensor, axis: Known) -> Tensor:
+    dim, sums = int(axis.item()), node.op == "CumSum"
     if node.get("reverse"):
         values = values.flip(dim)
-    made = torch.cumsum(values, dim, dtype=values.dtype)
     if node.get("exclusive"):
-        made = made - values
+        first = torch.full_like(values.narrow(dim, 0, 1), 0 if sums else 1)
+        values = torch.cat([first, values.narrow(dim, 0, values.shape[dim] - 1)], dim)
+    function = torch.cumsum if sums else torch.cumprod
+    made: Tensor = function(values, dim, dtype=values.dtype)
     return made.flip(dim) if node.get("reverse") else made
