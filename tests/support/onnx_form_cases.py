@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx_cases import Case, Input, draw, floats, ints, whole, x
 
@@ -41,7 +43,27 @@ EDGES = [
          "coordinate_transformation_mode": "align_corners"}, note="cubic-corners-factor"),
 ]  # fmt: skip
 
+
+def _recurrent(op: str, gates: int, note: str, **attributes: Any) -> Case:
+    reads = [x(5, 2, 3), draw(2, gates * 4, 3), draw(2, gates * 4, 4, seed=1)]
+    attributes = {"hidden_size": 4, "direction": "bidirectional", **attributes}
+    return Case(op, reads, attributes, outputs=2 + (op == "LSTM"), note=note)
+
+
+RECURRENT = [
+    _recurrent("RNN", 1, "parameters", activations=["Affine", "ScaledTanh"],
+               activation_alpha=[0.5, 0.7], activation_beta=[0.1, 0.3]),
+    _recurrent("RNN", 1, "alphas", activations=["LeakyRelu", "Elu"], activation_alpha=[0.2, 0.7]),
+    _recurrent("GRU", 3, "hard", activations=["HardSigmoid", "Softsign"] * 2,
+               activation_alpha=[0.25, 0.3], activation_beta=[0.45, 0.4]),
+    _recurrent("LSTM", 4, "clip", clip=0.4),
+]  # fmt: skip
+
 OTHERS = [
+    Case("Col2Im", [x(1, 8, 16), ints(4, 4), ints(2, 2)], {"pads": [0, 1, 1, 0]}, opset=18,
+         note="uneven"),
+    Case("Pow", [x(1, 2, 2, 2, 3), np.int64(2)], note="whole"),
+    Case("Pow", [Input(whole(2, 3)), np.float32(2)], note="of-whole"),
     Case("DFT", [x(2, 6, 2), None, np.int64(1)], {"onesided": 1, "inverse": 1}, opset=20,
          note="half-inverse"),
     Case("DFT", [x(2, 6, 2), np.int64(11), np.int64(1)], {"onesided": 1, "inverse": 1}, opset=20,
@@ -52,4 +74,4 @@ OTHERS = [
     Case("Dropout", [x(2, 3), np.float32(0), np.asarray(True)], note="none"),
 ]  # fmt: skip
 
-ALL = [*WINDOWS, *EDGES, *OTHERS]
+ALL = [*WINDOWS, *EDGES, *RECURRENT, *OTHERS]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_cases import ALL, Array, Case, draw, model_of, single, x
+from onnx_cases import ALL, Array, Case, Input, draw, floats, model_of, single, x
 from onnx_form_cases import ALL as OF_FORMS
 from onnx_signal_cases import ALL as OF_SIGNALS
 
@@ -15,7 +15,7 @@ pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
-from edgeq.errors import ConversionError, ModelError, UnsupportedOpError  # noqa: E402
+from edgeq.errors import ConversionError, DataError, ModelError, UnsupportedOpError  # noqa: E402
 from edgeq.export.frontends.onnx import child  # noqa: E402
 from edgeq.export.frontends.onnx.fusions import fused, pruned  # noqa: E402
 from edgeq.export.frontends.onnx.graph_interpreter import specialised  # noqa: E402
@@ -155,6 +155,24 @@ def test_a_branch_that_the_input_chooses_is_both_and_a_selection() -> None:
         replayed(branched(True), sample, sample)
 
 
+@pytest.mark.parametrize("shape", [[], [1]], ids=["scalar", "one"])
+def test_the_number_of_a_turn_has_the_shape_that_the_body_declares(shape: list[int]) -> None:
+    from onnx import TensorProto, helper
+
+    node, info = helper.make_node, helper.make_tensor_value_info
+    body = helper.make_graph(
+        [node("Gather", ["x", "i"], ["row"], axis=0), node("Identity", ["go"], ["again"])], "body",
+        [info("i", TensorProto.INT64, shape), info("go", TensorProto.BOOL, [])],
+        [info("again", TensorProto.BOOL, []), info("row", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    sample = {"x": draw(4, 3)}
+    numbers = {"turns": np.array(3), "yes": np.array(True)}
+    model = model_of([node("Loop", ["turns", "yes"], ["y"], body=body)], sample, ["y"], numbers)
+    (found,), (wanted,) = replayed(model, sample, sample), by_onnxruntime(model, sample)
+    np.testing.assert_array_equal(found, wanted)
+    assert found.ndim == 2 + len(shape)
+
+
 def grown(most: int | None, results: Sequence[str] = ("y", "count")) -> Any:
     """The input doubled until it is large enough, at most so often, and how often."""
     from onnx import TensorProto, helper
@@ -253,10 +271,106 @@ def test_what_keeps_boxes_says_where_to_end_the_model() -> None:
         replayed(model_of(nodes, sample, ["kept"]), sample, sample)
 
 
+def test_nodes_need_not_stand_in_order() -> None:
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("Neg", ["a"], ["y"]), helper.make_node("Add", ["x", "b"], ["a"]),
+        helper.make_node("Relu", ["x"], ["b"]),
+    ]  # fmt: skip
+    sample = {"x": draw(2, 4)}
+    (found,) = replayed(model_of(nodes, sample, ["y"]), sample, sample)
+    np.testing.assert_array_equal(found, -(sample["x"] + np.maximum(sample["x"], 0)))
+    nodes[2] = helper.make_node("Relu", ["y"], ["b"])
+    with pytest.raises(ModelError, match="is 'a', which no node before computes"):
+        replayed(model_of(nodes, sample, ["y"]), sample, sample)
+
+
+def test_what_is_added_from_an_axis_on_is_as_old_files_mean_it() -> None:
+    from onnx import helper
+
+    added = helper.make_node("Add", ["x", "c"], ["y"], axis=1, broadcast=1)
+    sample, stored = {"x": draw(2, 3, 4)}, draw(3)
+    model = model_of([added], sample, ["y"], {"c": stored}, opset=6)
+    (found,) = replayed(model, sample, sample)
+    np.testing.assert_array_equal(found, sample["x"] + stored[:, None])
+
+
+@pytest.mark.parametrize("places", [[0, 3, 7], [[0, 0], [1, 1], [3, 1]]], ids=["flat", "tuples"])
+def test_sparse_constants_are_dense_ones(places: Any) -> None:
+    from onnx import helper, numpy_helper
+
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(floats(1, 2, 3), "w"),
+        numpy_helper.from_array(np.asarray(places, np.int64), "places"), [4, 2],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("Constant", [], ["v"], sparse_value=sparse),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("MatMul", ["x", "v"], ["z"]),
+    ]
+    sample = {"x": draw(2, 4)}
+    model = model_of(nodes, sample, ["y", "z"])
+    model.graph.sparse_initializer.append(sparse)
+    dense = np.asarray([[1, 0], [0, 2], [0, 0], [0, 3]], np.float32)
+    for found in replayed(model, sample, sample):
+        np.testing.assert_allclose(found, sample["x"] @ dense, rtol=1e-6)
+
+
+def test_a_sequence_is_mapped() -> None:
+    from onnx import helper
+
+    node, info = helper.make_node, helper.make_tensor_value_info
+    body = helper.make_graph(
+        [node("Mul", ["one", "by"], ["made"])], "body",
+        [info("one", 1, None), info("by", 1, None)], [info("made", 1, None)],
+    )  # fmt: skip
+    nodes = [
+        node("SplitToSequence", ["x", "two"], ["parts"], axis=1),
+        node("SequenceMap", ["parts", "z"], ["mapped"], body=body),
+        node("ConcatFromSequence", ["mapped"], ["y"], axis=1),
+    ]
+    sample = {"x": draw(2, 4), "z": draw(2, 1, seed=1)}
+    (found,) = replayed(model_of(nodes, sample, ["y"], {"two": np.array(2)}), sample, sample)
+    np.testing.assert_array_equal(found, sample["x"] * sample["z"])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_scan_stacks_along_any_axis(axis: int) -> None:
+    from onnx import helper
+
+    node, info = helper.make_node, helper.make_tensor_value_info
+    body = helper.make_graph(
+        [node("Add", ["s", "v"], ["t"]), node("Tanh", ["t"], ["row"])], "body",
+        [info("s", 1, [2]), info("v", 1, [2])], [info("t", 1, [2]), info("row", 1, [2])],
+    )  # fmt: skip
+    scan = node(
+        "Scan", ["s0", "x"], ["last", "rows"], num_scan_inputs=1, body=body, scan_input_axes=[1],
+        scan_input_directions=[1], scan_output_directions=[1], scan_output_axes=[axis],
+    )  # fmt: skip
+    sample = {"s0": draw(2), "x": draw(2, 5, seed=1)}
+    model, other = model_of([scan], sample, ["last", "rows"]), shuffled(sample)
+    for wanted, found in zip(by_onnxruntime(model, other), replayed(model, sample, other),
+                             strict=True):  # fmt: skip
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_a_sample_of_what_has_a_value_in_the_file_is_refused() -> None:
+    from onnx import helper
+
+    sample = {"x": draw(2, 4), "c": draw(4)}
+    model = model_of([helper.make_node("Add", ["x", "c"], ["y"])], sample, ["y"], {"c": draw(4)})
+    read = child.read_model(model.SerializeToString())
+    for given in (sample, tuple(sample.values())):
+        with pytest.raises(DataError, match=r"its inputs are 'x'; what .* is a constant \('c'\)"):
+            child.bound(read, given)
+
+
 REFUSED = [
     (Case("Dropout", [x(2, 3), np.float32(0.5), np.asarray(True)]), "as in training; export the"),
     (Case("RandomNormalLike", [x(2, 3)]), "let the model take them as an input"),
     (Case("Bernoulli", [x(2, 3)]), r"op Bernoulli at layer draws random numbers"),
+    (Case("Compress", [x(2, 3), Input(draw(6) > 0)]), r"take a fixed number \(TopK\)"),
     (Case("NonZero", [x(2, 3)]), r"mask them .* a fixed number .* end the model at 'in0'"),
 ]
 

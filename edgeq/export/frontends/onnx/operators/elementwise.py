@@ -50,10 +50,19 @@ def _declare(names: dict[str, Any], arguments: int) -> None:
     for name, function in names.items():
 
         def compute(node: Node, *values: Tensor, function: Any = function) -> Tensor:
-            result: Tensor = function(*values[:arguments])
+            result: Tensor = function(*_aligned(node, *values[:arguments]))
             return result
 
         op(name)(compute)
+
+
+def _aligned(node: Node, first: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Operands as they are broadcast; before opset 7, from an axis on."""
+    axis = node.get("axis")
+    if node.version >= 7 or axis is None or not others:
+        return first, *others
+    behind = first.ndim - axis % first.ndim - others[0].ndim
+    return first, others[0].reshape(*others[0].shape, *[1] * behind)
 
 
 _declare(_UNARY, 1)
@@ -62,6 +71,7 @@ _declare(_BINARY, 2)
 
 @op("Div")
 def div(node: Node, one: Tensor, other: Tensor) -> Tensor:
+    one, other = _aligned(node, one, other)
     if one.is_floating_point():
         return one / other
     return torch.div(one, other, rounding_mode="trunc")
@@ -72,9 +82,16 @@ def mod(node: Node, one: Tensor, other: Tensor) -> Tensor:
     return torch.fmod(one, other) if node.get("fmod") else torch.remainder(one, other)
 
 
-@op("Pow")
-def power(node: Node, base: Tensor, exponent: Tensor) -> Tensor:
-    made = torch.pow(base, exponent)
+@op("Pow", either=(1,))
+def power(node: Node, base: Tensor, exponent: Known | Tensor) -> Tensor:
+    if isinstance(exponent, Tensor):
+        made = torch.pow(*_aligned(node, base, exponent))
+    elif exponent.size == 1 and exponent.ndim <= base.ndim:
+        number = exponent.item()
+        whole = base.is_floating_point() and float(number).is_integer()
+        made = torch.pow(base, int(number) if whole else number)
+    else:
+        made = torch.pow(*_aligned(node, base, torch.from_numpy(exponent)))
     return made.to(base.dtype)
 
 
