@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_cases import ALL, Array, Case, Input, draw, floats, model_of, single, x
+from onnx_cases import ALL, Array, Case, Input, draw, floats, model_of, single, whole, x
+from onnx_domain_cases import ALL as OF_DOMAINS
 from onnx_form_cases import ALL as OF_FORMS
 from onnx_signal_cases import ALL as OF_SIGNALS
 
@@ -52,7 +53,9 @@ def shuffled(sample: dict[str, Array]) -> dict[str, Array]:
     }
 
 
-@pytest.mark.parametrize("case", [*ALL, *OF_FORMS, *OF_SIGNALS], ids=lambda case: case.label)
+@pytest.mark.parametrize(
+    "case", [*ALL, *OF_DOMAINS, *OF_FORMS, *OF_SIGNALS], ids=lambda case: case.label
+)
 def test_an_op_computes_what_onnxruntime_computes(case: Case) -> None:
     model, other = single(case), shuffled(case.sample)
     expected = by_onnxruntime(model, other)
@@ -271,6 +274,28 @@ def test_what_keeps_boxes_says_where_to_end_the_model() -> None:
         replayed(model_of(nodes, sample, ["kept"]), sample, sample)
 
 
+def test_fused_products_with_integers_are_those_of_what_they_stand_for() -> None:
+    from onnx import helper
+
+    node, ours = helper.make_node, {"domain": "com.microsoft"}
+    constants = {
+        "w": whole(5, 4, low=-90, below=90, dtype="int8"), "ws": draw(4, low=0.01, high=0.02),
+        "wz": np.zeros(4, np.int8), "b": draw(4),
+    }  # fmt: skip
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        node("MatMulIntegerToFloat", ["q", "w", "s", "ws", "z", "wz", "b"], ["y"], **ours),
+        node("DynamicQuantizeMatMul", ["x", "w", "ws", "wz", "b"], ["t"], **ours),
+    ]
+    sample = {"x": draw(2, 5)}
+    model = model_of(nodes, sample, ["y", "t"], constants)
+    wanted = sample["x"] @ (constants["w"] * constants["ws"]) + constants["b"]
+    for found, rounded in zip(replayed(model, sample, sample), by_onnxruntime(model, sample),
+                              strict=True):  # fmt: skip
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found, rounded, atol=0.05)
+
+
 def test_nodes_need_not_stand_in_order() -> None:
     from onnx import helper
 
@@ -370,6 +395,20 @@ REFUSED = [
     (Case("Dropout", [x(2, 3), np.float32(0.5), np.asarray(True)]), "as in training; export the"),
     (Case("RandomNormalLike", [x(2, 3)]), "let the model take them as an input"),
     (Case("Bernoulli", [x(2, 3)]), r"op Bernoulli at layer draws random numbers"),
+    (
+        Case(
+            "Attention",
+            [x(1, 5, 8), draw(8, 24), draw(24), None, x(2, 1, 2, 3, 4)],
+            {"num_heads": 2},
+            outputs=2,
+            domain="com.microsoft",
+        ),
+        "export the model without a cache",
+    ),
+    (Case("ZipMap", [x(2, 3)], domain="ai.onnx.ml"), "options={'zipmap': False}, .* at 'in0'"),
+    (Case("TreeEnsembleRegressor", [x(2, 3)], domain="ai.onnx.ml"), "trees and support vectors"),
+    (Case("Conv", [x(2, 3)], domain="com.microsoft.nchwc"), "optimized with ORT_ENABLE_EXTENDED"),
+    (Case("Magic", [x(2, 3)], domain="acme"), "acme.Magic at layer is no op of ONNX: export the"),
     (Case("Compress", [x(2, 3), Input(draw(6) > 0)]), r"take a fixed number \(TopK\)"),
     (Case("NonZero", [x(2, 3)]), r"mask them .* a fixed number .* end the model at 'in0'"),
 ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edgeq.export.frontends.onnx.onnx_file import plain_value
-from edgeq.export.frontends.onnx.op_table import Node
+from edgeq.export.frontends.onnx.op_table import MICROSOFT, Node
 
 
 def definition_of(node: Node, given: Sequence[Tensor | None]) -> Any:
@@ -31,6 +31,28 @@ def definition_of(node: Node, given: Sequence[Tensor | None]) -> Any:
         _written(node).SerializeToString(), types,
     )  # fmt: skip
     return onnx.FunctionProto.FromString(written)
+
+
+def without_form(node: Node) -> str:
+    """Why a node that nothing here computes is refused, and what to do."""
+    if "nchwc" in node.domain or ".internal" in node.domain:
+        return (
+            "is laid out for one kind of processor; give the model as it was before onnxruntime "
+            "optimized it, or have it optimized with ORT_ENABLE_EXTENDED"
+        )
+    if node.op == "ZipMap":
+        return (
+            "makes dictionaries; convert the model with options={'zipmap': False}, or end it at "
+            f"{node.inputs[0]!r} (onnx.utils.extract_model cuts a file)"
+        )
+    if node.domain == "ai.onnx.ml":
+        return (
+            "is of classical machine learning and has no form here: trees and support vectors run "
+            "elsewhere, and what is in front of it can be exported alone"
+        )
+    if node.domain not in ("", MICROSOFT):
+        return "is no op of ONNX: export the model without custom ops, or with a function for it"
+    return f"of opset {node.version} has no form here; write it with other ops"
 
 
 def with_defaults(node: Node) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeq.export.frontends.onnx.op_table import Known, Node, axes_of, op
+from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, axes_of, op
 from edgeq.export.frontends.onnx.operators.elementwise import torch_dtype
 from edgeq.export.frontends.torch_program.packed.packed_layers import turned
 
@@ -309,6 +309,7 @@ def reverse_sequence(node: Node, values: Tensor, lengths: Known | Tensor) -> Ten
 
 
 @op("Trilu", known=(1,))
+@op("Trilu", known=(1,), domain=MICROSOFT)
 def triangle(node: Node, values: Tensor, offset: Known | None = None) -> Tensor:
     diagonal = 0 if offset is None else int(offset.item())
     rows, columns = values.shape[-2:]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.ao.quantization.fx._decomposed  # declares the ops that the converter reads scales from
 from torch import Tensor
+from torch.nn import functional
 
 from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, op
 from edgeq.export.frontends.onnx.operators.network_layers import convolution
@@ -149,7 +150,7 @@ def leave_real(node: Node, values: Tensor) -> tuple[Gridded, Tensor, Tensor]:
     return real, torch.ones(()), torch.zeros((), dtype=torch.uint8)
 
 
-def _offset(values: Tensor | Gridded, zero: Known | None, axis: int) -> Tensor:
+def without_offset(values: Tensor | Gridded, zero: Known | None, axis: int) -> Tensor:
     """An integer operand without its zero point, in units of its scale."""
     if isinstance(values, Gridded):
         return values.real / values.grid.along(values.grid.scale, values.real.ndim)
@@ -166,7 +167,70 @@ def integer_product(
     one_zero: Known | None = None,
     other_zero: Known | None = None,
 ) -> Tensor:
-    return torch.matmul(_offset(one, one_zero, -2), _offset(other, other_zero, -1))
+    return torch.matmul(without_offset(one, one_zero, -2), without_offset(other, other_zero, -1))
+
+
+@op("MatMulIntegerToFloat", domain=MICROSOFT, known=(4, 5), takes_grid=True)
+def integer_product_in_real(
+    node: Node,
+    one: Tensor | Gridded,
+    other: Tensor | Gridded,
+    one_scale: Tensor,
+    other_scale: Tensor,
+    one_zero: Known | None = None,
+    other_zero: Known | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    real = without_offset(other, other_zero, -1) * other_scale
+    made = torch.matmul(without_offset(one, one_zero, -2) * one_scale, real)
+    return made if bias is None else made + bias
+
+
+@op("DynamicQuantizeMatMul", domain=MICROSOFT, known=(3,))
+def product_with_integers(
+    node: Node,
+    values: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    zero: Known | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    made = torch.matmul(values, without_offset(weight, zero, -1) * scale)
+    return made if bias is None else made + bias
+
+
+@op("MatMulNBits", domain=MICROSOFT, known=(1, 2, 3, 4))
+def product_with_packed_integers(
+    node: Node,
+    values: Tensor,
+    packed: Known,
+    scales: Known,
+    zeros: Known | None = None,
+    order: Known | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """With a matrix `(N, K)` of 2, 4 or 8 bits in blocks along K, the lowest bits first."""
+    rows, columns, bits = node.get("N"), node.get("K"), node.get("bits", 4)
+    size = node.get("block_size")
+    blocks = -(-columns // size)
+    if order is not None:
+        raise node.refused("has its blocks in an order of their own (g_idx)")
+    numbers = _unpacked(packed.reshape(rows, blocks, -1), bits).astype(np.float32)
+    middle: Known = np.asarray(1 << (bits - 1), np.float32)
+    if zeros is not None and zeros.dtype == np.uint8:
+        middle = _unpacked(zeros.reshape(rows, -1), bits)[:, :blocks, None]
+    elif zeros is not None:
+        middle = zeros.reshape(rows, blocks, 1)
+    real = (numbers - middle) * scales.reshape(rows, blocks, 1)
+    weight = torch.from_numpy(real.reshape(rows, -1)[:, :columns].astype(np.float32))
+    return functional.linear(values, weight, bias)
+
+
+def _unpacked(packed: Known, bits: int) -> Known:
+    """Whole numbers of so many bits out of bytes, along the last axis."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    numbers = (packed[..., None] >> shifts) & ((1 << bits) - 1)
+    return numbers.reshape(*packed.shape[:-1], -1)
 
 
 @op("ConvInteger", known=(2, 3), takes_grid=True)
@@ -177,7 +241,9 @@ def integer_convolution(
     zero: Known | None = None,
     weight_zero: Known | None = None,
 ) -> Tensor:
-    return convolution(node, _offset(values, zero, 1), _offset(weight, weight_zero, 0))
+    return convolution(
+        node, without_offset(values, zero, 1), without_offset(weight, weight_zero, 0)
+    )
 
 
 def taken_apart(node: Node) -> list[Node] | None:
@@ -188,7 +254,8 @@ def taken_apart(node: Node) -> list[Node] | None:
     if node.get("channels_last"):
         raise node.refused("has its channels last")
     parts = _Parts(node)
-    reals = [parts.real(*operand) for operand in form.operands]
+    reals = [node.inputs[slot] for slot in form.plain]
+    reals += [parts.real(*operand) for operand in form.operands]
     if form.every:
         reals = [parts.real(slot, 1) for slot in range(form.every, len(node.inputs), 3)]
     if form.bias and parts.given(form.bias):
@@ -207,6 +274,7 @@ class _Form:
         operands: Where integers are, followed by scale and zero point, and the axis of several.
         bias: Where an int32 bias is, in the product of the operands' scales; 0 for none.
         every: From where on each three inputs are integers, scale and zero point.
+        plain: Inputs ahead of these that are no quantized numbers.
     """
 
     op: str
@@ -214,6 +282,7 @@ class _Form:
     operands: tuple[tuple[int, int], ...] = ()
     bias: int = 0
     every: int = 0
+    plain: tuple[int, ...] = ()
 
 
 _FORMS = {
@@ -227,6 +296,8 @@ _FORMS = {
     "QLinearSoftmax": _Form("Softmax", 3, ((0, 1),)),
     "QLinearAveragePool": _Form("AveragePool", 3, ((0, 1),)),
     "QLinearGlobalAveragePool": _Form("GlobalAveragePool", 3, ((0, 1),)),
+    "QLinearReduceMean": _Form("ReduceMean", 3, ((0, 1),)),
+    "QLinearWhere": _Form("Where", 7, ((1, 1), (4, 1)), plain=(0,)),
     "QLinearConcat": _Form("Concat", 0, every=2),
 }
 

@@ -226,6 +226,7 @@ def _along(node: Node, values: Tensor, axis: int) -> Tensor:
 
 
 @op("GridSample")
+@op("GridSample", domain=MICROSOFT)
 def grid_sample(node: Node, values: Tensor, grid: Tensor) -> Tensor:
     mode = {"linear": "bilinear", "cubic": "bicubic"}.get(m := node.get("mode", "bilinear"), m)
     corners = bool(node.get("align_corners"))
