@@ -132,6 +132,24 @@ def test_a_model_that_onnxs_own_runtime_dies_of_is_exported() -> None:
     np.testing.assert_allclose(made, wanted, rtol=1e-4)
 
 
+def test_whole_numbers_of_8_bits_are_computed_where_the_runtime_has_no_kernel() -> None:
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["sum"]),
+        helper.make_node("Min", ["sum", "top"], ["least"]),
+        helper.make_node("Clip", ["least", "", "top"], ["y"]),
+    ]
+    sample = np.arange(0, 250, 10, dtype=np.uint8)
+    model = model_of(nodes, {"x": sample}, ["sum", "y"], {"top": np.asarray(90, np.uint8)})
+    with start_converter() as worker:
+        found = front_end.trace(model, sample, worker)
+    with Session(found.tflite) as session:
+        made = session.run(sample)
+    np.testing.assert_array_equal(made["sum"], sample + sample)
+    np.testing.assert_array_equal(made["y"], np.minimum(sample + sample, 90))
+
+
 def test_data_in_which_a_fixed_input_varies_are_refused() -> None:
     from onnx import helper
 

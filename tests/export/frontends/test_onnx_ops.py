@@ -274,6 +274,25 @@ def test_what_keeps_boxes_says_where_to_end_the_model() -> None:
         replayed(model_of(nodes, sample, ["kept"]), sample, sample)
 
 
+@pytest.mark.parametrize("kind", ["uint16", "int16"])
+@pytest.mark.parametrize("has_zero", [True, False])
+def test_integers_of_16_bits_end_where_they_do(kind: str, has_zero: bool) -> None:
+    from onnx import helper
+
+    constants = {"s": np.float32(1e-5 if kind == "uint16" else 3e-5), "z": np.zeros((), kind)}
+    number = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    reads = ["x", "s", "z"] if has_zero else ["x", "s"]
+    attributes = {} if has_zero else {"output_dtype": number}
+    nodes = [
+        helper.make_node("QuantizeLinear", reads, ["q"], **attributes),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    sample = {"x": draw(4, 6)}
+    model = model_of(nodes, sample, ["y"], constants, opset=21)
+    (found,), (wanted,) = replayed(model, sample, sample), by_onnxruntime(model, sample)
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
 def test_fused_products_with_integers_are_those_of_what_they_stand_for() -> None:
     from onnx import helper
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -108,12 +109,20 @@ def op(
     takes_grid: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declares a function as what computes the named ops; see `Row`."""
-    slots = map(frozenset, ((*known, *either), sampled, either, fixed, typed))
-    sets: tuple[frozenset[int], ...] = tuple(slots)
+    row = partial(
+        Row,
+        known=frozenset((*known, *either)),
+        sampled=frozenset(sampled),
+        either=frozenset(either),
+        fixed=frozenset(fixed),
+        typed=frozenset(typed),
+        keeps_grid=keeps_grid,
+        takes_grid=takes_grid,
+    )
 
     def declare(compute: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
-            _ROWS[domain, name] = Row(compute, *sets, keeps_grid=keeps_grid, takes_grid=takes_grid)
+            _ROWS[domain, name] = row(compute)
         return compute
 
     return declare

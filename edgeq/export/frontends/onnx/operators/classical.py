@@ -1,4 +1,4 @@
-"""Ops of classical machine learning (`ai.onnx.ml`) that are sums and products, as skl2onnx writes."""
+"""Ops of classical machine learning (`ai.onnx.ml`) that are sums and products."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -46,9 +48,27 @@ _BINARY = {
 }  # fmt: skip
 
 
+_NARROW = (torch.int8, torch.uint8, torch.int16)
+
+
+def widened(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function that computes whole numbers of 8 or 16 bits in 32, as the runtime does."""
+
+    @wraps(compute)
+    def wide(node: Node, first: Tensor, *others: Any, **options: Any) -> Tensor:
+        if first.dtype not in _NARROW:
+            return compute(node, first, *others, **options)
+        more = [o.int() if isinstance(o, Tensor) and o.dtype in _NARROW else o for o in others]
+        made = compute(node, first.int(), *more, **options)
+        return made.to(first.dtype) if made.dtype is torch.int32 else made
+
+    return wide
+
+
 def _declare(names: dict[str, Any], arguments: int) -> None:
     for name, function in names.items():
 
+        @widened
         def compute(node: Node, *values: Tensor, function: Any = function) -> Tensor:
             result: Tensor = function(*_aligned(node, *values[:arguments]))
             return result
@@ -70,6 +90,7 @@ _declare(_BINARY, 2)
 
 
 @op("Div")
+@widened
 def div(node: Node, one: Tensor, other: Tensor) -> Tensor:
     one, other = _aligned(node, one, other)
     if one.is_floating_point():
@@ -78,11 +99,13 @@ def div(node: Node, one: Tensor, other: Tensor) -> Tensor:
 
 
 @op("Mod")
+@widened
 def mod(node: Node, one: Tensor, other: Tensor) -> Tensor:
     return torch.fmod(one, other) if node.get("fmod") else torch.remainder(one, other)
 
 
 @op("Pow", either=(1,))
+@widened
 def power(node: Node, base: Tensor, exponent: Known | Tensor) -> Tensor:
     if isinstance(exponent, Tensor):
         made = torch.pow(*_aligned(node, base, exponent))
@@ -96,6 +119,7 @@ def power(node: Node, base: Tensor, exponent: Known | Tensor) -> Tensor:
 
 
 @op("Sum")
+@widened
 def add_all(node: Node, first: Tensor, *others: Tensor) -> Tensor:
     for other in others:
         first = first + other
@@ -108,6 +132,7 @@ def mean_of_all(node: Node, *values: Tensor) -> Tensor:
 
 
 @op("Max")
+@widened
 def maximum(node: Node, first: Tensor, *others: Tensor) -> Tensor:
     for other in others:
         first = torch.maximum(first, other)
@@ -115,6 +140,7 @@ def maximum(node: Node, first: Tensor, *others: Tensor) -> Tensor:
 
 
 @op("Min")
+@widened
 def minimum(node: Node, first: Tensor, *others: Tensor) -> Tensor:
     for other in others:
         first = torch.minimum(first, other)
@@ -122,6 +148,7 @@ def minimum(node: Node, first: Tensor, *others: Tensor) -> Tensor:
 
 
 @op("Clip", known=(1, 2))
+@widened
 def clip(node: Node, values: Tensor, low: Any = None, high: Any = None) -> Tensor:
     low = node.get("min") if low is None else low.item()
     high = node.get("max") if high is None else high.item()

@@ -57,8 +57,9 @@ def attention(
         raise node.refused(_PAST if past is not None else "turns its vectors by position inside")
     products = functional.linear(values, weight.T, bias)
     sizes = node.get("qkv_hidden_sizes") or [weight.shape[1] // 3] * 3
-    heads = [_heads(part, node.get("num_heads")) for part in products.split(list(sizes), -1)]
-    return _attended(node, *heads, mask, added), torch.stack(heads[1:])
+    count = node.get("num_heads")
+    query, key, value = (_heads(part, count) for part in products.split(list(sizes), -1))
+    return _attended(node, query, key, value, mask, added), torch.stack([key, value])
 
 
 @op("QAttention", domain=MICROSOFT, takes_grid=True, known=(6, 7))
@@ -75,9 +76,9 @@ def quantized_attention(
     past: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     real = without_offset(values, zero, -1) * scale
-    return attention(
-        node, real, without_offset(weight, weight_zero, -1) * weight_scale, bias, mask, past
-    )
+    weight = without_offset(weight, weight_zero, -1) * weight_scale
+    made: tuple[Tensor, Tensor] = attention(node, real, weight, bias, mask, past)
+    return made
 
 
 @op("MultiHeadAttention", domain=MICROSOFT)
@@ -101,8 +102,8 @@ def multi_head_attention(
             one + part.reshape(one.shape[1], 1, one.shape[3])
             for one, part in zip(heads, parts, strict=True)
         ]
-    made = _attended(node, *heads, mask, added)
-    return made, heads[1], heads[2]
+    query, key, value = heads
+    return _attended(node, query, key, value, mask, added), key, value
 
 
 def _separate(node: Node, query: Tensor, key: Tensor | None, value: Tensor | None) -> list[Tensor]:

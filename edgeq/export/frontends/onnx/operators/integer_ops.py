@@ -20,6 +20,10 @@ from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, op
 from edgeq.export.frontends.onnx.operators.network_layers import convolution
 
 _INT8 = (-128, 127)
+_LIMITS = {"int8": _INT8, "uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535)}
+_QUANTIZED_TYPES = {2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16}
+"""What ONNX calls the types that an output may be quantized to."""
+
 _NUMBERS = ("int8", "uint8")
 _OPS = torch.ops.quantized_decomposed
 
@@ -69,12 +73,26 @@ class Grid:
     def rounded(self, real: Tensor) -> Tensor:
         """An activation rounded to the grid in ops that the converter reads the scale from."""
         if self.dtype not in _NUMBERS or self.scale.size > 1:
-            return real  # 16 bits round nothing away, and no activation has several scales
+            return self._within(real)
         # uint8 has the numbers of int8 with another zero point.
         zero = int(self.zero_point.item()) - (128 if self.dtype == "uint8" else 0)
         parameters = (float(self.scale.item()), zero, *_INT8)
         made = _OPS.quantize_per_tensor(real, *parameters, torch.int8)
         return _OPS.dequantize_per_tensor(made, *parameters, torch.int8)
+
+    def _within(self, real: Tensor) -> Tensor:
+        """Cut to what the integers reach, such as by a Relu that lies in a zero point at an end.
+
+        16 bits round nothing away, and no activation of the runtime has several scales.
+        """
+        limits = _LIMITS.get(self.dtype)
+        if limits is None:
+            return real
+        zero, scale = (self.along(a, real.ndim) for a in (self.zero_point, self.scale))
+        low, high = ((limit - zero) * scale for limit in limits)
+        if self.scale.size > 1:
+            return torch.minimum(torch.maximum(real, low), high)
+        return torch.clamp(real, float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -111,10 +129,10 @@ def _grid(values: Tensor | Gridded, scale: Known, zero: Known | None, axis: int)
     return Grid(scale, zero, name, axis)
 
 
-def _onto(real: Tensor, scale: Known, zero: Known | None, axis: int = 0) -> Gridded:
+def _onto(real: Tensor, scale: Known, zero: Known, axis: int = 0) -> Gridded:
     """Real numbers rounded to a grid that is known."""
-    zero = np.zeros(scale.shape, np.uint8) if zero is None else zero
-    grid = Grid(scale, zero, zero.dtype.name, axis)
+    name = "uint16" if zero.dtype == np.int32 else zero.dtype.name  # as uint16 is stored here
+    grid = Grid(scale, zero, name, axis)
     return Gridded(grid.rounded(real), grid)
 
 
@@ -123,6 +141,11 @@ def _onto(real: Tensor, scale: Known, zero: Known | None, axis: int = 0) -> Grid
 def quantize(node: Node, values: Tensor, scale: Known, zero: Known | None = None) -> Gridded:
     if node.get("block_size"):
         raise node.refused("has a scale for each block of an activation")
+    if zero is None:
+        kind = node.get("output_dtype") or 2
+        if kind not in _QUANTIZED_TYPES:
+            raise node.refused(f"makes values of ONNX's data type {kind} of an activation")
+        zero = np.zeros(scale.shape, _QUANTIZED_TYPES[kind])
     return _onto(values, scale, zero, node.get("axis", 1) % max(values.ndim, 1))
 
 

@@ -233,7 +233,7 @@ def _activations(node: Node, direction: int) -> list[_Activation]:
     default = ["Tanh"] if count == 1 else ["Sigmoid", "Tanh", "Tanh"][:count]
     every = [str(name).lower() for name in node.get("activations") or default * (direction + 1)]
     alphas, betas = (iter(node.get(f"activation_{name}") or ()) for name in ("alpha", "beta"))
-    made = []
+    made: list[_Activation] = []
     for name in every:
         if name in _WITH_PARAMETERS:
             defaults, function = _WITH_PARAMETERS[name]
