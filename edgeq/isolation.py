@@ -40,6 +40,9 @@ them. A child that this module kills for taking too long is not counted."""
 class JobCrashed(Exception):  # noqa: N818  # it is news of the child, not an error of edgeq
     """The child died or hung while it ran a job. `.reason` says how, `.output` what it printed."""
 
+    hung = False
+    """Whether it was stopped for taking too long."""
+
     def __init__(self, reason: str, output: str) -> None:
         super().__init__(f"{reason}\n{output}".strip())
         self.reason = reason
@@ -192,7 +195,9 @@ class Worker:
             self._jobs.send((job, sent, memory_bytes or _machine_memory()))
             if not self._results.poll(timeout_s):
                 self._process.kill()
-                raise self._crashed(f"took longer than {timeout_s:.0f} s and was stopped", start)
+                late = self._crashed(f"took longer than {timeout_s:.0f} s and was stopped", start)
+                late.hung = True
+                raise late
             succeeded, result = self._results.recv()
         except (EOFError, OSError):
             code = self._process.wait()

@@ -226,6 +226,7 @@ def to_stablehlo(
             program = decomposed(program)
             kept = kept_buffers(program)
             passes.check_random(program)
+        _dequantize_for_each(program)
         program = core._run_convert_passes(program)
         if own_forms:
             passes.expand_last(program)
@@ -319,6 +320,24 @@ def _own_constants(program: Any) -> None:
                 own = value.detach().contiguous().clone()
                 made[key] = torch.nn.Parameter(own, False) if is_parameter else own
             values[name] = made[key]
+
+
+def _dequantize_for_each(program: Any) -> None:
+    """Gives each reader of a dequantized value its own, as PyTorch's quantizers do.
+
+    litert-torch puts changes of layout between a value and one reader, and takes those of a shared
+    one for the others' as well.
+    """
+    import torch
+
+    graph = program.graph_module.graph
+    dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+    for node in [n for n in graph.nodes if n.target is dequantize]:
+        readers = sorted(node.users, key=lambda user: user.op != "output")
+        for reader in readers[1:]:
+            with graph.inserting_before(reader):
+                reader.replace_input_with(node, graph.node_copy(node))
+    graph.lint()
 
 
 def _output_layers(program: Any) -> list[str]:

@@ -36,8 +36,9 @@ def whole_numbers(port: Port, array: Array) -> Array:
 
 
 def way_in(port: Port, array: Array) -> str:
-    """Says how real numbers get into a port that stores integers with a scale."""
-    if port.qparams is None or array.dtype.kind != "f":
+    """Says how real numbers get into a port that stores them otherwise."""
+    holds_real = port.qparams is not None or port.dtype == "float32"
+    if not holds_real or array.dtype.kind != "f" or array.dtype == port.dtype:
         return ""
     return "; run(..., real=True) takes real numbers and converts them"
 

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_cases import ALL, Array, Case, draw, model_of, single
+from onnx_cases import ALL, Array, Case, Input, draw, floats, model_of, single, whole, x
+from onnx_domain_cases import ALL as OF_DOMAINS
+from onnx_form_cases import ALL as OF_FORMS
 from onnx_signal_cases import ALL as OF_SIGNALS
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
-from edgeq.errors import ConversionError, ModelError, UnsupportedOpError  # noqa: E402
+from edgeq.errors import ConversionError, DataError, ModelError, UnsupportedOpError  # noqa: E402
 from edgeq.export.frontends.onnx import child  # noqa: E402
 from edgeq.export.frontends.onnx.fusions import fused, pruned  # noqa: E402
 from edgeq.export.frontends.onnx.graph_interpreter import specialised  # noqa: E402
@@ -51,7 +53,9 @@ def shuffled(sample: dict[str, Array]) -> dict[str, Array]:
     }
 
 
-@pytest.mark.parametrize("case", [*ALL, *OF_SIGNALS], ids=lambda case: case.label)
+@pytest.mark.parametrize(
+    "case", [*ALL, *OF_DOMAINS, *OF_FORMS, *OF_SIGNALS], ids=lambda case: case.label
+)
 def test_an_op_computes_what_onnxruntime_computes(case: Case) -> None:
     model, other = single(case), shuffled(case.sample)
     expected = by_onnxruntime(model, other)
@@ -154,6 +158,24 @@ def test_a_branch_that_the_input_chooses_is_both_and_a_selection() -> None:
         replayed(branched(True), sample, sample)
 
 
+@pytest.mark.parametrize("shape", [[], [1]], ids=["scalar", "one"])
+def test_the_number_of_a_turn_has_the_shape_that_the_body_declares(shape: list[int]) -> None:
+    from onnx import TensorProto, helper
+
+    node, info = helper.make_node, helper.make_tensor_value_info
+    body = helper.make_graph(
+        [node("Gather", ["x", "i"], ["row"], axis=0), node("Identity", ["go"], ["again"])], "body",
+        [info("i", TensorProto.INT64, shape), info("go", TensorProto.BOOL, [])],
+        [info("again", TensorProto.BOOL, []), info("row", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    sample = {"x": draw(4, 3)}
+    numbers = {"turns": np.array(3), "yes": np.array(True)}
+    model = model_of([node("Loop", ["turns", "yes"], ["y"], body=body)], sample, ["y"], numbers)
+    (found,), (wanted,) = replayed(model, sample, sample), by_onnxruntime(model, sample)
+    np.testing.assert_array_equal(found, wanted)
+    assert found.ndim == 2 + len(shape)
+
+
 def grown(most: int | None, results: Sequence[str] = ("y", "count")) -> Any:
     """The input doubled until it is large enough, at most so often, and how often."""
     from onnx import TensorProto, helper
@@ -250,6 +272,171 @@ def test_what_keeps_boxes_says_where_to_end_the_model() -> None:
     sample = {"boxes": draw(1, 5, 4), "scores": draw(1, 2, 5)}
     with pytest.raises(UnsupportedOpError, match="end the model at what it reads, 'boxes' and 'sc"):
         replayed(model_of(nodes, sample, ["kept"]), sample, sample)
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int16"])
+@pytest.mark.parametrize("has_zero", [True, False])
+def test_integers_of_16_bits_end_where_they_do(kind: str, has_zero: bool) -> None:
+    from onnx import helper
+
+    constants = {"s": np.float32(1e-5 if kind == "uint16" else 3e-5), "z": np.zeros((), kind)}
+    number = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    reads = ["x", "s", "z"] if has_zero else ["x", "s"]
+    attributes = {} if has_zero else {"output_dtype": number}
+    nodes = [
+        helper.make_node("QuantizeLinear", reads, ["q"], **attributes),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    sample = {"x": draw(4, 6)}
+    model = model_of(nodes, sample, ["y"], constants, opset=21)
+    (found,), (wanted,) = replayed(model, sample, sample), by_onnxruntime(model, sample)
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+def test_fused_products_with_integers_are_those_of_what_they_stand_for() -> None:
+    from onnx import helper
+
+    node, ours = helper.make_node, {"domain": "com.microsoft"}
+    constants = {
+        "w": whole(5, 4, low=-90, below=90, dtype="int8"), "ws": draw(4, low=0.01, high=0.02),
+        "wz": np.zeros(4, np.int8), "b": draw(4),
+    }  # fmt: skip
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        node("MatMulIntegerToFloat", ["q", "w", "s", "ws", "z", "wz", "b"], ["y"], **ours),
+        node("DynamicQuantizeMatMul", ["x", "w", "ws", "wz", "b"], ["t"], **ours),
+    ]
+    sample = {"x": draw(2, 5)}
+    model = model_of(nodes, sample, ["y", "t"], constants)
+    wanted = sample["x"] @ (constants["w"] * constants["ws"]) + constants["b"]
+    for found, rounded in zip(replayed(model, sample, sample), by_onnxruntime(model, sample),
+                              strict=True):  # fmt: skip
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found, rounded, atol=0.05)
+
+
+def test_nodes_need_not_stand_in_order() -> None:
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("Neg", ["a"], ["y"]), helper.make_node("Add", ["x", "b"], ["a"]),
+        helper.make_node("Relu", ["x"], ["b"]),
+    ]  # fmt: skip
+    sample = {"x": draw(2, 4)}
+    (found,) = replayed(model_of(nodes, sample, ["y"]), sample, sample)
+    np.testing.assert_array_equal(found, -(sample["x"] + np.maximum(sample["x"], 0)))
+    nodes[2] = helper.make_node("Relu", ["y"], ["b"])
+    with pytest.raises(ModelError, match="is 'a', which no node before computes"):
+        replayed(model_of(nodes, sample, ["y"]), sample, sample)
+
+
+def test_what_is_added_from_an_axis_on_is_as_old_files_mean_it() -> None:
+    from onnx import helper
+
+    added = helper.make_node("Add", ["x", "c"], ["y"], axis=1, broadcast=1)
+    sample, stored = {"x": draw(2, 3, 4)}, draw(3)
+    model = model_of([added], sample, ["y"], {"c": stored}, opset=6)
+    (found,) = replayed(model, sample, sample)
+    np.testing.assert_array_equal(found, sample["x"] + stored[:, None])
+
+
+@pytest.mark.parametrize("places", [[0, 3, 7], [[0, 0], [1, 1], [3, 1]]], ids=["flat", "tuples"])
+def test_sparse_constants_are_dense_ones(places: Any) -> None:
+    from onnx import helper, numpy_helper
+
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(floats(1, 2, 3), "w"),
+        numpy_helper.from_array(np.asarray(places, np.int64), "places"), [4, 2],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("Constant", [], ["v"], sparse_value=sparse),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("MatMul", ["x", "v"], ["z"]),
+    ]
+    sample = {"x": draw(2, 4)}
+    model = model_of(nodes, sample, ["y", "z"])
+    model.graph.sparse_initializer.append(sparse)
+    dense = np.asarray([[1, 0], [0, 2], [0, 0], [0, 3]], np.float32)
+    for found in replayed(model, sample, sample):
+        np.testing.assert_allclose(found, sample["x"] @ dense, rtol=1e-6)
+
+
+def test_a_sequence_is_mapped() -> None:
+    from onnx import helper
+
+    node, info = helper.make_node, helper.make_tensor_value_info
+    body = helper.make_graph(
+        [node("Mul", ["one", "by"], ["made"])], "body",
+        [info("one", 1, None), info("by", 1, None)], [info("made", 1, None)],
+    )  # fmt: skip
+    nodes = [
+        node("SplitToSequence", ["x", "two"], ["parts"], axis=1),
+        node("SequenceMap", ["parts", "z"], ["mapped"], body=body),
+        node("ConcatFromSequence", ["mapped"], ["y"], axis=1),
+    ]
+    sample = {"x": draw(2, 4), "z": draw(2, 1, seed=1)}
+    (found,) = replayed(model_of(nodes, sample, ["y"], {"two": np.array(2)}), sample, sample)
+    np.testing.assert_array_equal(found, sample["x"] * sample["z"])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_scan_stacks_along_any_axis(axis: int) -> None:
+    from onnx import helper
+
+    node, info = helper.make_node, helper.make_tensor_value_info
+    body = helper.make_graph(
+        [node("Add", ["s", "v"], ["t"]), node("Tanh", ["t"], ["row"])], "body",
+        [info("s", 1, [2]), info("v", 1, [2])], [info("t", 1, [2]), info("row", 1, [2])],
+    )  # fmt: skip
+    scan = node(
+        "Scan", ["s0", "x"], ["last", "rows"], num_scan_inputs=1, body=body, scan_input_axes=[1],
+        scan_input_directions=[1], scan_output_directions=[1], scan_output_axes=[axis],
+    )  # fmt: skip
+    sample = {"s0": draw(2), "x": draw(2, 5, seed=1)}
+    model, other = model_of([scan], sample, ["last", "rows"]), shuffled(sample)
+    for wanted, found in zip(by_onnxruntime(model, other), replayed(model, sample, other),
+                             strict=True):  # fmt: skip
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_a_sample_of_what_has_a_value_in_the_file_is_refused() -> None:
+    from onnx import helper
+
+    sample = {"x": draw(2, 4), "c": draw(4)}
+    model = model_of([helper.make_node("Add", ["x", "c"], ["y"])], sample, ["y"], {"c": draw(4)})
+    read = child.read_model(model.SerializeToString())
+    for given in (sample, tuple(sample.values())):
+        with pytest.raises(DataError, match=r"its inputs are 'x'; what .* is a constant \('c'\)"):
+            child.bound(read, given)
+
+
+REFUSED = [
+    (Case("Dropout", [x(2, 3), np.float32(0.5), np.asarray(True)]), "as in training; export the"),
+    (Case("RandomNormalLike", [x(2, 3)]), "let the model take them as an input"),
+    (Case("Bernoulli", [x(2, 3)]), r"op Bernoulli at layer draws random numbers"),
+    (
+        Case(
+            "Attention",
+            [x(1, 5, 8), draw(8, 24), draw(24), None, x(2, 1, 2, 3, 4)],
+            {"num_heads": 2},
+            outputs=2,
+            domain="com.microsoft",
+        ),
+        "export the model without a cache",
+    ),
+    (Case("ZipMap", [x(2, 3)], domain="ai.onnx.ml"), "options={'zipmap': False}, .* at 'in0'"),
+    (Case("TreeEnsembleRegressor", [x(2, 3)], domain="ai.onnx.ml"), "trees and support vectors"),
+    (Case("Conv", [x(2, 3)], domain="com.microsoft.nchwc"), "optimized with ORT_ENABLE_EXTENDED"),
+    (Case("Magic", [x(2, 3)], domain="acme"), "acme.Magic at layer is no op of ONNX: export the"),
+    (Case("Compress", [x(2, 3), Input(draw(6) > 0)]), r"take a fixed number \(TopK\)"),
+    (Case("NonZero", [x(2, 3)]), r"mask them .* a fixed number .* end the model at 'in0'"),
+]
+
+
+@pytest.mark.parametrize(("case", "why"), REFUSED, ids=lambda value: getattr(value, "label", ""))
+def test_what_has_no_form_says_what_to_do(case: Case, why: str) -> None:
+    with pytest.raises(UnsupportedOpError, match=why):
+        replayed(single(case), case.sample, case.sample)
 
 
 def test_an_input_of_text_is_said_to_be_one() -> None:

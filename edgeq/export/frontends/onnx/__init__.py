@@ -66,14 +66,23 @@ def trace(model: Any, sample: Any, worker: Worker) -> LiteModel:
     memory = _memory_bytes(source, arrays)
     with Worker() as reader:
         try:
-            found: LiteModel = reader.call(
-                _JOB, source, arrays, timeout_s=TRACE_SECONDS_MAX, memory_bytes=memory
-            )
+            return _traced(reader, source, arrays, memory)
         except (JobCrashed, JobFailed) as error:
             reason = error.reason.splitlines()[0]
             if is_out_of_memory(reason):
                 reason = f"took more than {memory / 1e9:.2g} GB of memory, so it was stopped"
             raise ConversionError(f"reading the ONNX model: the process {reason}") from None
+
+
+def _traced(reader: Worker, source: Any, arrays: Any, memory: int) -> LiteModel:
+    """What the child makes of a model, and once more without ONNX's runtime if that may be dead."""
+    limits: Any = {"timeout_s": TRACE_SECONDS_MAX, "memory_bytes": memory}
+    try:
+        found: LiteModel = reader.call(_JOB, source, arrays, **limits)
+    except JobCrashed as error:
+        if error.hung:
+            raise
+        found = reader.call(_JOB, source, arrays, False, **limits)
     return found
 
 

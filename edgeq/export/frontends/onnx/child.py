@@ -5,7 +5,7 @@ Imports ONNX and PyTorch, so only the child imports this module.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,9 @@ from edgeq.export.frontends.onnx.fusions import fused, pruned
 from edgeq.export.frontends.onnx.graph_interpreter import specialised
 from edgeq.export.frontends.onnx.onnx_file import OnnxModel, read_model
 from edgeq.export.frontends.onnx.operators import (  # noqa: F401  # they fill the table of ops
+    classical,
     data_movement,
+    fused_attention,
     fused_ops,
     image_boxes,
     recurrent,
@@ -44,20 +46,23 @@ from edgeq.model import LiteModel
 
 Arrays = dict[str, npt.NDArray[Any]]
 
+NOT_COMPARED = "the float model was not compared with ONNX's own runtime, which crashed on it"
 
-def traced(source: str | bytes | MappedFile, sample: Any) -> LiteModel:
+
+def traced(source: str | bytes | MappedFile, sample: Any, compared: bool = True) -> LiteModel:
     """An ONNX model as a float LiteRT model with the shapes of a sample.
 
     Args:
         source: Path or content of the file.
         sample: An array, a tuple of them in the order of the model's inputs, or a dict by name.
+        compared: Whether ONNX's own runtime computes the sample as well.
     """
     model = read_model(source if isinstance(source, str) else bytes(source))
     arguments = bound(model, sample)
     tensors = {name: torch.from_numpy(array) for name, array in arguments.items()}
     program = specialised(model, tensors)
     notes = [*fixed_sizes({p.name: p.shape for p in model.inputs}, arguments), *program.notes]
-    notes += check(model, arguments, program)
+    notes += check(model, arguments, program) if compared else [NOT_COMPARED]
     inputs = {f"input_{i}": name for i, name in enumerate(arguments)}
     outputs = {f"output_{i}": name for i, name in enumerate(program.outputs)}
     fixed = tuple(program.fixed.items())
@@ -86,19 +91,33 @@ def _named(model: OnnxModel, sample: Any) -> Mapping[str, Any]:
     names = [port.name for port in model.inputs]
     if isinstance(sample, Mapping):
         if set(sample) != set(names):
+            stored = [name for name in sample if name in model.body.constants]
             raise DataError(
-                f"the sample does not fit the ONNX model: its inputs are {_list(names)}. "
-                f"Received: {_list(sample)}"
+                f"the sample does not fit the ONNX model: its inputs are {_list(names)}"
+                f"{_said_of_stored(stored)}. Received: {_list(sample)}"
             )
         return sample
     values = list(sample) if isinstance(sample, tuple | list) else [sample]
     labels = [to_numpy(value) for value in values[len(names) :]]
     if len(values) < len(names) or any(a.ndim > 1 or a.dtype.kind not in "iub" for a in labels):
+        inputs = [value.name for value in model.proto.graph.input]
+        stored = [name for name in inputs if name in model.body.constants]
         raise DataError(
-            f"the sample does not fit the ONNX model: its inputs are {_list(names)}. "
-            f"Received: {len(values)} arrays"
+            f"the sample does not fit the ONNX model: its inputs are {_list(names)}"
+            f"{_said_of_stored(stored)}. Received: {len(values)} arrays"
         )
     return dict(zip(names, values, strict=False))
+
+
+def _said_of_stored(names: Sequence[str]) -> str:
+    """What becomes of inputs with a value in the file, as the end of a sentence."""
+    if not names:
+        return ""
+    more = f" and {len(names) - 3} others" if len(names) > 3 else ""
+    return (
+        f"; what has a value in the file is a constant ({_list(names[:3])}{more}), and an input "
+        "where it is taken out of graph.initializer"
+    )
 
 
 def _list(names: Any) -> str:

@@ -69,12 +69,14 @@ def loop(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> li
         most = run.known(node, "its number of turns beforehand", given[0]).item()
     turning = _Turning(run, node, given[2:])
     goes_on = given[1] is None or turning.goes_on(given[1])
-    rows, turn = [], 0
+    rows, turn, body = [], 0, node.get("body")
     while goes_on and turn < most:
         turns(node, turn + 1)
-        number = Value(torch.tensor(turn, dtype=torch.int64))
-        condition = Value(torch.tensor(True))
-        made = run.nested(node.get("body"), scope, [number, condition, *turning.view])
+        number, condition = (
+            Value(torch.tensor(value).reshape(_declared_ones(body, place)))
+            for place, value in enumerate((turn, True))
+        )
+        made = run.nested(body, scope, [number, condition, *turning.view])
         count = len(turning.states)
         turning.take(made[1 : 1 + count])
         rows.append(made[1 + count :])
@@ -87,6 +89,13 @@ def loop(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> li
             "takes; a file has fixed sizes: return what the loop carries alone"
         )
     return turning.states + _stacked(run, node, rows, len(node.outputs) - len(turning.states))
+
+
+def _declared_ones(body: Any, place: int) -> list[int]:
+    """Shape of one number: a scalar, or as many axes as an input of the body is declared with."""
+    if place >= len(body.input):
+        return []
+    return [1] * len(body.input[place].type.tensor_type.shape.dim)
 
 
 class _Turning:
@@ -169,13 +178,12 @@ def scan(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> li
         states = made[: len(states)]
         rows.append(made[len(states) :])
     outputs = len(node.outputs) - len(states)
-    if any(node.get("scan_output_axes") or ()):
-        raise node.refused("stacks its outputs along another axis than the first")
+    along = node.get("scan_output_axes") or [0] * outputs
     flipped = node.get("scan_output_directions") or [0] * outputs
-    stacked = _stacked(run, node, rows, outputs)
+    stacked = _stacked(run, node, rows, outputs, along)
     return states + [
-        _called(run, node, "Gather", (v, _order(length)), axis=0) if back else v
-        for v, back in zip(stacked, flipped, strict=True)
+        _called(run, node, "Gather", (v, _order(length)), axis=axis) if back else v
+        for v, back, axis in zip(stacked, flipped, along, strict=True)
     ]
 
 
@@ -188,16 +196,20 @@ def _row(run: Interpreter, node: Node, value: Value, axis: int, place: int) -> V
 
 
 def _stacked(
-    run: Interpreter, node: Node, rows: Sequence[Sequence[Value]], count: int
+    run: Interpreter,
+    node: Node,
+    rows: Sequence[Sequence[Value]],
+    count: int,
+    axes: Sequence[int] | None = None,
 ) -> list[Value]:
-    """Outputs of all turns, each stacked along a new first axis."""
+    """Outputs of all turns, each stacked along a new axis, by default the first."""
     if count and not rows:
         raise node.refused("runs no turn, and so gives outputs of no known shape")
-    first = Value(torch.tensor([0]))
     made = []
-    for i in range(count):
-        parts = [_called(run, node, "Unsqueeze", (row[i], first)) for row in rows]
-        made.append(_called(run, node, "Concat", parts, axis=0))
+    for i, axis in enumerate(axes or [0] * count):
+        along = Value(torch.tensor([axis]))
+        parts = [_called(run, node, "Unsqueeze", (row[i], along)) for row in rows]
+        made.append(_called(run, node, "Concat", parts, axis=axis))
     return made
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edgeq.export.frontends.onnx.onnx_file import plain_value
-from edgeq.export.frontends.onnx.op_table import Node
+from edgeq.export.frontends.onnx.op_table import MICROSOFT, Node
 
 
 def definition_of(node: Node, given: Sequence[Tensor | None]) -> Any:
@@ -28,9 +28,31 @@ def definition_of(node: Node, given: Sequence[Tensor | None]) -> Any:
     types = [_type(tensor) for tensor in given]
     written = schema.get_context_dependent_function_with_opset_version(
         max(v for v in schema.context_dependent_function_opset_versions if v <= node.version),
-        node.proto.SerializeToString(), types,
+        _written(node).SerializeToString(), types,
     )  # fmt: skip
     return onnx.FunctionProto.FromString(written)
+
+
+def without_form(node: Node) -> str:
+    """Why a node that nothing here computes is refused, and what to do."""
+    if "nchwc" in node.domain or ".internal" in node.domain:
+        return (
+            "is laid out for one kind of processor; give the model as it was before onnxruntime "
+            "optimized it, or have it optimized with ORT_ENABLE_EXTENDED"
+        )
+    if node.op == "ZipMap":
+        return (
+            "makes dictionaries; convert the model with options={'zipmap': False}, or end it at "
+            f"{node.inputs[0]!r} (onnx.utils.extract_model cuts a file)"
+        )
+    if node.domain == "ai.onnx.ml":
+        return (
+            "is of classical machine learning and has no form here: trees and support vectors run "
+            "elsewhere, and what is in front of it can be exported alone"
+        )
+    if node.domain not in ("", MICROSOFT):
+        return "is no op of ONNX: export the model without custom ops, or with a function for it"
+    return f"of opset {node.version} has no form here; write it with other ops"
 
 
 def with_defaults(node: Node) -> Mapping[str, Any]:
@@ -51,6 +73,21 @@ def _schema(node: Node) -> Any:
         return onnx.defs.get_schema(node.op, node.version, node.domain)
     except onnx.defs.SchemaError:
         return None
+
+
+def _written(node: Node) -> Any:
+    """A node as its file has it, with values for attributes that refer to those of a caller."""
+    proto = onnx.NodeProto()
+    proto.CopyFrom(node.proto)
+    referring = [entry.name for entry in proto.attribute if entry.ref_attr_name]
+    plain = [entry for entry in proto.attribute if not entry.ref_attr_name]
+    del proto.attribute[:]
+    proto.attribute.extend(plain)
+    for name in referring:
+        value = node.get(name)
+        if value is not None:
+            proto.attribute.append(onnx.helper.make_attribute(name, value))
+    return proto
 
 
 _NUMBERS = {torch.float32: 1, torch.uint8: 2, torch.int8: 3, torch.int16: 5, torch.int32: 6,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -61,6 +63,46 @@ def _hard_swish(node: Node, values: Tensor) -> Tensor:
     return functional.hardswish(values)
 
 
+FAR_STEPS = 4
+"""By so many steps of a scale the sample has to lie beyond an end that is not 0, to be cut there;
+less is no more than a range that was measured on other samples."""
+
+
+def _needed_ends(step: Step, sample: Tensor) -> tuple[float | None, float | None]:
+    """The lowest and highest number of the integers of 8 bits, each if the sample lies beyond."""
+    scale, zero = (*step.arguments[1:], None)[:2]
+    if zero is None:
+        zero = np.zeros((), np.int16 if step.node.get("output_dtype", 2) != 2 else np.uint8)
+    if scale.size > 1 or zero.dtype not in (np.uint8, np.int8):
+        return None, None
+    limits = np.iinfo(zero.dtype)
+    one, offset = float(scale.item()), int(zero.item())
+    low, high = (limits.min - offset) * one, (limits.max - offset) * one
+    below = (low - float(sample.min())) / one
+    above = (float(sample.max()) - high) / one
+    return (
+        low if below > (FAR_STEPS if low else 0.5) else None,
+        high if above > FAR_STEPS else None,
+    )
+
+
+def _cut(
+    compute: Callable[..., Any],
+    low: float | None,
+    high: float | None,
+    node: Node,
+    values: Tensor,
+    *more: Any,
+) -> Any:
+    """A quantization of what lies between its ends."""
+    if low == 0 and high is not None and abs(high - 6) < 0.02:
+        return compute(node, functional.relu6(values), *more)
+    values = torch.relu(values) if low == 0 else torch.clamp(values, min=low, max=high)
+    if low == 0 and high is not None:
+        values = torch.clamp(values, max=high)
+    return compute(node, values, *more)
+
+
 class _Uses:
     """Who computes and who reads the values of a program."""
 
@@ -103,13 +145,20 @@ class _Uses:
         return None
 
     def rounding(self, step: Step) -> Step | None:
-        """A quantization under the name of the layer whose output it rounds."""
+        """A quantization under the name of the layer whose output it rounds; what it cuts is cut.
+
+        The rounding goes to the scales that a plan is given. A Relu or Clip that quantizers leave
+        to the ends of the integers would go with it.
+        """
         if step.node.op != "QuantizeLinear":
             return None
-        maker = self._makers.get(step.operands()[0].value.index)
-        if maker is None:
-            return None
-        return replace(step, node=replace(step.node, name=maker.node.name))
+        source = step.operands()[0].value
+        maker = self._makers.get(source.index)
+        node = step.node if maker is None else replace(step.node, name=maker.node.name)
+        low, high = _needed_ends(step, source.tensor)
+        if low is None and high is None:
+            return replace(step, node=node)
+        return replace(step, node=node, compute=partial(_cut, step.compute, low, high))
 
     def _factors(self, step: Step, depth: int = 3) -> Iterator[Operand]:
         """Factors of a product; a division by a number is a factor as well."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edgeq.errors import ModelError, UnsupportedOpError
 from edgeq.export.frontends.arguments import first_line
-from edgeq.export.frontends.onnx.definitions import definition_of, with_defaults
+from edgeq.export.frontends.onnx.definitions import definition_of, with_defaults, without_form
 from edgeq.export.frontends.onnx.onnx_file import (
     MOST_NODES,
     Body,
@@ -270,7 +270,7 @@ class Interpreter:
             return [own[name] for name in node.outputs]
         function = definition_of(node, [None if v is None else v.plain for v in given])
         if function is None:
-            raise node.refused(f"of opset {node.version} has no form here; write it with other ops")
+            raise node.refused(without_form(node))
         opsets = {entry.domain: entry.version for entry in function.opset_import}
         inside: dict[str, Value] = {
             name: value for name, value in zip(function.input, given, strict=False)
@@ -290,7 +290,8 @@ class Interpreter:
         arguments = [self._argument(node, row, slot, v) for slot, v in enumerate(given)]
         step = Step(node, tuple(arguments), row.compute, ())
         operands = step.operands()
-        depends = NOTHING.union(*(o.value.depends for o in operands))
+        read = [a for i, a in enumerate(arguments) if i not in row.typed]
+        depends = NOTHING.union(*(a.value.depends for a in read if isinstance(a, Operand)))
         try:
             made = step.run([operand.value.tensor for operand in operands])
         except UnsupportedOpError:

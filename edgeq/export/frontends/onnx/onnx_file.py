@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -163,13 +164,29 @@ def _nodes(nodes: Sequence[Any]) -> Iterator[Any]:
 
 def read_body(graph: Any, opsets: Mapping[str, int]) -> Body:
     """The nodes and constants of an ONNX graph."""
-    if graph.sparse_initializer:
-        raise ModelError(f"graph {graph.name!r} has sparse constants, which the runtime has not")
     constants = {entry.name: as_tensor(entry) for entry in graph.initializer}
+    constants |= {entry.values.name: as_dense(entry) for entry in graph.sparse_initializer}
     given = tuple(v.name for v in graph.input if v.name not in constants)
-    return Body(
-        given, tuple(v.name for v in graph.output), read_nodes(graph.node, opsets), constants
-    )
+    nodes = read_nodes(_in_order(graph.node), opsets)
+    return Body(given, tuple(v.name for v in graph.output), nodes, constants)
+
+
+def _in_order(nodes: Sequence[Any]) -> Sequence[Any]:
+    """Nodes behind those whose values they read, as ONNX wants them and not every tool writes them.
+
+    Nodes that read each other stay as they are.
+    """
+    makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    read = {
+        i: {makers[name] for part in _nodes([node]) for name in part.input if name in makers}
+        for i, node in enumerate(nodes)
+    }
+    if all(maker < i for i, found in read.items() for maker in found):
+        return nodes
+    try:
+        return [nodes[i] for i in TopologicalSorter(read).static_order()]
+    except CycleError:
+        return nodes
 
 
 def read_nodes(
@@ -217,6 +234,8 @@ def plain_value(value: Any) -> Any:
         return value.decode("utf-8", "replace")
     if isinstance(value, onnx.TensorProto):
         return as_tensor(value)
+    if isinstance(value, onnx.SparseTensorProto):
+        return as_dense(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain_value(entry) for entry in value]
     return value
@@ -248,6 +267,23 @@ def as_tensor(proto: Any) -> torch.Tensor:
     elif array.dtype.kind not in "iub":
         array = array.astype(np.float32)
     return torch.from_numpy(array)
+
+
+def as_dense(proto: Any) -> torch.Tensor:
+    """A stored sparse tensor with its zeros, as the runtime has it.
+
+    Raises:
+        ModelError: It is damaged.
+    """
+    values, places = as_tensor(proto.values), as_tensor(proto.indices).numpy()
+    try:
+        flat = np.ravel_multi_index(tuple(places.T), proto.dims) if places.ndim == 2 else places
+        made = torch.zeros(tuple(proto.dims), dtype=values.dtype)
+        made.reshape(-1)[torch.from_numpy(np.asarray(flat, np.int64))] = values
+    except Exception as error:  # whatever numpy and PyTorch make of damaged data
+        name = proto.values.name
+        raise ModelError(f"ONNX tensor {name!r} is damaged: {first_line(error)}") from None
+    return made
 
 
 def _port(value: Any) -> Port:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ class Row:
         sampled: Inputs that are taken from the sample where they are not the same for every input.
         either: Known inputs that need not be the same for every input: they come as tensors then.
         fixed: Outputs that are the same for every input.
+        typed: Inputs of which the type alone is read.
         keeps_grid: Whether its outputs hold numbers of its first input alone, so that what was
             quantized stays so.
         takes_grid: Whether it takes quantized values as the real numbers that they stand for.
@@ -85,6 +87,7 @@ class Row:
     sampled: frozenset[int] = frozenset()
     either: frozenset[int] = frozenset()
     fixed: frozenset[int] = frozenset()
+    typed: frozenset[int] = frozenset()
     keeps_grid: bool = False
     takes_grid: bool = False
 
@@ -101,15 +104,25 @@ def op(
     sampled: tuple[int, ...] = (),
     either: tuple[int, ...] = (),
     fixed: tuple[int, ...] = (),
+    typed: tuple[int, ...] = (),
     keeps_grid: bool = False,
     takes_grid: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declares a function as what computes the named ops; see `Row`."""
-    slots = frozenset((*known, *either)), frozenset(sampled), frozenset(either), frozenset(fixed)
+    row = partial(
+        Row,
+        known=frozenset((*known, *either)),
+        sampled=frozenset(sampled),
+        either=frozenset(either),
+        fixed=frozenset(fixed),
+        typed=frozenset(typed),
+        keeps_grid=keeps_grid,
+        takes_grid=takes_grid,
+    )
 
     def declare(compute: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
-            _ROWS[domain, name] = Row(compute, *slots, keeps_grid, takes_grid)
+            _ROWS[domain, name] = row(compute)
         return compute
 
     return declare

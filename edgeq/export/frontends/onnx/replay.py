@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgeq.export.frontends.onnx.graph_interpreter import Program, Step, Value
 from edgeq.export.frontends.onnx.operators.integer_ops import Gridded, Weights
+from edgeq.export.frontends.torch_program.source_places import ANOTHER
 
 
 class _Part(nn.Module):  # type: ignore[misc]  # torch is not followed
@@ -76,7 +77,7 @@ def _free_name(holder: Any, name: str, *, may_share: bool = False) -> str:
     count, free = 0, name
     while hasattr(holder, free) and not (may_share and free in holder._modules):
         count += 1
-        free = f"{name}@{count}"
+        free = f"{name}{ANOTHER}{count}"
     return free
 
 

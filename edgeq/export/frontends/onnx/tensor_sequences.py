@@ -94,6 +94,22 @@ def joined(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> 
     return called(run, node, "Concat", values, axis=axis)
 
 
+@flow("SequenceMap")
+def mapped(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> list[Any]:
+    """A body run for each of a sequence; further inputs are sequences as long, or tensors."""
+    count = len(_listed(node, given[0]).values)
+    if any(isinstance(one, Listed) and len(one.values) != count for one in given):
+        raise node.refused("runs over sequences of several lengths")
+    rows = [
+        run.nested(
+            node.get("body"), scope,
+            [one.values[i] if isinstance(one, Listed) else one for one in given],
+        )
+        for i in range(count)
+    ]  # fmt: skip
+    return [Listed(tuple(row[i] for row in rows)) for i in range(len(node.outputs))]
+
+
 @flow("Optional")
 def optional(run: Interpreter, node: Node, given: Sequence[Any], scope: Scope) -> list[Any]:
     return [given[0] if given else None]

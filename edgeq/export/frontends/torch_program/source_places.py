@@ -9,7 +9,12 @@ from typing import Any
 
 from edgeq.foreign import code_lines
 
-_REPEATED_CALL = re.compile(r"@\d+$")
+ANOTHER = "~"
+"""Between the name of a layer and the number of a further module that computes a part of it.
+
+PyTorch has `@` there for further calls of one module, and takes modules of such names for one."""
+
+_REPEATED_CALL = re.compile(rf"[@{ANOTHER}]\d+$")
 _EXECUTED = re.compile(r"While executing %(\w+)")
 _REFUSED = re.compile(r'error: "([^"]*?);*"\("\w+"\("([^"]+)":(\d+):\d+\)\)?\)?: (.+)')
 

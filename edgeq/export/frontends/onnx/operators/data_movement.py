@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeq.export.frontends.onnx.op_table import Known, Node, axes_of, op
+from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, axes_of, op
 from edgeq.export.frontends.onnx.operators.elementwise import torch_dtype
 from edgeq.export.frontends.torch_program.packed.packed_layers import turned
 
@@ -19,7 +19,7 @@ from edgeq.export.frontends.torch_program.packed.packed_layers import turned
 @op("Constant")
 def constant(node: Node) -> Tensor:
     for name, value in node.attributes.items():
-        if name == "value":
+        if name in ("value", "sparse_value"):
             return value
         if name in ("value_float", "value_floats"):
             return torch.tensor(value, dtype=torch.float32)
@@ -316,6 +316,8 @@ def depth_to_space(node: Node, values: Tensor) -> Tensor:
 @op("SpaceToDepth", keeps_grid=True)
 def space_to_depth(node: Node, values: Tensor) -> Tensor:
     block = node.get("blocksize")
+    if node.get("mode", "DCR") == "CRD":
+        return functional.pixel_unshuffle(values, block)
     n, c, h, w = values.shape
     parts = values.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
     return parts.reshape(n, c * block**2, h // block, w // block)
@@ -338,6 +340,7 @@ def reverse_sequence(node: Node, values: Tensor, lengths: Known | Tensor) -> Ten
 
 
 @op("Trilu", known=(1,))
+@op("Trilu", known=(1,), domain=MICROSOFT)
 def triangle(node: Node, values: Tensor, offset: Known | None = None) -> Tensor:
     diagonal = 0 if offset is None else int(offset.item())
     rows, columns = values.shape[-2:]
@@ -346,15 +349,43 @@ def triangle(node: Node, values: Tensor, offset: Known | None = None) -> Tensor:
     return torch.where(mask, values, torch.zeros((), dtype=values.dtype))
 
 
-@op("Compress", known=(1,), keeps_grid=True)
-def compress(node: Node, values: Tensor, condition: Known) -> Tensor:
+@op("Compress", either=(1,), keeps_grid=True)
+def compress(node: Node, values: Tensor, condition: Known | Tensor) -> Tensor:
+    if isinstance(condition, Tensor):
+        raise node.refused(_OPEN.format(node.inputs[0]))
     axis = node.get("axis")
     index = torch.from_numpy(np.flatnonzero(condition))
     return torch.index_select(values.reshape(-1) if axis is None else values, axis or 0, index)
 
 
-@op("NonZero", known=(0,))
-def non_zero(node: Node, values: Known) -> Tensor:
+_OPEN = (
+    "gives as many values as the input decides, and a file has fixed sizes: keep all and mask them "
+    "(Where, or a product with 0 and 1), take a fixed number (TopK), or end the model at {!r} "
+    "(onnx.utils.extract_model cuts a file)"
+)
+
+
+@op(
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+)
+def random_numbers(node: Node, *values: Tensor) -> Tensor:
+    raise node.refused(
+        "draws random numbers, which no file can be compared or calibrated with: let the model "
+        "take them as an input"
+    )
+
+
+@op("NonZero", "Unique", either=(0,))
+def non_zero(node: Node, values: Known | Tensor) -> Tensor:
+    if isinstance(values, Tensor):
+        raise node.refused(_OPEN.format(node.inputs[0]))
+    if node.op == "Unique":
+        raise node.refused("has no form here; store its result as a constant")
     return torch.from_numpy(np.asarray(np.nonzero(values), np.int64))
 
 
@@ -362,9 +393,12 @@ def non_zero(node: Node, values: Known) -> Tensor:
 def column_to_image(node: Node, values: Tensor, image: Known, block: Known) -> Tensor:
     rank = len(block)
     pads = node.get("pads") or [0] * (2 * rank)
-    if rank != 2 or pads[:rank] != pads[rank:]:
-        raise node.refused("has one or three spatial axes, or pads that differ between sides")
-    return functional.fold(
-        values, [int(n) for n in image], [int(n) for n in block],
-        node.get("dilations") or 1, pads[:rank], node.get("strides") or 1,
+    if rank != 2:
+        raise node.refused(f"has {rank} spatial axes, where a form has 2")
+    sizes = [int(n) + pads[i] + pads[rank + i] for i, n in enumerate(image)]
+    made = functional.fold(
+        values, sizes, [int(n) for n in block], node.get("dilations") or 1, 0,
+        node.get("strides") or 1,
     )  # fmt: skip
+    widths = [-n for i in reversed(range(rank)) for n in (pads[i], pads[rank + i])]
+    return functional.pad(made, widths) if any(widths) else made

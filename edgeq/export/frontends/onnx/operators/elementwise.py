@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeq.export.frontends.onnx.op_table import MICROSOFT, Node, op
+from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, op
 
 # ONNX's data types by number, as PyTorch's. What is wider or narrower than float32 is computed in
 # float32, and uint16 to uint64 in the next wider type that the runtime computes in.
@@ -46,14 +48,41 @@ _BINARY = {
 }  # fmt: skip
 
 
+_NARROW = (torch.int8, torch.uint8, torch.int16)
+
+
+def widened(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function that computes whole numbers of 8 or 16 bits in 32, as the runtime does."""
+
+    @wraps(compute)
+    def wide(node: Node, first: Tensor, *others: Any, **options: Any) -> Tensor:
+        if first.dtype not in _NARROW:
+            return compute(node, first, *others, **options)
+        more = [o.int() if isinstance(o, Tensor) and o.dtype in _NARROW else o for o in others]
+        made = compute(node, first.int(), *more, **options)
+        return made.to(first.dtype) if made.dtype is torch.int32 else made
+
+    return wide
+
+
 def _declare(names: dict[str, Any], arguments: int) -> None:
     for name, function in names.items():
 
+        @widened
         def compute(node: Node, *values: Tensor, function: Any = function) -> Tensor:
-            result: Tensor = function(*values[:arguments])
+            result: Tensor = function(*_aligned(node, *values[:arguments]))
             return result
 
         op(name)(compute)
+
+
+def _aligned(node: Node, first: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Operands as they are broadcast; before opset 7, from an axis on."""
+    axis = node.get("axis")
+    if node.version >= 7 or axis is None or not others:
+        return first, *others
+    behind = first.ndim - axis % first.ndim - others[0].ndim
+    return first, others[0].reshape(*others[0].shape, *[1] * behind)
 
 
 _declare(_UNARY, 1)
@@ -61,24 +90,36 @@ _declare(_BINARY, 2)
 
 
 @op("Div")
+@widened
 def div(node: Node, one: Tensor, other: Tensor) -> Tensor:
+    one, other = _aligned(node, one, other)
     if one.is_floating_point():
         return one / other
     return torch.div(one, other, rounding_mode="trunc")
 
 
 @op("Mod")
+@widened
 def mod(node: Node, one: Tensor, other: Tensor) -> Tensor:
     return torch.fmod(one, other) if node.get("fmod") else torch.remainder(one, other)
 
 
-@op("Pow")
-def power(node: Node, base: Tensor, exponent: Tensor) -> Tensor:
-    made = torch.pow(base, exponent)
+@op("Pow", either=(1,))
+@widened
+def power(node: Node, base: Tensor, exponent: Known | Tensor) -> Tensor:
+    if isinstance(exponent, Tensor):
+        made = torch.pow(*_aligned(node, base, exponent))
+    elif exponent.size == 1 and exponent.ndim <= base.ndim:
+        number = exponent.item()
+        whole = base.is_floating_point() and float(number).is_integer()
+        made = torch.pow(base, int(number) if whole else number)
+    else:
+        made = torch.pow(*_aligned(node, base, torch.from_numpy(exponent)))
     return made.to(base.dtype)
 
 
 @op("Sum")
+@widened
 def add_all(node: Node, first: Tensor, *others: Tensor) -> Tensor:
     for other in others:
         first = first + other
@@ -91,6 +132,7 @@ def mean_of_all(node: Node, *values: Tensor) -> Tensor:
 
 
 @op("Max")
+@widened
 def maximum(node: Node, first: Tensor, *others: Tensor) -> Tensor:
     for other in others:
         first = torch.maximum(first, other)
@@ -98,6 +140,7 @@ def maximum(node: Node, first: Tensor, *others: Tensor) -> Tensor:
 
 
 @op("Min")
+@widened
 def minimum(node: Node, first: Tensor, *others: Tensor) -> Tensor:
     for other in others:
         first = torch.minimum(first, other)
@@ -105,6 +148,7 @@ def minimum(node: Node, first: Tensor, *others: Tensor) -> Tensor:
 
 
 @op("Clip", known=(1, 2))
+@widened
 def clip(node: Node, values: Tensor, low: Any = None, high: Any = None) -> Tensor:
     low = node.get("min") if low is None else low.item()
     high = node.get("max") if high is None else high.item()
@@ -125,7 +169,7 @@ def cast(node: Node, values: Tensor) -> Tensor:
     return converted(values, torch_dtype(node, int(node.get("to"))))
 
 
-@op("CastLike")
+@op("CastLike", typed=(1,))
 def cast_like(node: Node, values: Tensor, like: Tensor) -> Tensor:
     return converted(values, like.dtype)
 
@@ -158,8 +202,13 @@ def identity(node: Node, values: Tensor) -> Tensor:
     return values.clone()
 
 
-@op("Dropout", fixed=(1,))
-def dropout(node: Node, values: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+@op("Dropout", fixed=(1,), known=(1, 2))
+def dropout(
+    node: Node, values: Tensor, ratio: Known | None = None, training: Known | None = None
+) -> tuple[Tensor, Tensor]:
+    drops = training is not None and bool(training.item())
+    if drops and (0.5 if ratio is None else float(ratio.item())):
+        raise node.refused("drops values at random, as in training; export the model for inference")
     return values.clone(), torch.ones_like(values, dtype=torch.bool)
 
 
@@ -233,12 +282,14 @@ def shrink(node: Node, values: Tensor) -> Tensor:
     return torch.where(values < -threshold, values + bias, high)
 
 
-@op("CumSum", known=(1,))
-def cumulative_sum(node: Node, values: Tensor, axis: Any) -> Tensor:
-    dim = int(axis.item())
+@op("CumSum", "CumProd", known=(1,))
+def cumulated(node: Node, values: Tensor, axis: Known) -> Tensor:
+    dim, sums = int(axis.item()), node.op == "CumSum"
     if node.get("reverse"):
         values = values.flip(dim)
-    made = torch.cumsum(values, dim, dtype=values.dtype)
     if node.get("exclusive"):
-        made = made - values
+        first = torch.full_like(values.narrow(dim, 0, 1), 0 if sums else 1)
+        values = torch.cat([first, values.narrow(dim, 0, values.shape[dim] - 1)], dim)
+    function = torch.cumsum if sums else torch.cumprod
+    made: Tensor = function(values, dim, dtype=values.dtype)
     return made.flip(dim) if node.get("reverse") else made

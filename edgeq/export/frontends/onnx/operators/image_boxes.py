@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from edgeq.export.frontends.onnx.op_table import Node, op
 
@@ -80,3 +81,56 @@ def non_max_suppression(node: Node, *values: Tensor | None) -> Tensor:
 @op("Det")
 def determinant(node: Node, values: Tensor) -> Tensor:
     return torch.linalg.det(values)
+
+
+@op("DeformConv")
+def deformable_convolution(
+    node: Node,
+    values: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """A convolution that reads points beside those of its window: samples, and one product."""
+    if values.ndim != 4:
+        raise node.refused(f"has {values.ndim - 2} spatial axes, where a form has 2")
+    batch, channels, _, _ = values.shape
+    rows, columns = offset.shape[-2:]
+    count, groups = weight.shape[2] * weight.shape[3], node.get("offset_group", 1)
+    places = _window_places(node, weight, rows, columns)
+    places = places + offset.reshape(batch * groups, count, 2, rows, columns).transpose(1, 2)
+    planes = values.reshape(batch * groups, channels // groups, *values.shape[2:])
+    found = _sampled(planes, places.reshape(batch * groups, 2, count * rows, columns))
+    found = found.reshape(batch, groups, channels // groups, count, rows, columns)
+    if mask is not None:
+        found = found * mask.reshape(batch, groups, 1, count, rows, columns)
+    parts = node.get("group", 1)
+    read = found.reshape(batch, parts, channels // parts * count, rows * columns)
+    made = torch.matmul(weight.reshape(parts, weight.shape[0] // parts, -1), read)
+    made = made.reshape(batch, weight.shape[0], rows, columns)
+    return made if bias is None else made + bias.reshape(-1, 1, 1)
+
+
+def _window_places(node: Node, weight: Tensor, rows: int, columns: int) -> Tensor:
+    """`(2, points, rows, columns)`: row and column of each point of each window."""
+    ones = [1, 1]
+    strides, dilations = node.get("strides") or ones, node.get("dilations") or ones
+    pads = node.get("pads") or [0] * 4
+    axes = []
+    for axis, size in enumerate((rows, columns)):
+        starts = torch.arange(size) * strides[axis] - pads[axis]
+        steps = torch.arange(weight.shape[2 + axis]) * dilations[axis]
+        axes.append((steps[:, None] + starts).float())  # (k, size)
+    height, width = (int(n) for n in weight.shape[2:])
+    down = axes[0].reshape(height, 1, rows, 1).expand(height, width, rows, columns)
+    across = axes[1].reshape(1, width, 1, columns).expand(height, width, rows, columns)
+    return torch.stack([down, across]).reshape(2, height * width, rows, columns)
+
+
+def _sampled(values: Tensor, places: Tensor) -> Tensor:
+    """Values at places `(N, 2, rows, columns)` between pixels; zeros lie around the image."""
+    height, width = values.shape[2:]
+    down, across = places.unbind(1)
+    grid = torch.stack([(2 * across + 1) / width - 1, (2 * down + 1) / height - 1], -1)
+    return functional.grid_sample(values, grid, "bilinear", "zeros", False)

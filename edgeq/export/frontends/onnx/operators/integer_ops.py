@@ -14,11 +14,16 @@ import numpy as np
 import torch
 import torch.ao.quantization.fx._decomposed  # declares the ops that the converter reads scales from
 from torch import Tensor
+from torch.nn import functional
 
 from edgeq.export.frontends.onnx.op_table import MICROSOFT, Known, Node, op
 from edgeq.export.frontends.onnx.operators.network_layers import convolution
 
 _INT8 = (-128, 127)
+_LIMITS = {"int8": _INT8, "uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535)}
+_QUANTIZED_TYPES = {2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16}
+"""What ONNX calls the types that an output may be quantized to."""
+
 _NUMBERS = ("int8", "uint8")
 _OPS = torch.ops.quantized_decomposed
 
@@ -68,12 +73,26 @@ class Grid:
     def rounded(self, real: Tensor) -> Tensor:
         """An activation rounded to the grid in ops that the converter reads the scale from."""
         if self.dtype not in _NUMBERS or self.scale.size > 1:
-            return real  # 16 bits round nothing away, and no activation has several scales
+            return self._within(real)
         # uint8 has the numbers of int8 with another zero point.
         zero = int(self.zero_point.item()) - (128 if self.dtype == "uint8" else 0)
         parameters = (float(self.scale.item()), zero, *_INT8)
         made = _OPS.quantize_per_tensor(real, *parameters, torch.int8)
         return _OPS.dequantize_per_tensor(made, *parameters, torch.int8)
+
+    def _within(self, real: Tensor) -> Tensor:
+        """Cut to what the integers reach, such as by a Relu that lies in a zero point at an end.
+
+        16 bits round nothing away, and no activation of the runtime has several scales.
+        """
+        limits = _LIMITS.get(self.dtype)
+        if limits is None:
+            return real
+        zero, scale = (self.along(a, real.ndim) for a in (self.zero_point, self.scale))
+        low, high = ((limit - zero) * scale for limit in limits)
+        if self.scale.size > 1:
+            return torch.minimum(torch.maximum(real, low), high)
+        return torch.clamp(real, float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -110,10 +129,10 @@ def _grid(values: Tensor | Gridded, scale: Known, zero: Known | None, axis: int)
     return Grid(scale, zero, name, axis)
 
 
-def _onto(real: Tensor, scale: Known, zero: Known | None, axis: int = 0) -> Gridded:
+def _onto(real: Tensor, scale: Known, zero: Known, axis: int = 0) -> Gridded:
     """Real numbers rounded to a grid that is known."""
-    zero = np.zeros(scale.shape, np.uint8) if zero is None else zero
-    grid = Grid(scale, zero, zero.dtype.name, axis)
+    name = "uint16" if zero.dtype == np.int32 else zero.dtype.name  # as uint16 is stored here
+    grid = Grid(scale, zero, name, axis)
     return Gridded(grid.rounded(real), grid)
 
 
@@ -122,6 +141,11 @@ def _onto(real: Tensor, scale: Known, zero: Known | None, axis: int = 0) -> Grid
 def quantize(node: Node, values: Tensor, scale: Known, zero: Known | None = None) -> Gridded:
     if node.get("block_size"):
         raise node.refused("has a scale for each block of an activation")
+    if zero is None:
+        kind = node.get("output_dtype") or 2
+        if kind not in _QUANTIZED_TYPES:
+            raise node.refused(f"makes values of ONNX's data type {kind} of an activation")
+        zero = np.zeros(scale.shape, _QUANTIZED_TYPES[kind])
     return _onto(values, scale, zero, node.get("axis", 1) % max(values.ndim, 1))
 
 
@@ -149,7 +173,7 @@ def leave_real(node: Node, values: Tensor) -> tuple[Gridded, Tensor, Tensor]:
     return real, torch.ones(()), torch.zeros((), dtype=torch.uint8)
 
 
-def _offset(values: Tensor | Gridded, zero: Known | None, axis: int) -> Tensor:
+def without_offset(values: Tensor | Gridded, zero: Known | None, axis: int) -> Tensor:
     """An integer operand without its zero point, in units of its scale."""
     if isinstance(values, Gridded):
         return values.real / values.grid.along(values.grid.scale, values.real.ndim)
@@ -166,7 +190,70 @@ def integer_product(
     one_zero: Known | None = None,
     other_zero: Known | None = None,
 ) -> Tensor:
-    return torch.matmul(_offset(one, one_zero, -2), _offset(other, other_zero, -1))
+    return torch.matmul(without_offset(one, one_zero, -2), without_offset(other, other_zero, -1))
+
+
+@op("MatMulIntegerToFloat", domain=MICROSOFT, known=(4, 5), takes_grid=True)
+def integer_product_in_real(
+    node: Node,
+    one: Tensor | Gridded,
+    other: Tensor | Gridded,
+    one_scale: Tensor,
+    other_scale: Tensor,
+    one_zero: Known | None = None,
+    other_zero: Known | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    real = without_offset(other, other_zero, -1) * other_scale
+    made = torch.matmul(without_offset(one, one_zero, -2) * one_scale, real)
+    return made if bias is None else made + bias
+
+
+@op("DynamicQuantizeMatMul", domain=MICROSOFT, known=(3,))
+def product_with_integers(
+    node: Node,
+    values: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    zero: Known | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    made = torch.matmul(values, without_offset(weight, zero, -1) * scale)
+    return made if bias is None else made + bias
+
+
+@op("MatMulNBits", domain=MICROSOFT, known=(1, 2, 3, 4))
+def product_with_packed_integers(
+    node: Node,
+    values: Tensor,
+    packed: Known,
+    scales: Known,
+    zeros: Known | None = None,
+    order: Known | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """With a matrix `(N, K)` of 2, 4 or 8 bits in blocks along K, the lowest bits first."""
+    rows, columns, bits = node.get("N"), node.get("K"), node.get("bits", 4)
+    size = node.get("block_size")
+    blocks = -(-columns // size)
+    if order is not None:
+        raise node.refused("has its blocks in an order of their own (g_idx)")
+    numbers = _unpacked(packed.reshape(rows, blocks, -1), bits).astype(np.float32)
+    middle: Known = np.asarray(1 << (bits - 1), np.float32)
+    if zeros is not None and zeros.dtype == np.uint8:
+        middle = _unpacked(zeros.reshape(rows, -1), bits)[:, :blocks, None]
+    elif zeros is not None:
+        middle = zeros.reshape(rows, blocks, 1)
+    real = (numbers - middle) * scales.reshape(rows, blocks, 1)
+    weight = torch.from_numpy(real.reshape(rows, -1)[:, :columns].astype(np.float32))
+    return functional.linear(values, weight, bias)
+
+
+def _unpacked(packed: Known, bits: int) -> Known:
+    """Whole numbers of so many bits out of bytes, along the last axis."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    numbers = (packed[..., None] >> shifts) & ((1 << bits) - 1)
+    return numbers.reshape(*packed.shape[:-1], -1)
 
 
 @op("ConvInteger", known=(2, 3), takes_grid=True)
@@ -177,7 +264,9 @@ def integer_convolution(
     zero: Known | None = None,
     weight_zero: Known | None = None,
 ) -> Tensor:
-    return convolution(node, _offset(values, zero, 1), _offset(weight, weight_zero, 0))
+    return convolution(
+        node, without_offset(values, zero, 1), without_offset(weight, weight_zero, 0)
+    )
 
 
 def taken_apart(node: Node) -> list[Node] | None:
@@ -188,7 +277,8 @@ def taken_apart(node: Node) -> list[Node] | None:
     if node.get("channels_last"):
         raise node.refused("has its channels last")
     parts = _Parts(node)
-    reals = [parts.real(*operand) for operand in form.operands]
+    reals = [node.inputs[slot] for slot in form.plain]
+    reals += [parts.real(*operand) for operand in form.operands]
     if form.every:
         reals = [parts.real(slot, 1) for slot in range(form.every, len(node.inputs), 3)]
     if form.bias and parts.given(form.bias):
@@ -207,6 +297,7 @@ class _Form:
         operands: Where integers are, followed by scale and zero point, and the axis of several.
         bias: Where an int32 bias is, in the product of the operands' scales; 0 for none.
         every: From where on each three inputs are integers, scale and zero point.
+        plain: Inputs ahead of these that are no quantized numbers.
     """
 
     op: str
@@ -214,6 +305,7 @@ class _Form:
     operands: tuple[tuple[int, int], ...] = ()
     bias: int = 0
     every: int = 0
+    plain: tuple[int, ...] = ()
 
 
 _FORMS = {
@@ -227,6 +319,8 @@ _FORMS = {
     "QLinearSoftmax": _Form("Softmax", 3, ((0, 1),)),
     "QLinearAveragePool": _Form("AveragePool", 3, ((0, 1),)),
     "QLinearGlobalAveragePool": _Form("GlobalAveragePool", 3, ((0, 1),)),
+    "QLinearReduceMean": _Form("ReduceMean", 3, ((0, 1),)),
+    "QLinearWhere": _Form("Where", 7, ((1, 1), (4, 1)), plain=(0,)),
     "QLinearConcat": _Form("Concat", 0, every=2),
 }
 

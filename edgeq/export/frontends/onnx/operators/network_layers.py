@@ -79,9 +79,10 @@ def transposed_convolution(
     if before == after:
         made: Tensor = function(values, weight, bias, strides, before, extra, groups, dilations)
         return made
-    made = function(values, weight, bias, strides, 0, 0, groups, dilations)
+    made = function(values, weight, None, strides, 0, 0, groups, dilations)
     widths = [n for i in reversed(range(rank)) for n in (-before[i], extra[i] - after[i])]
-    return functional.pad(made, widths)
+    made = functional.pad(made, widths)
+    return made if bias is None else made + bias.reshape([-1] + [1] * rank)
 
 
 def _transposed_pads(
@@ -98,10 +99,10 @@ def _transposed_pads(
     before, after = [], []
     for i in range(rank):
         whole = strides[i] * (sizes[i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1
-        cut = max(whole - wanted[-rank:][i], 0)
-        small, large = cut // 2, cut - cut // 2
+        cut = whole - wanted[-rank:][i]
+        small, large = max(cut, 0) // 2, max(cut, 0) - max(cut, 0) // 2
         before.append(small if mode == "SAME_UPPER" else large)
-        after.append(large if mode == "SAME_UPPER" else small)
+        after.append((large if mode == "SAME_UPPER" else small) + min(cut, 0))
     return before, after
 
 
@@ -192,7 +193,8 @@ def local_response_norm(node: Node, values: Tensor) -> Tensor:
 
 @op("LpNormalization")
 def lp_norm(node: Node, values: Tensor) -> Tensor:
-    return functional.normalize(values, node.get("p", 2), node.get("axis", -1), 0.0)
+    smallest = 1e-30  # of zeros, it gives zeros
+    return functional.normalize(values, node.get("p", 2), node.get("axis", -1), smallest)
 
 
 @op("MeanVarianceNormalization")
@@ -224,6 +226,7 @@ def _along(node: Node, values: Tensor, axis: int) -> Tensor:
 
 
 @op("GridSample")
+@op("GridSample", domain=MICROSOFT)
 def grid_sample(node: Node, values: Tensor, grid: Tensor) -> Tensor:
     mode = {"linear": "bilinear", "cubic": "bicubic"}.get(m := node.get("mode", "bilinear"), m)
     corners = bool(node.get("align_corners"))

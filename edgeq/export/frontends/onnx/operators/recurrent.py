@@ -5,8 +5,9 @@ Written out, the products with the inputs of all steps are one product ahead of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +20,22 @@ from edgeq.export.frontends.torch_program.packed.packed_layers import is_valid, 
 from edgeq.export.importing.loop_layer import LEAST_STEPS
 from edgeq.export.importing.loop_steps import GRU, GRU_BEFORE, RNN_RELU, RNN_TANH
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+_Activation = Callable[[Tensor], Tensor]
+
+_ACTIVATIONS: dict[str, _Activation] = {
     "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu,
-    "softsign": functional.softsign,
-    "softplus": functional.softplus, "hardsigmoid": lambda x: torch.clamp(0.2 * x + 0.5, 0.0, 1.0),
+    "softsign": functional.softsign, "softplus": functional.softplus,
 }  # fmt: skip
+
+_WITH_PARAMETERS: dict[str, tuple[tuple[float, ...], Callable[..., Tensor]]] = {
+    "hardsigmoid": ((0.2, 0.5), lambda x, a, b: torch.clamp(a * x + b, 0.0, 1.0)),
+    "affine": ((1.0, 0.0), lambda x, a, b: a * x + b),
+    "scaledtanh": ((1.0, 1.0), lambda x, a, b: a * torch.tanh(b * x)),
+    "leakyrelu": ((0.01,), functional.leaky_relu),
+    "elu": ((1.0,), functional.elu),
+    "thresholdedrelu": ((1.0,), lambda x, a: torch.where(x > a, x, torch.zeros_like(x))),
+}
+"""Activations with what ONNX has their alpha and beta be by default."""
 
 States = tuple[Tensor, ...]
 
@@ -44,7 +56,7 @@ class _Direction:
     recurrence: Tensor
     bias: Tensor
     peephole: Tensor | None
-    activations: list[Callable[[Tensor], Tensor]]
+    activations: list[_Activation]
 
     @property
     def biases(self) -> tuple[Tensor, Tensor]:
@@ -150,7 +162,7 @@ def _layer(
         gates = weight.shape[1]
         direction = _Direction(
             weight[i], recurrence[i], values.new_zeros(2 * gates) if bias is None else bias[i],
-            None if peephole is None else peephole[i], _activations(node, i, len(starts)),
+            None if peephole is None else peephole[i], _activations(node, i),
         )  # fmt: skip
         states = tuple(zero if s is None else s[i] for s in first)
         if several is None:
@@ -215,17 +227,36 @@ def _reversals(node: Node) -> tuple[bool, ...]:
     return kinds[str(node.get("direction", "forward")).lower()]
 
 
-def _activations(node: Node, direction: int, states: int) -> list[Callable[[Tensor], Tensor]]:
-    names = node.get("activations")
+def _activations(node: Node, direction: int) -> list[_Activation]:
+    """The activations of a direction; those that have parameters take the next ones given."""
     count = {"RNN": 1, "GRU": 2}.get(node.op, 3)
-    if not names:
-        names = ["Tanh"] if count == 1 else ["Sigmoid", "Tanh", "Tanh"][:count]
-    else:
-        names = names[count * direction : count * (direction + 1)]
-    unknown = [name for name in names if name.lower() not in _ACTIVATIONS]
-    if unknown or node.get("activation_alpha") or node.get("clip"):
-        raise node.refused(f"has {', '.join(unknown) or 'parameters'} for its activations")
-    return [_ACTIVATIONS[name.lower()] for name in names]
+    default = ["Tanh"] if count == 1 else ["Sigmoid", "Tanh", "Tanh"][:count]
+    every = [str(name).lower() for name in node.get("activations") or default * (direction + 1)]
+    alphas, betas = (iter(node.get(f"activation_{name}") or ()) for name in ("alpha", "beta"))
+    made: list[_Activation] = []
+    for name in every:
+        if name in _WITH_PARAMETERS:
+            defaults, function = _WITH_PARAMETERS[name]
+            given = [next(left, d) for left, d in zip((alphas, betas), defaults, strict=False)]
+            made.append(partial(_of_parameters, function, given))
+        elif name in _ACTIVATIONS:
+            made.append(_ACTIVATIONS[name])
+        else:
+            raise node.refused(f"has {name} for an activation")
+    limit, chosen = node.get("clip"), made[count * direction : count * (direction + 1)]
+    gates = 2 if node.op == "LSTM" else count  # not what leaves the cell
+    return [partial(_limited, a, limit) if limit and i < gates else a for i, a in enumerate(chosen)]
+
+
+def _of_parameters(
+    function: Callable[..., Tensor], parameters: Sequence[float], values: Tensor
+) -> Tensor:
+    return function(values, *parameters)
+
+
+def _limited(activation: _Activation, limit: float, values: Tensor) -> Tensor:
+    """An activation of what lies within a limit."""
+    return activation(torch.clamp(values, -limit, limit))
 
 
 def _run(

@@ -102,11 +102,13 @@ def _plain(
         same = where == "asymmetric" and rounding == "floor"
         same = same or (where in _CENTRED and rounding in (None, "round_prefer_floor"))
         return functional.interpolate(values, sizes, mode="nearest") if same else None
-    exact = [size / values.shape[a] for a, size in zip(axes, sizes, strict=True)]
-    if mode != "linear" or node.get("antialias") or not np.allclose(exact, factors):
+    if mode != "linear" or node.get("antialias"):
         return None
     if where == "align_corners" and min(sizes) > 1:
         return functional.interpolate(values, sizes, mode="bilinear", align_corners=True)
+    exact = [size / values.shape[a] for a, size in zip(axes, sizes, strict=True)]
+    if not np.allclose(exact, factors):
+        return None
     if where in _CENTRED and (where != "pytorch_half_pixel" or min(sizes) > 1):
         return functional.interpolate(values, sizes, mode="bilinear", align_corners=False)
     return None
@@ -124,8 +126,8 @@ def _places(
     if where == "asymmetric":
         return index / factor
     if where == "align_corners":
-        return index * ((before - 1) / (length - 1)) if length > 1 else index * 0.0
-    if where == "pytorch_half_pixel" and length <= 1:
+        return index * ((before - 1) / (after - 1)) if after > 1 else index * 0.0
+    if where == "pytorch_half_pixel" and after <= 1:
         return index * 0.0
     if where == "tf_half_pixel_for_nn":
         return (index + 0.5) / factor

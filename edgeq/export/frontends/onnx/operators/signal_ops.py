@@ -21,9 +21,10 @@ def fourier(
     along = int(axis.item()) if axis is not None else node.get("axis", 1)
     along = -2 if axis is None and node.version >= 20 else along
     inverse, half = bool(node.get("inverse")), bool(node.get("onesided"))
-    if inverse and half:
-        raise node.refused("goes back from half a spectrum; write it with a whole one")
     parts = values.movedim(along, -2)
+    if inverse and half:
+        size = 2 * (parts.shape[-2] - 1) if length is None else int(length.item())
+        return _from_half(parts, size).movedim(-2, along)
     size = parts.shape[-2] if length is None else int(length.item())
     parts = functional.pad(parts, (0, 0, 0, size - parts.shape[-2]))
     made = _transformed(parts.unbind(-1), size, size // 2 + 1 if half else size, inverse)
@@ -39,6 +40,19 @@ def _transformed(parts: tuple[Tensor, ...], size: int, bins: int, inverse: bool)
     if len(parts) == 2:
         real, imaginary = real + parts[1] @ sines, imaginary + parts[1] @ cosines
     return torch.stack([real, imaginary], -1)
+
+
+def _from_half(parts: Tensor, size: int) -> Tensor:
+    """`(..., size, 1)` real numbers of the `size // 2 + 1` bins `(..., bins, 2)` that decide."""
+    bins = size // 2 + 1
+    real, imaginary = functional.pad(parts, (0, 0, 0, bins - parts.shape[-2])).unbind(-1)
+    counts = torch.full((bins,), 2.0 / size)  # each stands for its mirror image as well
+    counts[0] = 1.0 / size
+    if size % 2 == 0:
+        counts[-1] = 1.0 / size
+    cosines, sines = _waves(size, bins)
+    made = real @ (cosines * counts).T - imaginary @ (sines * counts).T
+    return made.unsqueeze(-1)
 
 
 def _waves(size: int, bins: int) -> tuple[Tensor, Tensor]:

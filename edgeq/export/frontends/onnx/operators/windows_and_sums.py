@@ -13,6 +13,8 @@ from torch.nn import functional
 from edgeq.export.frontends.onnx.op_table import Known, Node, axes_of, op
 from edgeq.export.frontends.onnx.operators.network_layers import padded
 
+_AVERAGE_POOLS = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
+_CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _MAX_POOLS = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 
 
@@ -46,14 +48,12 @@ def _through_all(places: Tensor, size: Sequence[int]) -> Tensor:
 @op("AveragePool")
 def average_pool(node: Node, values: Tensor) -> Tensor:
     kernel, strides, dilations = _window(node)
-    if any(step > 1 for step in dilations):
-        return _spread_averages(node, values, kernel, strides, dilations)
     counted = bool(node.get("count_include_pad"))
     wide = _padded_to_ceil(node, values, kernel, strides, dilations, 0.0)
     filled, padding = padded(node, wide, kernel, strides)
     if wide is values and filled is values and (counted or not any(padding)):
-        return _averages(values, kernel, strides, padding)
-    sums = _averages(filled, kernel, strides, padding)
+        return _averages(values, kernel, strides, padding, dilations)
+    sums = _averages(filled, kernel, strides, padding, dilations)
     ones = torch.ones_like(values[:1, :1])
     if counted:  # the padding counts, what rounding up adds behind it does not
         ones, pads = padded(node, ones, kernel, strides, 1.0)
@@ -62,38 +62,34 @@ def average_pool(node: Node, values: Tensor) -> Tensor:
         short = [n + 2 * p for n, p in zip(short, padding, strict=True)]
         shares = _averages(
             functional.pad(ones, [n for more in reversed(short) for n in (0, more)]),
-            kernel, strides, [0] * len(kernel),
+            kernel, strides, [0] * len(kernel), dilations,
         )  # fmt: skip
     else:
         ones, padding = padded(
             node, _padded_to_ceil(node, ones, kernel, strides, dilations, 0.0), kernel, strides
         )
-        shares = _averages(ones, kernel, strides, padding)
+        shares = _averages(ones, kernel, strides, padding, dilations)
     return sums * (1.0 / shares)
 
 
-def _spread_averages(
-    node: Node, values: Tensor, kernel: list[int], strides: list[int], dilations: list[int]
+def _averages(
+    values: Tensor,
+    kernel: list[int],
+    strides: list[int],
+    padding: list[int],
+    dilations: list[int],
 ) -> Tensor:
-    """Averages over windows with gaps: a convolution of each channel."""
-    if node.get("ceil_mode") or any(node.get("pads") or ()) or node.get("auto_pad", "NOTSET") in (
-        "SAME_UPPER", "SAME_LOWER",
-    ):  # fmt: skip
-        raise node.refused("has dilations together with pads or windows rounded up")
-    convolved: Callable[..., Tensor] = {
-        1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d
-    }[len(kernel)]  # fmt: skip
+    """Averages over windows that count the padding; over windows with gaps, a convolution."""
+    spread = any(step > 1 for step in dilations)
+    if spread or any(2 * n > size for n, size in zip(padding, kernel, strict=True)):
+        values = functional.pad(values, [n for size in reversed(padding) for n in (size, size)])
+        padding = [0] * len(kernel)
+    if not spread:
+        averaged: Callable[..., Tensor] = _AVERAGE_POOLS[len(kernel)]
+        return averaged(values, kernel, strides, padding, count_include_pad=True)
     shares = torch.full((values.shape[1], 1, *kernel), 1 / math.prod(kernel))
-    return convolved(values, shares, None, strides, 0, dilations, values.shape[1])
-
-
-def _averages(values: Tensor, kernel: list[int], strides: list[int], padding: list[int]) -> Tensor:
-    function: Callable[..., Tensor] = {
-        1: functional.avg_pool1d,
-        2: functional.avg_pool2d,
-        3: functional.avg_pool3d,
-    }[len(kernel)]
-    return function(values, kernel, strides, padding, count_include_pad=True)
+    convolved: Callable[..., Tensor] = _CONVOLUTIONS[len(kernel)]
+    return convolved(values, shares, None, strides, padding, dilations, values.shape[1])
 
 
 def _window(node: Node) -> tuple[list[int], list[int], list[int]]:
@@ -142,9 +138,11 @@ def lp_pool(node: Node, values: Tensor) -> Tensor:
     if node.op == "GlobalLpPool":
         total = values.abs().pow(p).sum(list(range(2, values.ndim)), keepdim=True)
         return total.pow(1 / p)
-    kernel, strides, _ = _window(node)
-    filled, padding = padded(node, values.abs().pow(p), kernel, strides)
-    return (_averages(filled, kernel, strides, padding) * math.prod(kernel)).pow(1 / p)
+    kernel, strides, dilations = _window(node)
+    wide = _padded_to_ceil(node, values.abs().pow(p), kernel, strides, dilations, 0.0)
+    filled, padding = padded(node, wide, kernel, strides)
+    averages = _averages(filled, kernel, strides, padding, dilations)
+    return (averages * math.prod(kernel)).pow(1 / p)
 
 
 _Reduction = Callable[[Tensor, list[int], bool], Tensor]
@@ -201,5 +199,8 @@ def arg_extreme(node: Node, values: Tensor) -> Tensor:
 def top_k(node: Node, values: Tensor, given: Known | None = None) -> tuple[Tensor, Tensor]:
     count = int(node.get("k") if given is None else given.item())
     axis, largest = node.get("axis", -1), bool(node.get("largest", 1))
-    found: Any = torch.topk(values, count, axis, largest, True)
-    return found[0], found[1]
+    if torch.compiler.is_exporting():  # of equal values, the runtime takes the first ones
+        found: Any = torch.topk(values, count, axis, largest, True)
+        return found[0], found[1]
+    ordered, places = torch.sort(values, dim=axis, descending=largest, stable=True)
+    return ordered.narrow(axis, 0, count), places.narrow(axis, 0, count)
