@@ -26,6 +26,7 @@ from edgeq.export.frontends.onnx.fusions import fused, pruned
 from edgeq.export.frontends.onnx.graph_interpreter import specialised
 from edgeq.export.frontends.onnx.onnx_file import OnnxModel, read_model
 from edgeq.export.frontends.onnx.operators import (  # noqa: F401  # they fill the table of ops
+    borders,
     classical,
     data_movement,
     fused_attention,
