@@ -51,8 +51,8 @@ def _padded_with_own(
         for axis in range(values.ndim)
         if max(before[axis], after[axis]) > 0
     }
-    most = {a: n - 1 if mode == "reflect" else n for a, n in enumerate(values.shape)}
-    is_once = all(max(grown[axis]) <= most[axis] for axis in grown)
+    most = [n - 1 if mode == "reflect" else n for n in values.shape]
+    is_once = all(max(pads) <= most[axis] for axis, pads in grown.items())
     if values.ndim in (3, 4) and min(grown, default=0) >= 2 and is_once:
         last = reversed(range(2, values.ndim))
         widths = [n for axis in last for n in grown.get(axis, (0, 0))]

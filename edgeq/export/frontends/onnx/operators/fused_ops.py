@@ -79,8 +79,8 @@ def channels_last_convolution(
     added: Tensor | None = None,
 ) -> Tensor:
     """The weights keep ONNX's own layout."""
-    made = convolution(node, values.movedim(-1, 1), weight, bias).movedim(1, -1)
-    return _activated(node, made if added is None else made + added)
+    added = None if added is None else added.movedim(-1, 1)
+    return fused_convolution(node, values.movedim(-1, 1), weight, bias, added).movedim(1, -1)
 
 
 @op("GroupNorm", "SkipGroupNorm", domain=MICROSOFT)
